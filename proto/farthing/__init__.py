@@ -1,0 +1,1 @@
+"""The contract: what two parties must agree on, byte for byte and rule for rule."""

@@ -1,0 +1,73 @@
+"""Names of things, parsed once at the door.
+
+Rule 1: ids of operators, agencies, sites, gateways, devices, accounts, tariffs and registers match one pattern in CA,
+registry, broker and gateway, so that none of them can be read as a path, a topic or a wildcard.
+Rule 2: an authorization's id follows from its intent and its gateway: anyone can recompute it, nobody can choose it.
+"""
+
+import hashlib
+import re
+from typing import NewType
+
+import cbor2
+
+OperatorId = NewType("OperatorId", str)
+AgencyId = NewType("AgencyId", str)
+SiteId = NewType("SiteId", str)
+GatewayId = NewType("GatewayId", str)
+DeviceId = NewType("DeviceId", str)
+AccountId = NewType("AccountId", str)
+TariffId = NewType("TariffId", str)
+QuotaId = NewType("QuotaId", str)
+RegisterId = NewType("RegisterId", str)
+TokenId = NewType("TokenId", str)
+#: 16 bytes, see :func:`authorization_id`.
+AuthorizationId = NewType("AuthorizationId", bytes)
+#: 32 bytes: HMAC-SHA-256 of the token under the site's key of an epoch.
+TokenRef = NewType("TokenRef", bytes)
+#: 16 random bytes of one start of a gateway.
+StartId = NewType("StartId", bytes)
+
+AUTHORIZATION_ID_SIZE = 16
+START_ID_SIZE = 16
+TOKEN_REF_SIZE = 32
+COMMITMENT_SIZE = 32
+
+_ID = re.compile(r"[A-Za-z0-9-]{1,64}\Z")
+
+
+class IdError(ValueError):
+    """A name that does not match ``[A-Za-z0-9-]{1,64}`` or bytes of another length."""
+
+
+def parse_id(value: object) -> str:
+    """Return ``value`` if it is a name that every part of Farthing accepts; raise ``IdError`` otherwise."""
+    if not isinstance(value, str) or not _ID.match(value):
+        raise IdError(f"an id is 1 to 64 letters, digits or hyphens, not {value!r:.80}")
+    return value
+
+
+def parse_bytes(value: object, size: int) -> bytes:
+    """Return ``value`` if it is a byte string of ``size`` bytes; raise ``IdError`` otherwise."""
+    if not isinstance(value, bytes) or len(value) != size:
+        raise IdError(f"expected {size} bytes")
+    return value
+
+
+def authorization_id(device: DeviceId, device_epoch: int, counter: int, gateway: GatewayId) -> AuthorizationId:
+    """The id of the authorization that ``gateway`` gives, or would give, to the intent (device, epoch, counter)."""
+    body = cbor2.dumps(["farthing/authorization/1", device, device_epoch, counter, gateway])
+    return AuthorizationId(hashlib.sha256(body).digest()[:AUTHORIZATION_ID_SIZE])
+
+
+def standing_authorization_id(
+    device: DeviceId, device_epoch: int, register: RegisterId, register_epoch: int, gateway: GatewayId
+) -> AuthorizationId:
+    """The id under which ``gateway`` bills a device that was told yes once and for all (a smart meter)."""
+    body = cbor2.dumps(["farthing/standing/1", device, device_epoch, register, register_epoch, gateway])
+    return AuthorizationId(hashlib.sha256(body).digest()[:AUTHORIZATION_ID_SIZE])
+
+
+def token_commitment(token: bytes, salt: bytes) -> bytes:
+    """What a statement says of the token presented: SHA-256(salt ‖ token). ``salt`` is 16 random bytes."""
+    return hashlib.sha256(salt + token).digest()
