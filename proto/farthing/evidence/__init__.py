@@ -1,0 +1,1 @@
+"""What proves a batch: its leaves, their Merkle tree, and the rules anyone can check from public keys alone."""

@@ -1,0 +1,694 @@
+"""The messages of ``statements.cddl`` as values: what devices and gateways may say.
+
+Rule 1: a value cannot exist when the CDDL forbids it; its constructor raises ``MessageError``.
+Rule 2: one value has one encoding; ``decode_*`` refuses any other bytes, unknown keys included.
+Rule 3: integers fit what both stores hold: counts and times 63 bits, epochs and versions 32.
+"""
+
+from dataclasses import dataclass
+from enum import IntEnum, unique
+from typing import Any, Literal, TypeAlias, assert_never
+
+import cbor2
+
+from farthing.clock import Instant
+from farthing.device import cbor
+from farthing.device.reject import MessageError as MessageError
+from farthing.ids import (
+    AUTHORIZATION_ID_SIZE,
+    COMMITMENT_SIZE,
+    START_ID_SIZE,
+    AuthorizationId,
+    DeviceId,
+    GatewayId,
+    QuotaId,
+    RegisterId,
+    StartId,
+    TariffId,
+    parse_id,
+)
+from farthing.money import MAX_AMOUNT_MICROS, Currency
+from farthing.refusal import Refusal
+
+#: SQLite and PostgreSQL keep signed 64-bit integers.
+MAX_COUNT = 2**63 - 1
+#: Epochs, versions and intervals are uint32 in protobuf.
+MAX_EPOCH = 2**32 - 1
+SALT_SIZE = 16
+MAX_TOKEN_SIZE = 256
+#: W3C Trace Context version 00 has 55 characters; later versions may append to it.
+MAX_TRACEPARENT_SIZE = 128
+#: The largest statement has four ids of 64 characters and a dozen integers: 520 bytes.
+MAX_STATEMENT_SIZE = 640
+#: A gateway opens a handful of quotas per account; one hold is spread over no more than these.
+MAX_HELD_PARTS = 16
+#: Four ids of 64 characters, 16 held parts with an id each: below 1900 bytes.
+MAX_GRANT_SIZE = 2_048
+#: Payload, signature and heads.
+MAX_SIGN1_SIZE = MAX_GRANT_SIZE + 128
+#: Statement, token, salt, traceparent and witness come to 1250 bytes; the rest is room for a second signature later.
+MAX_ENVELOPE_SIZE = 4_096
+MAX_ANSWER_SIZE = 4_096
+
+_MAX_STATEMENT_SIGN1_SIZE = MAX_STATEMENT_SIZE + 128
+
+FLOOR: Literal["floor"] = "floor"
+
+
+# Checks ---------------------------------------------------------------------------------------------------------------
+
+
+def _count(value: object, what: str, most: int = MAX_COUNT) -> None:
+    if value.__class__ is not int or not 0 <= value <= most:  # type: ignore[operator]  # an int, by the first clause
+        raise MessageError(f"{what} is an integer from 0 to {most}")
+
+
+def _id(value: object, what: str) -> None:
+    try:
+        parse_id(value)
+    except ValueError as err:
+        raise MessageError(f"{what} is 1 to 64 letters, digits or hyphens") from err
+
+
+def _bytes(value: object, what: str, size: int) -> None:
+    if value.__class__ is not bytes or len(value) != size:  # type: ignore[arg-type]  # bytes, by the first clause
+        raise MessageError(f"{what} is {size} bytes")
+
+
+def _is(value: object, kind: type, what: str) -> None:
+    if value.__class__ is not kind:
+        raise MessageError(f"{what} is missing or of another kind")
+
+
+# Parts ----------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Witness:
+    """What a gateway's journal had reached: position in the start (16 random bytes) of an incarnation."""
+
+    incarnation: int
+    start_id: StartId
+    position: int
+
+    def __post_init__(self) -> None:
+        _count(self.incarnation, "an incarnation")
+        _bytes(self.start_id, "a start id", START_ID_SIZE)
+        _count(self.position, "a position")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegisterValue:
+    """A register's cumulative count, in its unit."""
+
+    register_id: RegisterId
+    register_epoch: int
+    value: int
+
+    def __post_init__(self) -> None:
+        _id(self.register_id, "a register id")
+        _count(self.register_epoch, "a register epoch", MAX_EPOCH)
+        _count(self.value, "a register's value")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TariffVersion:
+    """Which tariff, in which version."""
+
+    tariff_id: TariffId
+    version: int
+
+    def __post_init__(self) -> None:
+        _id(self.tariff_id, "a tariff id")
+        _count(self.version, "a tariff version", MAX_EPOCH)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """A part of a hold: which quota (or ``"floor"``) it is of, in micros."""
+
+    quota_id: QuotaId
+    amount_micros: int
+
+    def __post_init__(self) -> None:
+        _id(self.quota_id, "a quota id")
+        _count(self.amount_micros, "a held amount", MAX_AMOUNT_MICROS)
+
+
+# Statements -----------------------------------------------------------------------------------------------------------
+
+
+def _check_head(statement: "Intent | Reading | End") -> None:
+    _id(statement.recipient, "a recipient")
+    _id(statement.device, "a device id")
+    _count(statement.device_epoch, "a device epoch", MAX_EPOCH)
+    _count(statement.counter, "a counter")
+    _count(statement.at, "an instant")
+    _is(statement.register, RegisterValue, "a register")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Intent:
+    """A wish to use; its id is (device, device_epoch, counter).
+
+    ``wanted`` is the most it wants to use; ``one_shot`` units are used at the moment of yes, from the register's value on;
+    both in the register's unit.
+    """
+
+    recipient: GatewayId
+    device: DeviceId
+    device_epoch: int
+    counter: int
+    at: Instant
+    register: RegisterValue
+    commitment: bytes
+    incarnation: int
+    wanted: int | None = None
+    one_shot: int | None = None
+
+    @property
+    def kind(self) -> Literal["intent"]:
+        """The kind that its signature names."""
+        return "intent"
+
+    def __post_init__(self) -> None:
+        _check_head(self)
+        _bytes(self.commitment, "a commitment", COMMITMENT_SIZE)
+        _count(self.incarnation, "an incarnation")
+        if self.wanted is not None:
+            _count(self.wanted, "a wanted quantity")
+        if self.one_shot is not None:
+            _count(self.one_shot, "a one-shot quantity")
+            if self.one_shot == 0:
+                raise MessageError("a one-shot quantity is at least 1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """A register's value at a moment; without ``authorization``, of a standing one."""
+
+    recipient: GatewayId
+    device: DeviceId
+    device_epoch: int
+    counter: int
+    at: Instant
+    register: RegisterValue
+    tariff: TariffVersion
+    commitment: bytes | None = None
+    authorization: AuthorizationId | None = None
+
+    @property
+    def kind(self) -> Literal["reading"]:
+        """The kind that its signature names."""
+        return "reading"
+
+    def __post_init__(self) -> None:
+        _check_head(self)
+        _is(self.tariff, TariffVersion, "a tariff version")
+        if self.commitment is not None:
+            _bytes(self.commitment, "a commitment", COMMITMENT_SIZE)
+        if self.authorization is not None:
+            _bytes(self.authorization, "an authorization", AUTHORIZATION_ID_SIZE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class End:
+    """A device's last word on an authorization; ``tariff`` is absent when no grant was ever heard."""
+
+    recipient: GatewayId
+    device: DeviceId
+    device_epoch: int
+    counter: int
+    at: Instant
+    register: RegisterValue
+    commitment: bytes
+    authorization: AuthorizationId
+    tariff: TariffVersion | None = None
+
+    @property
+    def kind(self) -> Literal["end"]:
+        """The kind that its signature names."""
+        return "end"
+
+    def __post_init__(self) -> None:
+        _check_head(self)
+        _bytes(self.commitment, "a commitment", COMMITMENT_SIZE)
+        _bytes(self.authorization, "an authorization", AUTHORIZATION_ID_SIZE)
+        if self.tariff is not None:
+            _is(self.tariff, TariffVersion, "a tariff version")
+
+
+Statement: TypeAlias = Intent | Reading | End
+
+
+# What a gateway says --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grant:
+    """A gateway's yes and its answer to each reading: use of the register is covered from ``start`` up to ``limit``.
+
+    ``net_micros`` and ``tax_micros`` are billed so far; a reading is due every ``report_interval_s`` of business time.
+    """
+
+    recipient: DeviceId
+    gateway: GatewayId
+    witness: Witness
+    at: Instant
+    authorization: AuthorizationId
+    intent_epoch: int
+    intent_counter: int
+    tariff: TariffVersion
+    register_id: RegisterId
+    register_epoch: int
+    start: int
+    limit: int
+    held: tuple[Held, ...]
+    currency: Currency
+    net_micros: int
+    tax_micros: int
+    report_interval_s: int
+    commitment: bytes | None
+
+    @property
+    def kind(self) -> Literal["grant"]:
+        """The kind that its signature names."""
+        return "grant"
+
+    def __post_init__(self) -> None:
+        _id(self.recipient, "a recipient")
+        _id(self.gateway, "a gateway id")
+        _is(self.witness, Witness, "a witness")
+        _count(self.at, "an instant")
+        _bytes(self.authorization, "an authorization", AUTHORIZATION_ID_SIZE)
+        _count(self.intent_epoch, "a device epoch", MAX_EPOCH)
+        _count(self.intent_counter, "a counter")
+        _is(self.tariff, TariffVersion, "a tariff version")
+        _id(self.register_id, "a register id")
+        _count(self.register_epoch, "a register epoch", MAX_EPOCH)
+        _count(self.start, "a register's start")
+        _count(self.limit, "a limit")
+        if self.held.__class__ is not tuple or len(self.held) > MAX_HELD_PARTS:
+            raise MessageError(f"a hold has at most {MAX_HELD_PARTS} parts")
+        for part in self.held:
+            _is(part, Held, "a held part")
+        # Whether ISO 4217 knows the code was asked when the tariff was taken in; here it only has to be three capitals.
+        code = self.currency
+        if code.__class__ is not str or len(code) != 3 or not (code.isascii() and code.isalpha() and code.isupper()):
+            raise MessageError("a currency is three capital letters")
+        _count(self.net_micros, "a net amount", MAX_AMOUNT_MICROS)
+        _count(self.tax_micros, "a tax amount", MAX_AMOUNT_MICROS)
+        _count(self.report_interval_s, "a report interval", MAX_EPOCH)
+        if self.commitment is not None:
+            _bytes(self.commitment, "a commitment", COMMITMENT_SIZE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Envelope:
+    """A statement (COSE_Sign1 bytes) and what it only commits to; never written down."""
+
+    statement: bytes
+    token: bytes | None = None
+    salt: bytes | None = None
+    traceparent: str | None = None
+    witness: Witness | None = None
+
+    def __post_init__(self) -> None:
+        if self.statement.__class__ is not bytes or not self.statement:
+            raise MessageError("an envelope carries a statement")
+        if len(self.statement) > _MAX_STATEMENT_SIGN1_SIZE:
+            raise MessageError("the statement is too large", Refusal.TOO_LARGE)
+        if self.token is not None and (
+            self.token.__class__ is not bytes or not 1 <= len(self.token) <= MAX_TOKEN_SIZE
+        ):
+            raise MessageError(f"a token is 1 to {MAX_TOKEN_SIZE} bytes")
+        if self.salt is not None:
+            _bytes(self.salt, "a salt", SALT_SIZE)
+        if self.traceparent is not None:
+            text = self.traceparent
+            if text.__class__ is not str or not text.isascii() or not 1 <= len(text) <= MAX_TRACEPARENT_SIZE:
+                raise MessageError(f"a traceparent is 1 to {MAX_TRACEPARENT_SIZE} ASCII characters")
+        if self.witness is not None:
+            _is(self.witness, Witness, "a witness")
+
+
+@unique
+class AnswerStatus(IntEnum):
+    """What became of an envelope."""
+
+    GRANTED = 0
+    REFUSED = 1
+    LATER = 2
+    AGAIN = 3
+    RECORDED = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """The one answer to an envelope.
+
+    ``answers`` is (device epoch, counter) of the statement, None where none could be read; ``refusal`` comes with the
+    statuses 1 to 3, ``grant`` (COSE_Sign1) with 0 and, while the session is open, with 4; every statement of the device with a
+    counter up to ``receipted_counter`` is receipted by the cloud.
+    """
+
+    gateway: GatewayId
+    witness: Witness
+    answers: tuple[int, int] | None
+    status: AnswerStatus
+    receipted_counter: int
+    refusal: Refusal | None = None
+    grant: bytes | None = None
+    retry_after_ms: int | None = None
+    closed: bool = False
+
+    def __post_init__(self) -> None:
+        _id(self.gateway, "a gateway id")
+        _is(self.witness, Witness, "a witness")
+        if self.answers is not None:
+            if self.answers.__class__ is not tuple or len(self.answers) != 2:
+                raise MessageError("an answer names a device epoch and a counter")
+            _count(self.answers[0], "a device epoch", MAX_EPOCH)
+            _count(self.answers[1], "a counter")
+        _is(self.status, AnswerStatus, "a status")
+        _count(self.receipted_counter, "a receipted counter")
+        said_no = self.status in _NOES
+        if said_no != (self.refusal is not None):
+            raise MessageError("a refusal number comes with refused, later and again, and with nothing else")
+        if self.refusal is not None:
+            _is(self.refusal, Refusal, "a refusal number")
+        if self.grant is not None:
+            if said_no:
+                raise MessageError("no grant comes with a no")
+            if self.grant.__class__ is not bytes or not 1 <= len(self.grant) <= MAX_SIGN1_SIZE:
+                raise MessageError(f"a signed grant is 1 to {MAX_SIGN1_SIZE} bytes")
+        elif self.status is AnswerStatus.GRANTED:
+            raise MessageError("granted comes with its grant")
+        if self.retry_after_ms is not None:
+            if self.status is not AnswerStatus.LATER:
+                raise MessageError("only later says when to try again")
+            _count(self.retry_after_ms, "a retry time", MAX_EPOCH)
+        _is(self.closed, bool, "closed")
+
+
+_NOES = frozenset({AnswerStatus.REFUSED, AnswerStatus.LATER, AnswerStatus.AGAIN})
+
+Message: TypeAlias = Statement | Grant | Envelope | Answer
+
+_INTENT, _READING, _END, _GRANT = range(4)
+
+
+# Encoding -------------------------------------------------------------------------------------------------------------
+
+
+def encode(message: Message) -> bytes:
+    """The one encoding of ``message``: map keys in ascending order, shortest heads."""
+    if isinstance(message, Intent):
+        return cbor2.dumps(_statement_map(message, _INTENT))
+    if isinstance(message, Reading):
+        return cbor2.dumps(_statement_map(message, _READING))
+    if isinstance(message, End):
+        return cbor2.dumps(_statement_map(message, _END))
+    if isinstance(message, Grant):
+        return cbor2.dumps(_grant_map(message))
+    if isinstance(message, Envelope):
+        return cbor2.dumps(_envelope_map(message))
+    if isinstance(message, Answer):
+        return cbor2.dumps(_answer_map(message))
+    assert_never(message)
+
+
+def _witness_list(witness: Witness) -> list[Any]:
+    return [witness.incarnation, witness.start_id, witness.position]
+
+
+def _tariff_list(tariff: TariffVersion) -> list[Any]:
+    return [tariff.tariff_id, tariff.version]
+
+
+def _statement_map(statement: Statement, kind: int) -> dict[int, Any]:
+    register = statement.register
+    members: dict[int, Any] = {
+        1: kind,
+        2: statement.recipient,
+        3: statement.device,
+        4: statement.device_epoch,
+        5: statement.counter,
+        6: statement.at,
+        7: [register.register_id, register.register_epoch, register.value],
+    }
+    if statement.commitment is not None:
+        members[8] = statement.commitment
+    if isinstance(statement, Intent):
+        members[12] = statement.incarnation
+        if statement.wanted is not None:
+            members[13] = statement.wanted
+        if statement.one_shot is not None:
+            members[14] = statement.one_shot
+        return members
+    if statement.authorization is not None:
+        members[9] = statement.authorization
+    if statement.tariff is not None:
+        members[10] = _tariff_list(statement.tariff)
+    return members
+
+
+def _grant_map(grant: Grant) -> dict[int, Any]:
+    return {
+        1: _GRANT,
+        2: grant.recipient,
+        3: grant.gateway,
+        4: _witness_list(grant.witness),
+        5: grant.at,
+        6: grant.authorization,
+        7: [grant.intent_epoch, grant.intent_counter],
+        8: _tariff_list(grant.tariff),
+        9: [grant.register_id, grant.register_epoch, grant.start, grant.limit],
+        10: [[part.quota_id, part.amount_micros] for part in grant.held],
+        11: grant.currency,
+        12: [grant.net_micros, grant.tax_micros],
+        13: grant.report_interval_s,
+        14: grant.commitment,
+    }
+
+
+def _envelope_map(envelope: Envelope) -> dict[int, Any]:
+    members: dict[int, Any] = {1: envelope.statement}
+    if envelope.token is not None:
+        members[2] = envelope.token
+    if envelope.salt is not None:
+        members[3] = envelope.salt
+    if envelope.traceparent is not None:
+        members[4] = envelope.traceparent
+    if envelope.witness is not None:
+        members[5] = _witness_list(envelope.witness)
+    return members
+
+
+def _answer_map(answer: Answer) -> dict[int, Any]:
+    members: dict[int, Any] = {
+        1: answer.gateway,
+        2: _witness_list(answer.witness),
+        3: None if answer.answers is None else list(answer.answers),
+        4: int(answer.status),
+    }
+    if answer.refusal is not None:
+        members[5] = int(answer.refusal)
+    if answer.grant is not None:
+        members[6] = answer.grant
+    if answer.retry_after_ms is not None:
+        members[7] = answer.retry_after_ms
+    members[8] = answer.receipted_counter
+    if answer.closed:
+        members[9] = True
+    return members
+
+
+# Decoding -------------------------------------------------------------------------------------------------------------
+# What comes out of the CBOR reader is of any kind; the constructors above check every field, so ``Any`` ends there.
+
+_HEAD_KEYS = frozenset(range(1, 8))
+_INTENT_KEYS = _HEAD_KEYS | {8, 12, 13, 14}
+_READING_KEYS = _HEAD_KEYS | {8, 9, 10}
+_END_KEYS = _READING_KEYS
+_GRANT_KEYS = frozenset(range(1, 15))
+_ENVELOPE_KEYS = frozenset(range(1, 6))
+_ANSWER_KEYS = frozenset(range(1, 10))
+
+
+def decode_statement(payload: bytes) -> Statement:
+    """The statement that ``payload`` (a COSE_Sign1's) is; raise ``MessageError`` for anything else."""
+    members = _map(payload, MAX_STATEMENT_SIZE)
+    kind = members.get(1)
+    if kind.__class__ is not int:
+        raise MessageError("a statement names its kind")
+    get = members.get
+    register = _register(get(7))
+    if kind == _INTENT:
+        _known(members, _INTENT_KEYS)
+        _not_null(members, 13, 14)
+        return Intent(
+            recipient=get(2),
+            device=get(3),
+            device_epoch=get(4),
+            counter=get(5),
+            at=get(6),
+            register=register,
+            commitment=get(8),
+            incarnation=get(12),
+            wanted=get(13),
+            one_shot=get(14),
+        )
+    if kind == _READING:
+        _known(members, _READING_KEYS)
+        _not_null(members, 8, 9)
+        return Reading(
+            recipient=get(2),
+            device=get(3),
+            device_epoch=get(4),
+            counter=get(5),
+            at=get(6),
+            register=register,
+            commitment=get(8),
+            authorization=get(9),
+            tariff=_tariff(get(10)),
+        )
+    if kind == _END:
+        _known(members, _END_KEYS)
+        return End(
+            recipient=get(2),
+            device=get(3),
+            device_epoch=get(4),
+            counter=get(5),
+            at=get(6),
+            register=register,
+            commitment=get(8),
+            authorization=get(9),
+            tariff=_tariff(get(10)) if 10 in members else None,
+        )
+    raise MessageError("a statement is an intent, a reading or an end")
+
+
+def decode_grant(payload: bytes) -> Grant:
+    """The grant that ``payload`` (a COSE_Sign1's) is; raise ``MessageError`` for anything else."""
+    members = _map(payload, MAX_GRANT_SIZE)
+    _known(members, _GRANT_KEYS)
+    get = members.get
+    if get(1).__class__ is not int or get(1) != _GRANT or 14 not in members:
+        raise MessageError("not a grant")
+    intent_epoch, intent_counter = _array(get(7), 2, "the intent")
+    register_id, register_epoch, start, limit = _array(get(9), 4, "the covered register")
+    net_micros, tax_micros = _array(get(12), 2, "the amount billed so far")
+    held = get(10)
+    if held.__class__ is not tuple or len(held) > MAX_HELD_PARTS:
+        raise MessageError(f"a hold has at most {MAX_HELD_PARTS} parts")
+    parts = (_array(part, 2, "a held part") for part in held)
+    return Grant(
+        recipient=get(2),
+        gateway=get(3),
+        witness=_witness(get(4)),
+        at=get(5),
+        authorization=get(6),
+        intent_epoch=intent_epoch,
+        intent_counter=intent_counter,
+        tariff=_tariff(get(8)),
+        register_id=register_id,
+        register_epoch=register_epoch,
+        start=start,
+        limit=limit,
+        held=tuple(Held(quota_id=quota_id, amount_micros=amount) for quota_id, amount in parts),
+        currency=get(11),
+        net_micros=net_micros,
+        tax_micros=tax_micros,
+        report_interval_s=get(13),
+        commitment=get(14),
+    )
+
+
+def decode_envelope(data: bytes) -> Envelope:
+    """The envelope that ``data`` is; raise ``MessageError`` for anything else. The statement stays unread."""
+    members = _map(data, MAX_ENVELOPE_SIZE)
+    _known(members, _ENVELOPE_KEYS)
+    _not_null(members, 2, 3, 4)
+    get = members.get
+    return Envelope(
+        statement=get(1),
+        token=get(2),
+        salt=get(3),
+        traceparent=get(4),
+        witness=_witness(get(5)) if 5 in members else None,
+    )
+
+
+def decode_answer(data: bytes) -> Answer:
+    """The answer that ``data`` is; raise ``MessageError`` for anything else. The grant stays unread."""
+    members = _map(data, MAX_ANSWER_SIZE)
+    _known(members, _ANSWER_KEYS)
+    _not_null(members, 5, 6, 7)
+    get = members.get
+    if 3 not in members or get(9, True) is not True:
+        raise MessageError("not an answer")
+    _count(get(4), "a status")
+    if 5 in members:
+        _count(get(5), "a refusal number")
+    try:
+        status = AnswerStatus(get(4))
+        refusal = Refusal(get(5)) if 5 in members else None
+    except ValueError as err:
+        raise MessageError("a status or refusal number that is not known") from err
+    return Answer(
+        gateway=get(1),
+        witness=_witness(get(2)),
+        answers=get(3),
+        status=status,
+        refusal=refusal,
+        grant=get(6),
+        retry_after_ms=get(7),
+        receipted_counter=get(8),
+        closed=9 in members,
+    )
+
+
+def _map(data: bytes, most_bytes: int) -> dict[Any, Any]:
+    if len(data) > most_bytes:
+        raise MessageError(f"more than {most_bytes} bytes", Refusal.TOO_LARGE)
+    try:
+        members = cbor.decode(data)
+    except cbor.CborError as err:
+        raise MessageError(str(err)) from err
+    if members.__class__ is not dict:
+        raise MessageError("not a map")
+    return members  # type: ignore[return-value]  # a dict, by the line above
+
+
+def _known(members: dict[Any, Any], keys: frozenset[int]) -> None:
+    if not keys.issuperset(members):
+        raise MessageError("a key that this message does not have")
+
+
+def _not_null(members: dict[Any, Any], *keys: int) -> None:
+    """Absent is absent: null in place of an optional member would be a second encoding."""
+    for key in keys:
+        if key in members and members[key] is None:
+            raise MessageError("null in place of an absent member")
+
+
+def _array(value: Any, size: int, what: str) -> Any:
+    if value.__class__ is not tuple or len(value) != size:
+        raise MessageError(f"{what} is an array of {size}")
+    return value
+
+
+def _register(value: Any) -> RegisterValue:
+    register_id, register_epoch, count = _array(value, 3, "a register")
+    return RegisterValue(register_id=register_id, register_epoch=register_epoch, value=count)
+
+
+def _tariff(value: Any) -> TariffVersion:
+    tariff_id, version = _array(value, 2, "a tariff version")
+    return TariffVersion(tariff_id=tariff_id, version=version)
+
+
+def _witness(value: Any) -> Witness:
+    incarnation, start_id, position = _array(value, 3, "a witness")
+    return Witness(incarnation=incarnation, start_id=start_id, position=position)

@@ -1,0 +1,129 @@
+"""A leaf: one usage record on one line, with the statements that prove it.
+
+Rule 1: one leaf for each record and line it stands on; a record on two lines is two leaves with the same statements.
+Rule 2: a leaf has one encoding, deterministic CBOR in the order of the fields below.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import cbor2
+
+from farthing.clock import Instant
+from farthing.device import cbor
+from farthing.device.messages import MAX_COUNT, MAX_EPOCH, TariffVersion
+from farthing.device.reject import MessageError
+from farthing.ids import AUTHORIZATION_ID_SIZE, AuthorizationId, DeviceId, RegisterId, parse_bytes, parse_id
+from farthing.money import parse_amount_micros
+
+#: The statement that began the authorization and the one that ends the record; one where they are the same.
+MAX_STATEMENTS = 2
+
+
+class LeafError(ValueError):
+    """Bytes or values that are not a leaf."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Leaf:
+    """One usage record on one line.
+
+    ``net_micros`` and ``tax_micros`` are this record's on this line; ``total_*`` the authorization's so far, after this record, over
+    all lines. ``statements`` are COSE_Sign1 bytes: the authorization's first (intent, or baseline reading of a standing one)
+    and the one that ends this record; only one where they are the same (a one-shot intent). ``grant`` is the payload of the
+    grant the device had been told before this record, if any.
+    """
+
+    authorization: AuthorizationId
+    line: int
+    device: DeviceId
+    register_id: RegisterId
+    register_epoch: int
+    register_from: int
+    register_to: int
+    net_micros: int
+    tax_micros: int
+    total_net_micros: int
+    total_tax_micros: int
+    closing: bool
+    tariff: TariffVersion
+    at: Instant
+    statements: tuple[bytes, ...]
+    grant: bytes | None
+    traceparent: str | None
+
+    def __post_init__(self) -> None:
+        try:
+            parse_bytes(self.authorization, AUTHORIZATION_ID_SIZE)
+            parse_id(self.device)
+            parse_id(self.register_id)
+            for amount in (self.net_micros, self.tax_micros, self.total_net_micros, self.total_tax_micros):
+                parse_amount_micros(amount)
+        except ValueError as err:
+            raise LeafError("a name or an amount is out of its range") from err
+        for number in (self.line, self.register_from, self.register_to, self.at):
+            if number.__class__ is not int or not 0 <= number <= MAX_COUNT:
+                raise LeafError("a count is out of its range")
+        if self.register_epoch.__class__ is not int or not 0 <= self.register_epoch <= MAX_EPOCH:
+            raise LeafError("a register epoch is out of its range")
+        if self.closing.__class__ is not bool or self.tariff.__class__ is not TariffVersion:
+            raise LeafError("closing is a boolean, a tariff a tariff version")
+        if self.statements.__class__ is not tuple or not 1 <= len(self.statements) <= MAX_STATEMENTS:
+            raise LeafError("a leaf has one or two statements")
+        if any(statement.__class__ is not bytes for statement in self.statements):
+            raise LeafError("a statement is bytes")
+        if self.grant is not None and self.grant.__class__ is not bytes:
+            raise LeafError("a grant is bytes")
+        if self.traceparent is not None and self.traceparent.__class__ is not str:
+            raise LeafError("a traceparent is text")
+
+    def encode(self) -> bytes:
+        """The one encoding of this leaf."""
+        return cbor2.dumps(
+            [
+                self.authorization,
+                self.line,
+                [self.device, self.register_id, self.register_epoch, self.register_from, self.register_to],
+                [self.net_micros, self.tax_micros],
+                [self.total_net_micros, self.total_tax_micros],
+                self.closing,
+                [self.tariff.tariff_id, self.tariff.version],
+                self.at,
+                list(self.statements),
+                self.grant,
+                self.traceparent,
+            ]
+        )
+
+
+def decode(data: bytes) -> Leaf:
+    """The leaf that ``data`` is; raise ``LeafError`` for anything else."""
+    try:
+        fields: Any = cbor.decode(data)
+        authorization, line, register, billed, total, closing, tariff, at, statements, grant, traceparent = fields
+        device, register_id, register_epoch, register_from, register_to = register
+        net_micros, tax_micros = billed
+        total_net_micros, total_tax_micros = total
+        tariff_id, version = tariff
+        tariff_version = TariffVersion(tariff_id=tariff_id, version=version)
+    except (cbor.CborError, MessageError, TypeError, ValueError) as err:
+        raise LeafError("not a leaf") from err
+    return Leaf(
+        authorization=authorization,
+        line=line,
+        device=device,
+        register_id=register_id,
+        register_epoch=register_epoch,
+        register_from=register_from,
+        register_to=register_to,
+        net_micros=net_micros,
+        tax_micros=tax_micros,
+        total_net_micros=total_net_micros,
+        total_tax_micros=total_tax_micros,
+        closing=closing,
+        tariff=tariff_version,
+        at=at,
+        statements=statements,
+        grant=grant,
+        traceparent=traceparent,
+    )
