@@ -51,6 +51,23 @@ class DatabaseError(Exception):
     """The database cannot be used; the message says why and what to do."""
 
 
+# --- sentences --------------------------------------------------------------------------------------------------------
+
+
+def sentence(package: str, name: str) -> bytes:
+    """The SQL of ``<package>/sql/<name>.sql``, as psycopg takes it.
+
+    Call it where modules are imported: ``PUT_SITE = sentence(__package__, "put_site")``; a missing file is then no start.
+    """
+    return resources.files(package).joinpath("sql", f"{name}.sql").read_bytes()
+
+
+_TAKE_LOCK = sentence("farthing_cloud", "take_migration_lock")
+_CREATE_STEPS = sentence("farthing_cloud", "create_schema_step")
+_LIST_STEPS = sentence("farthing_cloud", "list_schema_steps")
+_RECORD_STEP = sentence("farthing_cloud", "record_schema_step")
+
+
 # --- schema steps -----------------------------------------------------------------------------------------------------
 
 
@@ -101,18 +118,13 @@ async def migrate(url: str, package: str, schema: str, *, phases: tuple[str, ...
     applied_now: list[str] = []
     try:
         async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
-            await connection.execute("SELECT pg_advisory_lock(%s)", (_MIGRATION_LOCK,))
-            name = sql.Identifier(schema)
+            await connection.execute(_TAKE_LOCK, {"lock": _MIGRATION_LOCK})
             # The NOTICEs "already exists, skipping" tell nobody anything.
             await connection.execute("SET client_min_messages = warning")
-            await connection.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(name))
-            await connection.execute(
-                sql.SQL(
-                    "CREATE TABLE IF NOT EXISTS {}.schema_step (name text PRIMARY KEY, checksum text NOT NULL,"
-                    " applied_at timestamptz NOT NULL DEFAULT now())"
-                ).format(name)
-            )
-            rows = await connection.execute(sql.SQL("SELECT name, checksum FROM {}.schema_step").format(name))
+            await connection.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(schema)))
+            await connection.execute(sql.SQL("SET search_path TO {}").format(sql.Identifier(schema)))
+            await connection.execute(_CREATE_STEPS)
+            rows = await connection.execute(_LIST_STEPS)
             known: dict[str, str] = {row[0]: row[1] for row in await rows.fetchall()}
             for step in steps:
                 if step.name in known:
@@ -124,23 +136,19 @@ async def migrate(url: str, package: str, schema: str, *, phases: tuple[str, ...
                     continue
                 if step.phase not in phases:
                     continue
-                await _apply(connection, schema, package, step)
+                await _apply(connection, package, step)
                 applied_now.append(step.name)
     except psycopg.Error as err:
         raise DatabaseError(f"cannot bring schema {schema} up to date: {err}") from err
     return tuple(applied_now)
 
 
-async def _apply(connection: psycopg.AsyncConnection[Any], schema: str, package: str, step: SchemaStep) -> None:
+async def _apply(connection: psycopg.AsyncConnection[Any], package: str, step: SchemaStep) -> None:
     try:
         async with connection.transaction():
-            await connection.execute(sql.SQL("SET LOCAL search_path TO {}").format(sql.Identifier(schema)))
             # As bytes: a file of our own package, no parameters in it, several statements.
             await connection.execute(step.statements.encode())
-            await connection.execute(
-                sql.SQL("INSERT INTO {}.schema_step (name, checksum) VALUES (%s, %s)").format(sql.Identifier(schema)),
-                (step.name, step.checksum),
-            )
+            await connection.execute(_RECORD_STEP, {"name": step.name, "checksum": step.checksum})
     except psycopg.Error as err:
         raise DatabaseError(f"{package}: {step.name} failed: {err}") from err
 

@@ -1,0 +1,1 @@
+INSERT INTO schema_step (name, checksum) VALUES (%(name)s, %(checksum)s)
