@@ -1,0 +1,149 @@
+"""The one PKCS#11 thread of a process.
+
+Rule 1: every call into the module runs on this thread; two threads inside it crash the process.
+Rule 2: urgent work (batch signing) goes first; handshakes get at most one turn in ``HANDSHAKE_EVERY`` while anything else
+waits, so that strangers who open handshakes cannot slow who is already served.
+Rule 3: every lane is bounded; a full one refuses at once (``HsmBusy``), nothing waits for room.
+"""
+
+import enum
+import os
+import threading
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any, TypeVar
+
+from farthing.hsm.errors import HsmBusy, HsmError
+
+T = TypeVar("T")
+
+#: Work that may wait. A token signs some 5,000 times a second: this is less than a second of work, and more than a gateway's
+#: engine has in flight.
+MAX_WAITING = 4_096
+#: One batch, receipt or directive is signed at a time per writer; more than this waiting is a fault of the caller.
+MAX_WAITING_URGENT = 256
+#: A handshake that would wait longer than this many others is better refused: its peer asks again.
+MAX_WAITING_HANDSHAKES = 64
+#: While other work waits, one turn in this many goes to a handshake.
+HANDSHAKE_EVERY = 4
+#: Longest wait of a blocking caller. gRPC gives a TLS handshake 20 s; a token that needs longer than this is broken.
+BLOCKING_TIMEOUT_S = 15.0
+
+
+@enum.unique
+class Lane(enum.Enum):
+    """Who goes first on the thread."""
+
+    URGENT = MAX_WAITING_URGENT
+    ORDINARY = MAX_WAITING
+    HANDSHAKE = MAX_WAITING_HANDSHAKES
+
+
+class Lanes:
+    """What waits, and who is next. No thread, no lock: the caller holds one."""
+
+    __slots__ = ("_since_handshake", "_waiting")
+
+    def __init__(self) -> None:
+        self._waiting: dict[Lane, deque[tuple[Callable[[], Any], Future[Any]]]] = {lane: deque() for lane in Lane}
+        self._since_handshake = 0
+
+    def put(self, lane: Lane, call: Callable[[], Any], answer: Future[Any]) -> None:
+        """Queue ``call``; raise ``HsmBusy`` if its lane is full."""
+        if len(self._waiting[lane]) >= lane.value:
+            raise HsmBusy(f"{lane.value} {lane.name.lower()} operations are waiting for the token already")
+        self._waiting[lane].append((call, answer))
+
+    def next(self) -> tuple[Callable[[], Any], Future[Any]] | None:
+        """Take what is next by rule 2, or None."""
+        urgent, ordinary, handshakes = (self._waiting[lane] for lane in Lane)
+        others = urgent or ordinary
+        if handshakes and (not others or self._since_handshake >= HANDSHAKE_EVERY - 1):
+            self._since_handshake = 0
+            return handshakes.popleft()
+        if others:
+            if handshakes:
+                self._since_handshake += 1
+            return others.popleft()
+        return None
+
+    def __len__(self) -> int:
+        return sum(len(each) for each in self._waiting.values())
+
+
+class HsmThread:
+    """Runs calls one after the other on a thread of its own, from ``start`` to ``stop``."""
+
+    __slots__ = ("_changed", "_lanes", "_pid", "_stopping", "_thread")
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._lanes = Lanes()
+        self._stopping = True
+        self._thread: threading.Thread | None = None
+        self._pid = 0
+
+    def start(self) -> None:
+        """Start the thread; illegal twice."""
+        assert self._thread is None
+        self._stopping = False
+        self._pid = os.getpid()
+        # A daemon: a process that must end does not wait for a token that hangs.
+        self._thread = threading.Thread(target=self._run, name="pkcs11", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread after what it does now; what waits fails with ``HsmError``. Idempotent."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify()
+        thread, self._thread = self._thread, None
+        if thread is not None and self._pid == os.getpid():
+            thread.join()
+
+    def submit(self, lane: Lane, call: Callable[[], T]) -> Future[T]:
+        """Queue ``call``; its result or exception arrives in the future. Raise ``HsmBusy`` or ``HsmError``."""
+        if self._pid != os.getpid() and self._thread is not None:
+            raise HsmError("a forked process cannot use its parent's token: start processes with spawn")
+        answer: Future[T] = Future()
+        with self._changed:
+            if self._stopping:
+                raise HsmError("the HSM thread is not running: call start() first, and nothing after close()")
+            self._lanes.put(lane, call, answer)
+            self._changed.notify()
+        return answer
+
+    def run(self, call: Callable[[], T], *, lane: Lane = Lane.ORDINARY) -> T:
+        """Run ``call`` on the thread and wait for it, at most ``BLOCKING_TIMEOUT_S``. Not for an event loop."""
+        assert threading.current_thread() is not self._thread, "the HSM thread would wait for itself"
+        answer = self.submit(lane, call)
+        try:
+            return answer.result(timeout=BLOCKING_TIMEOUT_S)
+        except TimeoutError as err:
+            answer.cancel()
+            raise HsmError(f"the token did not answer in {BLOCKING_TIMEOUT_S:.0f} s: is it still there?") from err
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                while not self._stopping and not len(self._lanes):
+                    self._changed.wait()
+                taken = self._lanes.next()
+                stopping = self._stopping
+            if taken is None:
+                return
+            call, answer = taken
+            if not answer.set_running_or_notify_cancel():
+                continue
+            if stopping:
+                answer.set_exception(HsmError("the HSM thread was closed before this was done"))
+                continue
+            try:
+                result = call()
+            except BaseException as err:  # noqa: BLE001 -- whatever it is belongs to who asked; the thread must go on
+                answer.set_exception(err)
+            else:
+                answer.set_result(result)
+            # Keep nothing alive while idle: an answer may hold key material.
+            del call, answer, taken
