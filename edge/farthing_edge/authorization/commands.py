@@ -1,0 +1,135 @@
+"""Everything that can change a gateway's state, and what the core says to it.
+
+Rule 1: ingress and uplink turn what they hear into one of these commands, after checking who said it; the core never sees
+a signature, a token or a socket. Rule 2: a reply is a draft: the engine adds the witness and the signature, after the commit.
+"""
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from farthing.clock import Instant
+from farthing.device.messages import AnswerStatus, Grant, Statement, Witness
+from farthing.ids import AccountId, DeviceId, TokenRef
+from farthing.refusal import Refusal
+from farthing.v1 import batch_pb2, directive_pb2, gateway_sync_pb2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceStatement:
+    """A statement whose signature, channel and commitment ingress has checked.
+
+    ``cose`` is the COSE_Sign1 as received, ``payload`` its payload (what "same content" compares). ``token_ref`` is the HMAC of
+    the token presented under the site key of ``key_epoch``, None where no token came with it. ``may_wait`` is False once the
+    answer has waited for a quota: then it is decided with what is there.
+    """
+
+    statement: Statement
+    cose: bytes
+    payload: bytes
+    token_ref: TokenRef | None = None
+    key_epoch: int | None = None
+    traceparent: str | None = None
+    witness: Witness | None = None
+    may_wait: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DirectiveArrived:
+    """A directive whose signature the uplink has checked; ``raw`` are the signed bytes, ``body`` what they decode to."""
+
+    body: directive_pb2.Directive
+    raw: bytes
+    signature: bytes
+    key_id: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeadArrived:
+    """The signed end of the directive chain: at the business instant ``at`` it was ``version``."""
+
+    version: int
+    at: Instant
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReceiptArrived:
+    """A receipt whose signature the uplink has checked; ``raw`` are the signed bytes."""
+
+    receipt: batch_pb2.Receipt
+    raw: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Connected:
+    """What the cloud said to Hello."""
+
+    hello: gateway_sync_pb2.HelloResponse
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UplinkChanged:
+    """Whether the cloud can be asked right now."""
+
+    online: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuotaAnswered:
+    """What the cloud said to the quota request number ``counter``; the quota itself comes by directive."""
+
+    counter: int
+    answer: "gateway_sync_pb2.QuotaAnswer.ValueType"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SealDue:
+    """Seal what there is to say: a threshold was reached, or the oldest record is old enough."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tick:
+    """Time has passed: stop quotas that are over, ask for what is low."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Started:
+    """The process has started: a random start id, and the business clock it runs by."""
+
+    start_id: bytes
+    boot_id: str
+    clock_epoch_us: int
+    clock_real_epoch_us: int
+    clock_rate: int
+
+
+Command: TypeAlias = (
+    DeviceStatement
+    | DirectiveArrived
+    | HeadArrived
+    | ReceiptArrived
+    | Connected
+    | UplinkChanged
+    | QuotaAnswered
+    | SealDue
+    | Tick
+    | Started
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """What the core says to a statement. ``grant`` is not yet signed; ``refusal`` comes with refused, later and again."""
+
+    device: DeviceId
+    answers: tuple[int, int]
+    status: AnswerStatus
+    refusal: Refusal | None = None
+    grant: Grant | None = None
+    closed: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WaitForQuota:
+    """The statement lacks money that the cloud may have: decide it again when that account's quotas change."""
+
+    account: AccountId
