@@ -1,0 +1,1 @@
+"""The gateway daemon: decides near the devices, keeps the evidence, sends signed aggregates to the cloud."""

@@ -1,0 +1,268 @@
+"""``edge.toml`` as one frozen object: an unknown key or a missing file is no start, and the message says what to do."""
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeAlias
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from farthing.clock import MAX_RATE, BusinessClock, real_clock, simulated_clock
+from farthing.ids import GatewayId, parse_id
+
+#: The user name of a site's gateway at its broker; no device may be called so.
+GATEWAY_USER = "gateway"
+
+
+class ConfigError(Exception):
+    """The configuration cannot be used; the message names the key and says what to do."""
+
+
+def _host_port(value: str) -> str:
+    host, colon, port = value.rpartition(":")
+    if not colon or not host or not port.isascii() or not port.isdigit() or int(port) > 65_535:
+        raise ValueError('write it as "host:port", for example "127.0.0.1:0" (0: any free port)')
+    return value
+
+
+def _gateway_id(value: str) -> str:
+    return parse_id(value)
+
+
+Address: TypeAlias = Annotated[str, AfterValidator(_host_port)]
+FilePath: TypeAlias = Annotated[Path, Field(strict=False)]
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """``host:port`` (IPv6 hosts in brackets) as its two parts."""
+    host, _, port = address.rpartition(":")
+    return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+class Section(BaseModel):
+    """A part of the configuration: frozen, and strict about its keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class UplinkSection(Section):
+    """The way to the cloud. Times are real seconds."""
+
+    address: Address
+    #: Reconnects back off up to this: an outage of hours is over within it, and a cloud that restarts meets no storm.
+    max_backoff_s: Annotated[float, Field(ge=0.1, le=600)] = 5.0
+    #: First wait after a break.
+    min_backoff_s: Annotated[float, Field(ge=0.01, le=60)] = 0.2
+    #: A line that swallows is found out after this silence plus ``keepalive_timeout_s``.
+    keepalive_s: Annotated[float, Field(ge=0.5, le=3_600)] = 2.0
+    keepalive_timeout_s: Annotated[float, Field(ge=0.5, le=600)] = 2.0
+    #: Longest wait for the answer to one call, and for the receipt of a batch in flight.
+    call_timeout_s: Annotated[float, Field(ge=0.5, le=600)] = 10.0
+    receipt_timeout_s: Annotated[float, Field(ge=1, le=3_600)] = 30.0
+    #: Batches sent and not yet receipted: hides the round trip of a slow line, bounds what a break sends again.
+    batches_in_flight: Annotated[int, Field(ge=1, le=1_024)] = 16
+    #: Quota requests asked at once: one for each account that runs low in the same moment.
+    quota_requests_in_flight: Annotated[int, Field(ge=1, le=256)] = 16
+    #: Detail is uploaded when nothing else has gone up for this long.
+    evidence_quiet_s: Annotated[float, Field(ge=0, le=3_600)] = 0.2
+
+    @model_validator(mode="after")
+    def _grows(self) -> Self:
+        if self.min_backoff_s > self.max_backoff_s:
+            raise ValueError("min_backoff_s is at most max_backoff_s")
+        return self
+
+
+class MqttSection(Section):
+    """The site's broker. Times are real seconds."""
+
+    address: Address
+    max_backoff_s: Annotated[float, Field(ge=0.1, le=600)] = 5.0
+    min_backoff_s: Annotated[float, Field(ge=0.01, le=60)] = 0.2
+    #: A broker that is silent for one and a half times this is gone (MQTT 3.1.1, section 3.1.2.10).
+    keepalive_s: Annotated[int, Field(ge=1, le=3_600)] = 15
+    #: Longest wait for the broker's own answers.
+    timeout_s: Annotated[float, Field(ge=0.5, le=600)] = 10.0
+
+
+class CoapSection(Section):
+    """CoAP with OSCORE from EDHOC. Times are real seconds."""
+
+    listen: Address
+    #: Security contexts kept; the longest idle one makes room and its device handshakes again. 4 kB each.
+    max_contexts: Annotated[int, Field(ge=1, le=100_000)] = 2_048
+    #: Handshakes between message_1 and message_3: each cost the token one operation.
+    max_half_open: Annotated[int, Field(ge=1, le=4_096)] = 64
+    #: A stock client sends message_3 with its next request; two retransmissions of it (RFC 7252, section 4.8) fit.
+    half_open_s: Annotated[float, Field(ge=1, le=60)] = 10.0
+    #: Above this many half-open handshakes an address first has to return an Echo (RFC 9175).
+    echo_above: Annotated[int, Field(ge=0, le=4_096)] = 32
+
+
+class HttpSection(Section):
+    """/healthz, /metrics and /status: for this host's operators, without secrets."""
+
+    listen: Address = "127.0.0.1:0"
+
+
+class ClockSection(Section):
+    """Business time: as it is, or a simulation that several processes share."""
+
+    simulation: bool = False
+    #: Business µs since 1970 at the real instant ``real_epoch_us``.
+    epoch_us: int | None = None
+    real_epoch_us: int | None = None
+    #: Business seconds per real second.
+    rate: Annotated[int, Field(ge=1, le=MAX_RATE)] = 1
+
+    @model_validator(mode="after")
+    def _only_a_simulation_is_fast(self) -> Self:
+        if self.simulation:
+            if self.epoch_us is None or self.real_epoch_us is None:
+                raise ValueError("a simulation needs epoch_us and real_epoch_us")
+        elif self.epoch_us is not None or self.real_epoch_us is not None or self.rate != 1:
+            raise ValueError("epoch_us, real_epoch_us and rate need simulation = true")
+        return self
+
+    def clock(self) -> BusinessClock:
+        """The clock that this section describes."""
+        if not self.simulation:
+            return real_clock()
+        assert self.epoch_us is not None
+        assert self.real_epoch_us is not None
+        return simulated_clock(epoch_us=self.epoch_us, real_epoch_us=self.real_epoch_us, rate=self.rate)
+
+
+class LimitsSection(Section):
+    """What one gateway takes on at once; above it the answer is "later"."""
+
+    #: Statements per second of one proven peer, and how many may come at once: a charger's reading a second ten times over,
+    #: and the backlog of a device that was away.
+    peer_rate_per_s: Annotated[int, Field(ge=1, le=100_000)] = 50
+    peer_burst: Annotated[int, Field(ge=1, le=100_000)] = 100
+    #: Peers whose rate is remembered; the one unheard of longest is forgotten.
+    peers_remembered: Annotated[int, Field(ge=1, le=1_000_000)] = 16_384
+    #: Statements between arrival and answer: two seconds of a site at 500 statements a second.
+    statements_in_flight: Annotated[int, Field(ge=1, le=100_000)] = 1_024
+    #: Messages that no one could verify, kept for a person to look at.
+    rubbish_samples: Annotated[int, Field(ge=0, le=10_000)] = 64
+    #: What a device is told to wait when it is over its rate or the gateway is full.
+    retry_after_ms: Annotated[int, Field(ge=1, le=600_000)] = 500
+    #: Commands waiting for the engine's writer.
+    engine_queue: Annotated[int, Field(ge=1, le=1_000_000)] = 4_096
+    #: Commands decided in one group and made durable by one fsync.
+    group: Annotated[int, Field(ge=1, le=10_000)] = 256
+    #: Intents that wait for a quota, and how long, real time.
+    parked_intents: Annotated[int, Field(ge=0, le=100_000)] = 256
+    quota_wait_ms: Annotated[int, Field(ge=0, le=60_000)] = 1_500
+
+
+class LogSection(Section):
+    """JSON lines on standard error."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+class EdgeConfig(Section):
+    """Everything that ``farthing-edge`` reads."""
+
+    gateway_id: Annotated[str, AfterValidator(_gateway_id)]
+    #: Journal and run.json.
+    state_dir: FilePath
+    #: Folder of this gateway's party that ``farthing-hsm-sim`` made.
+    party: FilePath
+    #: The root that all certificates lead to, PEM.
+    ca_file: FilePath
+    #: SubjectPublicKeyInfo (DER) of the key that signs the cloud's directives.
+    directive_key_file: FilePath
+    #: Transport keys; default: a tmpfs.
+    transport_dir: FilePath | None = None
+    uplink: UplinkSection
+    mqtt: MqttSection | None = None
+    coap: CoapSection | None = None
+    http: HttpSection = HttpSection()
+    clock: ClockSection = ClockSection()
+    limits: LimitsSection = LimitsSection()
+    log: LogSection = LogSection()
+
+    @property
+    def gateway(self) -> GatewayId:
+        """Who this gateway is."""
+        return GatewayId(self.gateway_id)
+
+    @property
+    def run_file(self) -> Path:
+        """Where a running daemon says its process id and addresses."""
+        return self.state_dir / "run.json"
+
+    @property
+    def journal_file(self) -> Path:
+        """The journal."""
+        return self.state_dir / "journal.sqlite"
+
+    @model_validator(mode="after")
+    def _hears_somebody(self) -> Self:
+        if self.mqtt is None and self.coap is None:
+            raise ValueError("no way in for devices: add a section [mqtt] or [coap]")
+        return self
+
+
+def load_config(path: Path) -> EdgeConfig:
+    """Read ``path``; relative paths in it are relative to its folder. Raise ``ConfigError``."""
+    document = _read_toml(path)
+    try:
+        config = EdgeConfig.model_validate(document)
+    except ValidationError as err:
+        raise ConfigError(_explain(path, err)) from err
+    return config.model_copy(
+        update={
+            "state_dir": _resolved(path, config.state_dir),
+            "party": _existing(
+                path, "party", config.party, "this gateway's folder, made with `farthing-hsm-sim ceremony`"
+            ),
+            "ca_file": _existing(path, "ca_file", config.ca_file, "the certificate of the ceremony's CA, ca.pem"),
+            "directive_key_file": _existing(
+                path,
+                "directive_key_file",
+                config.directive_key_file,
+                "the public key of the cloud's directives: <cloud's party>/public/directive.der",
+            ),
+            "transport_dir": None if config.transport_dir is None else _resolved(path, config.transport_dir),
+        }
+    )
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            return tomllib.load(file)
+    except FileNotFoundError as err:
+        raise ConfigError(f"{path}: no such file: write it as docs/runbook.md shows") from err
+    except OSError as err:
+        raise ConfigError(f"{path}: {err.strerror}") from err
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as err:
+        raise ConfigError(f"{path}: not TOML: {err}") from err
+
+
+def _explain(path: Path, err: ValidationError) -> str:
+    # One line per fault. Values are not repeated: one may be a secret in the wrong place.
+    lines = []
+    for fault in err.errors(include_url=False, include_input=False):
+        key = ".".join(str(part) for part in fault["loc"]) or "the file"
+        if fault["type"] == "extra_forbidden":
+            lines.append(f"{path}: unknown key {key}: remove it or correct its name")
+        elif fault["type"] == "missing":
+            lines.append(f"{path}: {key} is missing: add it")
+        else:
+            lines.append(f"{path}: {key}: {fault['msg'].removeprefix('Value error, ')}")
+    return "\n".join(lines)
+
+
+def _resolved(config_file: Path, path: Path) -> Path:
+    return (config_file.parent / path).absolute()
+
+
+def _existing(config_file: Path, key: str, path: Path, what: str) -> Path:
+    absolute = _resolved(config_file, path)
+    if not absolute.exists():
+        raise ConfigError(f"{config_file}: {key}: {absolute} does not exist; it names {what}")
+    return absolute

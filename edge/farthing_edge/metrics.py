@@ -1,0 +1,80 @@
+"""Everything this daemon counts, under one registry (Prometheus)."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from farthing.refusal import Refusal
+
+#: Around the budget of an authorization (p50 a few milliseconds, p99 10 ms), and up to the wait for a quota.
+_ANSWER_BUCKETS_S = (0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0)
+
+
+class Metrics:
+    """Counters and gauges, named with their unit; labels come from closed sets only."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        registry = self.registry
+        self.statements = Counter(
+            "farthing_edge_statements", "Envelopes that arrived", ("channel",), registry=registry
+        )
+        self.answers = Counter(
+            "farthing_edge_answers", "Answers by status", ("channel", "status"), registry=registry
+        )
+        self.refusals = Counter(
+            "farthing_edge_refusals",
+            "Noes by number; stage is where it was said: ingress (nothing verified) or engine",
+            ("stage", "number"),
+            registry=registry,
+        )
+        self.unverified = Counter(
+            "farthing_edge_unverified", "Messages that nobody could verify", ("channel",), registry=registry
+        )
+        self.answer_seconds = Histogram(
+            "farthing_edge_answer_seconds",
+            "From the arrival of an envelope to its answer",
+            buckets=_ANSWER_BUCKETS_S,
+            registry=registry,
+        )
+        self.in_flight = Gauge(
+            "farthing_edge_statements_in_flight", "Statements between arrival and answer", registry=registry
+        )
+        self.answers_lost = Counter(
+            "farthing_edge_answers_lost",
+            "Answers that did not reach the broker; the device asks again",
+            registry=registry,
+        )
+        self.broker_up = Gauge("farthing_edge_broker_up", "1 while the broker is connected", registry=registry)
+        self.handshakes = Counter(
+            "farthing_edge_edhoc_handshakes",
+            "EDHOC handshakes by outcome",
+            ("outcome",),
+            registry=registry,
+        )
+        self.contexts = Gauge("farthing_edge_oscore_contexts", "Security contexts of devices", registry=registry)
+        self.half_open = Gauge("farthing_edge_edhoc_half_open", "Handshakes waiting for message_3", registry=registry)
+        self.uplink_up = Gauge("farthing_edge_uplink_up", "1 while the cloud answers", registry=registry)
+        self.uplink_breaks = Counter(
+            "farthing_edge_uplink_breaks", "Sessions with the cloud that ended", ("cause",), registry=registry
+        )
+        self.directives = Counter(
+            "farthing_edge_directives", "Directives taken over", registry=registry
+        )
+        self.directives_refused = Counter(
+            "farthing_edge_directives_refused", "Directives and heads that did not verify", registry=registry
+        )
+        self.batches_sent = Counter("farthing_edge_batches_sent", "Batches sent, replays included", registry=registry)
+        self.receipts = Counter("farthing_edge_receipts", "Receipts that verified", registry=registry)
+        self.evidence = Counter(
+            "farthing_edge_evidence", "Details of batches uploaded", ("verified",), registry=registry
+        )
+        for number in (Refusal.MALFORMED, Refusal.SIGNATURE_INVALID, Refusal.DEVICE_UNKNOWN, Refusal.CHANNEL_DIFFERS):
+            # Show what is watched for before it happens.
+            self.refusals.labels(stage="ingress", number=str(int(number)))
+
+    def gauge(self, name: str, text: str) -> Gauge:
+        """A gauge of the composition root's, filled when the page is asked for."""
+        return Gauge(name, text, registry=self.registry)
+
+    def page(self) -> bytes:
+        """The page in the text format."""
+        return generate_latest(self.registry)
