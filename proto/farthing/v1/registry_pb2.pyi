@@ -39,6 +39,26 @@ CHANGE_NONE: Change.ValueType  # 1
 CHANGE_CREATED: Change.ValueType  # 2
 CHANGE_UPDATED: Change.ValueType  # 3
 
+class _GatewayStatus:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _GatewayStatusEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_GatewayStatus.ValueType], builtins.type):
+    DESCRIPTOR: descriptor.EnumDescriptor
+    GATEWAY_STATUS_UNSPECIFIED: _GatewayStatus.ValueType  # 0
+    GATEWAY_STATUS_ACTIVE: _GatewayStatus.ValueType  # 1
+    GATEWAY_STATUS_SUSPENDED: _GatewayStatus.ValueType  # 2
+    GATEWAY_STATUS_REVOKED: _GatewayStatus.ValueType  # 3
+    """For ever."""
+
+class GatewayStatus(_GatewayStatus, metaclass=_GatewayStatusEnumTypeWrapper): ...
+
+GATEWAY_STATUS_UNSPECIFIED: GatewayStatus.ValueType  # 0
+GATEWAY_STATUS_ACTIVE: GatewayStatus.ValueType  # 1
+GATEWAY_STATUS_SUSPENDED: GatewayStatus.ValueType  # 2
+GATEWAY_STATUS_REVOKED: GatewayStatus.ValueType  # 3
+"""For ever."""
+
 @typing.final
 class PutResponse(message.Message):
     DESCRIPTOR: descriptor.Descriptor
@@ -127,6 +147,7 @@ class Gateway(message.Message):
     BATCH_KEY_FIELD_NUMBER: builtins.int
     GRANT_KEY_FIELD_NUMBER: builtins.int
     UNWRAP_KEY_FIELD_NUMBER: builtins.int
+    STATUS_FIELD_NUMBER: builtins.int
     gateway_id: builtins.str
     operator_id: builtins.str
     site_id: builtins.str
@@ -136,6 +157,8 @@ class Gateway(message.Message):
     grant_key: builtins.bytes
     unwrap_key: builtins.bytes
     """P-256 public point, uncompressed: site keys are wrapped for it."""
+    status: GatewayStatus.ValueType
+    """In PutGateway unspecified: SetGatewayStatus changes it."""
     def __init__(
         self,
         *,
@@ -146,10 +169,11 @@ class Gateway(message.Message):
         batch_key: builtins.bytes = ...,
         grant_key: builtins.bytes = ...,
         unwrap_key: builtins.bytes = ...,
+        status: GatewayStatus.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["batch_key", b"batch_key", "exposure_micros", b"exposure_micros", "gateway_id", b"gateway_id", "grant_key", b"grant_key", "operator_id", b"operator_id", "site_id", b"site_id", "unwrap_key", b"unwrap_key"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["batch_key", b"batch_key", "exposure_micros", b"exposure_micros", "gateway_id", b"gateway_id", "grant_key", b"grant_key", "operator_id", b"operator_id", "site_id", b"site_id", "status", b"status", "unwrap_key", b"unwrap_key"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -330,6 +354,29 @@ class SetDeviceStatusRequest(message.Message):
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = typing.Literal["device_id", b"device_id", "reason", b"reason", "status", b"status"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class SetGatewayStatusRequest(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
+    GATEWAY_ID_FIELD_NUMBER: builtins.int
+    STATUS_FIELD_NUMBER: builtins.int
+    REASON_FIELD_NUMBER: builtins.int
+    gateway_id: builtins.str
+    status: GatewayStatus.ValueType
+    reason: builtins.str
+    def __init__(
+        self,
+        *,
+        gateway_id: builtins.str = ...,
+        status: GatewayStatus.ValueType = ...,
+        reason: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["gateway_id", b"gateway_id", "reason", b"reason", "status", b"status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

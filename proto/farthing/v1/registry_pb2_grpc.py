@@ -65,6 +65,11 @@ class RegistryStub:
                 request_serializer=farthing_dot_v1_dot_registry__pb2.SetDeviceStatusRequest.SerializeToString,
                 response_deserializer=farthing_dot_v1_dot_registry__pb2.PutResponse.FromString,
                 _registered_method=True)
+        self.SetGatewayStatus = channel.unary_unary(
+                '/farthing.v1.Registry/SetGatewayStatus',
+                request_serializer=farthing_dot_v1_dot_registry__pb2.SetGatewayStatusRequest.SerializeToString,
+                response_deserializer=farthing_dot_v1_dot_registry__pb2.PutResponse.FromString,
+                _registered_method=True)
         self.ListOperators = channel.unary_unary(
                 '/farthing.v1.Registry/ListOperators',
                 request_serializer=farthing_dot_v1_dot_registry__pb2.ListOperatorsRequest.SerializeToString,
@@ -132,6 +137,13 @@ class RegistryServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SetGatewayStatus(self, request, context):
+        """What is not active may not connect; its live calls end.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListOperators(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -193,6 +205,11 @@ def add_RegistryServicer_to_server(servicer, server):
             'SetDeviceStatus': grpc.unary_unary_rpc_method_handler(
                     servicer.SetDeviceStatus,
                     request_deserializer=farthing_dot_v1_dot_registry__pb2.SetDeviceStatusRequest.FromString,
+                    response_serializer=farthing_dot_v1_dot_registry__pb2.PutResponse.SerializeToString,
+            ),
+            'SetGatewayStatus': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetGatewayStatus,
+                    request_deserializer=farthing_dot_v1_dot_registry__pb2.SetGatewayStatusRequest.FromString,
                     response_serializer=farthing_dot_v1_dot_registry__pb2.PutResponse.SerializeToString,
             ),
             'ListOperators': grpc.unary_unary_rpc_method_handler(
@@ -383,6 +400,33 @@ class Registry:
             target,
             '/farthing.v1.Registry/SetDeviceStatus',
             farthing_dot_v1_dot_registry__pb2.SetDeviceStatusRequest.SerializeToString,
+            farthing_dot_v1_dot_registry__pb2.PutResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetGatewayStatus(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/farthing.v1.Registry/SetGatewayStatus',
+            farthing_dot_v1_dot_registry__pb2.SetGatewayStatusRequest.SerializeToString,
             farthing_dot_v1_dot_registry__pb2.PutResponse.FromString,
             options,
             channel_credentials,

@@ -39,6 +39,8 @@ class RegistryStub:
     PutTariff: _grpc.UnaryUnaryMultiCallable[_registry_pb2.PutTariffRequest, _registry_pb2.PutResponse]
     PutDevice: _grpc.UnaryUnaryMultiCallable[_registry_pb2.PutDeviceRequest, _registry_pb2.PutResponse]
     SetDeviceStatus: _grpc.UnaryUnaryMultiCallable[_registry_pb2.SetDeviceStatusRequest, _registry_pb2.PutResponse]
+    SetGatewayStatus: _grpc.UnaryUnaryMultiCallable[_registry_pb2.SetGatewayStatusRequest, _registry_pb2.PutResponse]
+    """What is not active may not connect; its live calls end."""
     ListOperators: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ListOperatorsRequest, _registry_pb2.ListOperatorsResponse]
     ListSites: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ListSitesRequest, _registry_pb2.ListSitesResponse]
     ListGateways: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ListGatewaysRequest, _registry_pb2.ListGatewaysResponse]
@@ -56,6 +58,8 @@ class RegistryAsyncStub(RegistryStub):
     PutTariff: _aio.UnaryUnaryMultiCallable[_registry_pb2.PutTariffRequest, _registry_pb2.PutResponse]  # type: ignore[assignment]
     PutDevice: _aio.UnaryUnaryMultiCallable[_registry_pb2.PutDeviceRequest, _registry_pb2.PutResponse]  # type: ignore[assignment]
     SetDeviceStatus: _aio.UnaryUnaryMultiCallable[_registry_pb2.SetDeviceStatusRequest, _registry_pb2.PutResponse]  # type: ignore[assignment]
+    SetGatewayStatus: _aio.UnaryUnaryMultiCallable[_registry_pb2.SetGatewayStatusRequest, _registry_pb2.PutResponse]  # type: ignore[assignment]
+    """What is not active may not connect; its live calls end."""
     ListOperators: _aio.UnaryUnaryMultiCallable[_registry_pb2.ListOperatorsRequest, _registry_pb2.ListOperatorsResponse]  # type: ignore[assignment]
     ListSites: _aio.UnaryUnaryMultiCallable[_registry_pb2.ListSitesRequest, _registry_pb2.ListSitesResponse]  # type: ignore[assignment]
     ListGateways: _aio.UnaryUnaryMultiCallable[_registry_pb2.ListGatewaysRequest, _registry_pb2.ListGatewaysResponse]  # type: ignore[assignment]
@@ -106,6 +110,14 @@ class RegistryServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_pb2.SetDeviceStatusRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_registry_pb2.PutResponse, _abc.Awaitable[_registry_pb2.PutResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def SetGatewayStatus(
+        self,
+        request: _registry_pb2.SetGatewayStatusRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.PutResponse, _abc.Awaitable[_registry_pb2.PutResponse]]:
+        """What is not active may not connect; its live calls end."""
 
     @_abc_1.abstractmethod
     def ListOperators(
