@@ -9,7 +9,7 @@ bytes; this one has none.) Writing is ``cbor2.dumps`` on values built in key ord
 
 from typing import TypeAlias
 
-Value: TypeAlias = "int | bytes | str | bool | None | tuple[Value, ...] | dict[int | str, Value]"
+Value: TypeAlias = "int | bytes | str | bool | tuple[Value, ...] | dict[int | str, Value] | None"
 
 #: Our deepest message has four levels (a grant's list of held parts); a stack bomb has thousands.
 MAX_DEPTH = 8

@@ -5,6 +5,7 @@ Rule 2: one value has one encoding; ``decode_*`` refuses any other bytes, unknow
 Rule 3: integers fit what both stores hold: counts and times 63 bits, epochs and versions 32.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum, unique
 from typing import Any, Literal, TypeAlias, assert_never
@@ -73,6 +74,10 @@ def _id(value: object, what: str) -> None:
 def _bytes(value: object, what: str, size: int) -> None:
     if value.__class__ is not bytes or len(value) != size:  # type: ignore[arg-type]  # bytes, by the first clause
         raise MessageError(f"{what} is {size} bytes")
+
+
+def _is_printable_ascii(text: str) -> bool:
+    return text.isascii() and text.isprintable()
 
 
 def _is(value: object, kind: type, what: str) -> None:
@@ -318,16 +323,14 @@ class Envelope:
             raise MessageError("an envelope carries a statement")
         if len(self.statement) > _MAX_STATEMENT_SIGN1_SIZE:
             raise MessageError("the statement is too large", Refusal.TOO_LARGE)
-        if self.token is not None and (
-            self.token.__class__ is not bytes or not 1 <= len(self.token) <= MAX_TOKEN_SIZE
-        ):
+        if self.token is not None and (self.token.__class__ is not bytes or not 1 <= len(self.token) <= MAX_TOKEN_SIZE):
             raise MessageError(f"a token is 1 to {MAX_TOKEN_SIZE} bytes")
         if self.salt is not None:
             _bytes(self.salt, "a salt", SALT_SIZE)
         if self.traceparent is not None:
             text = self.traceparent
-            if text.__class__ is not str or not text.isascii() or not 1 <= len(text) <= MAX_TRACEPARENT_SIZE:
-                raise MessageError(f"a traceparent is 1 to {MAX_TRACEPARENT_SIZE} ASCII characters")
+            if text.__class__ is not str or not _is_printable_ascii(text) or not 1 <= len(text) <= MAX_TRACEPARENT_SIZE:
+                raise MessageError(f"a traceparent is 1 to {MAX_TRACEPARENT_SIZE} printable ASCII characters")
         if self.witness is not None:
             _is(self.witness, Witness, "a witness")
 
@@ -522,7 +525,7 @@ def decode_statement(payload: bytes) -> Statement:
     kind = members.get(1)
     if kind.__class__ is not int:
         raise MessageError("a statement names its kind")
-    get = members.get
+    get: Callable[[int], Any] = members.get
     register = _register(get(7))
     if kind == _INTENT:
         _known(members, _INTENT_KEYS)
@@ -573,7 +576,7 @@ def decode_grant(payload: bytes) -> Grant:
     """The grant that ``payload`` (a COSE_Sign1's) is; raise ``MessageError`` for anything else."""
     members = _map(payload, MAX_GRANT_SIZE)
     _known(members, _GRANT_KEYS)
-    get = members.get
+    get: Callable[[int], Any] = members.get
     if get(1).__class__ is not int or get(1) != _GRANT or 14 not in members:
         raise MessageError("not a grant")
     intent_epoch, intent_counter = _array(get(7), 2, "the intent")
@@ -610,7 +613,7 @@ def decode_envelope(data: bytes) -> Envelope:
     members = _map(data, MAX_ENVELOPE_SIZE)
     _known(members, _ENVELOPE_KEYS)
     _not_null(members, 2, 3, 4)
-    get = members.get
+    get: Callable[[int], Any] = members.get
     return Envelope(
         statement=get(1),
         token=get(2),
@@ -625,7 +628,7 @@ def decode_answer(data: bytes) -> Answer:
     members = _map(data, MAX_ANSWER_SIZE)
     _known(members, _ANSWER_KEYS)
     _not_null(members, 5, 6, 7)
-    get = members.get
+    get: Callable[[int], Any] = members.get
     if 3 not in members or get(9, True) is not True:
         raise MessageError("not an answer")
     _count(get(4), "a status")
@@ -658,7 +661,7 @@ def _map(data: bytes, most_bytes: int) -> dict[Any, Any]:
         raise MessageError(str(err)) from err
     if members.__class__ is not dict:
         raise MessageError("not a map")
-    return members  # type: ignore[return-value]  # a dict, by the line above
+    return members
 
 
 def _known(members: dict[Any, Any], keys: frozenset[int]) -> None:

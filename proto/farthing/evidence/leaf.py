@@ -66,8 +66,8 @@ class Leaf:
                 raise LeafError("a count is out of its range")
         if self.register_epoch.__class__ is not int or not 0 <= self.register_epoch <= MAX_EPOCH:
             raise LeafError("a register epoch is out of its range")
-        if self.closing.__class__ is not bool or self.tariff.__class__ is not TariffVersion:
-            raise LeafError("closing is a boolean, a tariff a tariff version")
+        if self.closing.__class__ is not bool:
+            raise LeafError("closing is a boolean")
         if self.statements.__class__ is not tuple or not 1 <= len(self.statements) <= MAX_STATEMENTS:
             raise LeafError("a leaf has one or two statements")
         if any(statement.__class__ is not bytes for statement in self.statements):

@@ -1,0 +1,101 @@
+"""Any legal message, for property tests."""
+
+from hypothesis import strategies as st
+
+from farthing.clock import Instant
+from farthing.device import messages as m
+from farthing.ids import AuthorizationId, DeviceId, GatewayId, QuotaId, RegisterId, StartId, TariffId
+from farthing.money import MAX_AMOUNT_MICROS, Currency
+from farthing.refusal import Refusal
+
+# Generating text letter by letter is what a property test spends its time on; the pattern has its own tests.
+names = st.sampled_from(["a", "-", "gw-1", "Meter-7", "0", "Z" * 64])
+counts = st.integers(0, m.MAX_COUNT)
+epochs = st.integers(0, m.MAX_EPOCH)
+amounts = st.integers(0, MAX_AMOUNT_MICROS)
+commitments = st.binary(min_size=32, max_size=32)
+authorizations = st.binary(min_size=16, max_size=16).map(AuthorizationId)
+gateways = names.map(GatewayId)
+devices = names.map(DeviceId)
+instants = counts.map(Instant)
+
+witnesses = st.builds(
+    m.Witness, incarnation=counts, start_id=st.binary(min_size=16, max_size=16).map(StartId), position=counts
+)
+tariffs = st.builds(m.TariffVersion, tariff_id=names.map(TariffId), version=epochs)
+registers = st.builds(m.RegisterValue, register_id=names.map(RegisterId), register_epoch=epochs, value=counts)
+_head = {
+    "recipient": gateways,
+    "device": devices,
+    "device_epoch": epochs,
+    "counter": counts,
+    "at": instants,
+    "register": registers,
+}
+intents = st.builds(
+    m.Intent,
+    **_head,
+    commitment=commitments,
+    incarnation=counts,
+    wanted=st.none() | counts,
+    one_shot=st.none() | st.integers(1, m.MAX_COUNT),
+)
+readings = st.builds(
+    m.Reading, **_head, commitment=st.none() | commitments, authorization=st.none() | authorizations, tariff=tariffs
+)
+ends = st.builds(m.End, **_head, commitment=commitments, authorization=authorizations, tariff=st.none() | tariffs)
+statements = st.one_of(intents, readings, ends)
+grants = st.builds(
+    m.Grant,
+    recipient=devices,
+    gateway=gateways,
+    witness=witnesses,
+    at=instants,
+    authorization=authorizations,
+    intent_epoch=epochs,
+    intent_counter=counts,
+    tariff=tariffs,
+    register_id=names.map(RegisterId),
+    register_epoch=epochs,
+    start=counts,
+    limit=counts,
+    held=st.lists(
+        st.builds(m.Held, quota_id=(names | st.just("floor")).map(QuotaId), amount_micros=amounts),
+        max_size=m.MAX_HELD_PARTS,
+    ).map(tuple),
+    currency=st.sampled_from([Currency("EUR"), Currency("JPY"), Currency("KWD")]),
+    net_micros=amounts,
+    tax_micros=amounts,
+    report_interval_s=epochs,
+    commitment=st.none() | commitments,
+)
+envelopes = st.builds(
+    m.Envelope,
+    statement=st.binary(min_size=1, max_size=768),
+    token=st.none() | st.binary(min_size=1, max_size=256),
+    salt=st.none() | st.binary(min_size=16, max_size=16),
+    traceparent=st.none() | st.text(st.characters(min_codepoint=32, max_codepoint=126), min_size=1, max_size=128),
+    witness=st.none() | witnesses,
+)
+_signed_grants = st.binary(min_size=1, max_size=m.MAX_SIGN1_SIZE)
+_answer = {
+    "gateway": gateways,
+    "witness": witnesses,
+    "answers": st.none() | st.tuples(epochs, counts),
+    "receipted_counter": counts,
+    "closed": st.booleans(),
+}
+_refusals = st.sampled_from(list(Refusal))
+answers = st.one_of(
+    st.builds(m.Answer, **_answer, status=st.just(m.AnswerStatus.GRANTED), grant=_signed_grants),
+    st.builds(m.Answer, **_answer, status=st.just(m.AnswerStatus.RECORDED), grant=st.none() | _signed_grants),
+    st.builds(
+        m.Answer,
+        **_answer,
+        status=st.sampled_from([m.AnswerStatus.REFUSED, m.AnswerStatus.AGAIN]),
+        refusal=_refusals,
+    ),
+    st.builds(
+        m.Answer, **_answer, status=st.just(m.AnswerStatus.LATER), refusal=_refusals, retry_after_ms=st.none() | epochs
+    ),
+)
