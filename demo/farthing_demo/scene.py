@@ -1,0 +1,233 @@
+"""Write what the commands read: the ceremony's plan, one configuration per daemon, the file that the back office applies."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from farthing_demo import cast
+from farthing_demo.settings import DAY_BEGINS_US, Settings
+
+#: Statistics of meters are read and printed in the zone of their site.
+TIME_ZONE = "Europe/Berlin"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Folders:
+    """Where a run keeps what."""
+
+    out: Path
+    #: Of the embedded PostgreSQL: never below a home, its parents are made readable for its own user.
+    database: Path
+
+    @property
+    def parties(self) -> Path:
+        return self.out / "parties"
+
+    def party(self, name: str) -> Path:
+        return self.parties / name
+
+    def device_party(self, device: str) -> Path:
+        return self.parties / "devices" / device
+
+    def state(self, name: str) -> Path:
+        return self.out / "state" / name
+
+    def config(self, name: str) -> Path:
+        return self.out / "config" / f"{name}.toml"
+
+    @property
+    def ca_file(self) -> Path:
+        return self.party("ca") / "certificates" / "ca.pem"
+
+
+def toml_value(value: object) -> str:
+    """``value`` as TOML: text, truth, whole numbers, lists and inline tables of them."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int):
+        return str(value)
+    if isinstance(value, Path | str):
+        return json.dumps(str(value))
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key} = {toml_value(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, Iterable):
+        return "[" + ", ".join(toml_value(item) for item in value) + "]"
+    raise TypeError(f"no TOML for {type(value).__name__}")
+
+
+def table(name: str, values: dict[str, object], *, repeated: bool = False) -> str:
+    """One TOML table, or one of an array of tables."""
+    head = f"[[{name}]]" if repeated else f"[{name}]"
+    return "\n".join([head, *(f"{key} = {toml_value(value)}" for key, value in values.items())]) + "\n\n"
+
+
+def keys(values: dict[str, object]) -> str:
+    """The keys before the first table."""
+    return "\n".join(f"{key} = {toml_value(value)}" for key, value in values.items()) + "\n\n"
+
+
+def clock_table(settings: Settings, real_epoch_us: int) -> str:
+    """The business day that every process of the run shares."""
+    return table(
+        "clock",
+        {"simulation": True, "epoch_us": DAY_BEGINS_US, "real_epoch_us": real_epoch_us, "rate": settings.rate},
+    )
+
+
+def cloud_toml(folders: Folders, settings: Settings, real_epoch_us: int) -> str:
+    """``farthing-cloud serve`` of the run."""
+    return (
+        keys({"state_dir": folders.state("cloud"), "party": folders.party("cloud"), "ca_file": folders.ca_file})
+        + table("database", {"embedded": True, "data_dir": folders.database})
+        + table("ledger", {"directive_head_interval_s": 1})
+        + clock_table(settings, real_epoch_us)
+    )
+
+
+def edge_toml(
+    folders: Folders, settings: Settings, real_epoch_us: int, *, gateway: str, uplink: str, broker: str, coap: str
+) -> str:
+    """``farthing-edge run`` of one gateway; addresses are host:port."""
+    return (
+        keys(
+            {
+                "gateway_id": gateway,
+                "state_dir": folders.state(gateway),
+                "party": folders.party(gateway),
+                "ca_file": folders.ca_file,
+                "directive_key_file": folders.party("cloud") / "public" / "directive.der",
+            }
+        )
+        + "[uplink]\n"
+        + keys({"address": uplink})
+        + "max_backoff_s = 1.0\nkeepalive_s = 1.0\nkeepalive_timeout_s = 1.0\ncall_timeout_s = 3.0\nreceipt_timeout_s = 5.0\n\n"
+        + table("mqtt", {"address": broker})
+        + table("coap", {"listen": coap})
+        + clock_table(settings, real_epoch_us)
+    )
+
+
+def admin_toml(folders: Folders, back_office: str) -> str:
+    """``farthing-admin`` of the run's clerk."""
+    return keys({"address": back_office, "party": folders.party(cast.PERSON), "ca_file": folders.ca_file})
+
+
+def apply_toml(folders: Folders) -> str:
+    """Everything the back office is told, in one file."""
+    rows = [table("operators", {"id": cast.OPERATOR, "name": "Metro", "currency": cast.CURRENCY}, repeated=True)]
+    rows += [
+        table("agencies", {"id": agency, "operator": cast.OPERATOR, "name": agency.title()}, repeated=True)
+        for agency in cast.AGENCIES
+    ]
+    for part in cast.SITES:
+        site: dict[str, object] = {
+            "id": part.site,
+            "operator": cast.OPERATOR,
+            "time_zone": TIME_ZONE,
+            "seal": {"amount": "5.00", "records": 50, "age_s": 1},
+        }
+        gateway: dict[str, object] = {
+            "id": part.gateway,
+            "operator": cast.OPERATOR,
+            "site": part.site,
+            "exposure": cast.EXPOSURE,
+            "party": folders.party(part.gateway),
+        }
+        rule: dict[str, object] = {
+            "site": part.site,
+            "operator": cast.OPERATOR,
+            "version": 1,
+            "parts": [{"path": path, "percent": percent} for path, percent in cast.SPLIT],
+            "remainder": cast.REMAINDER,
+        }
+        rows += [table("sites", site, repeated=True), table("gateways", gateway, repeated=True)]
+        rows.append(table("split_rules", rule, repeated=True))
+    for tariff, elements in cast.TARIFFS.items():
+        file = folders.out / "config" / f"tariff-{tariff}.json"
+        head = {
+            "country_code": "DE",
+            "party_id": "MET",
+            "id": tariff,
+            "currency": cast.CURRENCY,
+            "last_updated": "2026-03-01T00:00:00Z",
+        }
+        # The components are JSON text already: spliced in, so that 0.35 stays what it says.
+        file.write_text(json.dumps(head)[:-1] + ", " + elements[1:])
+        rows.append(
+            table(
+                "tariffs",
+                {"id": tariff, "operator": cast.OPERATOR, "version": 1, "currency": cast.CURRENCY, "file": file},
+                repeated=True,
+            )
+        )
+    for account in cast.ACCOUNTS:
+        rows.append(
+            table(
+                "accounts",
+                {
+                    "id": account.account,
+                    "operator": cast.OPERATOR,
+                    "currency": cast.CURRENCY,
+                    "credit_limit": "0.00",
+                    "debt_limit": account.debt_limit,
+                    "preload": account.preload,
+                },
+                repeated=True,
+            )
+        )
+        rows.append(
+            table(
+                "fundings",
+                {
+                    "operator": cast.OPERATOR,
+                    "account": account.account,
+                    "amount": account.funds,
+                    "payment_id": f"top-up-{account.account}",
+                    "source": "bank/main",
+                },
+                repeated=True,
+            )
+        )
+        rows += [
+            table(
+                "tokens",
+                {
+                    "operator": cast.OPERATOR,
+                    "account": account.account,
+                    "label": f"{account.account} {n}",
+                    "token": token,
+                },
+                repeated=True,
+            )
+            for n, token in enumerate(account.tokens, 1)
+        ]
+    rows += [_device(folders, device) for device in cast.DEVICES]
+    return "".join(rows)
+
+
+def _device(folders: Folders, device: cast.DevicePart) -> str:
+    kind = cast.KINDS[device.kind]
+    values: dict[str, object] = {
+        "id": device.device,
+        "operator": cast.OPERATOR,
+        "sites": list(device.sites),
+        "party": folders.device_party(device.device),
+        "profile": kind["profile"],
+        "tariff": kind["tariff"],
+        "tariff_version": 1,
+        "report_interval_s": kind["report_interval_s"],
+        "stoppable": device.stoppable,
+        "registers": [
+            {
+                "id": "1",
+                "epoch": 1,
+                "unit": kind["unit"],
+                "modulus": kind["modulus"],
+                "rated_per_hour": kind["rated_per_hour"],
+            }
+        ],
+    }
+    if device.account is not None:
+        values["standing_account"] = device.account
+    return table("devices", values, repeated=True)
