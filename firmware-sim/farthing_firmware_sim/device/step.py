@@ -1,0 +1,911 @@
+"""What a device does next: one pure function over everything it knows.
+
+Rule 1: a counter is taken by writing the state that has passed it; the caller stores the state before it signs, so no
+counter is ever used for other content or another recipient.
+Rule 2: a statement is sent again with the same bytes to the same gateway until it is answered; newer readings replace
+older ones on the air (they are cumulative), never what is kept.
+Rule 3: end first. Whoever leaves an intent without an answer, or asks elsewhere, signs an end before; the next use starts
+where it ends. A one-shot intent is never left: its yes *is* the use, so only its answer says whether there was one.
+Rule 4: use goes on up to the signed limit and no further, unless nothing in the device can stop it.
+Rule 5: what was signed is kept until the cloud has receipted it.
+"""
+
+import hashlib
+from dataclasses import dataclass, replace
+
+from farthing.clock import SECOND_US, Instant
+from farthing.device.messages import (
+    AnswerStatus,
+    End,
+    Grant,
+    Intent,
+    Reading,
+    RegisterValue,
+    Statement,
+    Witness,
+    encode,
+)
+from farthing.ids import AuthorizationId, GatewayId, authorization_id, token_commitment
+from farthing.refusal import Refusal
+from farthing_firmware_sim.device.values import (
+    FIRST_INCARNATION,
+    MAX_AGAIN,
+    MAX_KEPT_READINGS,
+    MAX_KEPT_USES,
+    AnswerDistrusted,
+    Answered,
+    ArrivalTurnedAway,
+    Arrive,
+    Draw,
+    EndAnswered,
+    Event,
+    Finish,
+    Finished,
+    Granted,
+    Input,
+    Kept,
+    Kind,
+    Moment,
+    Nameplate,
+    Outgoing,
+    Plan,
+    Profile,
+    Receipted,
+    Reconnected,
+    RefusedIntent,
+    Seen,
+    Send,
+    Stage,
+    Standing,
+    State,
+    StatementRefused,
+    Step,
+    Tick,
+    Use,
+)
+
+_HOUR_US = 3600 * SECOND_US
+#: Rule 2 of the refusals is about the device itself: no other statement of it fares better.
+_RULE_DEVICE = 2
+
+
+def new_state(nameplate: Nameplate, *, register_value: int, now: Moment) -> State:
+    """A device out of the box, its register at ``register_value``; counters start at 1."""
+    if not 0 <= register_value < nameplate.modulus:
+        raise ValueError(f"a register of modulus {nameplate.modulus} cannot stand at {register_value}")
+    standing = None
+    if nameplate.profile is Profile.STANDING:
+        standing = Standing(
+            baseline=None,
+            baseline_at_us=now.business_us,
+            recorded=register_value,
+            recorded_at_us=now.business_us,
+            recorded_counter=0,
+            due_us=now.business_us,
+            final_counter=None,
+            refused=None,
+        )
+    return State(
+        next_counter=1,
+        register_value=register_value,
+        register_rest=0,
+        metered_at_us=now.business_us,
+        drawn_per_hour=0,
+        use=None,
+        standing=standing,
+        outgoing=(),
+        kept=(),
+        seen=(),
+        receipt_asked_us=now.real_us,
+        finishing=False,
+    )
+
+
+def restored(state: State, *, now: Moment) -> State:
+    """``state`` after a power cut: retries begin anew, and nothing was used while the power was off."""
+    use = state.use
+    return replace(
+        state,
+        metered_at_us=max(state.metered_at_us, now.business_us),
+        outgoing=tuple(replace(each, attempts=0, try_at_us=now.real_us) for each in state.outgoing),
+        receipt_asked_us=now.real_us,
+        use=None if use is None else replace(use, asked_real_us=now.real_us),
+        finishing=False,
+    )
+
+
+def can_serve(nameplate: Nameplate, state: State, gateway: GatewayId) -> str | None:
+    """None if a payer could be served at ``gateway`` now, else why not."""
+    if nameplate.profile is Profile.STANDING:
+        return "a standing device serves nobody"
+    if state.finishing:
+        return "finishing"
+    if state.use is not None:
+        return "register in use"
+    if any(each.gateway == gateway for each in state.outgoing):
+        return "the last end is unanswered"
+    if len({each.intent_counter for each in state.kept}) >= MAX_KEPT_USES:
+        return "keeps too many statements without a receipt"
+    return None
+
+
+def is_finished(state: State) -> bool:
+    """Whether all is said, answered and receipted (or refused for good)."""
+    if not state.finishing or state.use is not None or state.outgoing:
+        return False
+    standing = state.standing
+    if (
+        standing is not None
+        and standing.refused is None
+        and (standing.final_counter is None or standing.recorded_counter < standing.final_counter)
+    ):
+        return False
+    return all(each.refused is not None for each in state.kept)
+
+
+def step(nameplate: Nameplate, state: State, given: Input, *, now: Moment) -> Step:
+    """The next state, what to send, what happened. Illegal inputs change nothing."""
+    draft = _Draft(nameplate, state, now)
+    draft.advance()
+    match given:
+        case Tick():
+            pass
+        case Arrive(plan=plan):
+            draft.arrive(plan)
+        case Draw(rate_per_hour=rate):
+            draft.draw(rate)
+        case Answered():
+            draft.answered(given)
+        case Reconnected(gateway=gateway):
+            draft.reconnected(gateway)
+        case Finish():
+            draft.finish()
+    draft.carry_on()
+    draft.transmit()
+    return draft.outcome()
+
+
+def traceparent(trace_id: bytes, counter: int) -> str:
+    """W3C Trace Context of the statement with this counter: one trace per use, one span per statement."""
+    span = hashlib.sha256(trace_id + counter.to_bytes(8, "big")).digest()[:8]
+    return f"00-{trace_id.hex()}-{span.hex()}-01"
+
+
+@dataclass
+class _Draft:
+    """The state under change within one step."""
+
+    nameplate: Nameplate
+    state: State
+    now: Moment
+
+    def __post_init__(self) -> None:
+        self.sends: list[Send] = []
+        self.events: list[Event] = []
+        self.durable = False
+
+    def outcome(self) -> Step:
+        return Step(
+            state=self.state,
+            sends=tuple(self.sends),
+            events=tuple(self.events),
+            durable=self.durable or bool(self.events),
+        )
+
+    # Metering ---------------------------------------------------------------------------------------------------------
+
+    def advance(self) -> None:
+        """Count what was delivered since the last step."""
+        state, plate = self.state, self.nameplate
+        until = self.now.business_us
+        use = state.use
+        if state.standing is not None:
+            rate, room = state.drawn_per_hour, None
+        elif use is not None and use.stage is Stage.USING and plate.profile is Profile.SESSION:
+            until = min(until, _leaves_us(use))
+            rate = use.plan.rate_per_hour
+            room = use.plan.target - use.used
+            if plate.stoppable:
+                room = min(room, use.covered - use.used)
+            room = max(room, 0)
+        else:
+            rate, room = 0, 0
+        elapsed_us = max(0, until - state.metered_at_us)
+        units, rest = divmod(state.register_rest + min(rate, plate.rated_per_hour) * elapsed_us, _HOUR_US)
+        if room is not None and units >= room:
+            # What is switched off does not remember part of a unit.
+            units, rest = room, 0
+        self.state = replace(
+            state,
+            register_value=(state.register_value + units) % plate.modulus,
+            register_rest=rest,
+            metered_at_us=max(state.metered_at_us, self.now.business_us),
+            use=use if use is None or not units else replace(use, used=use.used + units),
+        )
+
+    # Inputs -----------------------------------------------------------------------------------------------------------
+
+    def arrive(self, plan: Plan) -> None:
+        why = can_serve(self.nameplate, self.state, plan.gateways[0])
+        if why is not None:
+            self.events.append(ArrivalTurnedAway(source=plan.source, why=why))
+            return
+        self._ask(plan, gateway=plan.gateways[0], left=plan.gateways[1:], arrived_at_us=self.now.business_us, again=0)
+
+    def draw(self, rate_per_hour: int) -> None:
+        if self.state.standing is not None and not self.state.finishing:
+            self.state = replace(self.state, drawn_per_hour=rate_per_hour)
+
+    def reconnected(self, gateway: GatewayId) -> None:
+        self.state = replace(
+            self.state,
+            outgoing=tuple(
+                replace(each, try_at_us=self.now.real_us) if each.gateway == gateway else each
+                for each in self.state.outgoing
+            ),
+        )
+
+    def finish(self) -> None:
+        self.state = replace(self.state, finishing=True, drawn_per_hour=0)
+        self.durable = True
+
+    def answered(self, given: Answered) -> None:
+        answer = given.answer
+        if answer.gateway != given.gateway:
+            self.events.append(
+                AnswerDistrusted(gateway=given.gateway, counter=0, why=f"speaks for {answer.gateway:.64}")
+            )
+            return
+        self._saw(given.gateway, answer.witness, answer.receipted_counter)
+        if answer.answers is None or answer.answers[0] != self.nameplate.device_epoch:
+            return
+        counter = answer.answers[1]
+        outgoing = next(
+            (each for each in self.state.outgoing if each.counter == counter and each.gateway == given.gateway), None
+        )
+        if outgoing is None:
+            self._answered_again(given, counter)
+            return
+        match answer.status:
+            case AnswerStatus.LATER:
+                wait_us = self.nameplate.retry.first_us
+                if answer.retry_after_ms is not None:
+                    wait_us = min(answer.retry_after_ms * 1_000, self.nameplate.retry.most_us)
+                self._replace_outgoing(replace(outgoing, try_at_us=self.now.real_us + wait_us))
+            case AnswerStatus.AGAIN:
+                assert answer.refusal is not None
+                self._again(outgoing, answer.refusal)
+            case AnswerStatus.REFUSED:
+                assert answer.refusal is not None
+                self._refused(outgoing, answer.refusal)
+            case AnswerStatus.GRANTED | AnswerStatus.RECORDED:
+                self._accepted(outgoing, given)
+
+    # Answers ----------------------------------------------------------------------------------------------------------
+
+    def _saw(self, gateway: GatewayId, witness: Witness, receipted_counter: int) -> None:
+        before = self._seen(gateway)
+        if before is not None:
+            if (before.witness.incarnation, before.witness.position) > (witness.incarnation, witness.position):
+                witness = before.witness
+            receipted_counter = max(receipted_counter, before.receipted_counter)
+        seen = Seen(gateway=gateway, witness=witness, receipted_counter=receipted_counter)
+        others = tuple(each for each in self.state.seen if each.gateway != gateway)
+        unanswered = {each.counter for each in self.state.outgoing}
+        dropped = tuple(
+            each.counter
+            for each in self.state.kept
+            if each.gateway == gateway and each.counter <= receipted_counter and each.counter not in unanswered
+        )
+        self.state = replace(
+            self.state,
+            seen=(*others, seen),
+            kept=tuple(each for each in self.state.kept if each.counter not in dropped),
+        )
+        if dropped:
+            self.events.append(Receipted(gateway=gateway, counters=dropped))
+
+    def _answered_again(self, given: Answered, counter: int) -> None:
+        """An answer to what has been answered, or replaced by a newer reading."""
+        answer = given.answer
+        if answer.status is AnswerStatus.REFUSED:
+            self.state = replace(
+                self.state,
+                kept=tuple(
+                    replace(each, refused=answer.refusal)
+                    if each.counter == counter and each.gateway == given.gateway
+                    else each
+                    for each in self.state.kept
+                ),
+            )
+            self.durable = True
+        use = self.state.use
+        if (
+            given.grant is not None
+            and use is not None
+            and use.stage is Stage.USING
+            and self._distrust(use, given.grant) is None
+        ):
+            # A late answer to an older reading: its limit counts if no newer one is known.
+            self._take_limit(use, given.grant)
+
+    def _again(self, outgoing: Outgoing, refusal: Refusal) -> None:
+        use = self.state.use
+        if outgoing.kind == "intent":
+            assert use is not None
+            if refusal is Refusal.INCARNATION_DIFFERS and use.again < MAX_AGAIN:
+                # It was not taken: nothing to end. A new wish, with what the device has just learned.
+                self._forget(outgoing)
+                self._ask(
+                    use.plan,
+                    gateway=use.gateway,
+                    left=use.gateways_left,
+                    arrived_at_us=use.arrived_at_us,
+                    again=use.again + 1,
+                )
+                return
+            self._refused(outgoing, refusal)
+            return
+        if outgoing.kind == "reading" and use is not None and outgoing.intent_counter == use.intent_counter:
+            # The gateway does not know this authorization any more, so nothing covers further use.
+            self._answer_is_final(outgoing)
+            self.events.append(StatementRefused(gateway=outgoing.gateway, counter=outgoing.counter, refusal=refusal))
+            self._end(use)
+            return
+        self._replace_outgoing(self._backed_off(outgoing))
+
+    def _refused(self, outgoing: Outgoing, refusal: Refusal) -> None:
+        use = self.state.use
+        if outgoing.kind == "intent":
+            self._forget(outgoing)
+            if use is not None and use.intent_counter == outgoing.counter:
+                self.state = replace(self.state, use=None)
+                self.events.append(
+                    RefusedIntent(
+                        device=self.nameplate.device,
+                        device_epoch=self.nameplate.device_epoch,
+                        intent_counter=outgoing.counter,
+                        gateway=outgoing.gateway,
+                        authorization=self._authorization(use),
+                        register_id=self.nameplate.register_id,
+                        register_epoch=self.nameplate.register_epoch,
+                        unit=self.nameplate.unit,
+                        start=use.start,
+                        refusal=refusal,
+                        intent_at_us=use.intent_at_us,
+                        refused_at_us=self.now.business_us,
+                        source=use.plan.source,
+                    )
+                )
+            return
+        if outgoing.kind == "end":
+            self._answer_is_final(outgoing, refused=refusal)
+            assert outgoing.intent_counter is not None
+            self.events.append(
+                EndAnswered(gateway=outgoing.gateway, intent_counter=outgoing.intent_counter, refusal=refusal)
+            )
+            return
+        self.events.append(StatementRefused(gateway=outgoing.gateway, counter=outgoing.counter, refusal=refusal))
+        standing = self.state.standing
+        if standing is not None:
+            if self.state.finishing and refusal.rule == _RULE_DEVICE:
+                self._answer_is_final(outgoing, refused=refusal)
+                self.state = replace(self.state, standing=replace(standing, refused=refusal))
+            else:
+                # Perhaps the gateway has not heard of the device yet. The same reading again, so that both sides agree
+                # where billing begins.
+                self._replace_outgoing(self._backed_off(outgoing))
+            return
+        self._answer_is_final(outgoing, refused=refusal)
+        if use is not None and use.intent_counter == outgoing.intent_counter and refusal.rule == _RULE_DEVICE:
+            self._end(use)
+
+    def _accepted(self, outgoing: Outgoing, given: Answered) -> None:
+        answer, use = given.answer, self.state.use
+        if outgoing.kind == "end":
+            if not answer.closed:
+                # Written down but not closed: ask until it is.
+                self._replace_outgoing(self._backed_off(outgoing))
+                return
+            self._answer_is_final(outgoing)
+            assert outgoing.intent_counter is not None
+            self.events.append(
+                EndAnswered(gateway=outgoing.gateway, intent_counter=outgoing.intent_counter, refusal=None)
+            )
+            return
+        if outgoing.kind == "intent":
+            assert use is not None
+            assert use.intent_counter == outgoing.counter
+            why = "no grant" if given.grant is None else self._distrust(use, given.grant)
+            if why is not None:
+                self.events.append(AnswerDistrusted(gateway=outgoing.gateway, counter=outgoing.counter, why=why))
+                return
+            assert given.grant is not None
+            self._answer_is_final(outgoing)
+            self._told_yes(use, given.grant, closed=answer.closed)
+            return
+        self._answer_is_final(outgoing)
+        standing = self.state.standing
+        if standing is not None:
+            if outgoing.counter > standing.recorded_counter:
+                first = standing.baseline is None
+                self.state = replace(
+                    self.state,
+                    standing=replace(
+                        standing,
+                        baseline=outgoing.value if first else standing.baseline,
+                        baseline_at_us=outgoing.at_us if first else standing.baseline_at_us,
+                        recorded=outgoing.value,
+                        recorded_at_us=outgoing.at_us,
+                        recorded_counter=outgoing.counter,
+                    ),
+                )
+            return
+        if use is None or use.intent_counter != outgoing.intent_counter:
+            return
+        if given.grant is not None:
+            why = self._distrust(use, given.grant)
+            if why is None:
+                self._take_limit(use, given.grant)
+            else:
+                self.events.append(AnswerDistrusted(gateway=outgoing.gateway, counter=outgoing.counter, why=why))
+        elif answer.closed:
+            # The gateway holds nothing for it any more: what is used from here on nobody has covered.
+            self._end(use)
+
+    def _distrust(self, use: Use, grant: Grant) -> str | None:
+        """Why ``grant`` is not an answer to this use; None if it is."""
+        plate = self.nameplate
+        covered = (grant.limit - grant.start) % plate.modulus
+        for holds, why in (
+            (grant.recipient == plate.device, "is for another device"),
+            (grant.gateway == use.gateway, "is another gateway's"),
+            (grant.authorization == self._authorization(use), "names another authorization"),
+            ((grant.intent_epoch, grant.intent_counter) == (plate.device_epoch, use.intent_counter), "another intent"),
+            (
+                (grant.register_id, grant.register_epoch, grant.start)
+                == (plate.register_id, plate.register_epoch, use.start),
+                "starts elsewhere than the intent",
+            ),
+            (grant.commitment == use.commitment, "commits to another token"),
+            (grant.tariff in plate.tariffs, "names a tariff this device cannot show"),
+            (use.tariff is None or grant.tariff == use.tariff, "changes the tariff of an open use"),
+            (covered <= plate.modulus // 2, "has a limit below its start"),
+            (plate.profile is not Profile.ONE_SHOT or covered >= use.plan.target, "covers less than one use"),
+        ):
+            if not holds:
+                return why
+        return None
+
+    def _told_yes(self, use: Use, grant: Grant, *, closed: bool) -> None:
+        plate = self.nameplate
+        floor = any(part.quota_id == "floor" for part in grant.held)
+        use = replace(
+            use,
+            stage=Stage.USING,
+            granted_at_us=self.now.business_us,
+            tariff=grant.tariff,
+            # The token has done its work: from here on only the commitment is named.
+            plan=replace(use.plan, token=b""),
+        )
+        self.events.append(
+            Granted(
+                gateway=use.gateway,
+                authorization=self._authorization(use),
+                intent_counter=use.intent_counter,
+                floor=floor,
+            )
+        )
+        self.state = replace(self.state, use=use, metered_at_us=self.now.business_us, register_rest=0)
+        self._take_limit(use, grant)
+        use = self._open()
+        due_us = Instant(self.now.business_us + use.report_interval_us)
+        self.state = replace(self.state, use=replace(use, report_due_us=due_us))
+        if plate.profile is Profile.ONE_SHOT:
+            self.state = replace(
+                self.state,
+                register_value=(self.state.register_value + use.plan.target) % plate.modulus,
+                use=replace(self._open(), used=use.plan.target),
+            )
+            if closed:
+                self._finished(self._open(), last_counter=use.intent_counter, cancelled=False)
+                self.state = replace(self.state, use=None)
+            else:
+                self._end(self._open())
+
+    def _take_limit(self, use: Use, grant: Grant) -> None:
+        position = (grant.witness.incarnation, grant.witness.position)
+        if position < use.grant_position:
+            return
+        covered = (grant.limit - grant.start) % self.nameplate.modulus
+        interval_us = self.nameplate.report_interval_us
+        if grant.report_interval_s:
+            interval_us = min(interval_us, grant.report_interval_s * SECOND_US)
+        self.state = replace(
+            self.state,
+            use=replace(
+                use,
+                covered=covered,
+                grant_position=position,
+                floor=use.floor or any(part.quota_id == "floor" for part in grant.held),
+                report_interval_us=interval_us,
+                told_at_limit=use.told_at_limit and covered <= use.covered,
+            ),
+        )
+        self.durable = True
+
+    # What time brings -------------------------------------------------------------------------------------------------
+
+    def carry_on(self) -> None:
+        """Everything that is due by now, whatever the input was."""
+        use = self.state.use
+        if use is not None:
+            if use.stage is Stage.ASKING:
+                self._wait_for_yes(use)
+            else:
+                self._go_on_using(use)
+        if self.state.standing is not None:
+            self._go_on_standing(self.state.standing)
+
+    def _wait_for_yes(self, use: Use) -> None:
+        if self.nameplate.profile is Profile.ONE_SHOT:
+            return
+        plan = use.plan
+        waited_us = self.now.business_us - use.arrived_at_us
+        gone = plan.patience_us is not None and waited_us >= plan.patience_us
+        # After a power cut the token is gone (it is never written down), and with it the way to ask again.
+        if self.state.finishing or gone or not plan.token:
+            self._end(use)
+        elif (
+            use.gateways_left
+            and plan.elsewhere_us is not None
+            and self.now.real_us - use.asked_real_us >= plan.elsewhere_us
+        ):
+            self._end(use)
+            self._ask(
+                plan,
+                gateway=use.gateways_left[0],
+                left=use.gateways_left[1:],
+                arrived_at_us=use.arrived_at_us,
+                again=0,
+            )
+
+    def _go_on_using(self, use: Use) -> None:
+        if self.state.finishing or self.now.business_us >= _leaves_us(use):
+            self._end(use)
+            return
+        at_limit = use.used >= use.covered and use.used < use.plan.target and not use.told_at_limit
+        if at_limit or self.now.business_us >= use.report_due_us:
+            self._read(use, at_limit=use.used >= use.covered)
+
+    def _go_on_standing(self, standing: Standing) -> None:
+        if standing.final_counter is not None:
+            return
+        if standing.baseline is None and self.state.outgoing:
+            # Both sides must begin at the same reading: the first is repeated until it is recorded.
+            return
+        if self.now.business_us < standing.due_us and not self.state.finishing:
+            return
+        plate = self.nameplate
+        assert plate.standing_gateway is not None
+        assert plate.standing_tariff is not None
+        counter = self._take_counter()
+        trace_id = hashlib.sha256(f"{plate.device}/{plate.device_epoch}/{counter}".encode()).digest()[:16]
+        self._say(
+            Reading(
+                recipient=plate.standing_gateway,
+                device=plate.device,
+                device_epoch=plate.device_epoch,
+                counter=counter,
+                at=self.now.business_us,
+                register=self._register(self.state.register_value),
+                tariff=plate.standing_tariff,
+            ),
+            intent_counter=None,
+            trace_id=trace_id,
+        )
+        late_us = self.now.business_us - standing.due_us
+        self.state = replace(
+            self.state,
+            standing=replace(
+                standing,
+                # The grid of due times stays, whatever was missed.
+                due_us=Instant(standing.due_us + (late_us // plate.report_interval_us + 1) * plate.report_interval_us),
+                final_counter=counter if self.state.finishing else None,
+            ),
+        )
+
+    # Saying something -------------------------------------------------------------------------------------------------
+
+    def _ask(
+        self, plan: Plan, *, gateway: GatewayId, left: tuple[GatewayId, ...], arrived_at_us: Instant, again: int
+    ) -> None:
+        plate = self.nameplate
+        seen = self._seen(gateway)
+        commitment = token_commitment(plan.token, plan.salt)
+        counter = self._take_counter()
+        start = self.state.register_value
+        self.state = replace(
+            self.state,
+            use=Use(
+                plan=plan,
+                commitment=commitment,
+                stage=Stage.ASKING,
+                gateway=gateway,
+                gateways_left=left,
+                intent_counter=counter,
+                arrived_at_us=arrived_at_us,
+                asked_real_us=self.now.real_us,
+                intent_at_us=self.now.business_us,
+                granted_at_us=self.now.business_us,
+                start=start,
+                used=0,
+                again=again,
+                tariff=None,
+                covered=0,
+                grant_position=(0, 0),
+                floor=False,
+                report_interval_us=plate.report_interval_us,
+                report_due_us=self.now.business_us,
+                told_at_limit=False,
+            ),
+        )
+        self._say(
+            Intent(
+                recipient=gateway,
+                device=plate.device,
+                device_epoch=plate.device_epoch,
+                counter=counter,
+                at=self.now.business_us,
+                register=self._register(start),
+                commitment=commitment,
+                incarnation=FIRST_INCARNATION if seen is None else seen.witness.incarnation,
+                wanted=plan.wanted,
+                one_shot=plan.target if plate.profile is Profile.ONE_SHOT else None,
+            ),
+            intent_counter=counter,
+            trace_id=plan.trace_id,
+            token=plan.token,
+            salt=plan.salt,
+        )
+
+    def _read(self, use: Use, *, at_limit: bool) -> None:
+        plate = self.nameplate
+        assert use.tariff is not None
+        self._say(
+            Reading(
+                recipient=use.gateway,
+                device=plate.device,
+                device_epoch=plate.device_epoch,
+                counter=self._take_counter(),
+                at=self.now.business_us,
+                register=self._register(self.state.register_value),
+                tariff=use.tariff,
+                commitment=use.commitment,
+                authorization=self._authorization(use),
+            ),
+            intent_counter=use.intent_counter,
+            trace_id=use.plan.trace_id,
+        )
+        self.state = replace(
+            self.state,
+            use=replace(
+                use,
+                report_due_us=Instant(self.now.business_us + use.report_interval_us),
+                told_at_limit=at_limit,
+            ),
+        )
+
+    def _end(self, use: Use) -> None:
+        """Sign the last word on ``use`` and free the register: without width if no yes was ever heard."""
+        plate = self.nameplate
+        cancelled = use.stage is Stage.ASKING
+        # Nothing of this use is repeated any more: the end says it all. An unanswered intent stops too; the end refuses it.
+        self.state = replace(
+            self.state,
+            use=None,
+            outgoing=tuple(each for each in self.state.outgoing if each.intent_counter != use.intent_counter),
+        )
+        counter = self._take_counter()
+        self._say(
+            End(
+                recipient=use.gateway,
+                device=plate.device,
+                device_epoch=plate.device_epoch,
+                counter=counter,
+                at=self.now.business_us,
+                register=self._register(self.state.register_value),
+                commitment=use.commitment,
+                authorization=self._authorization(use),
+                tariff=use.tariff,
+            ),
+            intent_counter=use.intent_counter,
+            trace_id=use.plan.trace_id,
+            cancels=cancelled,
+        )
+        self._finished(use, last_counter=counter, cancelled=cancelled)
+
+    def _finished(self, use: Use, *, last_counter: int, cancelled: bool) -> None:
+        plate = self.nameplate
+        self.events.append(
+            Finished(
+                device=plate.device,
+                device_epoch=plate.device_epoch,
+                intent_counter=use.intent_counter,
+                last_counter=last_counter,
+                gateway=use.gateway,
+                authorization=self._authorization(use),
+                register_id=plate.register_id,
+                register_epoch=plate.register_epoch,
+                unit=plate.unit,
+                start=use.start,
+                end=(use.start + use.used) % plate.modulus,
+                tariff=use.tariff,
+                intent_at_us=use.intent_at_us,
+                granted_at_us=None if cancelled else use.granted_at_us,
+                # A one-shot use has one moment, and its statement names it.
+                ended_at_us=use.intent_at_us if last_counter == use.intent_counter else self.now.business_us,
+                floor=use.floor,
+                cancelled=cancelled,
+                overrun=max(0, use.used - use.covered),
+                source=use.plan.source,
+            )
+        )
+
+    def _say(
+        self,
+        statement: Statement,
+        *,
+        intent_counter: int | None,
+        trace_id: bytes,
+        token: bytes | None = None,
+        salt: bytes | None = None,
+        cancels: bool = False,
+    ) -> None:
+        outgoing = Outgoing(
+            kind=statement.kind,
+            gateway=statement.recipient,
+            counter=statement.counter,
+            payload=encode(statement),
+            at_us=statement.at,
+            value=statement.register.value,
+            intent_counter=intent_counter,
+            token=token,
+            salt=salt,
+            trace_id=trace_id,
+            cancels=cancels,
+            attempts=0,
+            try_at_us=self.now.real_us,
+        )
+        kept = Kept(
+            kind=outgoing.kind,
+            gateway=outgoing.gateway,
+            counter=outgoing.counter,
+            payload=outgoing.payload,
+            intent_counter=intent_counter,
+            trace_id=trace_id,
+            token=token if self.nameplate.profile is Profile.ONE_SHOT else None,
+            salt=salt if self.nameplate.profile is Profile.ONE_SHOT else None,
+            refused=None,
+        )
+        waiting = self.state.outgoing
+        if outgoing.kind == "reading":
+            waiting = tuple(each for each in waiting if each.kind != "reading" or each.intent_counter != intent_counter)
+        self.state = replace(
+            self.state, outgoing=(*waiting, outgoing), kept=_keep((*self.state.kept, kept), intent_counter)
+        )
+        self.durable = True
+
+    def transmit(self) -> None:
+        """Send what is due, again or for the first time; with nothing due, ask now and then for a receipt."""
+        for each in self.state.outgoing:
+            if each.try_at_us <= self.now.real_us:
+                self._replace_outgoing(self._backed_off(each))
+                self._send(each.kind, each.gateway, each.counter, each.payload, each.token, each.salt, each.trace_id)
+        if self.now.real_us - self.state.receipt_asked_us < self.nameplate.retry.receipt_us:
+            return
+        unanswered = {each.counter for each in self.state.outgoing}
+        newest = {
+            each.gateway: each
+            for each in sorted(self.state.kept, key=lambda each: each.counter)
+            if each.refused is None
+            and each.counter not in unanswered
+            # An intent cannot be shown again without its token; a one-shot device has its own, others show the end.
+            and (each.kind != "intent" or each.token is not None)
+        }
+        self.state = replace(self.state, receipt_asked_us=self.now.real_us)
+        for kept in newest.values():
+            self._send(kept.kind, kept.gateway, kept.counter, kept.payload, kept.token, kept.salt, kept.trace_id)
+
+    def _send(
+        self,
+        kind: Kind,
+        gateway: GatewayId,
+        counter: int,
+        payload: bytes,
+        token: bytes | None,
+        salt: bytes | None,
+        trace_id: bytes,
+    ) -> None:
+        seen = self._seen(gateway)
+        self.sends.append(
+            Send(
+                kind=kind,
+                gateway=gateway,
+                counter=counter,
+                payload=payload,
+                token=token,
+                salt=salt,
+                trace_id=trace_id,
+                witness=None if seen is None else seen.witness,
+            )
+        )
+
+    # Small parts ------------------------------------------------------------------------------------------------------
+
+    def _open(self) -> Use:
+        assert self.state.use is not None
+        return self.state.use
+
+    def _take_counter(self) -> int:
+        counter = self.state.next_counter
+        self.state = replace(self.state, next_counter=counter + 1)
+        self.durable = True
+        return counter
+
+    def _register(self, value: int) -> RegisterValue:
+        plate = self.nameplate
+        return RegisterValue(register_id=plate.register_id, register_epoch=plate.register_epoch, value=value)
+
+    def _authorization(self, use: Use) -> AuthorizationId:
+        plate = self.nameplate
+        return authorization_id(plate.device, plate.device_epoch, use.intent_counter, use.gateway)
+
+    def _seen(self, gateway: GatewayId) -> Seen | None:
+        return next((each for each in self.state.seen if each.gateway == gateway), None)
+
+    def _replace_outgoing(self, changed: Outgoing) -> None:
+        self.state = replace(
+            self.state,
+            outgoing=tuple(changed if each.counter == changed.counter else each for each in self.state.outgoing),
+        )
+
+    def _backed_off(self, outgoing: Outgoing) -> Outgoing:
+        retry = self.nameplate.retry
+        wait_us = min(retry.first_us << min(outgoing.attempts, 20), retry.most_us)
+        # Spread by a quarter either way, from the statement itself: devices that failed together do not return together.
+        lot = hashlib.sha256(outgoing.payload + outgoing.attempts.to_bytes(4, "big")).digest()[0]
+        wait_us += wait_us * (lot - 128) // 512
+        return replace(outgoing, attempts=outgoing.attempts + 1, try_at_us=self.now.real_us + wait_us)
+
+    def _answer_is_final(self, outgoing: Outgoing, *, refused: Refusal | None = None) -> None:
+        self.state = replace(
+            self.state,
+            outgoing=tuple(each for each in self.state.outgoing if each.counter != outgoing.counter),
+            kept=self.state.kept
+            if refused is None
+            else tuple(
+                replace(each, refused=refused) if each.counter == outgoing.counter else each for each in self.state.kept
+            ),
+        )
+        self.durable = True
+
+    def _forget(self, outgoing: Outgoing) -> None:
+        """An intent that was not taken: nothing was used under it, nobody will be billed for it."""
+        self.state = replace(
+            self.state,
+            outgoing=tuple(each for each in self.state.outgoing if each.counter != outgoing.counter),
+            kept=tuple(each for each in self.state.kept if each.counter != outgoing.counter),
+        )
+        self.durable = True
+
+
+def _leaves_us(use: Use) -> Instant:
+    return Instant(use.granted_at_us + use.plan.stay_us)
+
+
+def _keep(kept: tuple[Kept, ...], intent_counter: int | None) -> tuple[Kept, ...]:
+    """``kept`` with the first and the newest readings of one use only: the first may be a baseline, the newest prove the rest."""
+    readings = [each.counter for each in kept if each.kind == "reading" and each.intent_counter == intent_counter]
+    superseded = set(readings[1:-MAX_KEPT_READINGS])
+    return tuple(each for each in kept if each.counter not in superseded)

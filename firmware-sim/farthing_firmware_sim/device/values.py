@@ -1,0 +1,408 @@
+"""What a device knows: values that :mod:`farthing_firmware_sim.device.step` takes and returns.
+
+Rule 1: everything that must survive a power cut is in :class:`State`; nothing else is.
+Rule 2: business time (µs since 1970) prices and schedules; real time (µs of a monotonic clock) only retries.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum, unique
+from typing import Literal, TypeAlias
+
+from farthing.clock import Instant
+from farthing.device.messages import Answer, Grant, TariffVersion, Witness
+from farthing.ids import AuthorizationId, DeviceId, GatewayId, RegisterId
+from farthing.refusal import Refusal
+
+Kind: TypeAlias = Literal["intent", "reading", "end"]
+
+#: Uses whose last statements the cloud has not receipted yet. A device holds this many, then serves nobody: it could not
+#: keep its word any more. A charger has a handful of uses a day, so this is weeks without an uplink.
+MAX_KEPT_USES = 512
+#: Readings kept per authorization beside its intent and its end: they are cumulative, so the newest prove all before them.
+MAX_KEPT_READINGS = 2
+#: "Again" answered by as many new intents in a row; a gateway that never agrees about its incarnation is broken.
+MAX_AGAIN = 5
+#: What a device believes of a gateway it has never heard: its first journal. A wrong belief costs one "again".
+FIRST_INCARNATION = 1
+
+
+@unique
+class Profile(StrEnum):
+    """How the device is told yes; the names of the wire's ``DeviceProfile``."""
+
+    SESSION = "session"
+    ONE_SHOT = "one-shot"
+    STANDING = "standing"
+
+
+@unique
+class Stage(StrEnum):
+    """Where a use stands."""
+
+    ASKING = "asking"
+    USING = "using"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Moment:
+    """Both clocks, read once per step."""
+
+    business_us: Instant
+    real_us: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryPolicy:
+    """When an unanswered statement is sent again, in real time: doubled from ``first_us``, never above ``most_us``."""
+
+    first_us: int
+    most_us: int
+    #: How often a device that has nothing else to say asks whether the cloud has receipted what it keeps.
+    receipt_us: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Nameplate:
+    """What never changes in a device's life here. ``rated_per_hour`` and ``modulus`` are in the register's unit."""
+
+    device: DeviceId
+    device_epoch: int
+    profile: Profile
+    register_id: RegisterId
+    register_epoch: int
+    unit: str
+    modulus: int
+    rated_per_hour: int
+    report_interval_us: int
+    #: False where use goes on whatever anybody says; such a device signs on beyond the limit.
+    stoppable: bool
+    #: The tariff versions it can show to a payer; a grant at another is not a yes it understands.
+    tariffs: frozenset[TariffVersion]
+    #: Standing only: the gateway it reports to and the tariff it names.
+    standing_gateway: GatewayId | None
+    standing_tariff: TariffVersion | None
+    retry: RetryPolicy
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """One use as a payer brings it: what the environment does to the device. All quantities in the register's unit."""
+
+    token: bytes
+    salt: bytes
+    trace_id: bytes
+    #: Asked in this order; the next only after the one before got its end.
+    gateways: tuple[GatewayId, ...]
+    #: How much would be used if nothing stopped it. One-shot: the units of one use.
+    target: int
+    rate_per_hour: int
+    #: From the yes until the payer leaves, business time.
+    stay_us: int
+    #: Business time a payer waits for an answer; None: until there is one.
+    patience_us: int | None
+    #: Real time until the next gateway is asked instead, if there is one.
+    elsewhere_us: int | None
+    #: Said in the intent as the most it wants.
+    wanted: int | None
+    #: Where it comes from ("statistics", a row of a replayed file): for the record only.
+    source: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Use:
+    """The open use of the register: at most one."""
+
+    plan: Plan
+    commitment: bytes
+    stage: Stage
+    gateway: GatewayId
+    gateways_left: tuple[GatewayId, ...]
+    intent_counter: int
+    arrived_at_us: Instant
+    asked_real_us: int
+    #: The intent's own instant: the first signed boundary of the use.
+    intent_at_us: Instant
+    granted_at_us: Instant
+    start: int
+    used: int
+    again: int
+    #: From the newest grant (None before the first): units covered from ``start`` on.
+    tariff: TariffVersion | None
+    covered: int
+    grant_position: tuple[int, int]
+    floor: bool
+    report_interval_us: int
+    report_due_us: Instant
+    #: The limit was reported: one reading per limit, not one per tick.
+    told_at_limit: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outgoing:
+    """A statement that has no final answer yet: sent again with the same bytes to the same gateway."""
+
+    kind: Kind
+    gateway: GatewayId
+    counter: int
+    payload: bytes
+    at_us: Instant
+    value: int
+    #: Names the use: the counter of its intent. None for a standing reading.
+    intent_counter: int | None
+    #: Only with intents, and never written down for a session.
+    token: bytes | None
+    salt: bytes | None
+    trace_id: bytes
+    #: Only ends of intents that got no answer.
+    cancels: bool
+    attempts: int
+    try_at_us: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kept:
+    """A signed statement that the cloud has not receipted: shown again on demand, dropped only by a receipt."""
+
+    kind: Kind
+    gateway: GatewayId
+    counter: int
+    payload: bytes
+    intent_counter: int | None
+    trace_id: bytes
+    #: One-shot intents only: the device's own token, without which its statement could not be shown again.
+    token: bytes | None
+    salt: bytes | None
+    #: A final no to it: the cloud will never receipt it, a person will look.
+    refused: Refusal | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """What the device last saw from a gateway."""
+
+    gateway: GatewayId
+    witness: Witness
+    receipted_counter: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """A device that was told yes once and for all: what it reported and what was recorded."""
+
+    #: Value of the first reading a gateway recorded: where billing begins.
+    baseline: int | None
+    baseline_at_us: Instant
+    recorded: int
+    recorded_at_us: Instant
+    recorded_counter: int
+    due_us: Instant
+    final_counter: int | None
+    refused: Refusal | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class State:
+    """Everything a device must find again after a power cut."""
+
+    next_counter: int
+    register_value: int
+    #: What is left of a unit, in unit·µs per hour.
+    register_rest: int
+    metered_at_us: Instant
+    #: Standing only: units per hour being drawn now.
+    drawn_per_hour: int
+    use: Use | None
+    standing: Standing | None
+    outgoing: tuple[Outgoing, ...]
+    kept: tuple[Kept, ...]
+    seen: tuple[Seen, ...]
+    receipt_asked_us: int
+    finishing: bool
+
+
+# Inputs ---------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tick:
+    """Time has passed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arrive:
+    """A payer presents a token."""
+
+    plan: Plan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draw:
+    """What is connected behind a standing meter changed: units per hour from now on."""
+
+    rate_per_hour: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answered:
+    """An answer came, over the channel of ``gateway``; ``grant`` is there if it carried one that verified."""
+
+    gateway: GatewayId
+    answer: Answer
+    grant: Grant | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reconnected:
+    """The channel to ``gateway`` is there again: what is unanswered goes at once."""
+
+    gateway: GatewayId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finish:
+    """No new use; end what is open, report what stands, wait for the receipts."""
+
+
+Input: TypeAlias = Tick | Arrive | Draw | Answered | Reconnected | Finish
+
+
+# Events: what happened, for the device's own record -------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished:
+    """A use is over by the device's own count (signed, maybe not yet answered); no width means it was cancelled."""
+
+    device: DeviceId
+    device_epoch: int
+    intent_counter: int
+    last_counter: int
+    gateway: GatewayId
+    authorization: AuthorizationId
+    register_id: RegisterId
+    register_epoch: int
+    unit: str
+    start: int
+    end: int
+    tariff: TariffVersion | None
+    intent_at_us: Instant
+    granted_at_us: Instant | None
+    ended_at_us: Instant
+    #: Some of it was held on the gateway's floor, not on a quota.
+    floor: bool
+    cancelled: bool
+    #: Units beyond what was signed as covered (only what cannot be stopped).
+    overrun: int
+    source: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RefusedIntent:
+    """A no to an intent."""
+
+    device: DeviceId
+    device_epoch: int
+    intent_counter: int
+    gateway: GatewayId
+    authorization: AuthorizationId
+    register_id: RegisterId
+    register_epoch: int
+    unit: str
+    start: int
+    refusal: Refusal
+    intent_at_us: Instant
+    refused_at_us: Instant
+    source: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Granted:
+    """The first yes to an intent."""
+
+    gateway: GatewayId
+    authorization: AuthorizationId
+    intent_counter: int
+    floor: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndAnswered:
+    """A last word was answered: closed, or refused for good."""
+
+    gateway: GatewayId
+    intent_counter: int
+    refusal: Refusal | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StatementRefused:
+    """A reading got a no."""
+
+    gateway: GatewayId
+    counter: int
+    refusal: Refusal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnswerDistrusted:
+    """An answer that says yes with a grant the device cannot accept; the statement counts as unanswered."""
+
+    gateway: GatewayId
+    counter: int
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArrivalTurnedAway:
+    """The device could not serve: the register is in use, or it keeps too much already."""
+
+    source: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Receipted:
+    """Statements dropped because the cloud has receipted them."""
+
+    gateway: GatewayId
+    counters: tuple[int, ...]
+
+
+Event: TypeAlias = (
+    Finished
+    | RefusedIntent
+    | Granted
+    | EndAnswered
+    | StatementRefused
+    | AnswerDistrusted
+    | ArrivalTurnedAway
+    | Receipted
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Send:
+    """Sign (once) and send the statement with this counter to this gateway.
+
+    ``payload`` is what is signed, as ``kind``, for ``gateway``; token and salt go into the envelope only.
+    """
+
+    kind: Kind
+    gateway: GatewayId
+    counter: int
+    payload: bytes
+    token: bytes | None
+    salt: bytes | None
+    trace_id: bytes
+    witness: Witness | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """The outcome of one step: store ``state`` before any of ``sends`` is signed."""
+
+    state: State
+    sends: tuple[Send, ...]
+    events: tuple[Event, ...]
+    #: Whether ``state`` holds something a power cut must not take (a tick only moves the register).
+    durable: bool
