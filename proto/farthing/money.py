@@ -48,6 +48,18 @@ def parse_amount_micros(value: object) -> int:
     return value
 
 
+def round_down_to_minor_unit(amount_micros: int, currency: Currency) -> int:
+    """The whole minor units (cents, yen) in ``amount_micros``; the rest stays with whom it is owed to.
+
+    Raise ``MoneyError`` for a currency without minor units (gold, test codes): nobody is paid in it.
+    """
+    exponent = Iso4217Currency(currency).exponent
+    if exponent is None:
+        raise MoneyError(f"{currency} has no minor unit to pay in")
+    unit_micros = MICROS // 10**exponent
+    return amount_micros // unit_micros * unit_micros
+
+
 def tax_micros(net_micros: int, rate_ppm: int) -> int:
     """Tax on ``net_micros`` at ``rate_ppm``, rounded down: of the net *so far*, so a record bills the difference."""
     return net_micros * rate_ppm // PPM
