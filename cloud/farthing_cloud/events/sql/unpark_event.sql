@@ -1,0 +1,2 @@
+DELETE FROM event_parked
+WHERE consumer = %(consumer)s AND transaction_id = %(transaction_id)s AND sequence = %(sequence)s;
