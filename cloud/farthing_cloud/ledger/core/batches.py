@@ -1,0 +1,475 @@
+"""Plan the posting of a batch (DESIGN 5.3, 5.5, 5.7, 5.8; every rule of the worked example).
+
+Order: claims, lines, stopped and closed quotas, debt. A claim is cumulative: what exceeds the highest claim of its
+authorization is due, and the front of its shares, billed before, is skipped; so replays, re-sealed chains and late
+batches bill nothing twice.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from farthing.clock import Instant
+from farthing.ids import AccountId, AuthorizationId, GatewayId
+from farthing.money import Currency, cut
+from farthing.v1 import events_pb2
+from farthing_cloud.ledger.core import paths
+from farthing_cloud.ledger.core.book import Book
+from farthing_cloud.ledger.core.posting import (
+    BatchAdded,
+    CaseAdded,
+    Cause,
+    Event,
+    Parked,
+    Posting,
+)
+from farthing_cloud.ledger.core.received import Claim, Line, ReceivedBatch
+from farthing_cloud.ledger.core.rows import (
+    Aside,
+    CaseKind,
+    Chain,
+    Claimed,
+    Quota,
+    QuotaStatus,
+    RegisterKey,
+    Touch,
+    View,
+)
+from farthing_cloud.ledger.core.waterfall import Due, pour, room_of
+
+
+class ChainStep(StrEnum):
+    """How a batch fits the chain it says it is in."""
+
+    NEXT = "next"
+    REPLAY = "replay"
+    GAP = "gap"  # a batch before it is missing: send that first
+    FORK = "fork"  # another batch stands at its place, or before it
+    UNKNOWN_INCARNATION = "unknown incarnation"
+
+
+def touch(batch: ReceivedBatch, currency: Currency) -> Touch:
+    """The rows that posting ``batch`` looks at."""
+    accounts = dict.fromkeys(AccountId(line.account_id) for line in batch.lines if line.account_id)
+    quotas = dict.fromkeys(line.quota_id for line in batch.lines if line.quota_id is not None)
+    quotas.update(dict.fromkeys(quota_id for quota_id, _ in batch.stopped))
+    quotas.update(dict.fromkeys(batch.closed))
+    return Touch(
+        operator_id=batch.operator_id,
+        currency=currency,
+        gateway_ids=(batch.gateway_id,),
+        account_ids=tuple(accounts),
+        quota_ids=tuple(quotas),
+        claims={c.authorization_id: (c.register, c.register_from, c.register_to) for c in batch.claims},
+        chain=(batch.gateway_id, batch.incarnation, batch.sequence),
+    )
+
+
+def fit(view: View, batch: ReceivedBatch) -> ChainStep:
+    """Tell replay, gap and fork apart; ``view`` was loaded with :func:`touch`."""
+    gateway, chain = view.gateways[batch.gateway_id], view.chain
+    assert chain is not None
+    if batch.incarnation > gateway.incarnation:
+        return ChainStep.UNKNOWN_INCARNATION
+    if view.batch is not None:
+        return ChainStep.REPLAY if view.batch.batch_hash == batch.batch_hash else ChainStep.FORK
+    if batch.sequence > chain.sequence + 1:
+        return ChainStep.GAP
+    return ChainStep.NEXT if batch.previous_hash == chain.head_hash else ChainStep.FORK
+
+
+@dataclass(slots=True)
+class _Part:
+    """What one claim has due on one line; mutable only inside :func:`plan`."""
+
+    claim: Claim
+    net: int
+    tax: int
+    aside: bool
+
+
+def plan(view: View, batch: ReceivedBatch, *, now: Instant) -> Posting:
+    """What posting ``batch`` writes; it must be the next of its chain."""
+    assert fit(view, batch) is ChainStep.NEXT
+    gateway = view.gateways[batch.gateway_id]
+    book = Book(view)
+    raised, parts, opened, missing = _claims(view, batch)
+
+    beyond_micros = net_micros = tax_micros = aside_micros = 0
+    parked: list[Parked] = []
+    over: list[CaseAdded] = []
+    asides: dict[AuthorizationId, list[Aside]] = {}
+    for index, line in enumerate(batch.lines):
+        mine = parts[index]
+        quota = view.quotas.get(line.quota_id) if line.quota_id is not None else None
+        fault = line.fault or _fault(view, batch, line, quota)
+        if fault:
+            due = [sum(part.net for part in mine), sum(part.tax for part in mine)]
+            parked.append(Parked(line=index, reason=fault, net_micros=due[0], tax_micros=due[1]))
+            continue
+
+        def aside_of(net: int, tax: int, line: Line = line, index: int = index) -> Aside:
+            return Aside(
+                gateway_id=batch.gateway_id,
+                incarnation=batch.incarnation,
+                sequence=batch.sequence,
+                line=index,
+                account_id=AccountId(line.account_id),
+                site_id=batch.site_id,
+                rate_ppm=line.rate_ppm,
+                net_micros=net,
+                tax_micros=tax,
+            )
+
+        second = [part for part in mine if part.aside and part.net + part.tax]
+        if second:
+            amount = sum(part.net + part.tax for part in second)
+            for part in second:
+                asides.setdefault(part.claim.authorization_id, []).append(aside_of(part.net, part.tax))
+            book.post(
+                paths.suspense(batch.site_id),
+                paths.unearned(batch.site_id),
+                amount,
+                Cause.SECOND_CLAIM,
+                line=index,
+                authorization_id=second[0].claim.authorization_id if len(second) == 1 else None,
+            )
+            aside_micros += amount
+            if quota is not None:
+                book.void(quota, min(amount, book.held(quota)), Cause.SECOND_CLAIM, line=index)
+        net = sum(part.net for part in mine if not part.aside)
+        tax = sum(part.tax for part in mine if not part.aside)
+        book.touch(line.account_id)
+        if net + tax == 0:
+            continue
+        room = room_of(
+            book,
+            batch.gateway_id,
+            exposure_micros=gateway.exposure_micros,
+            beyond_micros=gateway.beyond_micros + beyond_micros,
+        )
+        poured = pour(
+            book,
+            Due(
+                account_id=line.account_id,
+                site_id=batch.site_id,
+                window=view.window,
+                rate_ppm=line.rate_ppm,
+                net_micros=net,
+                tax_micros=tax,
+                line=index,
+            ),
+            hold=quota,
+            cause=_CAUSES[line.funding],
+            room_micros=room,
+        )
+        beyond_micros += poured.beyond_micros
+        net_micros += poured.net_micros
+        tax_micros += poured.tax_micros
+        above = poured.above_net_micros + poured.above_tax_micros
+        if above:
+            suspense, unearned = paths.suspense(batch.site_id), paths.unearned(batch.site_id)
+            book.post(suspense, unearned, above, Cause.EXPOSURE, line=index)
+            aside_micros += above
+            over.append(
+                CaseAdded(
+                    case_id=None,
+                    kind=CaseKind.EXPOSURE,
+                    device_id="",
+                    authorization_id=b"",
+                    other_authorization_id=b"",
+                    asides=(aside_of(poured.above_net_micros, poured.above_tax_micros),),
+                )
+            )
+
+    events = _stop_and_close(view, batch, book)
+    book.pay_debts()
+
+    cases = [*_with_asides(view, opened, asides, raised), *over]
+    parked_micros = missing + sum(entry.net_micros + entry.tax_micros for entry in parked)
+    # Positions only grow; an empty batch names last < first, and an old incarnation is no witness of the present one.
+    ahead = batch.incarnation == gateway.incarnation and batch.last_position >= gateway.witness_position
+    added = BatchAdded(
+        gateway_id=batch.gateway_id,
+        site_id=batch.site_id,
+        incarnation=batch.incarnation,
+        sequence=batch.sequence,
+        batch_hash=batch.batch_hash,
+        previous_hash=batch.previous_hash,
+        batch=batch.batch,
+        signature=batch.signature,
+        key_id=batch.key_id,
+        start_id=batch.start_id,
+        first_position=batch.first_position,
+        last_position=batch.last_position,
+        directive_version=batch.directive_version,
+        sealed_at=batch.sealed_at,
+        merkle_root=batch.merkle_root,
+        leaf_count=batch.leaf_count,
+        lines=len(batch.lines),
+        claims=len(batch.claims),
+        due_micros=net_micros + tax_micros + aside_micros + parked_micros,
+        net_micros=net_micros,
+        tax_micros=tax_micros,
+        aside_micros=aside_micros,
+        parked_micros=parked_micros,
+        beyond_micros=beyond_micros,
+        proven=batch.leaf_count == 0,
+        parked=tuple(parked),
+    )
+    return Posting(
+        kind="batch",
+        operator_id=view.operator_id,
+        currency=view.currency,
+        posted_at=now,
+        business_at=batch.sealed_at,
+        transfers=book.transfers(),
+        changes=book.changes(),
+        gateways=(
+            replace(
+                gateway,
+                beyond_micros=gateway.beyond_micros + (0 if added.proven else beyond_micros),
+                adopted=gateway.adopted or batch.incarnation == gateway.incarnation,
+                witness_start_id=batch.start_id if ahead else gateway.witness_start_id,
+                witness_position=batch.last_position if ahead else gateway.witness_position,
+            ),
+        ),
+        chain=(batch.gateway_id, _next(view.chain, batch, proven=added.proven)),
+        quotas=book.quotas(view.quotas.values()),
+        claims=tuple(raised.values()),
+        cases=tuple(cases),
+        events=(
+            Event(kind="batch.posted", key=batch.gateway_id, value=_posted(batch, added)),
+            *events,
+            *_case_events(view, batch.gateway_id, cases),
+        ),
+        batch=added,
+    )
+
+
+_CAUSES = {"quota": Cause.LATE, "floor": Cause.FLOOR, "overrun": Cause.OVERRUN}
+
+
+def _claims(
+    view: View, batch: ReceivedBatch
+) -> tuple[dict[AuthorizationId, Claimed], list[list[_Part]], dict[AuthorizationId, CaseAdded], int]:
+    """The claims after this batch, what each has due on each line, cases, and what no share covers."""
+    parts: list[list[_Part]] = [[] for _ in batch.lines]
+    raised: dict[AuthorizationId, Claimed] = {}
+    cases: dict[AuthorizationId, CaseAdded] = {}
+    in_batch: dict[RegisterKey, list[Claimed]] = {}
+    missing_micros = 0
+    for claim in batch.claims:
+        authorization_id = claim.authorization_id
+        stored = view.claimed.get(authorization_id)
+        before_net, before_tax = (stored.net_micros, stored.tax_micros) if stored is not None else (0, 0)
+        case: tuple[CaseKind, AuthorizationId, int] | None = None
+        overlap = _overlap(view, in_batch, claim)
+        aside = overlap is not None or (stored is not None and stored.aside)
+        due = max(0, claim.net_micros - before_net) + max(0, claim.tax_micros - before_tax)
+
+        if stored is not None and (stored.register != claim.register or stored.register_from != claim.register_from):
+            # Another register or start under a known authorization: what it is about cannot be said, so nothing is due.
+            due, case = 0, (CaseKind.REGISTER_DIFFERS, AuthorizationId(b""), 0)
+            after = stored
+        elif stored is not None and _went_down(stored, claim, batch):
+            due, case = 0, (CaseKind.WENT_DOWN, AuthorizationId(b""), 0)
+            after = stored
+        else:
+            shared = sum(share.net_micros + share.tax_micros for share in claim.shares)
+            if due > shared:
+                case = (CaseKind.SHARES_MISSING, AuthorizationId(b""), due - shared)
+                missing_micros += due - shared
+            skip = max(0, shared - due)
+            for share in claim.shares:
+                # The front of the shares was billed before.
+                gross = share.net_micros + share.tax_micros
+                done = min(skip, gross)
+                skip -= done
+                done_net, done_tax = cut(share.net_micros, share.tax_micros, done)
+                net, tax = share.net_micros - done_net, share.tax_micros - done_tax
+                if net + tax:
+                    parts[share.line].append(_Part(claim, net, tax, aside))
+            after = _raise(stored, claim, batch, aside=aside)
+            if overlap is not None and due:
+                case = (CaseKind.OVERLAP, overlap, max(0, due - shared))
+        if after is not stored:
+            raised[authorization_id] = after
+        in_batch.setdefault(claim.register, []).append(after)
+        if case is not None:
+            kind, other, missing = case
+            cases[authorization_id] = CaseAdded(
+                case_id=None,
+                kind=kind,
+                device_id=claim.register.device_id,
+                authorization_id=authorization_id,
+                other_authorization_id=other,
+                asides=(),
+                missing_micros=missing,
+            )
+    return raised, parts, cases, missing_micros
+
+
+def _overlap(view: View, in_batch: dict[RegisterKey, list[Claimed]], claim: Claim) -> AuthorizationId | None:
+    """Another authorization that has claimed a part of this interval; an interval without width overlaps nothing."""
+    if claim.register_from >= claim.register_to:
+        return None
+    stored = view.overlaps.get(claim.authorization_id)
+    if stored is not None:
+        return stored
+    for other in in_batch.get(claim.register, ()):
+        if other.authorization_id == claim.authorization_id or other.register_from >= other.register_to:
+            continue
+        if other.register_from < claim.register_to and claim.register_from < other.register_to:
+            return other.authorization_id
+    return None
+
+
+def _went_down(stored: Claimed, claim: Claim, batch: ReceivedBatch) -> bool:
+    """A later batch of the same chain says less. (Another chain may know less: it is only late.)"""
+    if (stored.gateway_id, stored.incarnation) != (batch.gateway_id, batch.incarnation):
+        return False
+    return (
+        claim.net_micros < stored.net_micros
+        or claim.tax_micros < stored.tax_micros
+        or claim.register_to < stored.register_to
+    )
+
+
+def _raise(stored: Claimed | None, claim: Claim, batch: ReceivedBatch, *, aside: bool) -> Claimed:
+    after = Claimed(
+        authorization_id=claim.authorization_id,
+        register=claim.register,
+        register_from=claim.register_from,
+        register_to=max(stored.register_to, claim.register_to) if stored is not None else claim.register_to,
+        net_micros=max(stored.net_micros, claim.net_micros) if stored is not None else claim.net_micros,
+        tax_micros=max(stored.tax_micros, claim.tax_micros) if stored is not None else claim.tax_micros,
+        final=claim.final or (stored is not None and stored.final),
+        aside=aside,
+        gateway_id=batch.gateway_id,
+        incarnation=batch.incarnation,
+        sequence=batch.sequence,
+    )
+    if stored is not None:
+        same = replace(after, gateway_id=stored.gateway_id, incarnation=stored.incarnation, sequence=stored.sequence)
+        if same == stored:
+            return stored  # a replay in another chain raises nothing: whose claim it was stays
+    return after
+
+
+def _fault(view: View, batch: ReceivedBatch, line: Line, quota: Quota | None) -> str:
+    """Why the ledger cannot understand a well-formed line; empty when it can."""
+    if line.account_id and AccountId(line.account_id) not in view.payers:
+        return "its account is unknown"
+    if line.quota_id is not None:
+        if quota is None:
+            return "its quota is unknown"
+        if quota.gateway_id != batch.gateway_id:
+            return "its quota belongs to another gateway"
+        if quota.account_id != line.account_id:
+            return "its quota belongs to another account"
+    return ""
+
+
+def _stop_and_close(view: View, batch: ReceivedBatch, book: Book) -> list[Event]:
+    """Void what a stopped quota no longer holds, and the rest of a closed one."""
+    events = []
+
+    def mine(quota: Quota | None) -> Quota | None:
+        # Only the chain of the incarnation it was granted to can end a quota (DESIGN 5.5).
+        if quota is None or (quota.gateway_id, quota.incarnation) != (batch.gateway_id, batch.incarnation):
+            return None
+        return quota if book.status(quota) is not QuotaStatus.CLOSED else None
+
+    for quota_id, still_held in batch.stopped:
+        if (quota := mine(view.quotas.get(quota_id))) is not None:
+            book.void(quota, max(0, book.held(quota) - still_held), Cause.ABOVE_HELD)
+            book.set_status(quota, QuotaStatus.STOPPED)
+    for quota_id in batch.closed:
+        if (quota := mine(view.quotas.get(quota_id))) is not None:
+            book.void(quota, book.held(quota), Cause.CLOSED)
+            book.set_status(quota, QuotaStatus.CLOSED)
+            value = events_pb2.QuotaChanged(
+                operator_id=view.operator_id,
+                quota_id=quota.quota_id,
+                gateway_id=quota.gateway_id,
+                account_id=quota.account_id,
+                amount_micros=quota.amount_micros,
+            )
+            events.append(Event(kind="quota.closed", key=quota.account_id, value=value.SerializeToString()))
+    return events
+
+
+def _with_asides(
+    view: View,
+    cases: dict[AuthorizationId, CaseAdded],
+    asides: dict[AuthorizationId, list[Aside]],
+    raised: dict[AuthorizationId, Claimed],
+) -> list[CaseAdded]:
+    """Give each case what was set aside for it; what follows of an authorization goes to its open case, or a new one."""
+    out = []
+    for authorization_id, case in cases.items():
+        mine = tuple(asides.pop(authorization_id, ())) if case.kind is CaseKind.OVERLAP else ()
+        open_case = view.open_cases.get(authorization_id) if case.kind is CaseKind.OVERLAP else None
+        if case.kind is not CaseKind.OVERLAP or mine:
+            out.append(replace(case, asides=mine, case_id=open_case))
+    for authorization_id, more in asides.items():
+        out.append(
+            CaseAdded(
+                case_id=view.open_cases.get(authorization_id),
+                kind=CaseKind.OVERLAP,
+                device_id=raised[authorization_id].register.device_id,
+                authorization_id=authorization_id,
+                other_authorization_id=view.overlaps.get(authorization_id, AuthorizationId(b"")),
+                asides=tuple(more),
+            )
+        )
+    return out
+
+
+def _case_events(view: View, gateway_id: GatewayId, cases: Sequence[CaseAdded]) -> list[Event]:
+    return [
+        Event(
+            kind="case.opened",
+            key=case.device_id or gateway_id,
+            value=events_pb2.CaseOpened(
+                operator_id=view.operator_id,
+                device_id=case.device_id,
+                authorization_id=case.authorization_id,
+                other_authorization_id=case.other_authorization_id,
+                aside_micros=case.aside_micros,
+            ).SerializeToString(),
+            case=index,
+        )
+        for index, case in enumerate(cases)
+        if case.case_id is None
+    ]
+
+
+def _next(chain: Chain | None, batch: ReceivedBatch, *, proven: bool) -> Chain:
+    assert chain is not None
+    gapless = proven and chain.proven_sequence == chain.sequence
+    return replace(
+        chain,
+        sequence=batch.sequence,
+        head_hash=batch.batch_hash,
+        proven_sequence=batch.sequence if gapless else chain.proven_sequence,
+    )
+
+
+def _posted(batch: ReceivedBatch, added: BatchAdded) -> bytes:
+    return events_pb2.BatchPosted(
+        operator_id=batch.operator_id,
+        site_id=batch.site_id,
+        gateway_id=batch.gateway_id,
+        incarnation=batch.incarnation,
+        sequence=batch.sequence,
+        lines=added.lines,
+        claims=added.claims,
+        net_micros=added.net_micros,
+        tax_micros=added.tax_micros,
+        aside_micros=added.aside_micros,
+        beyond_micros=added.beyond_micros,
+        granted_online=batch.granted_online,
+        granted_offline=batch.granted_offline,
+    ).SerializeToString()

@@ -1,0 +1,177 @@
+"""A working copy of a view: each transfer is recorded and felt at once, so that the next decision sees it."""
+
+from collections.abc import Iterable
+
+from farthing.ids import AccountId, GatewayId, QuotaId
+from farthing.money import MAX_AMOUNT_MICROS
+from farthing_cloud.ledger.core import paths
+from farthing_cloud.ledger.core.posting import Cause, QuotaAfter, Transfer, TransferKind
+from farthing_cloud.ledger.core.rows import Balances, Quota, QuotaStatus, View
+
+_DEBITS_PENDING, _DEBITS, _CREDITS_PENDING, _CREDITS = range(4)
+_ZERO = Balances()
+
+
+class Book:
+    """Mutable only inside one decision; what leaves it is immutable."""
+
+    def __init__(self, view: View) -> None:
+        self._view = view
+        self._changes: dict[str, list[int]] = {}
+        self._transfers: list[Transfer] = []
+        self._posted: dict[QuotaId, int] = {}
+        self._voided: dict[QuotaId, int] = {}
+        self._status: dict[QuotaId, QuotaStatus] = {}
+        self._touched: dict[str, None] = {}  # accounts, in the order of first touch
+
+    # ---- what stands now, micros
+
+    def _balance(self, path: str, of: int) -> int:
+        stored = self._view.balances.get(path, _ZERO)
+        before = (stored.debits_pending, stored.debits_posted, stored.credits_pending, stored.credits_posted)[of]
+        change = self._changes.get(path)
+        return before + (change[of] if change else 0)
+
+    def available(self, account_id: str) -> int:
+        """Funds + credit limit − posted − held; 0 for no account, and below 0 only after an outside event."""
+        payer = self._view.payers.get(AccountId(account_id))
+        if payer is None:
+            return 0
+        path = paths.payer(account_id)
+        funds = self._balance(path, _CREDITS) + payer.credit_limit_micros
+        return funds - self._balance(path, _DEBITS) - self._balance(path, _DEBITS_PENDING)
+
+    def debt(self, account_id: str) -> int:
+        """What the account owes."""
+        path = paths.debt(account_id)
+        return self._balance(path, _DEBITS) - self._balance(path, _CREDITS)
+
+    def debt_room(self, account_id: str) -> int:
+        """How much more it may owe."""
+        payer = self._view.payers.get(AccountId(account_id))
+        return max(0, payer.debt_limit_micros - self.debt(account_id)) if payer else 0
+
+    def open_with(self, gateway_id: GatewayId) -> int:
+        """The sum of the gateway's open quotas."""
+        return self._balance(paths.quota(gateway_id), _CREDITS_PENDING)
+
+    def held(self, quota: Quota) -> int:
+        """What is still held for a quota."""
+        return quota.held_micros - self._posted.get(quota.quota_id, 0) - self._voided.get(quota.quota_id, 0)
+
+    # ---- what is decided
+
+    def _change(self, path: str, of: int, by: int) -> None:
+        change = self._changes.get(path)
+        if change is None:
+            change = self._changes[path] = [0, 0, 0, 0]
+        change[of] += by
+
+    def post(
+        self,
+        debit: str,
+        credit: str,
+        amount_micros: int,
+        cause: Cause,
+        *,
+        quota: Quota | None = None,
+        line: int | None = None,
+        authorization_id: bytes | None = None,
+    ) -> None:
+        """Move money; with a quota, end that part of its hold. Nothing is written for 0."""
+        if amount_micros == 0:
+            return
+        assert 0 < amount_micros <= MAX_AMOUNT_MICROS
+        assert debit != credit
+        self._change(debit, _DEBITS, amount_micros)
+        self._change(credit, _CREDITS, amount_micros)
+        if quota is not None:
+            assert amount_micros <= self.held(quota)
+            self._pend(quota, -amount_micros)
+            self._posted[quota.quota_id] = self._posted.get(quota.quota_id, 0) + amount_micros
+        self._transfers.append(
+            Transfer(
+                TransferKind.POST,
+                debit,
+                credit,
+                amount_micros,
+                quota.quota_id if quota is not None else None,
+                cause,
+                line,
+                authorization_id,
+            )
+        )
+
+    def hold(self, quota: Quota) -> None:
+        """Hold a new quota's amount."""
+        self._pend(quota, quota.amount_micros)
+        self._pending(TransferKind.HOLD, quota, quota.amount_micros, Cause.GRANT, None)
+
+    def void(self, quota: Quota, amount_micros: int, cause: Cause, *, line: int | None = None) -> None:
+        """Give a part of a hold back. Nothing is written for 0."""
+        if amount_micros == 0:
+            return
+        assert 0 < amount_micros <= self.held(quota)
+        self._pend(quota, -amount_micros)
+        self._voided[quota.quota_id] = self._voided.get(quota.quota_id, 0) + amount_micros
+        self._pending(TransferKind.VOID, quota, amount_micros, cause, line)
+        self._touched.setdefault(quota.account_id)
+
+    def _pend(self, quota: Quota, amount_micros: int) -> None:
+        self._change(paths.payer(quota.account_id), _DEBITS_PENDING, amount_micros)
+        self._change(paths.quota(quota.gateway_id), _CREDITS_PENDING, amount_micros)
+
+    def _pending(self, kind: TransferKind, quota: Quota, amount_micros: int, cause: Cause, line: int | None) -> None:
+        debit, credit = paths.payer(quota.account_id), paths.quota(quota.gateway_id)
+        self._transfers.append(Transfer(kind, debit, credit, amount_micros, quota.quota_id, cause, line, None))
+
+    def set_status(self, quota: Quota, status: QuotaStatus) -> None:
+        """Stop, recall or close a quota."""
+        self._status[quota.quota_id] = status
+
+    def status(self, quota: Quota) -> QuotaStatus:
+        """The status now."""
+        return self._status.get(quota.quota_id, quota.status)
+
+    def touch(self, account_id: str) -> None:
+        """Note that money of this account may have become free."""
+        if account_id:
+            self._touched.setdefault(account_id)
+
+    def pay_debts(self) -> None:
+        """Debt means available is 0: whatever frees money pays it at once."""
+        for account_id in self._touched:
+            amount = min(self.available(account_id), self.debt(account_id))
+            if amount > 0:
+                self.post(paths.payer(account_id), paths.debt(account_id), amount, Cause.DEBT)
+
+    # ---- what leaves
+
+    def transfers(self) -> tuple[Transfer, ...]:
+        """In the order decided."""
+        return tuple(self._transfers)
+
+    def changes(self) -> dict[str, Balances]:
+        """What each touched path gains."""
+        return {
+            path: Balances(
+                debits_pending=change[_DEBITS_PENDING],
+                debits_posted=change[_DEBITS],
+                credits_pending=change[_CREDITS_PENDING],
+                credits_posted=change[_CREDITS],
+            )
+            for path, change in self._changes.items()
+        }
+
+    def quotas(self, known: Iterable[Quota]) -> tuple[QuotaAfter, ...]:
+        """The touched ones of ``known``, after."""
+        return tuple(
+            QuotaAfter(
+                quota_id=quota.quota_id,
+                posted_micros=quota.posted_micros + self._posted.get(quota.quota_id, 0),
+                voided_micros=quota.voided_micros + self._voided.get(quota.quota_id, 0),
+                status=self.status(quota),
+            )
+            for quota in known
+            if quota.quota_id in self._posted or quota.quota_id in self._voided or quota.quota_id in self._status
+        )

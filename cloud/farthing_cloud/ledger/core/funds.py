@@ -1,0 +1,152 @@
+"""Gateways and accounts come to be, and accounts get money; what an account owes is paid first."""
+
+from dataclasses import dataclass, replace
+
+from farthing.clock import Instant
+from farthing.ids import AccountId, OperatorId
+from farthing.money import Currency
+from farthing.v1 import events_pb2
+from farthing_cloud.ledger.core import paths
+from farthing_cloud.ledger.core.book import Book
+from farthing_cloud.ledger.core.directives import account_record, link, welcome
+from farthing_cloud.ledger.core.posting import Cause, DirectiveRow, Event, Posting
+from farthing_cloud.ledger.core.rows import Balances, Gateway, Payer, Payment, Touch, View
+
+
+class LedgerRefusal(ValueError):
+    """A request that the ledger does not carry out; nothing was changed. The sentence is for the caller."""
+
+
+class UnknownName(LedgerRefusal):
+    """Names an operator, account, gateway, quota or case that is not there."""
+
+
+class OtherContent(LedgerRefusal):
+    """The same id as before with other content."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Funding:
+    """Money that arrived for an account; ``payment_id`` makes it count once."""
+
+    operator_id: OperatorId
+    account_id: AccountId
+    currency: Currency
+    amount_micros: int
+    payment_id: str
+    #: Ledger account it stands on, e.g. "bank/main".
+    source: str
+
+    def touch(self) -> Touch:
+        """The rows it looks at."""
+        return Touch(
+            operator_id=self.operator_id,
+            currency=self.currency,
+            account_ids=(self.account_id,),
+            payment_id=self.payment_id,
+        )
+
+
+def fund(view: View, funding: Funding, *, now: Instant) -> Posting | None:
+    """Credit an account; None when this payment was posted before."""
+    if AccountId(funding.account_id) not in view.payers:
+        raise UnknownName(f"no account {funding.account_id} in {funding.currency}")
+    if view.payment is not None:
+        before = view.payment
+        if (before.account_id, before.amount_micros, before.source) != (
+            funding.account_id,
+            funding.amount_micros,
+            funding.source,
+        ):
+            raise OtherContent(f"payment {funding.payment_id} was posted before with another account, amount or source")
+        return None
+    if funding.amount_micros <= 0:
+        raise LedgerRefusal("a funding is more than 0")
+    if funding.source.partition("/")[0] not in ("bank", "psp"):
+        raise LedgerRefusal('money arrives on "bank/..." or "psp/..."')
+    book = Book(view)
+    book.post(funding.source, paths.payer(funding.account_id), funding.amount_micros, Cause.FUND)
+    book.touch(funding.account_id)
+    book.pay_debts()
+    value = events_pb2.AccountFunded(
+        operator_id=funding.operator_id,
+        account_id=funding.account_id,
+        payment_id=funding.payment_id,
+        amount_micros=funding.amount_micros,
+    )
+    return Posting(
+        kind="fund",
+        operator_id=view.operator_id,
+        currency=view.currency,
+        posted_at=now,
+        business_at=now,
+        transfers=book.transfers(),
+        changes=book.changes(),
+        events=(Event(kind="account.funded", key=funding.account_id, value=value.SerializeToString()),),
+        payment=Payment(
+            payment_id=funding.payment_id,
+            account_id=funding.account_id,
+            amount_micros=funding.amount_micros,
+            source=funding.source,
+        ),
+    )
+
+
+def put_account(view: View, payer: Payer, *, told: tuple[Gateway, ...], now: Instant) -> Posting | None:
+    """Create an account or change its terms; None when nothing changes. ``told``: gateways that know it."""
+    if view.payers.get(payer.account_id) == payer:
+        return None
+    gateways: list[Gateway] = []
+    directives: list[DirectiveRow] = []
+    before = view.payers.get(payer.account_id)
+    if before is not None and (before.status, before.preload_micros) != (payer.status, payer.preload_micros):
+        for gateway in told:
+            after, row = link(gateway, account_record(payer, view.currency), dated_at=now)
+            gateways.append(after)
+            directives.append(row)
+    return Posting(
+        kind="account",
+        operator_id=view.operator_id,
+        currency=view.currency,
+        posted_at=now,
+        business_at=now,
+        payers=(payer,),
+        changes={paths.payer(payer.account_id): Balances(), paths.debt(payer.account_id): Balances()},
+        gateways=tuple(gateways),
+        directives=tuple(directives),
+    )
+
+
+def put_gateway(view: View, gateway: Gateway, *, receipt_keys: list[bytes], now: Instant) -> Posting | None:
+    """Create a gateway with its first incarnation, or change its exposure and keys; None when nothing changes."""
+    before = view.gateways.get(gateway.gateway_id)
+    directives: tuple[DirectiveRow, ...] = ()
+    if before is None:
+        gateway, row = link(gateway, welcome(gateway, receipt_keys, []), dated_at=now)
+        directives = (row,)
+    else:
+        if (before.operator_id, before.site_id, before.currency) != (
+            gateway.operator_id,
+            gateway.site_id,
+            gateway.currency,
+        ):
+            raise OtherContent(f"gateway {gateway.gateway_id} belongs to another operator, site or currency")
+        gateway = replace(
+            before,
+            exposure_micros=gateway.exposure_micros,
+            batch_key=gateway.batch_key,
+            grant_key=gateway.grant_key,
+            time_zone=gateway.time_zone,
+        )
+        if gateway == before:
+            return None
+    return Posting(
+        kind="gateway",
+        operator_id=view.operator_id,
+        currency=view.currency,
+        posted_at=now,
+        business_at=now,
+        changes={paths.quota(gateway.gateway_id): Balances()},
+        gateways=(gateway,),
+        directives=directives,
+    )

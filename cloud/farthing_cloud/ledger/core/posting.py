@@ -1,0 +1,242 @@
+"""What a decision writes: an immutable posting, stored whole or not at all.
+
+Rule: a store adds nothing of its own but ids, times of commit and the audit link.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from farthing.clock import Instant
+from farthing.ids import AccountId, AuthorizationId, GatewayId, OperatorId, QuotaId, SiteId
+from farthing.money import Currency
+from farthing_cloud.ledger.core.rows import (
+    Aside,
+    Balances,
+    CaseKind,
+    CaseStatus,
+    Chain,
+    Claimed,
+    Gateway,
+    Payer,
+    Payment,
+    Quota,
+    QuotaRequested,
+)
+
+
+class TransferKind(StrEnum):
+    """``post`` moves money (and ends that part of a hold when it names a quota), ``hold`` and ``void`` move pendings."""
+
+    POST = "post"
+    HOLD = "hold"
+    VOID = "void"
+
+
+class Cause(StrEnum):
+    """Why a transfer was made."""
+
+    FUND = "fund"
+    GRANT = "grant"
+    USE = "use"  # from its hold
+    OVERRUN = "overrun"
+    LATE = "late"
+    FLOOR = "floor"
+    SECOND_CLAIM = "second-claim"
+    EXPOSURE = "exposure"
+    ABOVE_HELD = "above-held"
+    CLOSED = "closed"
+    DEBT = "debt"
+    REVERSED = "reversed"
+    CARRIED = "carried"
+    SPLIT = "split"
+
+
+@dataclass(frozen=True, slots=True)
+class Transfer:
+    """One amount from one ledger account to another; ``line`` is the batch's line it stands for.
+
+    (Positional: a batch makes thousands.)
+    """
+
+    kind: TransferKind
+    debit: str
+    credit: str
+    amount_micros: int
+    quota_id: QuotaId | None
+    cause: Cause
+    line: int | None
+    authorization_id: bytes | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuotaAfter:
+    """A quota after the posting."""
+
+    quota_id: QuotaId
+    posted_micros: int
+    voided_micros: int
+    status: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CaseAdded:
+    """A case to open, or (``case_id`` set) more to set aside in an open one."""
+
+    case_id: int | None
+    kind: CaseKind
+    device_id: str
+    authorization_id: bytes
+    other_authorization_id: bytes
+    asides: tuple[Aside, ...]
+    #: What has no line to stand on (``SHARES_MISSING``).
+    missing_micros: int = 0
+
+    @property
+    def aside_micros(self) -> int:
+        """What this adds to suspense."""
+        return sum(aside.gross_micros for aside in self.asides)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CaseDecided:
+    """The end of a case."""
+
+    case_id: int
+    status: CaseStatus
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """A row of the outbox; ``value`` is the message of events.proto that ``kind`` names.
+
+    ``value_by_case``: the value carries an id the store gives (``case.opened``): index into ``Posting.cases``.
+    """
+
+    kind: str
+    key: str
+    value: bytes
+    traceparent: str = ""
+    case: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DirectiveRow:
+    """The next link of a gateway's chain, not signed yet."""
+
+    gateway_id: GatewayId
+    version: int
+    previous_hash: bytes
+    body: bytes
+    body_hash: bytes
+    #: Names the wish of another service; empty when the ledger caused it itself.
+    idempotency_key: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parked:
+    """A line that could not be understood, and how much of it is due."""
+
+    line: int
+    reason: str
+    net_micros: int
+    tax_micros: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchAdded:
+    """The identity of a batch for ever, and the figures ``verify`` holds against the transfers; micros."""
+
+    gateway_id: GatewayId
+    site_id: SiteId
+    incarnation: int
+    sequence: int
+    batch_hash: bytes
+    previous_hash: bytes
+    batch: bytes
+    signature: bytes
+    key_id: bytes
+    start_id: bytes
+    first_position: int
+    last_position: int
+    directive_version: int
+    sealed_at: Instant
+    merkle_root: bytes
+    leaf_count: int
+    lines: int
+    claims: int
+    #: Due in this batch: posted + set aside + parked (with what shares do not cover).
+    due_micros: int
+    #: Net and tax that were posted (from whatever account).
+    net_micros: int
+    tax_micros: int
+    aside_micros: int
+    parked_micros: int
+    beyond_micros: int
+    #: A batch without leaves has nothing left to prove.
+    proven: bool
+    parked: tuple[Parked, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchProven:
+    """The detail of a posted batch was verified."""
+
+    gateway_id: GatewayId
+    incarnation: int
+    sequence: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchReleased:
+    """A released case posted ``net_micros`` to clearing that a batch had claimed."""
+
+    gateway_id: GatewayId
+    incarnation: int
+    sequence: int
+    net_micros: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WindowClosed:
+    """The window that ends with this posting; ``answer`` is what closing it again gives."""
+
+    window: str
+    next_window: str
+    answer: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Posting:
+    """Everything one decision writes, in order."""
+
+    kind: str
+    operator_id: OperatorId
+    currency: Currency
+    posted_at: Instant
+    business_at: Instant
+    transfers: tuple[Transfer, ...] = ()
+    #: What each touched path gains in each of its four balances.
+    changes: Mapping[str, Balances] = field(default_factory=dict)
+    payers: tuple[Payer, ...] = ()
+    gateways: tuple[Gateway, ...] = ()
+    chain: tuple[GatewayId, Chain] | None = None
+    quotas_granted: tuple[Quota, ...] = ()
+    quotas: tuple[QuotaAfter, ...] = ()
+    claims: tuple[Claimed, ...] = ()
+    cases: tuple[CaseAdded, ...] = ()
+    case_decided: CaseDecided | None = None
+    directives: tuple[DirectiveRow, ...] = ()
+    events: tuple[Event, ...] = ()
+    batch: BatchAdded | None = None
+    proven: BatchProven | None = None
+    released: tuple[BatchReleased, ...] = ()
+    quota_request: tuple[GatewayId, int, QuotaRequested] | None = None
+    payment: Payment | None = None
+    window_closed: WindowClosed | None = None
+    #: (gateway, account) pairs: the gateway was told of the account.
+    told: tuple[tuple[GatewayId, AccountId], ...] = ()
+
+    def authorizations(self) -> tuple[AuthorizationId, ...]:
+        """Those whose claim this raises."""
+        return tuple(claim.authorization_id for claim in self.claims)

@@ -1,0 +1,237 @@
+"""A batch as it was received, parsed once: what cannot be a batch at all raises, a line that makes no sense is parked.
+
+A refused batch would stop its gateway's chain for ever, so only what no correct program can send is refused here.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from typing import Final
+
+from google.protobuf.message import DecodeError
+
+from farthing.clock import Instant
+from farthing.ids import (
+    AUTHORIZATION_ID_SIZE,
+    START_ID_SIZE,
+    AuthorizationId,
+    GatewayId,
+    IdError,
+    OperatorId,
+    QuotaId,
+    SiteId,
+    parse_bytes,
+    parse_id,
+)
+from farthing.money import MAX_AMOUNT_MICROS, MAX_TAX_RATE_PPM
+from farthing.v1 import batch_pb2
+from farthing_cloud.ledger.core.rows import RegisterKey
+
+#: A gateway seals after hundreds of records; forty times that is a mistake, and 4 MiB is gRPC's own limit of a message.
+MAX_LINES: Final = 20_000
+MAX_CLAIMS: Final = 20_000
+#: An authorization adds to few lines in one batch: quarters × quotas. A week of quarters from several quotas.
+MAX_SHARES: Final = 4_096
+MAX_BATCH_SIZE: Final = 4 * 1024 * 1024
+HASH_SIZE: Final = 32
+
+
+class BatchError(ValueError):
+    """Bytes that are no batch; the sentence names the field."""
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line; ``fault`` is why it cannot be understood, empty when it can. (Positional: a batch holds thousands.)"""
+
+    account_id: str
+    #: The quota that paid, else None.
+    quota_id: QuotaId | None
+    #: "quota", "floor" or "overrun".
+    funding: str
+    rate_ppm: int
+    net_micros: int
+    tax_micros: int
+    fault: str
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What one claim adds to one line, micros."""
+
+    line: int
+    net_micros: int
+    tax_micros: int
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What one authorization bills so far, and what this batch adds."""
+
+    authorization_id: AuthorizationId
+    register: RegisterKey
+    register_from: int
+    register_to: int
+    net_micros: int
+    tax_micros: int
+    final: bool
+    shares: tuple[Share, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReceivedBatch:
+    """A batch and the bytes it was parsed from; ``batch_hash`` is its identity."""
+
+    operator_id: OperatorId
+    site_id: SiteId
+    gateway_id: GatewayId
+    incarnation: int
+    start_id: bytes
+    sequence: int
+    previous_hash: bytes
+    first_position: int
+    last_position: int
+    directive_version: int
+    sealed_at: Instant
+    merkle_root: bytes
+    leaf_count: int
+    lines: tuple[Line, ...]
+    claims: tuple[Claim, ...]
+    stopped: tuple[tuple[QuotaId, int], ...]
+    closed: tuple[QuotaId, ...]
+    granted_online: int
+    granted_offline: int
+    batch_hash: bytes
+    batch: bytes
+    signature: bytes
+    key_id: bytes
+
+
+def receive(batch: bytes, *, signature: bytes, key_id: bytes, currency: str) -> ReceivedBatch:
+    """Parse the bytes of a batch whose signature was verified; ``currency`` is its gateway's.
+
+    Raises ``BatchError``: not a batch, an id or size out of bounds, a share of a line that is not there.
+    """
+    if len(batch) > MAX_BATCH_SIZE:
+        raise BatchError(f"a batch is at most {MAX_BATCH_SIZE} bytes")
+    try:
+        message = batch_pb2.Batch.FromString(batch)
+    except DecodeError as err:
+        raise BatchError("not a batch") from err
+    if len(message.lines) > MAX_LINES or len(message.claims) > MAX_CLAIMS:
+        raise BatchError(f"more than {MAX_LINES} lines or {MAX_CLAIMS} claims")
+    if message.sequence < 1 or message.incarnation < 1:
+        raise BatchError("sequence and incarnation count from 1")
+    try:
+        claims = tuple(_claim(claim, len(message.lines)) for claim in message.claims)
+        head = ReceivedBatch(
+            operator_id=OperatorId(parse_id(message.operator_id)),
+            site_id=SiteId(parse_id(message.site_id)),
+            gateway_id=GatewayId(parse_id(message.gateway_id)),
+            incarnation=message.incarnation,
+            start_id=parse_bytes(message.start_id, START_ID_SIZE),
+            sequence=message.sequence,
+            previous_hash=parse_bytes(message.previous_hash, HASH_SIZE),
+            first_position=message.first_position,
+            last_position=message.last_position,
+            directive_version=message.directive_version,
+            sealed_at=Instant(message.sealed_at_us),
+            merkle_root=parse_bytes(message.merkle_root, HASH_SIZE),
+            leaf_count=message.leaf_count,
+            lines=_lines(message, claims, currency),
+            claims=claims,
+            stopped=tuple((QuotaId(parse_id(s.quota_id)), _amount(s.still_held_micros)) for s in message.stopped),
+            closed=tuple(QuotaId(parse_id(quota_id)) for quota_id in message.closed_quota_ids),
+            granted_online=message.statistics.granted_online,
+            granted_offline=message.statistics.granted_offline,
+            batch_hash=hashlib.sha256(batch).digest(),
+            batch=batch,
+            signature=signature,
+            key_id=key_id,
+        )
+    except IdError as err:
+        raise BatchError(str(err)) from err
+    if len({claim.authorization_id for claim in claims}) != len(claims):
+        raise BatchError("two claims of one authorization")
+    if any(position >= 2**63 for position in (head.last_position, head.incarnation, head.sequence)):
+        raise BatchError("a position, incarnation or sequence above 2^63 - 1")
+    return head
+
+
+def _amount(micros: int) -> int:
+    if not 0 <= micros <= MAX_AMOUNT_MICROS:
+        raise BatchError(f"amount out of range: {micros}")
+    return micros
+
+
+def _claim(message: batch_pb2.Claim, lines: int) -> Claim:
+    if len(message.shares) > MAX_SHARES:
+        raise BatchError(f"more than {MAX_SHARES} shares of one claim")
+    if message.register_to < message.register_from:
+        raise BatchError("a claim whose register went back")
+    shares = []
+    for share in message.shares:
+        if share.line >= lines:
+            raise BatchError(f"a share of line {share.line}, which is not there")
+        shares.append(Share(share.line, _amount(share.net_micros), _amount(share.tax_micros)))
+    return Claim(
+        AuthorizationId(parse_bytes(message.authorization_id, AUTHORIZATION_ID_SIZE)),
+        RegisterKey(
+            device_id=parse_id(message.device_id),
+            register_id=parse_id(message.register_id),
+            register_epoch=message.register_epoch,
+        ),
+        message.register_from,
+        message.register_to,
+        _amount(message.net_micros),
+        _amount(message.tax_micros),
+        message.final,
+        tuple(shares),
+    )
+
+
+_CLASSES: Final = frozenset(batch_pb2.EvidenceClass.values()) - {batch_pb2.EVIDENCE_CLASS_UNSPECIFIED}
+
+
+def _lines(message: batch_pb2.Batch, claims: tuple[Claim, ...], currency: str) -> tuple[Line, ...]:
+    sums = [[0, 0] for _ in message.lines]
+    for claim in claims:
+        for share in claim.shares:
+            entry = sums[share.line]
+            entry[0] += share.net_micros
+            entry[1] += share.tax_micros
+    lines = []
+    for line, (net, tax) in zip(message.lines, sums, strict=True):
+        funding = line.WhichOneof("funding")
+        fault = ""
+        if line.net_micros != net or line.tax_micros != tax:
+            fault = "its shares do not add up to it"
+        elif line.currency != currency:
+            fault = f"its currency is not {currency}"
+        elif not 0 <= line.tax_rate_ppm <= MAX_TAX_RATE_PPM:
+            fault = "its tax rate is above 100 %"
+        elif line.evidence_class not in _CLASSES:
+            fault = "its evidence class is unknown"
+        elif funding is None or (funding != "quota_id" and not getattr(line, funding)):
+            fault = "it does not say what paid it"
+        elif not line.account_id and funding == "quota_id":
+            fault = "a quota, but no account"
+        quota_id = None
+        try:
+            if line.account_id:
+                parse_id(line.account_id)
+            if funding == "quota_id":
+                quota_id = QuotaId(parse_id(line.quota_id))
+        except IdError:
+            fault = fault or "its account or quota is no id"
+        lines.append(
+            Line(
+                line.account_id if not fault else "",
+                quota_id,
+                "quota" if funding == "quota_id" else (funding or ""),
+                line.tax_rate_ppm,
+                net,
+                tax,
+                fault,
+            )
+        )
+    return tuple(lines)
