@@ -58,3 +58,130 @@ def caller(context: Any) -> Caller:
         return current
     peer: Mapping[str, Sequence[bytes]] = context.auth_context()
     return parse_uris([uri.decode("utf-8", "replace") for uri in peer.get("peer_uri", ())])
+
+
+# --- the table --------------------------------------------------------------------------------------------------------
+
+_GATEWAYS = "spiffe://farthing/gateway/*"
+_PERSONS = "spiffe://farthing/person/*"
+_SERVICES = "spiffe://farthing/service/*"
+_REGISTRY = "spiffe://farthing/service/registry"
+_VAULT = "spiffe://farthing/service/vault"
+_FRAUD = "spiffe://farthing/service/fraud"
+_SETTLEMENT = "spiffe://farthing/service/settlement"
+
+_HEALTH = "/grpc.health.v1.Health/"
+_REFLECTION = "/grpc.reflection.v1alpha.ServerReflection/"
+_DOOR = "/farthing.v1.GatewaySync/"
+_R = "/farthing.v1.Registry/"
+_L = "/farthing.v1.Ledger/"
+_V = "/farthing.v1.Vault/"
+_F = "/farthing.v1.Fraud/"
+_S = "/farthing.v1.Settlement/"
+
+#: Method → SAN URIs that may call it; "*" at the end stands for any id.
+DEFAULT_CALLERS: Mapping[str, tuple[str, ...]] = {
+    # The door.
+    _DOOR + "Hello": (_GATEWAYS,),
+    _DOOR + "PushBatches": (_GATEWAYS,),
+    _DOOR + "FollowDirectives": (_GATEWAYS,),
+    _DOOR + "RequestQuota": (_GATEWAYS,),
+    _DOOR + "UploadEvidence": (_GATEWAYS,),
+    # Health on both listeners, reflection inside only.
+    _HEALTH + "Check": (_GATEWAYS, _PERSONS, _SERVICES),
+    _HEALTH + "List": (_PERSONS, _SERVICES),
+    _HEALTH + "Watch": (_GATEWAYS, _PERSONS, _SERVICES),
+    _REFLECTION + "ServerReflectionInfo": (_PERSONS,),
+    # Registry.
+    _R + "PutOperator": (_PERSONS,),
+    _R + "PutSite": (_PERSONS,),
+    _R + "PutGateway": (_PERSONS,),
+    _R + "PutTariff": (_PERSONS,),
+    _R + "PutDevice": (_PERSONS,),
+    # Fraud may block a device; the servicer refuses it every other status.
+    _R + "SetDeviceStatus": (_PERSONS, _FRAUD),
+    _R + "SetGatewayStatus": (_PERSONS,),
+    _R + "ListOperators": (_PERSONS, _SERVICES),
+    _R + "ListSites": (_PERSONS, _SERVICES),
+    _R + "ListGateways": (_PERSONS, _SERVICES),
+    _R + "ListTariffs": (_PERSONS, _SERVICES),
+    _R + "ListDevices": (_PERSONS, _SERVICES),
+    # Ledger.
+    _L + "CreateGateway": (_REGISTRY,),
+    _L + "CreateAccount": (_PERSONS,),
+    _L + "FundAccount": (_PERSONS,),
+    _L + "ShowAccount": (_PERSONS, _FRAUD, _SETTLEMENT),
+    _L + "ListAccounts": (_PERSONS, _FRAUD, _SETTLEMENT),
+    _L + "ListBalances": (_PERSONS, _SETTLEMENT),
+    _L + "ListTransfers": (_PERSONS, _SETTLEMENT),
+    _L + "Verify": (_PERSONS,),
+    _L + "ListQuotas": (_PERSONS, _FRAUD),
+    # Recalling only reduces what is allowed.
+    _L + "RecallQuotas": (_PERSONS, _FRAUD),
+    _L + "ListBatches": (_PERSONS, _FRAUD, _SETTLEMENT),
+    _L + "ListClaims": (_PERSONS, _FRAUD),
+    _L + "ListOverlapCases": (_PERSONS, _FRAUD, _SETTLEMENT),
+    _L + "DecideOverlapCase": (_PERSONS,),
+    _L + "IssueDirective": (_REGISTRY, _VAULT, _FRAUD),
+    _L + "FollowEvents": (_FRAUD, _SETTLEMENT),
+    _L + "CloseWindow": (_SETTLEMENT,),
+    _L + "Reconcile": (_PERSONS, _SETTLEMENT),
+    # Vault.
+    _V + "PutToken": (_PERSONS,),
+    _V + "DenyToken": (_PERSONS, _FRAUD),
+    _V + "ListTokens": (_PERSONS,),
+    _V + "ProvisionGateway": (_REGISTRY,),
+    # Fraud.
+    _F + "ListCases": (_PERSONS,),
+    _F + "ShowCase": (_PERSONS,),
+    # Settlement.
+    _S + "PutAgency": (_PERSONS,),
+    _S + "PutSplitRule": (_PERSONS,),
+    _S + "ListAgencies": (_PERSONS,),
+    _S + "ListSplitRules": (_PERSONS,),
+    _S + "Close": (_PERSONS,),
+    _S + "Plan": (_PERSONS,),
+    _S + "ShowPlan": (_PERSONS,),
+}
+
+_PATTERN = re.compile(r"spiffe://farthing/(gateway|person|service)/(\*|[A-Za-z0-9-]{1,64})\Z")
+
+
+class CallerTableError(Exception):
+    """A method without callers, or a row that cannot be meant."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallerTable:
+    """Method → who may call it; deny by default."""
+
+    rows: Mapping[str, frozenset[tuple[str, str]]]
+
+    def allows(self, method: str, who: Caller) -> bool:
+        """Whether ``who`` may call ``method`` ("/package.Service/Method")."""
+        row = self.rows.get(method, frozenset())
+        return (who.kind, who.id) in row or (who.kind, "*") in row
+
+    def check_listed(self, methods: Sequence[str]) -> None:
+        """Raise ``CallerTableError`` if a method is served that no row names: it would be open to nobody, or by mistake to all."""
+        missing = sorted(set(methods) - set(self.rows))
+        if missing:
+            raise CallerTableError(f"no callers are listed for {', '.join(missing)}: add rows to [callers]")
+
+
+def make_table(overrides: Mapping[str, Sequence[str]]) -> CallerTable:
+    """The default rows with ``overrides`` in their place; raise ``CallerTableError`` for a row that cannot be meant."""
+    rows = {**DEFAULT_CALLERS, **overrides}
+    parsed: dict[str, frozenset[tuple[str, str]]] = {}
+    for method, patterns in rows.items():
+        if method not in DEFAULT_CALLERS:
+            raise CallerTableError(
+                f'[callers] "{method}" is no method of ours; write "/farthing.v1.Ledger/ShowAccount"'
+            )
+        matches = [_PATTERN.match(pattern) for pattern in patterns]
+        if not all(matches):
+            raise CallerTableError(
+                f"[callers] {method}: write spiffe://farthing/<gateway|person|service>/<id or *>, not {list(patterns)}"
+            )
+        parsed[method] = frozenset((match[1], match[2]) for match in matches if match is not None)
+    return CallerTable(rows=parsed)
