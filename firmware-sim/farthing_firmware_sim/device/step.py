@@ -109,7 +109,7 @@ def restored(state: State, *, now: Moment) -> State:
         metered_at_us=max(state.metered_at_us, now.business_us),
         outgoing=tuple(replace(each, attempts=0, try_at_us=now.real_us) for each in state.outgoing),
         receipt_asked_us=now.real_us,
-        use=None if use is None else replace(use, asked_real_us=now.real_us),
+        use=None if use is None else replace(use, arrived_real_us=now.real_us, asked_real_us=now.real_us),
         finishing=False,
     )
 
@@ -230,7 +230,7 @@ class _Draft:
         if why is not None:
             self.events.append(ArrivalTurnedAway(source=plan.source, why=why))
             return
-        self._ask(plan, gateway=plan.gateways[0], left=plan.gateways[1:], arrived_at_us=self.now.business_us, again=0)
+        self._ask(plan, gateway=plan.gateways[0], left=plan.gateways[1:], arrived_real_us=self.now.real_us, again=0)
 
     def draw(self, rate_per_hour: int) -> None:
         if self.state.standing is not None and not self.state.finishing:
@@ -340,7 +340,7 @@ class _Draft:
                     use.plan,
                     gateway=use.gateway,
                     left=use.gateways_left,
-                    arrived_at_us=use.arrived_at_us,
+                    arrived_real_us=use.arrived_real_us,
                     again=use.again + 1,
                 )
                 return
@@ -551,22 +551,22 @@ class _Draft:
         if self.nameplate.profile is Profile.ONE_SHOT:
             return
         plan = use.plan
-        waited_us = self.now.business_us - use.arrived_at_us
-        gone = plan.patience_us is not None and waited_us >= plan.patience_us
+        waited_us = self.now.real_us - use.arrived_real_us
+        gone = plan.patience_real_us is not None and waited_us >= plan.patience_real_us
         # After a power cut the token is gone (it is never written down), and with it the way to ask again.
         if self.state.finishing or gone or not plan.token:
             self._end(use)
         elif (
             use.gateways_left
-            and plan.elsewhere_us is not None
-            and self.now.real_us - use.asked_real_us >= plan.elsewhere_us
+            and plan.elsewhere_real_us is not None
+            and self.now.real_us - use.asked_real_us >= plan.elsewhere_real_us
         ):
             self._end(use)
             self._ask(
                 plan,
                 gateway=use.gateways_left[0],
                 left=use.gateways_left[1:],
-                arrived_at_us=use.arrived_at_us,
+                arrived_real_us=use.arrived_real_us,
                 again=0,
             )
 
@@ -618,7 +618,7 @@ class _Draft:
     # Saying something -------------------------------------------------------------------------------------------------
 
     def _ask(
-        self, plan: Plan, *, gateway: GatewayId, left: tuple[GatewayId, ...], arrived_at_us: Instant, again: int
+        self, plan: Plan, *, gateway: GatewayId, left: tuple[GatewayId, ...], arrived_real_us: int, again: int
     ) -> None:
         plate = self.nameplate
         seen = self._seen(gateway)
@@ -634,7 +634,7 @@ class _Draft:
                 gateway=gateway,
                 gateways_left=left,
                 intent_counter=counter,
-                arrived_at_us=arrived_at_us,
+                arrived_real_us=arrived_real_us,
                 asked_real_us=self.now.real_us,
                 intent_at_us=self.now.business_us,
                 granted_at_us=self.now.business_us,

@@ -98,10 +98,10 @@ class Plan:
     rate_per_hour: int
     #: From the yes until the payer leaves, business time.
     stay_us: int
-    #: Business time a payer waits for an answer; None: until there is one.
-    patience_us: int | None
+    #: Real time a payer waits for an answer; None: until there is one.
+    patience_real_us: int | None
     #: Real time until the next gateway is asked instead, if there is one.
-    elsewhere_us: int | None
+    elsewhere_real_us: int | None
     #: Said in the intent as the most it wants.
     wanted: int | None
     #: Where it comes from ("statistics", a row of a replayed file): for the record only.
@@ -118,7 +118,7 @@ class Use:
     gateway: GatewayId
     gateways_left: tuple[GatewayId, ...]
     intent_counter: int
-    arrived_at_us: Instant
+    arrived_real_us: int
     asked_real_us: int
     #: The intent's own instant: the first signed boundary of the use.
     intent_at_us: Instant
