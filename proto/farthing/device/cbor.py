@@ -96,5 +96,5 @@ def _read(data: bytes, at: int, depth: int) -> tuple[Value, int]:
         before = encoded
         if key.__class__ is not int and key.__class__ is not str:
             raise CborError("a map key that is neither integer nor text")
-        members[key], at = _read(data, at, depth - 1)  # type: ignore[index]  # int or str, by the line above
+        members[key], at = _read(data, at, depth - 1)
     return members, at

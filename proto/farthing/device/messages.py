@@ -60,7 +60,7 @@ FLOOR: Literal["floor"] = "floor"
 
 
 def _count(value: object, what: str, most: int = MAX_COUNT) -> None:
-    if value.__class__ is not int or not 0 <= value <= most:  # type: ignore[operator]  # an int, by the first clause
+    if value.__class__ is not int or not 0 <= value <= most:
         raise MessageError(f"{what} is an integer from 0 to {most}")
 
 
@@ -72,7 +72,7 @@ def _id(value: object, what: str) -> None:
 
 
 def _bytes(value: object, what: str, size: int) -> None:
-    if value.__class__ is not bytes or len(value) != size:  # type: ignore[arg-type]  # bytes, by the first clause
+    if value.__class__ is not bytes or len(value) != size:
         raise MessageError(f"{what} is {size} bytes")
 
 
@@ -629,7 +629,7 @@ def decode_answer(data: bytes) -> Answer:
     _known(members, _ANSWER_KEYS)
     _not_null(members, 5, 6, 7)
     get: Callable[[int], Any] = members.get
-    if 3 not in members or get(9, True) is not True:
+    if 3 not in members or members.get(9, True) is not True:
         raise MessageError("not an answer")
     _count(get(4), "a status")
     if 5 in members:

@@ -1,0 +1,290 @@
+"""Laws that every price keeps, over tariffs of every kind that parses; and what does not parse."""
+
+import json
+from fractions import Fraction
+
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from farthing.clock import SECOND_US, Instant
+from farthing.tariff import Tariff, TariffError, Use, limit, parse, price
+
+UNITS = {"Wh": "ENERGY", "s": "TIME", "passage": "UNIT"}
+_prices = st.sampled_from([0, 0.000001, 0.01, 0.25, 0.333333, 1.2, 3, 7.77, 120])
+_vats = st.sampled_from([None, 0, 5.5, 7, 10, 20, 100])
+_steps = st.sampled_from([1, 7, 60, 100, 900])
+
+
+def build(**changes: object) -> Tariff:
+    document = {
+        "id": "t",
+        "currency": "EUR",
+        "elements": [{"price_components": [{"type": "ENERGY", "price": 0.25, "vat": 20, "step_size": 100}]}],
+    }
+    return parse(json.dumps(document | changes).encode())
+
+
+@st.composite
+def tariffs_and_units(draw: st.DrawFn) -> tuple[Tariff, str]:
+    unit = draw(st.sampled_from(sorted(UNITS)))
+    kinds = draw(st.sets(st.sampled_from(["FLAT", "TIME", UNITS[unit]]), min_size=1))
+    elements = []
+    for kind in sorted(kinds):
+        component: dict[str, object] = {"type": kind, "price": draw(_prices), "step_size": draw(_steps)}
+        vat = draw(_vats)
+        if vat is not None:
+            component["vat"] = vat
+        elements.append({"price_components": [component]})
+    document: dict[str, object] = {"id": "t", "currency": "EUR", "elements": elements}
+    if draw(st.booleans()):
+        document["tax_included"] = True
+    for key in draw(st.sets(st.sampled_from(["min_price", "max_price"]))):
+        sides = draw(st.sets(st.sampled_from(["excl_vat", "incl_vat"]), min_size=1))
+        document[key] = {side: draw(st.sampled_from([0.000003, 0.5, 1.111111, 9, 10, 11.5])) for side in sides}
+    try:
+        return parse(json.dumps(document).encode()), unit
+    except TariffError as err:
+        # The only two combinations of the above that have no price.
+        assume("min_price" not in str(err))
+        raise
+
+
+_widths = st.one_of(st.integers(0, 300), st.integers(0, 5_000_000))
+_times = st.one_of(st.integers(0, 10), st.integers(0, 10**11))
+
+
+def use_of(unit: str, width: int, elapsed_us: int) -> Use:
+    return Use(unit=unit, start=17, end=17 + width, started_at=Instant(10**9), ended_at=Instant(10**9 + elapsed_us))
+
+
+@settings(max_examples=200, deadline=None)
+@given(tariffs_and_units(), _widths, _widths, _times, _times)
+def test_interim_never_falls_and_never_exceeds_closing(
+    pair: tuple[Tariff, str], width: int, more: int, elapsed: int, later: int
+) -> None:
+    tariff, unit = pair
+    before = price(tariff, use_of(unit, width, elapsed), closing=False)
+    after = price(tariff, use_of(unit, width + more, elapsed + later), closing=False)
+    end = price(tariff, use_of(unit, width + more, elapsed + later), closing=True)
+    for low, middle, high in zip(before.parts, after.parts, end.parts, strict=True):
+        assert low.rate_ppm == middle.rate_ppm == high.rate_ppm
+        assert low.net_micros <= middle.net_micros <= high.net_micros
+        assert low.tax_micros <= middle.tax_micros <= high.tax_micros
+
+
+@settings(max_examples=200, deadline=None)
+@given(tariffs_and_units(), _widths, _widths, _times, _times)
+def test_closing_never_falls(pair: tuple[Tariff, str], width: int, more: int, elapsed: int, later: int) -> None:
+    tariff, unit = pair
+    short = price(tariff, use_of(unit, width, elapsed), closing=True)
+    long = price(tariff, use_of(unit, width + more, elapsed + later), closing=True)
+    assert short.gross_micros <= long.gross_micros
+
+
+@settings(max_examples=200, deadline=None)
+@given(tariffs_and_units(), _widths, _times, st.integers(0, 10**8))
+def test_limit_is_the_inverse_of_closing(pair: tuple[Tariff, str], most: int, elapsed: int, budget_micros: int) -> None:
+    tariff, unit = pair
+    use = use_of(unit, 0, 0)
+    until = Instant(use.started_at + elapsed)
+    quantity = limit(tariff, use, most=most, until=until, budget_micros=budget_micros)
+    counted = [c.step for e in tariff.elements for c in e.components if c.dimension == UNITS[unit]]
+    step = counted[0] if counted else 1
+    assert quantity % step == 0
+    assert 0 <= quantity < most + step
+    assert price(tariff, use_of(unit, quantity, elapsed), closing=True).gross_micros <= budget_micros
+    if quantity < most:
+        assert price(tariff, use_of(unit, quantity + step, elapsed), closing=True).gross_micros > budget_micros
+
+
+@settings(max_examples=300, deadline=None)
+@given(tariffs_and_units(), _widths, _times, st.booleans())
+def test_tax_is_the_floor_of_the_net_so_far(pair: tuple[Tariff, str], width: int, elapsed: int, closing: bool) -> None:
+    tariff, unit = pair
+    assume(tariff.min_price is None and tariff.max_price is None)
+    for part in price(tariff, use_of(unit, width, elapsed), closing=closing).parts:
+        if tariff.tax_included:
+            gross = part.net_micros + part.tax_micros
+            assert part.net_micros == gross * 1_000_000 // (1_000_000 + part.rate_ppm)
+        else:
+            assert part.tax_micros == part.net_micros * part.rate_ppm // 1_000_000
+
+
+@settings(max_examples=300, deadline=None)
+@given(tariffs_and_units(), _widths, _times)
+def test_bounds_hold_at_closing(pair: tuple[Tariff, str], width: int, elapsed: int) -> None:
+    tariff, unit = pair
+    priced = price(tariff, use_of(unit, width, elapsed), closing=True)
+    if width == 0:
+        assert (priced.net_micros, priced.tax_micros) == (0, 0)
+        return
+    if tariff.max_price is not None:
+        assert tariff.max_price.net_micros is None or priced.net_micros <= tariff.max_price.net_micros
+        assert tariff.max_price.gross_micros is None or priced.gross_micros <= tariff.max_price.gross_micros
+    if tariff.min_price is not None:
+        assert priced.net_micros >= (tariff.min_price.net_micros or 0)
+        assert priced.gross_micros >= (tariff.min_price.gross_micros or 0)
+
+
+@settings(max_examples=200, deadline=None)
+@given(_prices, _prices, _widths, _times)
+def test_integers_agree_with_exact_rationals(flat: float, hourly: float, width: int, elapsed: int) -> None:
+    tariff = build(
+        elements=[
+            {"price_components": [{"type": "FLAT", "price": flat, "step_size": 1, "vat": 7}]},
+            {"price_components": [{"type": "TIME", "price": hourly, "step_size": 1, "vat": 7}]},
+        ]
+    )
+    exact = Fraction(str(flat)) * 10**6 + Fraction(str(hourly)) * 10**6 * Fraction(elapsed, 3600 * SECOND_US)
+    expected = int(exact) if width else 0
+    assert price(tariff, use_of("Wh", width, elapsed), closing=False).net_micros == expected
+
+
+def test_time_of_a_register_that_counts_seconds_ignores_the_clock() -> None:
+    tariff = build(elements=[{"price_components": [{"type": "TIME", "price": 3.6, "step_size": 60, "vat": 0}]}])
+    assert price(tariff, use_of("s", 61, 10**12), closing=False).net_micros == 61_000
+    assert price(tariff, use_of("s", 61, 10**12), closing=True).net_micros == 120_000
+    assert price(tariff, use_of("Wh", 61, 61 * SECOND_US), closing=True).net_micros == 120_000
+
+
+def test_of_each_dimension_the_first_element_counts() -> None:
+    tariff = build(
+        elements=[
+            {"price_components": [{"type": "UNIT", "price": 2, "step_size": 1}], "restrictions": {}},
+            {"price_components": [{"type": "UNIT", "price": 9, "step_size": 1}], "restrictions": None},
+        ]
+    )
+    assert price(tariff, use_of("litre", 3, 0), closing=True).gross_micros == 6_000_000
+
+
+def test_mixed_tax_under_a_greatest_price() -> None:
+    """The lowest rate fills first; what it may come to crowd out is billed at closing only."""
+    tariff = build(
+        elements=[
+            {
+                "price_components": [
+                    {"type": "FLAT", "price": 0.5, "vat": 20, "step_size": 1},
+                    {"type": "ENERGY", "price": 0.25, "vat": 10, "step_size": 1},
+                ]
+            }
+        ],
+        max_price={"excl_vat": 10, "incl_vat": 11},
+    )
+    interim = price(tariff, use_of("Wh", 20_000, 0), closing=False)
+    assert [(p.rate_ppm, p.net_micros) for p in interim.parts] == [(100_000, 5_000_000), (200_000, 0)]
+    closing = price(tariff, use_of("Wh", 20_000, 0), closing=True)
+    assert [(p.rate_ppm, p.net_micros) for p in closing.parts] == [(100_000, 5_000_000), (200_000, 500_000)]
+    most = price(tariff, use_of("Wh", 90_000, 0), closing=True)
+    assert (most.net_micros, most.gross_micros) == (10_000_000, 11_000_000)
+
+
+def test_a_price_is_never_larger_than_one_amount() -> None:
+    with pytest.raises(TariffError, match="larger than one amount"):
+        price(build(), use_of("Wh", 2**60, 0), closing=False)
+    assert limit(build(), use_of("Wh", 0, 0), most=2**60, until=Instant(0), budget_micros=600_000) == 2_000
+
+
+@pytest.mark.parametrize(("unit", "fits"), [("Wh", True), ("s", False), ("passage", False)])
+def test_a_register_that_the_tariff_does_not_price_has_no_price(unit: str, fits: bool) -> None:
+    tariff = build()
+    assert tariff.fits(unit) is fits
+    if not fits:
+        with pytest.raises(TariffError, match=unit):
+            price(tariff, use_of(unit, 1, 0), closing=True)
+        with pytest.raises(TariffError, match=unit):
+            limit(tariff, use_of(unit, 1, 0), most=1, until=Instant(0), budget_micros=10)
+
+
+def one(**component: object) -> dict[str, object]:
+    return {"elements": [{"price_components": [{"type": "ENERGY", "price": 1, "step_size": 1} | component]}]}
+
+
+def restricted(**restrictions: object) -> dict[str, object]:
+    return {
+        "elements": [{"price_components": [{"type": "FLAT", "price": 1, "step_size": 1}], "restrictions": restrictions}]
+    }
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        (restricted(start_time="09:00"), "start_time"),
+        (restricted(day_of_week=["MONDAY"]), "day_of_week"),
+        (restricted(min_kwh=20), "min_kwh"),
+        (restricted(reservation="RESERVATION"), "reservation"),
+        (restricted(moon="full"), "moon"),
+        (one(type="PARKING_TIME"), "PARKING_TIME"),
+        (one(type="SESSION_TIME"), "SESSION_TIME"),
+        (one(type=7), "type 7"),
+        (one(type=None), "type None"),
+        (one(price=-1), "a price"),
+        (one(price="1.00"), "a price"),
+        (one(price=True), "a price"),
+        (one(price=None), "a price"),
+        (one(price=10**11), "digits|larger"),
+        (one(price=1e300), "digits"),
+        (one(vat=101), "vat"),
+        (one(vat=0.00001), "vat"),
+        (one(vat="7"), "vat"),
+        (one(step_size=0), "step_size"),
+        (one(step_size=1.5), "step_size"),
+        (one(step_size=86_401), "step_size"),
+        (one(surcharge=1), "surcharge"),
+        ({"elements": []}, "elements"),
+        ({"elements": {}}, "elements"),
+        ({"elements": [{}]}, "price_components"),
+        ({"elements": [{"price_components": []}]}, "price_components"),
+        ({"elements": [{"price_components": [{"type": "FLAT", "price": 1}] * 2}]}, "two components"),
+        ({"elements": [{"price_components": [{"type": t, "price": 1} for t in ("ENERGY", "UNIT")]}]}, "no register"),
+        ({"currency": "XXZ"}, "ISO 4217"),
+        ({"currency": 7}, "currency"),
+        ({"id": "a/b"}, "an id"),
+        ({"tax_included": 1}, "tax_included"),
+        ({"start_date_time": "2026-01-01T00:00:00Z"}, "start_date_time"),
+        ({"end_date_time": "2026-01-01T00:00:00Z"}, "end_date_time"),
+        ({"discount": 5}, "discount"),
+        ({"min_price": {}}, "min_price"),
+        ({"min_price": {"excl_vat": 0.0000001}}, "six decimals"),
+        ({"min_price": {"excl_vat": 2}, "max_price": {"excl_vat": 1}}, "above max_price"),
+        ({"max_price": 5}, "max_price"),
+        ({"max_price": {"net": 5}}, "net"),
+    ],
+)
+def test_what_cannot_be_priced_does_not_parse(changes: dict[str, object], named: str) -> None:
+    with pytest.raises(TariffError, match=named):
+        build(**changes)
+
+
+def test_a_minimum_over_two_tax_rates_does_not_parse() -> None:
+    components = [{"type": "FLAT", "price": 1, "vat": 7}, {"type": "ENERGY", "price": 1, "vat": 20}]
+    with pytest.raises(TariffError, match="min_price"):
+        build(elements=[{"price_components": components}], min_price={"incl_vat": 1})
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"[]",
+        b"null",
+        b"\xff",
+        b"{",
+        b'{"id": 1}',
+        b"[" * 60_000,
+        b'{"id": "t", "id": "t"}',
+        b'{"id": "t", "currency": "EUR", "elements": NaN}',
+        b'{"id": "t", "currency": "EUR", "elements": 1e999999999}',
+        b'{"id": "t", "currency": "EUR", "elements": ' + b"9" * 5_000 + b"}",
+        b" " * 70_000,
+    ],
+)
+def test_rubbish_does_not_parse(data: bytes) -> None:
+    with pytest.raises(TariffError):
+        parse(data)
+
+
+@given(st.binary(max_size=60) | st.text(max_size=60).map(str.encode))
+def test_any_bytes_raise_tariff_error_only(data: bytes) -> None:
+    with pytest.raises(TariffError):
+        parse(data)

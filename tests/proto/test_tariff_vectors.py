@@ -1,0 +1,119 @@
+"""OCPI's own worked examples, and the golden numbers of the worked day."""
+
+import json
+from collections.abc import Callable
+from datetime import datetime
+from decimal import Decimal
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from farthing.clock import SECOND_US, Instant
+from farthing.tariff import TariffError, Use, limit, parse, price
+
+#: OCPI's cases whose tariffs need a restriction or a dimension that is refused so far, with what the refusal names.
+REFUSED = {
+    "charging then parking": "PARKING_TIME",
+    "complex, Monday": "max_current",
+    "reservation, 15 min": "reservation",
+    "reservation fee and time, 13 min": "reservation",
+    "step after a switch, with parking": "end_time, start_time",
+    "step after a switch, charging only": "end_time, start_time",
+    "power bands": "max_power",
+}
+
+
+def micros(amount: str) -> int:
+    value = Decimal(amount) * 1_000_000
+    assert value == int(value)
+    return int(value)
+
+
+def test_ocpi_examples(shared_data: Callable[[str], Path]) -> None:
+    """Every example is either priced exactly or refused by name; the refused are exactly those listed."""
+    cases = json.loads(shared_data("vectors/ocpi221_tariffs.json").read_text(), parse_float=Decimal)["cases"]
+    refused = {}
+    for case in cases:
+        try:
+            tariff = parse(json.dumps(case["tariff"], default=float).encode())
+        except TariffError as err:
+            refused[case["name"]] = str(err)
+            continue
+        start = datetime.fromisoformat(case["start_local"]).replace(tzinfo=ZoneInfo(case["time_zone"]))
+        started_at = int(start.timestamp()) * SECOND_US
+        seconds = sum(period["duration_s"] for period in case["periods"])
+        use = Use(
+            unit="Wh",
+            start=1_000_000,
+            end=1_000_000 + sum(period["energy_wh"] for period in case["periods"]),
+            started_at=Instant(started_at),
+            ended_at=Instant(started_at + seconds * SECOND_US),
+        )
+        priced = price(tariff, use, closing=True)
+        total = (priced.net_micros, priced.gross_micros)
+        assert total == (micros(case["total_excl_vat"]), micros(case["total_incl_vat"])), case["name"]
+    assert refused.keys() == REFUSED.keys()
+    for name, named in REFUSED.items():
+        assert named in refused[name], name
+
+
+CHG_3 = parse(
+    b"""{"id": "chg-3", "currency": "EUR", "elements": [{"price_components": [
+        {"type": "FLAT", "price": 0.50, "vat": 20, "step_size": 1},
+        {"type": "ENERGY", "price": 0.25, "vat": 20, "step_size": 100}]}]}"""
+)
+TOLL_1 = parse(
+    b"""{"id": "toll-1", "currency": "EUR", "tax_included": true, "elements": [{"price_components": [
+        {"type": "UNIT", "price": 1.20, "vat": 7, "step_size": 1}]}]}"""
+)
+
+#: T1 of the worked example: session, Wh so far, closing?, net, tax, most Wh before the next reading, held, limit.
+T1 = [
+    ("a1 10:00", 0, False, "0", "0", 4400, "1.92", 4400),
+    ("a1 10:12", 4137, False, "1.53425", "0.30685", 4400, "1.3389", 8600),
+    ("a1 10:24", 8303, False, "2.57575", "0.51515", 4400, "1.3491", 12800),
+    ("a1 10:36", 12551, False, "3.63775", "0.72755", 4400, "0.4347", 14000),
+    ("a1 11:12 end", 22480, True, "6.125", "1.225", None, None, None),
+    ("a3 10:50", 0, False, "0", "0", 925, "0.90", 1000),
+    ("a3 11:05", 880, False, "0.72", "0.144", 925, "0.306", 1900),
+    ("a3 11:18", 1640, False, "0.91", "0.182", 925, "0.078", 1900),
+    ("a3 11:24 end", 1640, True, "0.925", "0.185", None, None, None),
+]
+
+
+@pytest.mark.parametrize(("row", "wh", "closing", "net", "tax", "reach", "held", "limit_wh"), T1, ids=lambda v: str(v))
+def test_worked_example_t1(
+    row: str, wh: int, closing: bool, net: str, tax: str, reach: int | None, held: str | None, limit_wh: int | None
+) -> None:
+    start = 812_340 if row.startswith("a1") else 55_000
+    use = Use(unit="Wh", start=start, end=start + wh, started_at=Instant(0), ended_at=Instant(3600 * SECOND_US))
+    priced = price(CHG_3, use, closing=closing)
+    assert (priced.net_micros, priced.tax_micros) == (micros(net), micros(tax))
+    if reach is None or held is None:
+        return
+    budget = priced.gross_micros + micros(held)
+    assert limit(CHG_3, use, most=wh + reach, until=use.ended_at, budget_micros=budget) == limit_wh
+
+
+@pytest.mark.parametrize(
+    ("row", "wh", "reach", "held"),
+    [("a1 10:00", 0, 4400, "1.92"), ("a1 10:12", 4137, 4400, "1.3389"), ("a1 10:24", 8303, 4400, "1.3491")]
+    + [("a3 10:50", 0, 925, "0.90"), ("a3 11:05", 880, 925, "0.306")],
+)
+def test_worked_example_holds(row: str, wh: int, reach: int, held: str) -> None:
+    """A hold is the closing price of the most the device can reach before its next reading, less what is billed."""
+    so_far = Use(unit="Wh", start=0, end=wh, started_at=Instant(0), ended_at=Instant(0))
+    reached = Use(unit="Wh", start=0, end=wh + reach, started_at=Instant(0), ended_at=Instant(0))
+    billed = price(CHG_3, so_far, closing=False).gross_micros
+    assert price(CHG_3, reached, closing=True).gross_micros - billed == micros(held)
+
+
+@pytest.mark.parametrize("closing", [False, True])
+def test_worked_example_toll(closing: bool) -> None:
+    use = Use(unit="passage", start=41, end=42, started_at=Instant(5), ended_at=Instant(5))
+    priced = price(TOLL_1, use, closing=closing)
+    assert (priced.net_micros, priced.tax_micros) == (1_121_495, 78_505)
+    assert [part.rate_ppm for part in priced.parts] == [70_000]
+    assert limit(TOLL_1, use, most=1, until=use.ended_at, budget_micros=1_200_000) == 1
+    assert limit(TOLL_1, use, most=1, until=use.ended_at, budget_micros=1_199_999) == 0
