@@ -1,0 +1,506 @@
+"""One connection with the cloud after another: batches up, receipts and directives down.
+
+Rule 1: a connection is one attempt: whatever breaks ends it whole, and the next one begins with Hello and goes on from the
+high-water marks that both sides keep. So nothing is lost by a cut, and what was under way is sent again.
+Rule 2: a line that swallows is found out by keepalive within seconds; a line that refuses by the refusal. Both are tried again for
+ever, with a capped wait.
+Rule 3: nothing from the cloud is believed before its signature held (``uplink.signed``).
+Rule 4: directives and receipts first, batches next, detail when the rest is quiet.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, TypeAlias
+
+import grpc
+import structlog
+from grpc import aio
+
+from farthing.device.cose import VerifyingKey
+from farthing.evidence.batches import batch_hash, compress_leaves
+from farthing.hsm import HsmError
+from farthing.ids import GatewayId
+from farthing.v1 import batch_pb2, directive_pb2, gateway_sync_pb2
+from farthing.v1.gateway_sync_pb2_grpc import GatewaySyncStub
+from farthing_edge.authorization.commands import (
+    Connected,
+    DirectiveArrived,
+    HeadArrived,
+    QuotaAnswered,
+    ReceiptArrived,
+    UplinkChanged,
+)
+from farthing_edge.backoff import Backoff
+from farthing_edge.config import UplinkSection
+from farthing_edge.metrics import Metrics
+from farthing_edge.uplink.signed import NotSigned, check_directive, check_head, check_receipt
+
+if TYPE_CHECKING:
+    from farthing.v1.gateway_sync_pb2_grpc import GatewaySyncAsyncStub
+
+_log = structlog.get_logger(__name__)
+
+#: Of one message. A batch of 2,000 records is below 300 kB, its compressed detail below 4 MB.
+MAX_MESSAGE_SIZE = 16 * 1024 * 1024
+#: Batches read from the journal at once.
+BATCHES_READ = 64
+
+Command: TypeAlias = Connected | UplinkChanged | DirectiveArrived | HeadArrived | ReceiptArrived | QuotaAnswered
+
+
+class SignedBatch(Protocol):
+    """A sealed batch as the journal keeps it."""
+
+    @property
+    def sequence(self) -> int: ...
+    @property
+    def batch(self) -> bytes: ...
+    @property
+    def signature(self) -> bytes: ...
+    @property
+    def key_id(self) -> bytes: ...
+
+
+class QuotaRequest(Protocol):
+    """A request for money that has no answer yet."""
+
+    @property
+    def counter(self) -> int: ...
+    @property
+    def account_id(self) -> str: ...
+    @property
+    def currency(self) -> str: ...
+    @property
+    def wanted_micros(self) -> int: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Position:
+    """How far this gateway is, as Hello says it."""
+
+    incarnation: int
+    start_id: bytes
+    position: int
+    directive_version: int
+    directive_hash: bytes
+    last_sealed_sequence: int
+
+
+class Engine(Protocol):
+    """What the uplink asks of the engine."""
+
+    async def submit(self, command: Command, /) -> object:
+        """Return when what follows from ``command`` is durable."""
+        ...
+
+    def position(self) -> Position:
+        """How far this gateway is."""
+        ...
+
+    def receipt_keys(self) -> Sequence[VerifyingKey]:
+        """The keys that the present incarnation's welcome named."""
+        ...
+
+    def receipted_sequence(self) -> int:
+        """The highest batch receipted in this incarnation."""
+        ...
+
+    async def batches_to_send(self, after_sequence: int, most: int, /) -> Sequence[SignedBatch]:
+        """Signed batches of this incarnation after a sequence, in order, no more than ``most``."""
+        ...
+
+    async def wait_for_batch(self, after_sequence: int, /) -> None:
+        """Return when a batch after this sequence is signed."""
+        ...
+
+    def outstanding_quota_requests(self) -> Sequence[QuotaRequest]:
+        """Requests without an answer."""
+        ...
+
+    async def wait_for_quota_request(self, known: frozenset[int], /) -> None:
+        """Return when a request is outstanding that is not in ``known``."""
+        ...
+
+    async def detail(self, sequence: int, /) -> Sequence[bytes] | None:
+        """The leaves of a batch of this incarnation, rebuilt from the journal; None if it has none of it any more."""
+        ...
+
+
+class SessionOver(Exception):
+    """This connection has to begin anew; not a fault."""
+
+
+class Uplink:
+    """Keeps one session with the cloud alive for as long as it runs."""
+
+    def __init__(
+        self,
+        *,
+        gateway: GatewayId,
+        section: UplinkSection,
+        engine: Engine,
+        directive_key: VerifyingKey,
+        make_credentials: Callable[[], grpc.ChannelCredentials],
+        obey_site_key: Callable[[directive_pb2.SiteKey], Awaitable[None]],
+        metrics: Metrics,
+    ) -> None:
+        self._gateway = gateway
+        self._section = section
+        self._engine = engine
+        self._directive_key = directive_key
+        self._make_credentials = make_credentials
+        self._obey_site_key = obey_site_key
+        self._metrics = metrics
+        self.online = False
+        #: Why the last session ended, for people; empty while there is one.
+        self.fault = "not connected yet"
+        self._proven_sequence = 0
+        # Set by every receipt and batch: the upload of detail waits for their silence.
+        self._stirred = asyncio.Event()
+
+    async def run(self) -> None:
+        """Connect, sync, and connect again, until cancelled."""
+        section = self._section
+        backoff = Backoff(least_s=section.min_backoff_s, most_s=section.max_backoff_s)
+        credentials = await asyncio.to_thread(self._make_credentials)
+        said = ""
+        while True:
+            cause = "over"
+            try:
+                await self._session(credentials, backoff)
+            except* SessionOver as over:
+                self.fault = _first(over)
+            except* TimeoutError:
+                cause = "line"
+                self.fault = "no answer in time"
+            except* aio.AioRpcError as err:
+                cause = "line"
+                self.fault = _describe(err)
+            except* NotSigned as err:
+                cause = "not_signed"
+                self.fault = _first(err)
+                self._metrics.directives_refused.inc()
+            except* HsmError as err:
+                cause = "token"
+                self.fault = _first(err)
+            self._metrics.uplink_breaks.labels(cause).inc()
+            # One line per outage and cause, not one per attempt.
+            if self.fault != said:
+                _log.warning("uplink_down", address=section.address, cause=cause, reason=self.fault)
+                said = self.fault
+            if self.online:
+                said = ""
+                self.online = False
+                self._metrics.uplink_up.set(0)
+                await self._engine.submit(UplinkChanged(online=False))
+            await asyncio.sleep(backoff.next_s())
+
+    async def _session(self, credentials: grpc.ChannelCredentials, backoff: Backoff) -> None:
+        section = self._section
+        async with aio.secure_channel(section.address, credentials, options=_options(section)) as channel:
+            stub: GatewaySyncAsyncStub = GatewaySyncStub(channel)
+            at = self._engine.position()
+            hello: gateway_sync_pb2.HelloResponse = await stub.Hello(
+                gateway_sync_pb2.HelloRequest(
+                    incarnation=at.incarnation,
+                    start_id=at.start_id,
+                    position=at.position,
+                    directive_version=at.directive_version,
+                    last_sealed_sequence=at.last_sealed_sequence,
+                ),
+                timeout=section.call_timeout_s,
+            )
+            await self._engine.submit(Connected(hello=hello))
+            self.online = True
+            self.fault = ""
+            self._metrics.uplink_up.set(1)
+            backoff.reset()
+            _log.info(
+                "uplink_up",
+                address=section.address,
+                incarnation=hello.incarnation,
+                posted=hello.posted_sequence,
+                sealed=at.last_sealed_sequence,
+            )
+            await self._engine.submit(UplinkChanged(online=True))
+            in_flight = InFlight(most=section.batches_in_flight)
+            same = hello.incarnation == at.incarnation
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(_part(self._follow_directives(stub, at.incarnation)))
+                # A chain that the cloud does not know yet, or no longer, has nothing to say before its welcome.
+                if same and at.incarnation > 0:
+                    posted = min(hello.posted_sequence, at.last_sealed_sequence)
+                    self._proven_sequence = hello.proven_sequence
+                    call = stub.PushBatches()  # type: ignore[call-arg]  # the stubs forget that aio's iterator is optional
+                    tasks.create_task(_part(self._push(call, posted, in_flight)))
+                    tasks.create_task(_part(self._take_receipts(call, at.incarnation, in_flight)))
+                    tasks.create_task(_part(self._upload_evidence(stub, at.incarnation, in_flight)))
+                    tasks.create_task(_part(self._request_quotas(stub, at.incarnation)))
+
+    # Down -------------------------------------------------------------------------------------------------------------
+
+    async def _follow_directives(self, stub: "GatewaySyncAsyncStub", incarnation: int) -> None:
+        at = self._engine.position()
+        version, previous_hash = at.directive_version, at.directive_hash
+        call = stub.FollowDirectives(gateway_sync_pb2.FollowDirectivesRequest(after_version=version))
+        async for response in call:
+            item = response.WhichOneof("item")
+            if item == "head":
+                head = check_head(
+                    response.head,
+                    key=self._directive_key,
+                    gateway=self._gateway,
+                    version=version,
+                    previous_hash=previous_hash,
+                )
+                await self._engine.submit(head)
+                continue
+            if item != "directive":
+                # A kind of a later version of the protocol, that is neither a directive nor a head.
+                continue
+            arrived = check_directive(
+                response.directive,
+                key=self._directive_key,
+                gateway=self._gateway,
+                version=version,
+                previous_hash=previous_hash,
+            )
+            if arrived is None:
+                continue
+            if arrived.body.WhichOneof("body") == "site_key":
+                # Into the token first: once journaled, it is obeyed.
+                await self._obey_site_key(arrived.body.site_key)
+            await self._engine.submit(arrived)
+            version, previous_hash = arrived.body.version, batch_hash(arrived.raw)
+            self._metrics.directives.inc()
+            if self._engine.position().incarnation != incarnation:
+                raise SessionOver("a new incarnation has begun")
+        raise SessionOver("the cloud ended the stream of directives")
+
+    async def _take_receipts(
+        self,
+        call: "aio.StreamStreamCall[batch_pb2.SignedBatch, batch_pb2.SignedReceipt]",
+        incarnation: int,
+        in_flight: "InFlight",
+    ) -> None:
+        while True:
+            try:
+                async with asyncio.timeout(self._section.receipt_timeout_s if len(in_flight) else None) as limit:
+                    in_flight.on_change = lambda: _reschedule(limit, in_flight, self._section.receipt_timeout_s)
+                    signed = await call.read()
+            except TimeoutError as err:
+                raise SessionOver(f"no receipt within {self._section.receipt_timeout_s:g} s") from err
+            finally:
+                in_flight.on_change = None
+            if not isinstance(signed, batch_pb2.SignedReceipt):
+                raise SessionOver("the cloud ended the stream of receipts")
+            arrived = check_receipt(
+                signed, keys=self._engine.receipt_keys(), gateway=self._gateway, incarnation=incarnation
+            )
+            sent_hash = in_flight.hash_of(arrived.receipt.sequence)
+            if sent_hash is not None and sent_hash != arrived.receipt.batch_hash:
+                raise NotSigned(f"the receipt for batch {arrived.receipt.sequence} is for another batch")
+            await self._engine.submit(arrived)
+            self._metrics.receipts.inc()
+            in_flight.receipted(arrived.receipt.sequence)
+            self._stirred.set()
+
+    # Up ---------------------------------------------------------------------------------------------------------------
+
+    async def _push(
+        self,
+        call: "aio.StreamStreamCall[batch_pb2.SignedBatch, batch_pb2.SignedReceipt]",
+        posted: int,
+        in_flight: "InFlight",
+    ) -> None:
+        sent = posted
+        # What the cloud posted before a break but whose receipt was lost is asked for again: a replay gets the first one.
+        sent = min(sent, self._engine.receipted_sequence())
+        while True:
+            rows = await self._engine.batches_to_send(sent, BATCHES_READ)
+            if not rows:
+                await self._engine.wait_for_batch(sent)
+                continue
+            for row in rows:
+                if row.sequence != sent + 1:
+                    # Nothing prunes what is not receipted; what is receipted need not be sent.
+                    raise SessionOver(f"batch {sent + 1} is not in the journal, {row.sequence} is")
+                await in_flight.room()
+                in_flight.sent(row.sequence, batch_hash(row.batch))
+                self._stirred.set()
+                await call.write(batch_pb2.SignedBatch(batch=row.batch, signature=row.signature, key_id=row.key_id))
+                self._metrics.batches_sent.inc()
+                sent = row.sequence
+
+    async def _request_quotas(self, stub: "GatewaySyncAsyncStub", incarnation: int) -> None:
+        asked: set[int] = set()
+        room = asyncio.Semaphore(self._section.quota_requests_in_flight)
+        async with asyncio.TaskGroup() as tasks:
+            while True:
+                outstanding = self._engine.outstanding_quota_requests()
+                # Forget what is no longer outstanding, so that this stays as small as the engine's own table.
+                asked &= {request.counter for request in outstanding}
+                for request in outstanding:
+                    if request.counter not in asked:
+                        await room.acquire()
+                        asked.add(request.counter)
+                        task = tasks.create_task(_part(self._request_quota(stub, incarnation, request), endless=False))
+                        task.add_done_callback(lambda _: room.release())
+                await self._engine.wait_for_quota_request(frozenset(asked))
+
+    async def _request_quota(self, stub: "GatewaySyncAsyncStub", incarnation: int, request: QuotaRequest) -> None:
+        response: gateway_sync_pb2.RequestQuotaResponse = await stub.RequestQuota(
+            gateway_sync_pb2.RequestQuotaRequest(
+                incarnation=incarnation,
+                counter=request.counter,
+                account_id=request.account_id,
+                currency=request.currency,
+                wanted_micros=request.wanted_micros,
+            ),
+            timeout=self._section.call_timeout_s,
+        )
+        await self._engine.submit(QuotaAnswered(counter=request.counter, answer=response.answer))
+
+    async def _upload_evidence(self, stub: "GatewaySyncAsyncStub", incarnation: int, in_flight: "InFlight") -> None:
+        call = stub.UploadEvidence()  # type: ignore[call-arg]  # as above
+        uploaded = self._proven_sequence
+        while True:
+            if uploaded >= self._engine.receipted_sequence() or not await self._is_quiet(in_flight):
+                await self._stirred.wait()
+                self._stirred.clear()
+                continue
+            sequence = uploaded + 1
+            leaves = await self._engine.detail(sequence)
+            if leaves is None:
+                _log.warning("detail_gone", sequence=sequence)
+                uploaded = sequence
+                continue
+            packed = await asyncio.to_thread(compress_leaves, leaves)
+            await call.write(
+                gateway_sync_pb2.UploadEvidenceRequest(
+                    incarnation=incarnation, sequence=sequence, compressed_leaves=packed
+                )
+            )
+            try:
+                async with asyncio.timeout(self._section.receipt_timeout_s):
+                    answer = await call.read()
+            except TimeoutError as err:
+                raise SessionOver(f"no answer to detail within {self._section.receipt_timeout_s:g} s") from err
+            if not isinstance(answer, gateway_sync_pb2.UploadEvidenceResponse):
+                raise SessionOver("the cloud ended the stream of detail")
+            self._metrics.evidence.labels(str(answer.verified).lower()).inc()
+            if answer.verified:
+                self._proven_sequence = max(self._proven_sequence, sequence)
+            else:
+                # The cloud opens a case; sending the same bytes again would not change it.
+                _log.error("detail_refused", sequence=sequence, fault=answer.fault[:500])
+            uploaded = sequence
+
+    async def _is_quiet(self, in_flight: "InFlight") -> bool:
+        """Whether nothing is waiting for a receipt, and nothing stirred for a moment."""
+        if len(in_flight):
+            return False
+        self._stirred.clear()
+        try:
+            async with asyncio.timeout(self._section.evidence_quiet_s):
+                await self._stirred.wait()
+        except TimeoutError:
+            return True
+        # Something did, but a gateway that is never quiet would never prove anything: between batches is quiet enough.
+        return not len(in_flight)
+
+    @property
+    def proven_sequence(self) -> int:
+        """The highest batch whose detail the cloud verified in this connection's account of it."""
+        return self._proven_sequence
+
+
+class InFlight:
+    """Batches sent and not yet receipted: a bounded window."""
+
+    __slots__ = ("_hashes", "_most", "_room", "on_change")
+
+    def __init__(self, *, most: int) -> None:
+        self._most = most
+        self._hashes: dict[int, bytes] = {}
+        self._room = asyncio.Event()
+        self.on_change: Callable[[], None] | None = None
+
+    async def room(self) -> None:
+        """Return when another batch may be sent."""
+        while len(self._hashes) >= self._most:
+            self._room.clear()
+            await self._room.wait()
+
+    def sent(self, sequence: int, digest: bytes) -> None:
+        """``sequence`` is on its way."""
+        self._hashes[sequence] = digest
+        if self.on_change is not None:
+            self.on_change()
+
+    def hash_of(self, sequence: int) -> bytes | None:
+        """The hash of a batch in flight."""
+        return self._hashes.get(sequence)
+
+    def receipted(self, sequence: int) -> None:
+        """A high-water mark: everything up to ``sequence`` has arrived."""
+        for each in [each for each in self._hashes if each <= sequence]:
+            del self._hashes[each]
+        self._room.set()
+
+    def __len__(self) -> int:
+        return len(self._hashes)
+
+
+async def _part(part: Coroutine[object, object, None], *, endless: bool = True) -> None:
+    """Run one part of a session so that its end, whatever it is, ends the session."""
+    try:
+        await part
+    except asyncio.InvalidStateError as err:
+        raise SessionOver("the cloud ended a stream while we wrote") from err
+    except asyncio.CancelledError as err:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise
+        # A call that the other side cancelled comes as our own cancellation, which a task group would take for a quiet end.
+        raise SessionOver("the cloud cancelled a call") from err
+    if endless:
+        raise SessionOver("a stream of the cloud ended")
+
+
+def _reschedule(limit: asyncio.Timeout, in_flight: InFlight, seconds: float) -> None:
+    # The clock of a receipt starts with the first batch in flight, not with the wait for one.
+    if limit.when() is None and len(in_flight):
+        limit.reschedule(asyncio.get_running_loop().time() + seconds)
+
+
+def _options(section: UplinkSection) -> list[tuple[str, int]]:
+    return [
+        ("grpc.max_receive_message_length", MAX_MESSAGE_SIZE),
+        ("grpc.max_send_message_length", MAX_MESSAGE_SIZE),
+        # A session is one attempt: its own connection, no waits of gRPC's own between ours.
+        ("grpc.use_local_subchannel_pool", 1),
+        ("grpc.enable_retries", 0),
+        ("grpc.initial_reconnect_backoff_ms", int(section.min_backoff_s * 1_000)),
+        ("grpc.max_reconnect_backoff_ms", int(section.max_backoff_s * 1_000)),
+        ("grpc.keepalive_time_ms", int(section.keepalive_s * 1_000)),
+        ("grpc.keepalive_timeout_ms", int(section.keepalive_timeout_s * 1_000)),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.max_pings_without_data", 0),
+    ]
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> str:
+    err: BaseException = group
+    while isinstance(err, BaseExceptionGroup):
+        err = err.exceptions[0]
+    return str(err)
+
+
+def _describe(group: BaseExceptionGroup[aio.AioRpcError]) -> str:
+    err: BaseException = group
+    while isinstance(err, BaseExceptionGroup):
+        err = err.exceptions[0]
+    assert isinstance(err, aio.AioRpcError)
+    return f"{err.code().name}: {(err.details() or '')[:300]}"
