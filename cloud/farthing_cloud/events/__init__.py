@@ -1,0 +1,1 @@
+"""How a service follows the ledger's outbox: at least once in, exactly once in effect."""

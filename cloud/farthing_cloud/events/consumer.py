@@ -14,7 +14,6 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
-from importlib import resources
 from typing import Any, Protocol
 
 import grpc
@@ -24,10 +23,21 @@ import structlog
 from psycopg.rows import dict_row
 
 from farthing.v1 import ledger_pb2, ledger_pb2_grpc
-from farthing_cloud.database import Pool
+from farthing_cloud.database import Pool, sentence
 
-_log = structlog.get_logger(__name__)
-_SQL = resources.files(__package__) / "sql"
+_log = structlog.stdlib.get_logger(__name__)
+
+_ADVANCE_CURSOR = sentence(__package__, "advance_cursor")
+_COUNT_PARKED = sentence(__package__, "count_parked")
+_ENTER_INBOX = sentence(__package__, "enter_inbox")
+_KEEP_PARKED = sentence(__package__, "keep_parked")
+_LIST_PARKED = sentence(__package__, "list_parked")
+_LOCK_CURSOR = sentence(__package__, "lock_cursor")
+_LOCK_PARKED = sentence(__package__, "lock_parked")
+_OPEN_CURSOR = sentence(__package__, "open_cursor")
+_PARK_EVENT = sentence(__package__, "park_event")
+_PRUNE_INBOX = sentence(__package__, "prune_inbox")
+_UNPARK_EVENT = sentence(__package__, "unpark_event")
 
 #: Rows of one transaction: large enough that its commit costs little per event, small enough to be redone quickly.
 BATCH_EVENTS = 200
@@ -132,10 +142,6 @@ class ConsumerState:
     #: Why it waits; empty while it works.
     waits_for: str = ""
     place: Place = field(default_factory=lambda: Place(transaction_id=0, sequence=0))
-
-
-def _sentence(name: str) -> bytes:
-    return (_SQL / f"{name}.sql").read_bytes()
 
 
 class Consumer:
@@ -269,7 +275,7 @@ class Consumer:
 
     async def _transact(self, batch: Sequence[Event], *, one_by_one: bool) -> "_Outcome":
         async with self._pool.connection() as connection, connection.transaction():
-            row = await (await connection.execute(_sentence("lock_cursor"), {"consumer": self._name})).fetchone()
+            row = await (await connection.execute(_LOCK_CURSOR, {"consumer": self._name})).fetchone()
             assert row is not None
             forgotten = Place(transaction_id=row[0], sequence=row[1])
             fresh_places = await self._enter(connection, batch)
@@ -298,18 +304,16 @@ class Consumer:
                 raise _ParkedLimit
             last = max(event.place for event in batch)
             await connection.execute(
-                _sentence("advance_cursor"),
+                _ADVANCE_CURSOR,
                 {"consumer": self._name, "transaction_id": last.transaction_id, "sequence": last.sequence},
             )
-            await connection.execute(
-                _sentence("prune_inbox"), {"consumer": self._name, "rows": self._limits.inbox_rows}
-            )
+            await connection.execute(_PRUNE_INBOX, {"consumer": self._name, "rows": self._limits.inbox_rows})
         return _Outcome(handled=handled, repeated=repeated, parked=len(poisoned))
 
     async def _enter(self, connection: Connection, batch: Sequence[Event]) -> set[Place]:
         """Write the places into the inbox; those that were not in it."""
         rows = await connection.execute(
-            _sentence("enter_inbox"),
+            _ENTER_INBOX,
             {
                 "consumer": self._name,
                 "transaction_ids": [event.place.transaction_id for event in batch],
@@ -350,7 +354,7 @@ class Consumer:
 
     async def _park(self, connection: Connection, event: Event, reason: str) -> None:
         await connection.execute(
-            _sentence("park_event"),
+            _PARK_EVENT,
             {
                 "consumer": self._name,
                 "transaction_id": event.place.transaction_id,
@@ -365,14 +369,14 @@ class Consumer:
         )
 
     async def _count_parked(self, connection: Connection) -> int:
-        row = await (await connection.execute(_sentence("count_parked"), {"consumer": self._name})).fetchone()
+        row = await (await connection.execute(_COUNT_PARKED, {"consumer": self._name})).fetchone()
         assert row is not None
         return int(row[0])
 
     async def place(self) -> Place:
         """The durable cursor: everything up to it has been handled or parked."""
         async with self._pool.connection() as connection:
-            row = await (await connection.execute(_sentence("open_cursor"), {"consumer": self._name})).fetchone()
+            row = await (await connection.execute(_OPEN_CURSOR, {"consumer": self._name})).fetchone()
         assert row is not None
         return Place(transaction_id=row[0], sequence=row[1])
 
@@ -396,15 +400,15 @@ class Consumer:
                 "sequence": event.place.sequence,
             }
             async with self._pool.connection() as connection, connection.transaction():
-                locked = await (await connection.execute(_sentence("lock_parked"), key)).fetchone()
+                locked = await (await connection.execute(_LOCK_PARKED, key)).fetchone()
                 if locked is None:
                     continue  # another process has it, or had it
                 reason = await self._attempt(connection, event)
                 if reason is None:
-                    await connection.execute(_sentence("unpark_event"), key)
+                    await connection.execute(_UNPARK_EVENT, key)
                     done += 1
                 else:
-                    await connection.execute(_sentence("keep_parked"), {**key, "reason": reason})
+                    await connection.execute(_KEEP_PARKED, {**key, "reason": reason})
         if done:
             self._handler.committed()
             self._state = replace(self._state, replayed=self._state.replayed + done)
@@ -412,7 +416,7 @@ class Consumer:
 
     async def _parked_events(self, connection: Connection, limit: int) -> list[Event]:
         async with connection.cursor(row_factory=dict_row) as cursor:
-            await cursor.execute(_sentence("list_parked"), {"consumer": self._name, "limit": limit})
+            await cursor.execute(_LIST_PARKED, {"consumer": self._name, "limit": limit})
             return [
                 Event(
                     place=Place(transaction_id=row["transaction_id"], sequence=row["sequence"]),

@@ -3,7 +3,7 @@
 from farthing.v1 import directive_pb2
 
 #: How little each status allows.
-_STRICTNESS = {
+_STRICTNESS: dict[int, int] = {
     directive_pb2.DEVICE_STATUS_UNSPECIFIED: 0,
     directive_pb2.DEVICE_STATUS_ACTIVE: 0,
     directive_pb2.DEVICE_STATUS_SUSPENDED: 1,
@@ -12,6 +12,6 @@ _STRICTNESS = {
 }
 
 
-def loosens(current: directive_pb2.DeviceStatus, wanted: directive_pb2.DeviceStatus) -> bool:
-    """Whether ``wanted`` would allow what ``current`` forbids; a status we do not know counts as the strictest."""
+def loosens(current: int, wanted: int) -> bool:
+    """By values of ``DeviceStatus``: whether ``wanted`` would allow what ``current`` forbids; a status we do not know counts as the strictest."""
     return _STRICTNESS[wanted] < _STRICTNESS.get(current, max(_STRICTNESS.values()) + 1)

@@ -1,0 +1,1 @@
+SELECT canonical FROM payout_plan WHERE plan_id = %(plan_id)s;
