@@ -239,7 +239,8 @@ class Touch:
     quota_request: tuple[GatewayId, int, int] | None = None
     payment_id: str | None = None
     case_id: int | None = None
-    #: The open cases of the authorizations in ``claims`` are always loaded.
+    #: (gateway, idempotency key) of another service's wish for a directive.
+    wish: tuple[GatewayId, str] | None = None
     #: Take the books for closing: nobody posts meanwhile.
     exclusive: bool = False
 
@@ -279,5 +280,9 @@ class View:
     quota_request: QuotaRequested | None = None
     payment: Payment | None = None
     case: Case | None = None
+    #: The directive that the wish became before, if it did.
+    wish_version: int | None = None
+    #: Of the touched accounts, those that the wish's gateway was told of.
+    told: frozenset[AccountId] = frozenset()
     #: Only for an exclusive touch.
     clearings: tuple[SiteClearing, ...] = ()

@@ -1,0 +1,53 @@
+"""The audit chain: one per operator, each posting a link, so that nothing posted can be changed, added or taken out unseen.
+
+head = SHA-256(head before ‖ "operator|currency|kind|subject|posted|business|" ‖ digest), digest = SHA-256 over one line of
+text for each transfer, in order. The same text is written in SQL by ``verify``.
+"""
+
+import hashlib
+from collections.abc import Iterable
+
+from farthing_cloud.ledger.core.posting import Posting, Transfer
+
+
+def digest(transfers: Iterable[Transfer]) -> bytes:
+    """SHA-256 over the transfers' content."""
+    return hashlib.sha256(
+        "".join(
+            f"{t.kind.value}|{t.debit}|{t.credit}|{t.amount_micros}|{t.quota_id or ''}|{t.cause.value}|"
+            f"{'' if t.line is None else t.line}|{(t.authorization_id or b'').hex()}\n"
+            for t in transfers
+        ).encode()
+    ).digest()
+
+
+def subject(posting: Posting) -> str:
+    """What a posting is about: the batch's hash, the payment, the quota, the case, the window."""
+    if posting.batch is not None:
+        return posting.batch.batch_hash.hex()
+    if posting.payment is not None:
+        return posting.payment.payment_id
+    if posting.quota_request is not None:
+        gateway_id, incarnation, answered = posting.quota_request
+        return f"{gateway_id}/{incarnation}/{answered.counter}"
+    if posting.case_decided is not None:
+        return str(posting.case_decided.case_id)
+    if posting.window_closed is not None:
+        return posting.window_closed.window
+    if posting.proven is not None:
+        return f"{posting.proven.gateway_id}/{posting.proven.incarnation}/{posting.proven.sequence}"
+    return ""
+
+
+def link_body(posting: Posting) -> bytes:
+    """What the link adds to the head before it."""
+    text = (
+        f"{posting.operator_id}|{posting.currency}|{posting.kind}|{subject(posting)}|"
+        f"{posting.posted_at}|{posting.business_at}|"
+    )
+    return text.encode() + digest(posting.transfers)
+
+
+def next_head(head: bytes, body: bytes) -> bytes:
+    """The head after a link."""
+    return hashlib.sha256(head + body).digest()

@@ -1,0 +1,201 @@
+"""What the ledger needs of a store.
+
+Rule 1: ``load`` locks the rows it returns until the transaction ends; two transactions lock in the same order.
+Rule 2: ``post`` writes a posting whole or not at all, and adds the audit link.
+Rule 3: nothing is ever read back that was not committed.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from farthing.clock import Instant
+from farthing.ids import AccountId, GatewayId, OperatorId, QuotaId
+from farthing.money import Currency
+from farthing.v1 import batch_pb2
+from farthing_cloud.ledger.core.posting import Posting, Transfer
+from farthing_cloud.ledger.core.rows import Balances, Chain, Gateway, Touch, View
+
+T = TypeVar("T")
+
+
+class StoreError(Exception):
+    """The store cannot be used now; nothing was written. The caller may ask again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Posted:
+    """What the store added to a posting."""
+
+    posting_id: int
+    audit_head: bytes
+    #: Ids of ``Posting.cases``, in order.
+    case_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReceiptContent:
+    """What a receipt says: fixed when its batch was posted."""
+
+    ledger_epoch: int
+    gateway_id: GatewayId
+    incarnation: int
+    sequence: int
+    batch_hash: bytes
+    posted_at: Instant
+    parked: tuple[tuple[int, str], ...]
+    audit_head: bytes
+
+    def encode(self) -> bytes:
+        """The receipt's bytes: the same content gives the same bytes."""
+        return batch_pb2.Receipt(
+            ledger_epoch=self.ledger_epoch,
+            gateway_id=self.gateway_id,
+            incarnation=self.incarnation,
+            sequence=self.sequence,
+            batch_hash=self.batch_hash,
+            posted_at_us=self.posted_at,
+            parked=[batch_pb2.ParkedLine(line=line, reason=reason) for line, reason in self.parked],
+            audit_head=self.audit_head,
+        ).SerializeToString(deterministic=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Signed:
+    """Bytes with the signature that was made for them."""
+
+    body: bytes
+    signature: bytes
+    key_id: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredDirective:
+    """A link of a gateway's chain; ``signature`` and ``key_id`` are empty until it is signed."""
+
+    gateway_id: GatewayId
+    version: int
+    body: bytes
+    body_hash: bytes
+    signature: bytes
+    key_id: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredBatch:
+    """A posted batch as its evidence is checked."""
+
+    batch: bytes
+    batch_hash: bytes
+    beyond_micros: int
+    proven: bool
+    receipt: ReceiptContent
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, order=True)
+class Cursor:
+    """Where a reader of the outbox stands."""
+
+    transaction_id: int = 0
+    sequence: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredEvent:
+    """A row of the outbox."""
+
+    cursor: Cursor
+    kind: str
+    key: str
+    at: Instant
+    value: bytes
+    traceparent: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What ``verify`` found; ``fault`` is the first one in words, empty when all is well."""
+
+    fault: str
+    transfers: int
+    accounts: int
+    batches: int
+
+
+class Transaction(Protocol):
+    """One unit of work."""
+
+    async def load(self, touch: Touch) -> View:
+        """Lock and return the rows."""
+
+    async def post(self, posting: Posting) -> Posted:
+        """Write a posting."""
+
+
+class LedgerStore(Protocol):
+    """Rows of the ledger."""
+
+    async def run(self, work: Callable[[Transaction], Awaitable[T]]) -> T:
+        """Do ``work`` in one transaction; again, a bounded number of times, where it collided with another one.
+
+        Raises ``StoreError`` where the store cannot be reached, and whatever ``work`` raises, with nothing written.
+        """
+
+    async def gateway(self, gateway_id: GatewayId) -> Gateway | None:
+        """As committed last."""
+
+    async def chain(self, gateway_id: GatewayId, incarnation: int) -> Chain:
+        """As committed last."""
+
+    async def batch(self, gateway_id: GatewayId, incarnation: int, sequence: int) -> StoredBatch | None:
+        """A posted batch."""
+
+    async def kept_receipt(self, batch_hash: bytes) -> Signed | None:
+        """The receipt that was signed for a batch."""
+
+    async def keep_receipt(self, batch_hash: bytes, receipt: Signed) -> Signed:
+        """Keep a signed receipt for ever; the one kept first wins and is returned."""
+
+    async def park_fork(self, gateway_id: GatewayId, incarnation: int, sequence: int, batch: Signed, why: str) -> None:
+        """Keep a batch that does not fit its chain, and give its gateway no more quotas until a person has looked."""
+
+    async def witness(self, gateway_id: GatewayId, start_id: bytes, position: int, *, adopted: bool) -> None:
+        """Remember the furthest position a gateway has shown, and that it knows its incarnation."""
+
+    async def directives(self, gateway_id: GatewayId, after_version: int, limit: int) -> Sequence[StoredDirective]:
+        """The next links of a chain, signed or not."""
+
+    async def unsigned(self, limit: int) -> Sequence[StoredDirective]:
+        """Links not signed yet, by gateway and version."""
+
+    async def keep_signature(self, gateway_id: GatewayId, version: int, signature: bytes, key_id: bytes) -> None:
+        """The signature of a link; the one kept first wins."""
+
+    async def told(self, account_id: AccountId) -> Sequence[GatewayId]:
+        """The gateways that know an account, in id order."""
+
+    async def open_quotas(
+        self, operator_id: OperatorId, gateway_id: str, account_id: str
+    ) -> Sequence[tuple[GatewayId, AccountId, QuotaId]]:
+        """Quotas with status open; an empty gateway or account stands for all."""
+
+    async def currency_of(self, operator_id: OperatorId, account_id: AccountId) -> Currency | None:
+        """The currency of a payer's account."""
+
+    async def currency_of_case(self, operator_id: OperatorId, case_id: int) -> Currency | None:
+        """The currency of a case."""
+
+    async def closing(self, operator_id: OperatorId, currency: Currency, window: str) -> bytes | None:
+        """What closing a window answered; None while it was not closed."""
+
+    async def balances(self, operator_id: OperatorId, path_prefix: str) -> Sequence[tuple[str, Currency, Balances]]:
+        """Ledger accounts by path."""
+
+    async def transfers(self, operator_id: OperatorId) -> Sequence[Transfer]:
+        """All transfers in order; for tests and simulations: a live ledger is listed page by page."""
+
+    async def events(self, after: Cursor, limit: int, kinds: Sequence[str]) -> Sequence[StoredEvent]:
+        """Outbox rows after a cursor that no transaction still under way can precede."""
+
+    async def verify(self) -> Verdict:
+        """Replay everything and name the first fault."""

@@ -1,0 +1,489 @@
+"""The ledger in memory: for simulations and tests. It keeps every rule of the interface but durability."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
+
+from farthing.ids import AccountId, AuthorizationId, GatewayId, OperatorId, QuotaId, SiteId
+from farthing.money import Currency
+from farthing.v1 import events_pb2
+from farthing_cloud.ledger.core import audit, paths
+from farthing_cloud.ledger.core.posting import BatchAdded, Posting, Transfer
+from farthing_cloud.ledger.core.replay import fault_of
+from farthing_cloud.ledger.core.rows import (
+    ZERO_HASH,
+    Balances,
+    Case,
+    CaseKind,
+    CaseStatus,
+    Chain,
+    Claimed,
+    Gateway,
+    Payer,
+    Payment,
+    PostedBatch,
+    Quota,
+    QuotaRequested,
+    QuotaStatus,
+    RegisterKey,
+    SiteClearing,
+    Touch,
+    View,
+)
+from farthing_cloud.ledger.store.interface import (
+    Cursor,
+    LedgerStore,
+    Posted,
+    ReceiptContent,
+    Signed,
+    StoredBatch,
+    StoredDirective,
+    StoredEvent,
+    Transaction,
+    Verdict,
+)
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class _Books:
+    """Everything of one operator and currency."""
+
+    window: str = "w1"
+    balances: dict[str, Balances] = field(default_factory=dict)
+    payers: dict[AccountId, Payer] = field(default_factory=dict)
+    transfers: list[Transfer] = field(default_factory=list)
+    payments: dict[str, Payment] = field(default_factory=dict)
+    closings: dict[str, bytes] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class _Batch:
+    added: BatchAdded
+    proven: bool
+    clearing_micros: int
+    receipt: ReceiptContent
+    currency: Currency
+
+
+class MemoryStore:
+    """A :class:`LedgerStore` without a disk; one transaction at a time."""
+
+    def __init__(self, *, ledger_epoch: int = 1) -> None:
+        self._epoch = ledger_epoch
+        self._lock = asyncio.Lock()
+        self._books: dict[tuple[OperatorId, Currency], _Books] = {}
+        self._gateways: dict[GatewayId, Gateway] = {}
+        self._chains: dict[tuple[GatewayId, int], Chain] = {}
+        self._quotas: dict[QuotaId, Quota] = {}
+        self._requests: dict[tuple[GatewayId, int, int], QuotaRequested] = {}
+        self._claims: dict[AuthorizationId, Claimed] = {}
+        self._registers: dict[RegisterKey, dict[AuthorizationId, None]] = {}
+        self._cases: dict[int, tuple[OperatorId, Currency, Case]] = {}
+        self._batches: dict[tuple[GatewayId, int, int], _Batch] = {}
+        self._receipts: dict[bytes, Signed] = {}
+        self._forks: list[tuple[GatewayId, int, int, Signed, str]] = []
+        self._directives: dict[GatewayId, list[StoredDirective]] = {}
+        self._wishes: dict[tuple[GatewayId, str], int] = {}
+        self._told: dict[AccountId, dict[GatewayId, None]] = {}
+        self._outbox: list[StoredEvent] = []
+        self._heads: dict[OperatorId, bytes] = {}
+        self._links: list[tuple[OperatorId, bytes, bytes]] = []
+
+    # ---- transactions
+
+    async def run(self, work: Callable[[Transaction], Awaitable[T]]) -> T:
+        async with self._lock:
+            return await work(_MemoryTransaction(self))
+
+    def load(self, touch: Touch) -> View:
+        """The rows as they are."""
+        books = self._books.setdefault((touch.operator_id, touch.currency), _Books())
+        quotas = {quota_id: self._quotas[quota_id] for quota_id in touch.quota_ids if quota_id in self._quotas}
+        case = self._cases.get(touch.case_id) if touch.case_id is not None else None
+        accounts = dict.fromkeys(touch.account_ids)
+        accounts.update(dict.fromkeys(quota.account_id for quota in quotas.values()))
+        if case is not None:
+            accounts.update(dict.fromkeys(aside.account_id for aside in case[2].asides))
+        wanted = [paths.quota(gateway_id) for gateway_id in touch.gateway_ids]
+        wanted += [path(account_id) for account_id in accounts for path in (paths.payer, paths.debt)]
+        chain = batch = None
+        if touch.chain is not None:
+            gateway_id, incarnation, _ = touch.chain
+            chain = self._chains.get((gateway_id, incarnation), Chain(incarnation=incarnation))
+            stored = self._batches.get(touch.chain)
+            if stored is not None:
+                batch = PostedBatch(
+                    gateway_id=gateway_id,
+                    incarnation=incarnation,
+                    sequence=stored.added.sequence,
+                    batch_hash=stored.added.batch_hash,
+                    proven=stored.proven,
+                )
+        return View(
+            operator_id=touch.operator_id,
+            currency=touch.currency,
+            window=books.window,
+            ledger_epoch=self._epoch,
+            gateways={g: self._gateways[g] for g in touch.gateway_ids if g in self._gateways},
+            balances={path: books.balances[path] for path in wanted if path in books.balances},
+            payers={a: books.payers[a] for a in accounts if a in books.payers},
+            quotas=quotas,
+            open_quotas={
+                a: sum(q.account_id == a and q.status is QuotaStatus.OPEN for q in self._quotas.values())
+                for a in touch.account_ids
+            }
+            if touch.quota_request is not None
+            else {},
+            claimed={a: self._claims[a] for a in touch.claims if a in self._claims},
+            overlaps=self._overlaps(touch),
+            open_cases={
+                AuthorizationId(stored_case.authorization_id): case_id
+                for case_id, (_, _, stored_case) in self._cases.items()
+                if stored_case.authorization_id in touch.claims
+                and stored_case.status is CaseStatus.OPEN
+                and stored_case.kind is CaseKind.OVERLAP
+            },
+            chain=chain,
+            batch=batch,
+            quota_request=self._requests.get(touch.quota_request) if touch.quota_request is not None else None,
+            payment=books.payments.get(touch.payment_id) if touch.payment_id is not None else None,
+            case=case[2] if case is not None and case[:2] == (touch.operator_id, touch.currency) else None,
+            wish_version=self._wishes.get(touch.wish) if touch.wish is not None else None,
+            told=frozenset(a for a in touch.account_ids if touch.wish[0] in self._told.get(a, ()))
+            if touch.wish is not None
+            else frozenset(),
+            clearings=self._clearings(touch, books) if touch.exclusive else (),
+        )
+
+    def _overlaps(self, touch: Touch) -> dict[AuthorizationId, AuthorizationId]:
+        out = {}
+        for authorization_id, (register, start, end) in touch.claims.items():
+            if start >= end:
+                continue  # an interval without width overlaps nothing
+            others = (self._claims[other] for other in self._registers.get(register, ()) if other != authorization_id)
+            hits = [
+                c.authorization_id
+                for c in others
+                if c.register_from < c.register_to and c.register_from < end and start < c.register_to
+            ]
+            if hits:
+                out[authorization_id] = min(hits)
+        return out
+
+    def _clearings(self, touch: Touch, books: _Books) -> tuple[SiteClearing, ...]:
+        sites: dict[SiteId, list[int]] = {}
+        for path, balance in books.balances.items():
+            kind, _, rest = path.partition("/")
+            site, _, window = rest.partition("/")
+            if kind == "clearing" and window == books.window:
+                sites[SiteId(site)] = [balance.credits_posted - balance.debits_posted, 0]
+        for batch in self._batches.values():
+            mine = self._gateways[batch.added.gateway_id].operator_id == touch.operator_id
+            if mine and batch.currency == touch.currency and not batch.proven and batch.added.site_id in sites:
+                sites[batch.added.site_id][1] += batch.clearing_micros
+        return tuple(
+            SiteClearing(site_id=site, balance_micros=balance, unproven_micros=unproven)
+            for site, (balance, unproven) in sorted(sites.items())
+        )
+
+    def post(self, posting: Posting) -> Posted:
+        """Write a posting."""
+        books = self._books.setdefault((posting.operator_id, posting.currency), _Books())
+        for path, change in posting.changes.items():
+            before = books.balances.get(path, Balances())
+            after = Balances(
+                debits_pending=before.debits_pending + change.debits_pending,
+                debits_posted=before.debits_posted + change.debits_posted,
+                credits_pending=before.credits_pending + change.credits_pending,
+                credits_posted=before.credits_posted + change.credits_posted,
+            )
+            assert min(after.debits_pending, after.debits_posted, after.credits_pending, after.credits_posted) >= 0
+            books.balances[path] = after
+        books.transfers.extend(posting.transfers)
+        books.payers.update({payer.account_id: payer for payer in posting.payers})
+        self._gateways.update({gateway.gateway_id: gateway for gateway in posting.gateways})
+        if posting.chain is not None:
+            gateway_id, chain = posting.chain
+            self._chains[gateway_id, chain.incarnation] = chain
+        for quota in posting.quotas_granted:
+            assert quota.quota_id not in self._quotas
+            self._quotas[quota.quota_id] = quota
+        for changed in posting.quotas:
+            self._quotas[changed.quota_id] = replace(
+                self._quotas[changed.quota_id],
+                posted_micros=changed.posted_micros,
+                voided_micros=changed.voided_micros,
+                status=QuotaStatus(changed.status),
+            )
+        for claim in posting.claims:
+            self._claims[claim.authorization_id] = claim
+            self._registers.setdefault(claim.register, {})[claim.authorization_id] = None
+        case_ids = tuple(self._add_case(posting, index) for index in range(len(posting.cases)))
+        if posting.case_decided is not None:
+            operator_id, currency, case = self._cases[posting.case_decided.case_id]
+            self._cases[case.case_id] = (operator_id, currency, replace(case, status=posting.case_decided.status))
+        for row in posting.directives:
+            chain_of = self._directives.setdefault(row.gateway_id, [])
+            assert row.version == len(chain_of) + 1
+            chain_of.append(
+                StoredDirective(
+                    gateway_id=row.gateway_id,
+                    version=row.version,
+                    body=row.body,
+                    body_hash=row.body_hash,
+                    signature=b"",
+                    key_id=b"",
+                )
+            )
+            if row.idempotency_key:
+                self._wishes[row.gateway_id, row.idempotency_key] = row.version
+        for gateway_id, account_id in posting.told:
+            self._told.setdefault(account_id, {})[gateway_id] = None
+        if posting.quota_request is not None:
+            gateway_id, incarnation, answered = posting.quota_request
+            self._requests[gateway_id, incarnation, answered.counter] = answered
+        if posting.payment is not None:
+            books.payments[posting.payment.payment_id] = posting.payment
+        if posting.window_closed is not None:
+            assert books.window == posting.window_closed.window
+            books.window = posting.window_closed.next_window
+            books.closings[posting.window_closed.window] = posting.window_closed.answer
+        body = audit.link_body(posting)
+        head = audit.next_head(self._heads.get(posting.operator_id, ZERO_HASH), body)
+        self._heads[posting.operator_id] = head
+        self._links.append((posting.operator_id, body, head))
+        self._keep_batch(posting, head)
+        transaction_id = len(self._links)
+        for event in posting.events:
+            value = event.value
+            if event.case is not None:
+                opened = events_pb2.CaseOpened.FromString(value)
+                opened.case_id = case_ids[event.case]
+                value = opened.SerializeToString()
+            cursor = Cursor(transaction_id=transaction_id, sequence=len(self._outbox) + 1)
+            self._outbox.append(
+                StoredEvent(
+                    cursor=cursor,
+                    kind=event.kind,
+                    key=event.key,
+                    at=posting.posted_at,
+                    value=value,
+                    traceparent=event.traceparent,
+                )
+            )
+        return Posted(posting_id=len(self._links), audit_head=head, case_ids=case_ids)
+
+    def _add_case(self, posting: Posting, index: int) -> int:
+        added = posting.cases[index]
+        if added.case_id is not None:
+            operator_id, currency, case = self._cases[added.case_id]
+            grown = replace(case, asides=case.asides + added.asides)
+            self._cases[added.case_id] = (operator_id, currency, grown)
+            return added.case_id
+        case_id = len(self._cases) + 1
+        case = Case(
+            case_id=case_id,
+            kind=added.kind,
+            status=CaseStatus.OPEN,
+            device_id=added.device_id,
+            authorization_id=added.authorization_id,
+            other_authorization_id=added.other_authorization_id,
+            asides=added.asides,
+        )
+        self._cases[case_id] = (posting.operator_id, posting.currency, case)
+        return case_id
+
+    def _keep_batch(self, posting: Posting, head: bytes) -> None:
+        added = posting.batch
+        if added is not None:
+            key = (added.gateway_id, added.incarnation, added.sequence)
+            assert key not in self._batches
+            self._batches[key] = _Batch(
+                added=added,
+                proven=added.proven,
+                clearing_micros=added.net_micros,
+                currency=posting.currency,
+                receipt=ReceiptContent(
+                    ledger_epoch=self._epoch,
+                    gateway_id=added.gateway_id,
+                    incarnation=added.incarnation,
+                    sequence=added.sequence,
+                    batch_hash=added.batch_hash,
+                    posted_at=posting.posted_at,
+                    parked=tuple((parked.line, parked.reason) for parked in added.parked),
+                    audit_head=head,
+                ),
+            )
+        for released in posting.released:
+            batch = self._batches[released.gateway_id, released.incarnation, released.sequence]
+            batch.clearing_micros += released.net_micros
+        if posting.proven is not None:
+            proven = posting.proven
+            self._batches[proven.gateway_id, proven.incarnation, proven.sequence].proven = True
+            chain = self._chains[proven.gateway_id, proven.incarnation]
+            sequence = chain.proven_sequence
+            while (
+                after := self._batches.get((proven.gateway_id, proven.incarnation, sequence + 1))
+            ) is not None and after.proven:
+                sequence += 1
+            self._chains[proven.gateway_id, proven.incarnation] = replace(chain, proven_sequence=sequence)
+
+    # ---- reading
+
+    async def gateway(self, gateway_id: GatewayId) -> Gateway | None:
+        return self._gateways.get(gateway_id)
+
+    async def chain(self, gateway_id: GatewayId, incarnation: int) -> Chain:
+        return self._chains.get((gateway_id, incarnation), Chain(incarnation=incarnation))
+
+    async def batch(self, gateway_id: GatewayId, incarnation: int, sequence: int) -> StoredBatch | None:
+        stored = self._batches.get((gateway_id, incarnation, sequence))
+        if stored is None:
+            return None
+        return StoredBatch(
+            batch=stored.added.batch,
+            batch_hash=stored.added.batch_hash,
+            beyond_micros=stored.added.beyond_micros,
+            proven=stored.proven,
+            receipt=stored.receipt,
+        )
+
+    async def kept_receipt(self, batch_hash: bytes) -> Signed | None:
+        return self._receipts.get(batch_hash)
+
+    async def keep_receipt(self, batch_hash: bytes, receipt: Signed) -> Signed:
+        return self._receipts.setdefault(batch_hash, receipt)
+
+    async def park_fork(self, gateway_id: GatewayId, incarnation: int, sequence: int, batch: Signed, why: str) -> None:
+        fork = (gateway_id, incarnation, sequence, batch, why)
+        if not any(known[3].body == batch.body for known in self._forks):
+            self._forks.append(fork)
+        self._gateways[gateway_id] = replace(self._gateways[gateway_id], quarantined=True)
+
+    async def witness(self, gateway_id: GatewayId, start_id: bytes, position: int, *, adopted: bool) -> None:
+        gateway = self._gateways[gateway_id]
+        if position >= gateway.witness_position:
+            gateway = replace(gateway, witness_start_id=start_id, witness_position=position)
+        self._gateways[gateway_id] = replace(gateway, adopted=gateway.adopted or adopted)
+
+    async def directives(self, gateway_id: GatewayId, after_version: int, limit: int) -> Sequence[StoredDirective]:
+        return self._directives.get(gateway_id, [])[after_version : after_version + limit]
+
+    async def unsigned(self, limit: int) -> Sequence[StoredDirective]:
+        rows = [row for gateway_id in sorted(self._directives) for row in self._directives[gateway_id]]
+        return [row for row in rows if not row.signature][:limit]
+
+    async def keep_signature(self, gateway_id: GatewayId, version: int, signature: bytes, key_id: bytes) -> None:
+        rows = self._directives[gateway_id]
+        if not rows[version - 1].signature:
+            rows[version - 1] = replace(rows[version - 1], signature=signature, key_id=key_id)
+
+    async def told(self, account_id: AccountId) -> Sequence[GatewayId]:
+        return sorted(self._told.get(account_id, ()))
+
+    async def open_quotas(
+        self, operator_id: OperatorId, gateway_id: str, account_id: str
+    ) -> Sequence[tuple[GatewayId, AccountId, QuotaId]]:
+        return sorted(
+            (quota.gateway_id, quota.account_id, quota.quota_id)
+            for quota in self._quotas.values()
+            if quota.status is QuotaStatus.OPEN
+            and self._gateways[quota.gateway_id].operator_id == operator_id
+            and gateway_id in ("", quota.gateway_id)
+            and account_id in ("", quota.account_id)
+        )
+
+    async def currency_of(self, operator_id: OperatorId, account_id: AccountId) -> Currency | None:
+        found = (c for (o, c), books in self._books.items() if o == operator_id and account_id in books.payers)
+        return next(found, None)
+
+    async def currency_of_case(self, operator_id: OperatorId, case_id: int) -> Currency | None:
+        found = self._cases.get(case_id)
+        return found[1] if found is not None and found[0] == operator_id else None
+
+    async def closing(self, operator_id: OperatorId, currency: Currency, window: str) -> bytes | None:
+        books = self._books.get((operator_id, currency))
+        return books.closings.get(window) if books is not None else None
+
+    async def balances(self, operator_id: OperatorId, path_prefix: str) -> Sequence[tuple[str, Currency, Balances]]:
+        return sorted(
+            (
+                (path, currency, balance)
+                for (operator, currency), books in self._books.items()
+                if operator == operator_id
+                for path, balance in books.balances.items()
+                if path.startswith(path_prefix)
+            ),
+            key=lambda row: row[:2],
+        )
+
+    async def transfers(self, operator_id: OperatorId) -> Sequence[Transfer]:
+        return [t for (operator, _), books in self._books.items() if operator == operator_id for t in books.transfers]
+
+    async def events(self, after: Cursor, limit: int, kinds: Sequence[str]) -> Sequence[StoredEvent]:
+        rows = (row for row in self._outbox if row.cursor > after and (not kinds or row.kind in kinds))
+        return [row for row, _ in zip(rows, range(limit), strict=False)]
+
+    # ---- figures for simulations
+
+    async def quotas(self, operator_id: OperatorId) -> Sequence[Quota]:
+        """Every quota."""
+        return [q for q in self._quotas.values() if self._gateways[q.gateway_id].operator_id == operator_id]
+
+    async def claims(self, operator_id: OperatorId) -> Sequence[Claimed]:
+        """The highest claim of every authorization."""
+        return [c for c in self._claims.values() if self._gateways[c.gateway_id].operator_id == operator_id]
+
+    async def cases(self, operator_id: OperatorId) -> Sequence[Case]:
+        """Every case."""
+        return [case for operator, _, case in self._cases.values() if operator == operator_id]
+
+    async def verify(self) -> Verdict:
+        fault = ""
+        for (operator_id, currency), books in self._books.items():
+            quotas = {
+                quota_id: quota
+                for quota_id, quota in self._quotas.items()
+                if self._gateways[quota.gateway_id].operator_id == operator_id
+                and self._gateways[quota.gateway_id].currency == currency
+            }
+            payers = {str(account_id): payer for account_id, payer in books.payers.items()}
+            fault = fault or fault_of(books.transfers, books.balances, quotas, payers)
+        for operator_id in self._heads:
+            claimed = sum(c.net_micros + c.tax_micros for c in await self.claims(operator_id))
+            due = sum(
+                batch.added.due_micros
+                for (gateway_id, _, _), batch in self._batches.items()
+                if self._gateways[gateway_id].operator_id == operator_id
+            )
+            if claimed != due and not fault:
+                fault = f"operator {operator_id}: claims say {claimed}, the batches {due}"
+        heads: dict[OperatorId, bytes] = {}
+        for operator_id, body, head in self._links:
+            heads[operator_id] = audit.next_head(heads.get(operator_id, ZERO_HASH), body)
+            if heads[operator_id] != head and not fault:
+                fault = f"operator {operator_id}: the audit chain is broken"
+        return Verdict(
+            fault=fault,
+            transfers=sum(len(books.transfers) for books in self._books.values()),
+            accounts=sum(len(books.balances) for books in self._books.values()),
+            batches=len(self._batches),
+        )
+
+
+class _MemoryTransaction:
+    def __init__(self, store: MemoryStore) -> None:
+        self._store = store
+
+    async def load(self, touch: Touch) -> View:
+        return self._store.load(touch)
+
+    async def post(self, posting: Posting) -> Posted:
+        return self._store.post(posting)
+
+
+def _is_a_store(store: MemoryStore) -> LedgerStore:
+    return store  # mypy checks here that the fake keeps the interface
