@@ -1,0 +1,517 @@
+"""The registry's calls: parse, compare, store with what gateways must hear of it, then send that.
+
+Rule 1: the same Put again changes nothing, and sends what an interrupted one left unsent.
+Rule 2: a dry run reads and compares only, and takes references it cannot find as coming.
+"""
+
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, NoReturn
+
+import grpc
+import grpc.aio
+import structlog
+from cryptography import x509
+from typing_extensions import override
+
+from farthing.clock import BusinessClock
+from farthing.v1 import (
+    directive_pb2,
+    ledger_pb2,
+    ledger_pb2_grpc,
+    registry_pb2,
+    registry_pb2_grpc,
+    vault_pb2,
+    vault_pb2_grpc,
+)
+from farthing_cloud.callers import caller
+from farthing_cloud.database import Pool
+from farthing_cloud.registry import store
+from farthing_cloud.registry.checks import (
+    Unfit,
+    check_device,
+    check_gateway,
+    check_operator,
+    check_site,
+    check_tariff,
+)
+from farthing_cloud.registry.differences import differences
+from farthing_cloud.registry.life import IllegalStep, device_step, gateway_step
+from farthing_cloud.wishes import CALL_TIMEOUT_S, Wishes, WishRefused, add_wish, keep_sending, waits
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+MAX_REASON_LENGTH = 500
+#: Epochs count from 1, so that 0 on the wire is "not said".
+FIRST_DEVICE_EPOCH = 1
+
+_log = structlog.stdlib.get_logger(__name__)
+
+
+class Refused(Exception):
+    """A no to the caller."""
+
+    def __init__(self, code: grpc.StatusCode, details: str) -> None:
+        super().__init__(details)
+        self.code = code
+        self.details = details
+
+
+def _precondition(details: str) -> Refused:
+    return Refused(grpc.StatusCode.FAILED_PRECONDITION, details)
+
+
+class RegistryServicer(registry_pb2_grpc.RegistryServicer):
+    """See ``registry.proto``."""
+
+    def __init__(
+        self,
+        *,
+        pool: Pool,
+        ledger: grpc.aio.Channel,
+        vault: grpc.aio.Channel,
+        root: x509.Certificate,
+        clock: BusinessClock,
+    ) -> None:
+        self._pool = pool
+        self._ledger = ledger_pb2_grpc.LedgerStub(ledger)
+        self._vault = vault_pb2_grpc.VaultStub(vault)
+        self._wishes = Wishes(pool=pool, ledger=ledger, service="registry")
+        self._root = root
+        self._clock = clock
+
+    # --- puts ---------------------------------------------------------------------------------------------------------
+
+    @override
+    async def PutOperator(self, request: registry_pb2.PutOperatorRequest, context: Context) -> registry_pb2.PutResponse:
+        """Name and currency of who runs devices. The currency never changes: amounts were promised in it."""
+        operator = request.operator
+        async with self._refusals(context):
+            check_operator(operator)
+            async with self._change(operator.operator_id) as connection:
+                old = await store.get_operator(connection, operator.operator_id)
+                found = differences(old, operator)
+                if old is not None and old.currency != operator.currency:
+                    raise _precondition(f"operator {operator.operator_id} works in {old.currency}: that never changes")
+                if found and not request.dry_run:
+                    await store.put_operator(connection, operator)
+        return _answer(old, found)
+
+    @override
+    async def PutSite(self, request: registry_pb2.PutSiteRequest, context: Context) -> registry_pb2.PutResponse:
+        """A place, with what its gateways may allow offline and when they seal."""
+        site = request.site
+        gateway_ids: list[str] = []
+        async with self._refusals(context):
+            async with self._change(site.operator_id) as connection:
+                currency = await self._currency(connection, site.operator_id, dry_run=request.dry_run)
+                check_site(site, currency=currency)
+                if currency is not None:
+                    site.floor.currency = currency
+                old = await store.get_site(connection, site.site_id)
+                found = differences(old, site)
+                if old is not None and old.operator_id != site.operator_id:
+                    raise _precondition(f"site {site.site_id} belongs to another operator")
+                gateway_ids = await store.gateways_of_sites(connection, [site.site_id])
+                if old is not None and old.time_zone != site.time_zone and gateway_ids:
+                    raise _precondition(f"site {site.site_id} has gateways, which were told {old.time_zone} for ever")
+                if found and not request.dry_run:
+                    await store.put_site(connection, site)
+                    if old is None or old.floor != site.floor:
+                        await self._want(connection, gateway_ids, site.operator_id, "floor", floor=site.floor)
+                    if old is None or old.seal != site.seal:
+                        await self._want(connection, gateway_ids, site.operator_id, "seal", seal=site.seal)
+            await self._send(gateway_ids, dry_run=request.dry_run)
+        return _answer(old, found)
+
+    @override
+    async def PutGateway(self, request: registry_pb2.PutGatewayRequest, context: Context) -> registry_pb2.PutResponse:
+        """A gateway and its public keys. It is told everything it must know before anything else happens to it."""
+        gateway = request.gateway
+        async with self._refusals(context):
+            check_gateway(gateway)
+            async with self._change(gateway.operator_id) as connection:
+                await self._currency(connection, gateway.operator_id, dry_run=request.dry_run)
+                site = await self._site(connection, gateway.site_id, gateway.operator_id, dry_run=request.dry_run)
+                stored = await store.get_gateway(connection, gateway.gateway_id)
+                old = None if stored is None else stored.gateway
+                status = registry_pb2.GATEWAY_STATUS_ACTIVE if old is None else old.status
+                if gateway.status not in (registry_pb2.GATEWAY_STATUS_UNSPECIFIED, status):
+                    raise _precondition("status: SetGatewayStatus changes it")
+                gateway.status = status
+                if old is not None and (old.operator_id, old.site_id) != (gateway.operator_id, gateway.site_id):
+                    raise _precondition(f"gateway {gateway.gateway_id} is at site {old.site_id}; gateways do not move")
+                found = differences(old, gateway)
+                if found and not request.dry_run:
+                    await store.put_gateway(connection, gateway)
+                    if old is None and site is not None:
+                        await self._introduce(connection, gateway, site)
+            await self._send([gateway.gateway_id], dry_run=request.dry_run)
+        return _answer(old, found)
+
+    @override
+    async def PutTariff(self, request: registry_pb2.PutTariffRequest, context: Context) -> registry_pb2.PutResponse:
+        """A version of a tariff; it never changes, because statements and claims name it."""
+        tariff = request.tariff
+        record = tariff.tariff
+        gateway_ids: list[str] = []
+        async with self._refusals(context):
+            async with self._change(tariff.operator_id) as connection:
+                currency = await self._currency(connection, tariff.operator_id, dry_run=request.dry_run)
+                check_tariff(tariff, currency=currency)
+                old = await store.get_tariff(connection, tariff.operator_id, record.tariff_id, record.version)
+                found = differences(old, tariff)
+                if old is not None and found:
+                    raise Refused(
+                        grpc.StatusCode.ALREADY_EXISTS,
+                        f"tariff {record.tariff_id} version {record.version} is another one, and a version never changes:"
+                        f" put it as version {record.version + 1}",
+                    )
+                gateway_ids = await store.gateways_of_operator(connection, tariff.operator_id)
+                if found and not request.dry_run:
+                    await store.put_tariff(connection, tariff)
+                    await self._want(
+                        connection, gateway_ids, tariff.operator_id, _tariff_subject(record), tariff=record
+                    )
+            await self._send(gateway_ids, dry_run=request.dry_run)
+        return _answer(old, found)
+
+    @override
+    async def PutDevice(self, request: registry_pb2.PutDeviceRequest, context: Context) -> registry_pb2.PutResponse:
+        """A device, the key its statements are checked with, and the sites whose gateways know it."""
+        device = request.device
+        record = device.record
+        gateways: list[tuple[str, bool]] = []
+        async with self._refusals(context):
+            if record.device_epoch == 0:
+                record.device_epoch = FIRST_DEVICE_EPOCH
+            check_device(device, root=self._root)
+            # Their order says nothing: it must not look like a change.
+            device.site_ids.sort()
+            async with self._change(device.operator_id) as connection:
+                await self._currency(connection, device.operator_id, dry_run=request.dry_run)
+                for site_id in device.site_ids:
+                    await self._site(connection, site_id, device.operator_id, dry_run=request.dry_run)
+                await self._tariff(connection, device, dry_run=request.dry_run)
+                old = await store.get_device(connection, record.device_id)
+                _check_replacement(old, device)
+                found = differences(old, device)
+                if found and not request.dry_run:
+                    await store.put_device(connection, device)
+                gateways = await store.gateways_of_device(connection, record.device_id)
+                if found and not request.dry_run:
+                    await self._want_device(connection, gateways, device)
+            await self._send([gateway_id for gateway_id, _ in gateways], dry_run=request.dry_run)
+        return _answer(old, found)
+
+    # --- status -------------------------------------------------------------------------------------------------------
+
+    @override
+    async def SetDeviceStatus(
+        self, request: registry_pb2.SetDeviceStatusRequest, context: Context
+    ) -> registry_pb2.PutResponse:
+        """A step in a device's life (``life.DEVICE_STEPS``), told to every gateway that knows it."""
+        who = caller(context)
+        gateways: list[tuple[str, bool]] = []
+        async with self._refusals(context):
+            _check_reason(request.reason)
+            device = await self._known_device(request.device_id)
+            async with self._change(device.operator_id) as connection:
+                old = await store.get_device(connection, request.device_id)
+                assert old is not None, "devices are never deleted"
+                changed = device_step(
+                    old.record.status, request.status, only_reduce=(who.kind, who.id) == ("service", "fraud")
+                )
+                device = registry_pb2.Device()
+                device.CopyFrom(old)
+                device.record.status = request.status
+                gateways = await store.gateways_of_device(connection, request.device_id)
+                if changed:
+                    await store.set_device_status(connection, request.device_id, request.status)
+                    await store.record_status_change(
+                        connection,
+                        kind="device",
+                        subject_id=request.device_id,
+                        old_status=old.record.status,
+                        new_status=request.status,
+                        reason=request.reason,
+                        caller=who.uri,
+                        at_us=self._clock.now(),
+                    )
+                    await self._want_device(connection, gateways, device)
+            if changed:
+                _log.info(
+                    "device status changed", device=request.device_id, status=int(request.status), reason=request.reason
+                )
+            await self._send([gateway_id for gateway_id, _ in gateways], dry_run=False)
+        return _answer(old, differences(old, device))
+
+    @override
+    async def SetGatewayStatus(
+        self, request: registry_pb2.SetGatewayStatusRequest, context: Context
+    ) -> registry_pb2.PutResponse:
+        """Who is not active may not connect; live calls end within a second."""
+        who = caller(context)
+        async with self._refusals(context):
+            _check_reason(request.reason)
+            async with self._pool.connection() as connection:
+                stored = await store.get_gateway(connection, request.gateway_id)
+            if stored is None:
+                raise Refused(grpc.StatusCode.NOT_FOUND, f"no gateway {request.gateway_id!r:.80}")
+            async with self._change(stored.gateway.operator_id) as connection:
+                stored = await store.get_gateway(connection, request.gateway_id)
+                assert stored is not None, "gateways are never deleted"
+                old = stored.gateway
+                new = registry_pb2.Gateway()
+                new.CopyFrom(old)
+                new.status = request.status
+                if gateway_step(old.status, request.status):
+                    await store.set_gateway_status(connection, request.gateway_id, request.status)
+                    await store.record_status_change(
+                        connection,
+                        kind="gateway",
+                        subject_id=request.gateway_id,
+                        old_status=old.status,
+                        new_status=request.status,
+                        reason=request.reason,
+                        caller=who.uri,
+                        at_us=self._clock.now(),
+                    )
+        return _answer(old, differences(old, new))
+
+    # --- lists --------------------------------------------------------------------------------------------------------
+
+    @override
+    async def ListOperators(
+        self, request: registry_pb2.ListOperatorsRequest, context: Context
+    ) -> registry_pb2.ListOperatorsResponse:
+        """All operators."""
+        async with self._pool.connection() as connection:
+            return registry_pb2.ListOperatorsResponse(operators=await store.list_operators(connection))
+
+    @override
+    async def ListSites(
+        self, request: registry_pb2.ListSitesRequest, context: Context
+    ) -> registry_pb2.ListSitesResponse:
+        """Sites of one operator, or all."""
+        async with self._pool.connection() as connection:
+            return registry_pb2.ListSitesResponse(sites=await store.list_sites(connection, request.operator_id))
+
+    @override
+    async def ListGateways(
+        self, request: registry_pb2.ListGatewaysRequest, context: Context
+    ) -> registry_pb2.ListGatewaysResponse:
+        """Gateways of one operator, or all."""
+        async with self._pool.connection() as connection:
+            return registry_pb2.ListGatewaysResponse(
+                gateways=await store.list_gateways(connection, request.operator_id)
+            )
+
+    @override
+    async def ListTariffs(
+        self, request: registry_pb2.ListTariffsRequest, context: Context
+    ) -> registry_pb2.ListTariffsResponse:
+        """Every version of every tariff of one operator, or all."""
+        async with self._pool.connection() as connection:
+            return registry_pb2.ListTariffsResponse(tariffs=await store.list_tariffs(connection, request.operator_id))
+
+    @override
+    async def ListDevices(
+        self, request: registry_pb2.ListDevicesRequest, context: Context
+    ) -> registry_pb2.ListDevicesResponse:
+        """Devices of one operator, or all."""
+        async with self._pool.connection() as connection:
+            return registry_pb2.ListDevicesResponse(devices=await store.list_devices(connection, request.operator_id))
+
+    # --- background ---------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Send what is left over, until cancelled."""
+        await keep_sending(self._behind, self._bring_up_to_date)
+
+    async def _behind(self) -> Sequence[str]:
+        async with self._pool.connection() as connection:
+            return await store.behind_gateways(connection)
+
+    async def _bring_up_to_date(self, gateway_id: str, *, parked_too: bool = False) -> None:
+        """Ledger, then directives, then vault: each step may be repeated."""
+        async with self._pool.connection() as connection:
+            stored = await store.get_gateway(connection, gateway_id)
+            assert stored is not None, "wishes are written after their gateway"
+            site = await store.get_site(connection, stored.gateway.site_id)
+            operator = await store.get_operator(connection, stored.gateway.operator_id)
+        assert site is not None
+        assert operator is not None
+        if stored.ledger_revision < stored.revision:
+            await self._ledger.CreateGateway(
+                ledger_pb2.CreateGatewayRequest(
+                    operator_id=stored.gateway.operator_id,
+                    site_id=stored.gateway.site_id,
+                    gateway_id=gateway_id,
+                    currency=operator.currency,
+                    exposure_micros=stored.gateway.exposure_micros,
+                    batch_key=stored.gateway.batch_key,
+                    grant_key=stored.gateway.grant_key,
+                    time_zone=site.time_zone,
+                ),
+                timeout=CALL_TIMEOUT_S,
+            )
+            async with self._pool.connection() as connection:
+                await store.ledger_knows(connection, gateway_id, stored.revision)
+        await self._wishes.fulfil(gateway_id, parked_too=parked_too)
+        if stored.vault_revision < stored.revision:
+            await self._vault.ProvisionGateway(
+                vault_pb2.ProvisionGatewayRequest(gateway_id=gateway_id), timeout=CALL_TIMEOUT_S
+            )
+            async with self._pool.connection() as connection:
+                await store.vault_knows(connection, gateway_id, stored.revision)
+
+    async def _send(self, gateway_ids: Iterable[str], *, dry_run: bool) -> None:
+        if dry_run:
+            return
+        for gateway_id in gateway_ids:
+            try:
+                await self._bring_up_to_date(gateway_id, parked_too=True)
+            except grpc.aio.AioRpcError as err:
+                if not waits(err):
+                    raise _precondition(f"gateway {gateway_id}: {err.details()}") from err
+                raise Refused(
+                    grpc.StatusCode.UNAVAILABLE,
+                    f"registered, but gateway {gateway_id} could not be told yet ({err.details()}):"
+                    " it will be as soon as the services are back; applying again is safe",
+                ) from err
+            except WishRefused as err:
+                raise _precondition(f"registered, but the ledger refused to tell gateway {gateway_id}: {err}") from err
+
+    # --- parts --------------------------------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def _refusals(self, context: Context) -> AsyncIterator[None]:
+        """Answer a no with its code and sentence."""
+        try:
+            yield
+        except Unfit as err:
+            await _abort(context, grpc.StatusCode.INVALID_ARGUMENT, str(err))
+        except IllegalStep as err:
+            await _abort(context, grpc.StatusCode.FAILED_PRECONDITION, str(err))
+        except Refused as err:
+            await _abort(context, err.code, err.details)
+
+    @asynccontextmanager
+    async def _change(self, operator_id: str) -> AsyncIterator[store.Connection]:
+        """One transaction, one at a time per operator."""
+        async with self._pool.connection() as connection:
+            await store.lock_operator(connection, operator_id)
+            yield connection
+
+    async def _currency(self, connection: store.Connection, operator_id: str, *, dry_run: bool) -> str | None:
+        operator = await store.get_operator(connection, operator_id)
+        if operator is None:
+            if dry_run:
+                return None
+            raise _precondition(f"no operator {operator_id!r:.80}: put it first")
+        return operator.currency
+
+    async def _site(
+        self, connection: store.Connection, site_id: str, operator_id: str, *, dry_run: bool
+    ) -> registry_pb2.Site | None:
+        site = await store.get_site(connection, site_id)
+        if site is None:
+            if dry_run:
+                return None
+            raise _precondition(f"no site {site_id!r:.80}: put it first")
+        if site.operator_id != operator_id:
+            raise _precondition(f"site {site_id} belongs to another operator")
+        return site
+
+    async def _tariff(self, connection: store.Connection, device: registry_pb2.Device, *, dry_run: bool) -> None:
+        record = device.record
+        tariff = await store.get_tariff(connection, device.operator_id, record.tariff_id, record.tariff_version)
+        if tariff is None and not dry_run:
+            raise _precondition(f"no tariff {record.tariff_id} version {record.tariff_version}: put it first")
+
+    async def _known_device(self, device_id: str) -> registry_pb2.Device:
+        async with self._pool.connection() as connection:
+            device = await store.get_device(connection, device_id)
+        if device is None:
+            raise Refused(grpc.StatusCode.NOT_FOUND, f"no device {device_id!r:.80}")
+        return device
+
+    async def _introduce(
+        self, connection: store.Connection, gateway: registry_pb2.Gateway, site: registry_pb2.Site
+    ) -> None:
+        """Everything a new gateway must know: its site's policy, its operator's tariffs, the devices at the site."""
+        ids = [gateway.gateway_id]
+        await self._want(connection, ids, gateway.operator_id, "floor", floor=site.floor)
+        await self._want(connection, ids, gateway.operator_id, "seal", seal=site.seal)
+        for tariff in await store.list_tariffs(connection, gateway.operator_id):
+            await self._want(connection, ids, gateway.operator_id, _tariff_subject(tariff.tariff), tariff=tariff.tariff)
+        for device in await store.devices_of_site(connection, site.site_id):
+            await self._want(connection, ids, gateway.operator_id, _device_subject(device.record), device=device.record)
+
+    async def _want_device(
+        self, connection: store.Connection, gateways: Iterable[tuple[str, bool]], device: registry_pb2.Device
+    ) -> None:
+        for gateway_id, present in gateways:
+            record = directive_pb2.DeviceRecord()
+            record.CopyFrom(device.record)
+            if not present and record.status == directive_pb2.DEVICE_STATUS_ACTIVE:
+                # It moved on: its key stops working at the site it left.
+                record.status = directive_pb2.DEVICE_STATUS_SUSPENDED
+            await self._want(connection, [gateway_id], device.operator_id, _device_subject(record), device=record)
+
+    async def _want(
+        self, connection: store.Connection, gateway_ids: Iterable[str], operator_id: str, subject: str, **body: Any
+    ) -> None:
+        await add_wish(
+            connection, gateway_ids, subject, ledger_pb2.IssueDirectiveRequest(operator_id=operator_id, **body)
+        )
+
+
+def _check_replacement(old: registry_pb2.Device | None, device: registry_pb2.Device) -> None:
+    """Fill in the status; raise ``Refused`` for what a Put may not change."""
+    record = device.record
+    present = directive_pb2.DEVICE_STATUS_ACTIVE if old is None else old.record.status
+    if record.status not in (directive_pb2.DEVICE_STATUS_UNSPECIFIED, present):
+        raise _precondition("record.status: SetDeviceStatus changes it")
+    record.status = present
+    if old is None:
+        return
+    if old.record.status == directive_pb2.DEVICE_STATUS_DECOMMISSIONED and differences(old, device):
+        raise _precondition(f"device {record.device_id} is decommissioned, for ever")
+    if old.operator_id != device.operator_id:
+        raise _precondition(
+            f"device {record.device_id} belongs to another operator; a transfer needs the owner's voucher"
+        )
+    if record.device_epoch < old.record.device_epoch:
+        raise _precondition(f"record.device_epoch: it is at {old.record.device_epoch}, and never goes back")
+    if record.device_epoch == old.record.device_epoch and record.statement_key != old.record.statement_key:
+        raise _precondition("record.statement_key: a device's key changes by rotation, with a new device_epoch")
+
+
+def _tariff_subject(record: directive_pb2.TariffRecord) -> str:
+    return f"tariff/{record.tariff_id}/{record.version}"
+
+
+def _device_subject(record: directive_pb2.DeviceRecord) -> str:
+    return f"device/{record.device_id}"
+
+
+def _check_reason(reason: str) -> None:
+    if not 1 <= len(reason) <= MAX_REASON_LENGTH:
+        raise Unfit(f"reason: 1 to {MAX_REASON_LENGTH} characters; it is kept for ever")
+
+
+def _answer(old: object | None, found: list[str]) -> registry_pb2.PutResponse:
+    if not found:
+        change = registry_pb2.CHANGE_NONE
+    elif old is None:
+        change = registry_pb2.CHANGE_CREATED
+    else:
+        change = registry_pb2.CHANGE_UPDATED
+    return registry_pb2.PutResponse(change=change, differences=found)
+
+
+async def _abort(context: Context, code: grpc.StatusCode, details: str) -> NoReturn:
+    await context.abort(code, details)
+    raise AssertionError("abort raises")

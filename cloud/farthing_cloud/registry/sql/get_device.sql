@@ -1,0 +1,1 @@
+SELECT content, status FROM device WHERE device_id = %(device_id)s

@@ -1,0 +1,1 @@
+SELECT content FROM operator WHERE operator_id = %(operator_id)s

@@ -1,0 +1,4 @@
+SELECT content, status
+FROM gateway
+WHERE %(operator_id)s = '' OR operator_id = %(operator_id)s
+ORDER BY gateway_id

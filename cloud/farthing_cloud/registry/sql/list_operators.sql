@@ -1,0 +1,1 @@
+SELECT content FROM operator ORDER BY operator_id

@@ -1,0 +1,1 @@
+UPDATE device SET status = %(status)s WHERE device_id = %(device_id)s

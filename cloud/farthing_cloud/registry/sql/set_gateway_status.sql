@@ -1,0 +1,1 @@
+UPDATE gateway SET status = %(status)s WHERE gateway_id = %(gateway_id)s

@@ -1,0 +1,1 @@
+DELETE FROM wish WHERE sequence = %(sequence)s

@@ -1,0 +1,1 @@
+UPDATE wish SET parked_reason = %(reason)s WHERE sequence = %(sequence)s

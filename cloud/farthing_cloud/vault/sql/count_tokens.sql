@@ -1,0 +1,1 @@
+SELECT count(*) FROM token WHERE operator_id = %(operator_id)s
