@@ -98,8 +98,13 @@ def test_worked_example_t1(
 
 @pytest.mark.parametrize(
     ("row", "wh", "reach", "held"),
-    [("a1 10:00", 0, 4400, "1.92"), ("a1 10:12", 4137, 4400, "1.3389"), ("a1 10:24", 8303, 4400, "1.3491")]
-    + [("a3 10:50", 0, 925, "0.90"), ("a3 11:05", 880, 925, "0.306")],
+    [
+        ("a1 10:00", 0, 4400, "1.92"),
+        ("a1 10:12", 4137, 4400, "1.3389"),
+        ("a1 10:24", 8303, 4400, "1.3491"),
+        ("a3 10:50", 0, 925, "0.90"),
+        ("a3 11:05", 880, 925, "0.306"),
+    ],
 )
 def test_worked_example_holds(row: str, wh: int, reach: int, held: str) -> None:
     """A hold is the closing price of the most the device can reach before its next reading, less what is billed."""

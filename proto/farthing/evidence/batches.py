@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import cbor2
 
+from farthing.device import cbor
 from farthing.device.cbor import CborError
 
 #: ``previous_hash`` of the first batch of an incarnation, and of the first directive of a chain.
@@ -36,7 +37,9 @@ def compress_leaves(leaves: Sequence[bytes]) -> bytes:
 
 
 def decompress_leaves(data: bytes, *, most_bytes: int = MAX_DETAIL_SIZE) -> list[bytes]:
-    """The leaves in ``data``; raise ``DetailError`` for anything else, having unpacked no more than ``most_bytes``."""
+    """The leaves in ``data``; raise ``DetailError`` for anything else, having unpacked no more than ``most_bytes`` (> 0)."""
+    # zlib takes 0 for "no limit".
+    assert most_bytes > 0
     unpacker = zlib.decompressobj()
     try:
         plain = unpacker.decompress(data, most_bytes)
@@ -54,8 +57,6 @@ def decompress_leaves(data: bytes, *, most_bytes: int = MAX_DETAIL_SIZE) -> list
 
 
 def _byte_strings(plain: bytes) -> list[bytes]:
-    from farthing.device import cbor
-
     value = cbor.decode(plain)
     if not isinstance(value, tuple) or len(value) > MAX_LEAVES:
         raise CborError(f"not an array of at most {MAX_LEAVES}")

@@ -1,12 +1,26 @@
-"""Check a batch's detail leaf by leaf, from public keys, tariffs and nothing else."""
+"""Check a batch's detail leaf by leaf, from the devices' public keys, the tariffs and the registers' units alone.
 
+Rule 1: the leaves are those that the batch was signed over, and its lines name ranges of them without gaps.
+Rule 2: a line is the sum of its leaves; a claim's shares are the sums of its leaves; its totals are its last leaf's.
+Rule 3: every leaf rests on statements that its device signed: the one that began the authorization (whose id follows from
+it) and the one that ends the record; they name register, authorization, token commitment, tariff and recipient alike.
+Rule 4: what an authorization has billed after a record is the price of its interval under its tariff version, computed here
+anew from these two statements; what the record bills is the difference.
+Rule 5: which account and quota paid is the gateway's word; nothing here proves it.
+"""
+
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from farthing.device.cose import VerifyingKey
-from farthing.device.messages import Statement
-from farthing.evidence.leaf import Leaf
-from farthing.tariff import Tariff
+from farthing.clock import quarter_of
+from farthing.device.cose import VerifyingKey, decode_sign1
+from farthing.device.messages import End, Intent, MessageError, Reading, Statement, decode_grant, decode_statement
+from farthing.evidence import leaf as leaves_of
+from farthing.evidence import merkle
+from farthing.evidence.leaf import Leaf, LeafError
+from farthing.ids import authorization_id, standing_authorization_id
+from farthing.tariff import Tariff, TariffError, Use, price
 from farthing.v1 import batch_pb2
 
 
@@ -37,17 +51,360 @@ class VerifiedLeaf:
     last: Statement
 
 
+#: (device id, key id) → the device's statement key.
+DeviceKeys = Callable[[str, bytes], VerifyingKey | None]
+#: (tariff id, version) → the tariff.
+Tariffs = Callable[[str, int], Tariff | None]
+#: (device id, register id, register epoch) → the register.
+Registers = Callable[[str, str, int], RegisterFacts | None]
+
+
 def verify(
     batch: batch_pb2.Batch,
     leaves: Sequence[bytes],
     *,
-    device_key: Callable[[str, bytes], VerifyingKey | None],
-    tariff: Callable[[str, int], Tariff | None],
-    register: Callable[[str, str, int], RegisterFacts | None],
+    device_key: DeviceKeys,
+    tariff: Tariffs,
+    register: Registers,
 ) -> tuple[VerifiedLeaf, ...]:
     """Check every rule of evidence; return the leaves in order, or raise ``EvidenceError`` naming leaf and rule.
 
     ``device_key`` is asked with (device id, key id), ``tariff`` with (tariff id, version), ``register`` with (device id, register
-    id, register epoch).
+    id, register epoch); None is "unknown", and breaks a rule.
     """
-    raise EvidenceError("not written yet")
+    _check_tree(batch, leaves)
+    lines = _lines_of_leaves(batch)
+    reader = _Reader(batch, device_key)
+    verified = []
+    for index, (data, line) in enumerate(zip(leaves, lines, strict=True)):
+        try:
+            item = leaves_of.decode(data)
+        except LeafError as err:
+            raise EvidenceError(str(err), index) from err
+        _check_line_of(item, line, batch.lines[line], index)
+        first, last = reader.statements(item, index)
+        _check_statements(item, first, last, index)
+        _check_grant(batch, item, first, index)
+        facts = register(item.device, item.register_id, item.register_epoch)
+        if facts is None:
+            raise EvidenceError("a register that nobody knows", index)
+        _check_interval(item, first, last, facts, index)
+        priced_by = tariff(item.tariff.tariff_id, item.tariff.version)
+        if priced_by is None:
+            raise EvidenceError("a tariff version that nobody knows", index)
+        _check_price(item, first, last, facts, priced_by, batch.lines[line], index)
+        verified.append(VerifiedLeaf(index=index, leaf=item, first=first, last=last))
+    _check_sums(batch, verified)
+    _check_claims(batch, verified)
+    return tuple(verified)
+
+
+# The batch ------------------------------------------------------------------------------------------------------------
+
+
+def _check_tree(batch: batch_pb2.Batch, leaves: Sequence[bytes]) -> None:
+    if len(leaves) != batch.leaf_count:
+        raise EvidenceError(f"the batch has {batch.leaf_count} leaves, the detail {len(leaves)}")
+    if merkle.root(leaves) != batch.merkle_root:
+        raise EvidenceError("the leaves have another Merkle root than the batch")
+
+
+def _lines_of_leaves(batch: batch_pb2.Batch) -> list[int]:
+    """The line of each leaf; lines name ranges one after the other, none empty, none left over."""
+    lines: list[int] = []
+    for index, line in enumerate(batch.lines):
+        if line.first_leaf != len(lines) or line.leaf_count == 0:
+            raise EvidenceError(f"line {index} does not name the leaves that follow those of the line before")
+        # Compared before it is believed: a count is a stranger's number.
+        if line.leaf_count > batch.leaf_count - len(lines):
+            raise EvidenceError(f"line {index} names more leaves than there are")
+        lines.extend([index] * line.leaf_count)
+    if len(lines) != batch.leaf_count:
+        raise EvidenceError("leaves that no line names")
+    return lines
+
+
+def _check_line_of(item: Leaf, index_of_line: int, line: batch_pb2.Line, index: int) -> None:
+    if item.line != index_of_line:
+        raise EvidenceError("stands in another line's range than it names", index)
+    if line.evidence_class != batch_pb2.EVIDENCE_CLASS_DEVICE_SIGNED:
+        raise EvidenceError("its line's evidence is not device-signed: there is nothing to recompute", index)
+    if (item.tariff.tariff_id, item.tariff.version) != (line.tariff_id, line.tariff_version):
+        raise EvidenceError("another tariff version than its line", index)
+    if quarter_of(item.at) != line.quarter:
+        raise EvidenceError("another quarter of an hour than its line", index)
+
+
+def _check_sums(batch: batch_pb2.Batch, verified: Sequence[VerifiedLeaf]) -> None:
+    totals: defaultdict[str, list[int]] = defaultdict(lambda: [0, 0])
+    for index, line in enumerate(batch.lines):
+        mine = verified[line.first_leaf : line.first_leaf + line.leaf_count]
+        net = sum(item.leaf.net_micros for item in mine)
+        tax = sum(item.leaf.tax_micros for item in mine)
+        if (net, tax) != (line.net_micros, line.tax_micros):
+            raise EvidenceError(f"line {index} is not the sum of its leaves")
+        totals[line.currency][0] += net
+        totals[line.currency][1] += tax
+    said = {total.currency: [total.net_micros, total.tax_micros] for total in batch.totals}
+    if said != dict(totals) or len(said) != len(batch.totals):
+        raise EvidenceError("the totals are not the sums of the lines")
+
+
+# Statements -----------------------------------------------------------------------------------------------------------
+
+
+class _Reader:
+    """Reads and verifies statements, each once: the first of an authorization stands in every one of its leaves."""
+
+    def __init__(self, batch: batch_pb2.Batch, device_key: DeviceKeys) -> None:
+        self._gateway_id = batch.gateway_id
+        self._device_key = device_key
+        self._read: dict[bytes, Statement] = {}
+
+    def statements(self, item: Leaf, index: int) -> tuple[Statement, Statement]:
+        """The statement that began the authorization, and the one that ends the record."""
+        read = [self._statement(item, data, index) for data in item.statements]
+        return read[0], read[-1]
+
+    def _statement(self, item: Leaf, data: bytes, index: int) -> Statement:
+        statement = self._read.get(data)
+        if statement is None:
+            statement = self._verified(data, index)
+            self._read[data] = statement
+        if statement.device != item.device:
+            raise EvidenceError("a statement of another device", index)
+        return statement
+
+    def _verified(self, data: bytes, index: int) -> Statement:
+        try:
+            signed = decode_sign1(data)
+            statement = decode_statement(signed.payload)
+        except MessageError as err:
+            raise EvidenceError(f"a statement cannot be read: {err.reason}", index) from err
+        if statement.recipient != self._gateway_id:
+            raise EvidenceError("a statement to another gateway", index)
+        key = self._device_key(statement.device, signed.kid)
+        if key is None or key.key_id != signed.kid:
+            raise EvidenceError("a statement by a key that is not the device's", index)
+        if not key.verify(statement.kind, statement.recipient, signed.payload, signed.signature):
+            raise EvidenceError("a statement whose signature does not hold", index)
+        return statement
+
+
+def _check_statements(item: Leaf, first: Statement, last: Statement, index: int) -> None:
+    for statement in (first, last):
+        register = statement.register
+        if (register.register_id, register.register_epoch) != (item.register_id, item.register_epoch):
+            raise EvidenceError("a statement of another register", index)
+    if isinstance(first, Intent):
+        named = authorization_id(first.device, first.device_epoch, first.counter, first.recipient)
+    elif isinstance(first, Reading) and first.authorization is None:
+        named = standing_authorization_id(
+            first.device,
+            first.device_epoch,
+            first.register.register_id,
+            first.register.register_epoch,
+            first.recipient,
+        )
+    else:
+        raise EvidenceError("begins with neither an intent nor a standing authorization's reading", index)
+    if named != item.authorization:
+        raise EvidenceError("the first statement began another authorization", index)
+    if item.at != last.at:
+        raise EvidenceError("another time than the statement that ends the record", index)
+    if isinstance(last, Intent):
+        _check_one_shot(item, first, last, index)
+    else:
+        _check_continuation(item, first, last, index)
+
+
+def _check_one_shot(item: Leaf, first: Statement, last: Intent, index: int) -> None:
+    if len(item.statements) != 1 or first is not last or last.one_shot is None:
+        raise EvidenceError("only a one-shot use ends with its intent", index)
+    if not item.closing:
+        raise EvidenceError("a one-shot use closes at once", index)
+
+
+def _check_continuation(item: Leaf, first: Statement, last: Reading | End, index: int) -> None:
+    if len(item.statements) != 2:
+        raise EvidenceError("lacks the statement that ends the record", index)
+    if isinstance(first, Intent) and first.one_shot is not None:
+        raise EvidenceError("a one-shot use has no later statement", index)
+    if last.device_epoch != first.device_epoch or last.counter <= first.counter:
+        raise EvidenceError("the statement that ends the record was not made after the first", index)
+    standing = isinstance(first, Reading)
+    # A standing authorization's readings name none; its end has to, as every end does.
+    named = last.authorization
+    if named != item.authorization and not (standing and named is None):
+        raise EvidenceError("the statement that ends the record names another authorization", index)
+    if last.commitment != first.commitment and not standing:
+        raise EvidenceError("the statements name different tokens", index)
+    if last.tariff != item.tariff:
+        raise EvidenceError("the statement that ends the record names another tariff version", index)
+    if isinstance(first, Reading) and first.tariff != item.tariff:
+        raise EvidenceError("the first statement names another tariff version", index)
+    if item.closing != isinstance(last, End):
+        raise EvidenceError("closing is what an end does, and nothing else", index)
+
+
+def _check_grant(batch: batch_pb2.Batch, item: Leaf, first: Statement, index: int) -> None:
+    """The grant says of the use what the statements say; a session is never billed without one."""
+    if item.grant is None:
+        if isinstance(first, Intent) and first.one_shot is None:
+            raise EvidenceError("a session without the grant that the device was told", index)
+        return
+    try:
+        grant = decode_grant(item.grant)
+    except MessageError as err:
+        raise EvidenceError(f"the grant cannot be read: {err.reason}", index) from err
+    if grant.gateway != batch.gateway_id or grant.recipient != item.device:
+        raise EvidenceError("a grant between others", index)
+    if grant.authorization != item.authorization or grant.tariff != item.tariff:
+        raise EvidenceError("a grant of another authorization or tariff version", index)
+    if (grant.intent_epoch, grant.intent_counter) != (first.device_epoch, first.counter):
+        raise EvidenceError("a grant for another intent", index)
+    covered = (grant.register_id, grant.register_epoch, grant.start)
+    if covered != (item.register_id, item.register_epoch, first.register.value):
+        raise EvidenceError("a grant for another register, or from another count", index)
+    if grant.commitment != first.commitment:
+        raise EvidenceError("a grant for another token", index)
+
+
+# Interval and price ---------------------------------------------------------------------------------------------------
+
+
+def _check_interval(item: Leaf, first: Statement, last: Statement, facts: RegisterFacts, index: int) -> None:
+    start = first.register.value
+    if isinstance(last, Intent):
+        # _check_statements has seen that it is a one-shot intent.
+        end = start + (last.one_shot or 0)
+    else:
+        end = last.register.value
+        if end < start:
+            # The count returned to 0; where it cannot, it went back.
+            end += facts.modulus
+    if end < start:
+        raise EvidenceError("the register went back", index)
+    if item.register_to != end:
+        raise EvidenceError("ends elsewhere than the statement that ends the record", index)
+    if not start <= item.register_from <= item.register_to:
+        raise EvidenceError("begins outside of its authorization", index)
+
+
+def _check_price(
+    item: Leaf,
+    first: Statement,
+    last: Statement,
+    facts: RegisterFacts,
+    tariff: Tariff,
+    line: batch_pb2.Line,
+    index: int,
+) -> None:
+    if tariff.currency != line.currency:
+        raise EvidenceError("its line is in another currency than the tariff", index)
+    use = Use(
+        unit=facts.unit,
+        start=first.register.value,
+        end=item.register_to,
+        started_at=first.at,
+        ended_at=last.at,
+    )
+    try:
+        priced = price(tariff, use, closing=item.closing)
+    except TariffError as err:
+        raise EvidenceError(f"the tariff does not price it: {err}", index) from err
+    if (priced.net_micros, priced.tax_micros) != (item.total_net_micros, item.total_tax_micros):
+        raise EvidenceError("the price of the interval is not what the authorization has billed so far", index)
+    if all(part.rate_ppm != line.tax_rate_ppm for part in priced.parts):
+        raise EvidenceError("its line's tax rate is none of the tariff's", index)
+
+
+# Claims ---------------------------------------------------------------------------------------------------------------
+
+
+def _check_claims(batch: batch_pb2.Batch, verified: Sequence[VerifiedLeaf]) -> None:
+    by_authorization: defaultdict[bytes, list[VerifiedLeaf]] = defaultdict(list)
+    for item in verified:
+        by_authorization[item.leaf.authorization].append(item)
+    claimed: set[bytes] = set()
+    for claim in batch.claims:
+        if claim.authorization_id in claimed:
+            raise EvidenceError("two claims of one authorization in one batch")
+        claimed.add(claim.authorization_id)
+        mine = by_authorization.get(claim.authorization_id, [])
+        _check_shares(claim, mine)
+        if mine:
+            _check_totals(claim, _records(mine))
+    for authorization, items in by_authorization.items():
+        if authorization not in claimed:
+            raise EvidenceError("of an authorization without a claim", items[0].index)
+
+
+def _check_shares(claim: batch_pb2.Claim, mine: Sequence[VerifiedLeaf]) -> None:
+    said: defaultdict[int, list[int]] = defaultdict(lambda: [0, 0])
+    shown: defaultdict[int, list[int]] = defaultdict(lambda: [0, 0])
+    for share in claim.shares:
+        said[share.line][0] += share.net_micros
+        said[share.line][1] += share.tax_micros
+    for item in mine:
+        shown[item.leaf.line][0] += item.leaf.net_micros
+        shown[item.leaf.line][1] += item.leaf.tax_micros
+    if said != shown:
+        raise EvidenceError(
+            f"the shares of claim {claim.authorization_id.hex()} are not the sums of its leaves",
+            mine[0].index if mine else None,
+        )
+
+
+def _records(mine: Sequence[VerifiedLeaf]) -> list[list[VerifiedLeaf]]:
+    """The leaves of one authorization by record, in the order in which the device measured."""
+    records: defaultdict[int, list[VerifiedLeaf]] = defaultdict(list)
+    for item in mine:
+        records[item.last.counter].append(item)
+    return [records[counter] for counter in sorted(records)]
+
+
+def _check_totals(claim: batch_pb2.Claim, records: Sequence[Sequence[VerifiedLeaf]]) -> None:
+    """From record to record nothing is billed twice and nothing is left out, up to the claim's totals."""
+    before: Leaf | None = None
+    for record in records:
+        item, index = record[0].leaf, record[0].index
+        for other in record[1:]:
+            if _record_of(other.leaf) != _record_of(item):
+                raise EvidenceError("one record told in two ways", other.index)
+        billed = (sum(part.leaf.net_micros for part in record), sum(part.leaf.tax_micros for part in record))
+        if before is None:
+            # What was billed before this batch stands in earlier ones; a first record has nothing before it.
+            begins = item.register_from == record[0].first.register.value and item.register_to > item.register_from
+            earlier = (0, 0) if begins else None
+        else:
+            earlier = (before.total_net_micros, before.total_tax_micros)
+            if item.register_from < before.register_to or before.closing:
+                raise EvidenceError("bills what the record before it has billed", index)
+        grown = (item.total_net_micros - billed[0], item.total_tax_micros - billed[1])
+        if (earlier is not None and grown != earlier) or min(grown) < 0:
+            raise EvidenceError("bills another amount than the growth of the price", index)
+        before = item
+    assert before is not None
+    last = records[-1][0]
+    if (claim.net_micros, claim.tax_micros) != (before.total_net_micros, before.total_tax_micros):
+        raise EvidenceError("its claim has other totals than its last record", last.index)
+    if (claim.device_id, claim.register_id, claim.register_epoch) != (
+        before.device,
+        before.register_id,
+        before.register_epoch,
+    ) or claim.register_from != last.first.register.value:
+        raise EvidenceError("its claim is of another register, or begins elsewhere", last.index)
+    if before.closing and not claim.final:
+        raise EvidenceError("closes, but its claim is not final", last.index)
+    # An end that adds width but no price has no record: then, and only then, the claim reaches beyond the last one.
+    goes_on = claim.final and not before.closing
+    if claim.register_to < before.register_to or (claim.register_to > before.register_to and not goes_on):
+        raise EvidenceError("its claim ends elsewhere than its last record", last.index)
+
+
+def _record_of(item: Leaf) -> tuple[object, ...]:
+    return (
+        *(item.register_from, item.register_to, item.total_net_micros, item.total_tax_micros),
+        *(item.closing, item.at, item.statements, item.grant),
+    )

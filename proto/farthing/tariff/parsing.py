@@ -201,7 +201,7 @@ def _component(value: Any) -> Component:
     _refuse_unknown(members, _COMPONENT_KEYS, "a price component with")
     name = members.get("type")
     if not isinstance(name, str) or name not in Dimension.__members__:
-        raise TariffError(f"a price component cannot be priced: type {str(name):.40}")
+        raise TariffError(f"a price component cannot be priced: type {name!s:.40}")
     dimension = Dimension(name)
     price = _number(members.get("price"), "a price")
     if price * MICROS > MAX_AMOUNT_MICROS:
