@@ -80,7 +80,7 @@ class Recorder:
     def site_key(self) -> tuple[str, int] | None:
         return None
 
-    async def hmac(self, label: str, data: bytes) -> bytes:
+    async def hmac(self, label: str, data: bytes) -> bytes:  # noqa: ARG002 the interface's
         raise AssertionError("no intent, no token")
 
 

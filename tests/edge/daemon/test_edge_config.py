@@ -1,0 +1,67 @@
+"""edge.toml: strict, and every message says what to do."""
+
+from pathlib import Path
+
+import pytest
+
+from farthing_edge.config import ConfigError, load_config
+
+GOOD = """\
+gateway_id = "gw-1"
+state_dir = "state"
+party = "party"
+ca_file = "ca.pem"
+directive_key_file = "directive.der"
+[uplink]
+address = "127.0.0.1:4000"
+[mqtt]
+address = "127.0.0.1:8883"
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "party").mkdir()
+    (tmp_path / "ca.pem").write_text("pem")
+    (tmp_path / "directive.der").write_bytes(b"der")
+    return tmp_path
+
+
+def load(folder: Path, text: str) -> object:
+    file = folder / "edge.toml"
+    file.write_text(text)
+    return load_config(file)
+
+
+def test_a_good_one_is_read_and_its_paths_are_beside_it(folder: Path) -> None:
+    (folder / "edge.toml").write_text(GOOD)
+    config = load_config(folder / "edge.toml")
+    assert config.party == folder / "party"
+    assert config.journal_file == folder / "state" / "journal.sqlite"
+    assert config.uplink.batches_in_flight > 0
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda text: text + "[limits]\npeer_rat_per_s = 3\n", "unknown key limits.peer_rat_per_s"),
+        (lambda text: text.replace('gateway_id = "gw-1"\n', ""), "gateway_id is missing: add it"),
+        (lambda text: text.replace("gw-1", "gw/1"), "gateway_id: an id is 1 to 64 letters"),
+        (lambda text: text.replace("[uplink]\naddress", "[uplink]\nmax_backoff_s"), "uplink.address is missing"),
+        (lambda text: text.replace("127.0.0.1:4000", "localhost"), 'uplink.address: write it as "host:port"'),
+        (lambda text: text.split("[mqtt]", maxsplit=1)[0], r"add a section \[mqtt\] or \[coap\]"),
+        (lambda text: text + "[clock]\nrate = 900\n", "need simulation = true"),
+        (lambda text: text.replace('"party"', '"elsewhere"'), "party: .*elsewhere does not exist; it names .*ceremony"),
+        (lambda text: text.replace("directive.der", "pin.der"), "directive_key_file: .* does not exist"),
+        (lambda text: text.replace("ca.pem", "root.pem"), "ca_file: .* does not exist"),
+        (lambda text: text + "[[", "not TOML"),
+    ],
+)
+def test_a_bad_one_is_no_start_and_says_why(folder: Path, change: object, says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        load(folder, change(GOOD))  # type: ignore[operator]  # a row's function
+
+
+def test_no_file_says_so(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no such file"):
+        load_config(tmp_path / "none.toml")

@@ -1,0 +1,208 @@
+"""The MQTT ingress against a real Mosquitto, with the certificates and rules that we write for it."""
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import aiomqtt
+import pytest
+
+from farthing.device.messages import AnswerStatus, decode_answer
+from farthing.hsm import Hsm, Party, Token
+from farthing.hsm.transport import TransportKey
+from farthing.refusal import Refusal
+from farthing_edge.broker import client_key, device_key
+from farthing_edge.config import MqttSection
+from farthing_edge.ingress.mqtt import MqttIngress
+from farthing_hsm_sim.ceremony import Parties
+
+pytestmark = pytest.mark.real
+
+
+def tls(key: TransportKey) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=str(key.ca_file))
+    context.load_cert_chain(str(key.certificate_file), str(key.key_file))
+    return context
+
+
+def client(broker: Any, key: TransportKey, **more: Any) -> aiomqtt.Client:
+    return aiomqtt.Client("127.0.0.1", broker.port, tls_context=tls(key), timeout=5, **more)
+
+
+class Serving:
+    """An ingress that runs, and says when it is connected."""
+
+    def __init__(self, ingress: MqttIngress, up: asyncio.Event) -> None:
+        self.task = asyncio.create_task(ingress.run())
+        self.up = up
+
+
+@pytest.fixture
+async def serve(token: Token, party: Party, tmp_path: Path) -> AsyncIterator[Callable[..., Serving]]:
+    running: list[Serving] = []
+
+    def start(address: str, door: Any) -> Serving:
+        up = asyncio.Event()
+        ingress = MqttIngress(
+            section=MqttSection(address=address, max_backoff_s=0.2, min_backoff_s=0.05),
+            door=door.door,
+            metrics=door.metrics,
+            make_key=lambda: client_key(token, party, "gateway", directory=None),
+            on_change=lambda connected: up.set() if connected else up.clear(),
+        )
+        running.append(Serving(ingress, up))
+        return running[-1]
+
+    yield start
+    for each in running:
+        each.task.cancel()
+    await asyncio.gather(*(each.task for each in running), return_exceptions=True)
+
+
+async def ask(device: aiomqtt.Client, name: str, payload: bytes) -> bytes:
+    await device.publish(f"farthing/{name}/up", payload, qos=1)
+    message = await asyncio.wait_for(anext(aiter(device.messages)), 10)
+    assert message.topic.value == f"farthing/{name}/down"
+    return bytes(message.payload)
+
+
+@pytest.fixture
+def meter_key(token: Token, party: Party, tmp_path: Path) -> TransportKey:
+    return device_key(token, party, "meter-1", directory=tmp_path / "meter-1")
+
+
+async def test_a_statement_comes_in_and_its_answer_goes_out(
+    broker: Any, serve: Any, open_door: Any, meter: Any, meter_key: TransportKey, said: Any
+) -> None:
+    door = open_door()
+    serving = serve(broker.address, door)
+    await asyncio.wait_for(serving.up.wait(), 10)
+
+    async with client(broker, meter_key) as device:
+        await device.subscribe("farthing/meter-1/down", qos=1)
+        answer = decode_answer(await ask(device, "meter-1", said.envelope(meter, said.intent(7))))
+
+    assert (answer.status, answer.answers) == (AnswerStatus.RECORDED, (1, 7))
+    heard = door.engine.heard[0]
+    assert heard.key_epoch == 1
+    assert heard.token_ref is not None
+    assert heard.token_ref != said.CARD
+    assert heard.traceparent is not None
+
+
+async def test_one_slow_statement_does_not_hold_up_another(
+    broker: Any, serve: Any, open_door: Any, meter: Any, meter_key: TransportKey, said: Any
+) -> None:
+    door = open_door()
+    serving = serve(broker.address, door)
+    await asyncio.wait_for(serving.up.wait(), 10)
+
+    async with client(broker, meter_key) as device:
+        await device.subscribe("farthing/meter-1/down", qos=1)
+        # 999 waits in the engine until another one has been heard.
+        await device.publish("farthing/meter-1/up", said.envelope(meter, said.intent(999)), qos=1)
+        first = decode_answer(await ask(device, "meter-1", said.envelope(meter, said.intent(8))))
+        message = await asyncio.wait_for(anext(aiter(device.messages)), 10)
+
+    assert {first.answers, decode_answer(bytes(message.payload)).answers} == {(1, 8), (1, 999)}
+
+
+async def test_a_device_cannot_speak_on_anothers_topic(
+    broker: Any, serve: Any, open_door: Any, meter: Any, meter_key: TransportKey, token: Token, party: Party,
+    tmp_path: Path, said: Any,
+) -> None:
+    door = open_door()
+    serving = serve(broker.address, door)
+    await asyncio.wait_for(serving.up.wait(), 10)
+    stranger = device_key(token, party, "meter-2", directory=tmp_path / "meter-2")
+
+    async with client(broker, stranger) as thief, client(broker, meter_key) as device:
+        await device.subscribe("farthing/meter-1/down", qos=1)
+        await thief.subscribe("farthing/+/down", qos=1)
+        await thief.subscribe("farthing/meter-2/down", qos=1)
+        # The broker acknowledges what it throws away.
+        await thief.publish("farthing/meter-1/up", said.envelope(meter, said.intent(1)), qos=1)
+        await device.publish("farthing/meter-1/up", said.envelope(meter, said.intent(2)), qos=1)
+        await asyncio.wait_for(anext(aiter(device.messages)), 10)
+        # Its own topic does carry: with another's statement, it is refused by number, and nothing before came through.
+        answer = decode_answer(await ask(thief, "meter-2", said.envelope(meter, said.intent(3))))
+
+    assert answer.refusal is Refusal.CHANNEL_DIFFERS
+    assert [heard.statement.counter for heard in door.engine.heard] == [2]
+
+
+async def test_a_neighbour_sites_client_is_turned_away(
+    broker: Any, parties: Parties, hsm: Hsm, party: Party, tmp_path: Path
+) -> None:
+    """Both sites' CAs lead to one root; each broker trusts only its own."""
+    neighbour = parties.gateways["gw-2"]
+    theirs = client_key(hsm.attach(neighbour), neighbour, "gateway", directory=tmp_path / "neighbour")
+    context = ssl.create_default_context(cafile=str(broker.files.anchor))
+    context.load_cert_chain(str(theirs.certificate_file), str(theirs.key_file))
+
+    with pytest.raises(aiomqtt.MqttError):
+        async with aiomqtt.Client("127.0.0.1", broker.port, tls_context=context, timeout=1):
+            pass
+    assert broker.process.poll() is None
+
+
+async def test_a_client_id_of_the_gateways_evicts_nobody(
+    broker: Any, serve: Any, open_door: Any, meter: Any, meter_key: TransportKey, said: Any
+) -> None:
+    door = open_door()
+    serving = serve(broker.address, door)
+    await asyncio.wait_for(serving.up.wait(), 10)
+
+    async with client(broker, meter_key, identifier="gateway", clean_session=True) as device:
+        await device.subscribe("farthing/meter-1/down", qos=1)
+        answer = decode_answer(await ask(device, "meter-1", said.envelope(meter, said.intent(1))))
+
+    assert answer.status is AnswerStatus.RECORDED
+    assert serving.up.is_set()
+
+
+async def test_without_a_broker_it_keeps_trying_until_there_is_one(
+    token: Token, party: Party, serve: Any, open_door: Any, tmp_path: Path, said: Any
+) -> None:
+    import subprocess
+
+    from farthing_edge.broker import write_broker
+
+    port = said.free_port()
+    address = f"127.0.0.1:{port}"
+    serving = serve(address, open_door())
+    files = write_broker(token, party, listen=address, directory=tmp_path / "late")
+    assert not serving.up.is_set()
+    process = subprocess.Popen(files.command, stderr=subprocess.DEVNULL)
+    try:
+        await asyncio.wait_for(serving.up.wait(), 15)
+        process.terminate()
+        process.wait(10)
+        async with asyncio.timeout(10):
+            while serving.up.is_set():
+                await asyncio.sleep(0)
+        assert not serving.task.done()
+        process = subprocess.Popen(files.command, stderr=subprocess.DEVNULL)
+        await asyncio.wait_for(serving.up.wait(), 15)
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+async def test_garbage_is_counted_sampled_and_refused(
+    broker: Any, serve: Any, open_door: Any, meter_key: TransportKey
+) -> None:
+    door = open_door()
+    serving = serve(broker.address, door)
+    await asyncio.wait_for(serving.up.wait(), 10)
+
+    async with client(broker, meter_key) as device:
+        await device.subscribe("farthing/meter-1/down", qos=1)
+        answers = [decode_answer(await ask(device, "meter-1", bytes([n]) * 9)) for n in range(6)]
+
+    assert {answer.refusal for answer in answers} == {Refusal.MALFORMED}
+    assert door.refusals(100) == 6
+    assert len(door.rubbish.samples()) == 4
+    assert door.engine.heard == []
