@@ -255,7 +255,8 @@ class Device(_Part):
     #: One per gateway; left out: each as likely.
     gateway_weights: Annotated[tuple[Annotated[int, Field(ge=0, le=_PPM)], ...], Field(strict=False)] = ()
     transport: Transport = Field(strict=False)
-    register: Register
+    #: `register` in the file.
+    meter: Register = Field(alias="register")
     report_interval_s: Annotated[int, Field(ge=1, le=86_400 * 31)]
     stoppable: bool = True
     tariffs: Annotated[tuple[Tariff, ...], Field(min_length=1, strict=False)]
@@ -279,7 +280,7 @@ class Device(_Part):
             raise ValueError("a device that serves payers needs tokens they present")
         if self.gateway_weights and (len(self.gateway_weights) != len(self.gateways) or not sum(self.gateway_weights)):
             raise ValueError("gateway_weights has one weight per gateway, not all 0")
-        if self.register.starts_at >= self.register.modulus:
+        if self.meter.starts_at >= self.meter.modulus:
             raise ValueError("the register cannot start at or above its modulus")
         if self.transport is Transport.MQTT and set(self.mqtt) != set(self.gateways):
             raise ValueError("an MQTT device needs [devices.mqtt.<gateway>] for each of its gateways")

@@ -159,9 +159,7 @@ class Store:
                     (device, device_epoch, next_counter, state),
                 )
                 for each in unsigned:
-                    if each.counter >= next_counter:
-                        raise StoreError(f"{device} would sign counter {each.counter} before it is passed")
-                    self._reserve(device, device_epoch, each)
+                    self._reserve(device, device_epoch, next_counter, each)
                 db.execute(
                     "DELETE FROM statements WHERE device = ? AND device_epoch = ? AND counter < ?",
                     (device, device_epoch, next_counter - MAX_STATEMENTS),
@@ -190,7 +188,9 @@ class Store:
         except sqlite3.Error as err:
             raise StoreError(f"cannot write {self._folder / DATABASE}") from err
 
-    def _reserve(self, device: str, device_epoch: int, statement: Unsigned) -> None:
+    def _reserve(self, device: str, device_epoch: int, next_counter: int, statement: Unsigned) -> None:
+        if statement.counter >= next_counter:
+            raise StoreError(f"{device} would sign counter {statement.counter} before it is passed")
         found = self._db.execute(
             "SELECT recipient, payload FROM statements WHERE device = ? AND device_epoch = ? AND counter = ?",
             (device, device_epoch, statement.counter),

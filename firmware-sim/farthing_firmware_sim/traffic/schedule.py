@@ -64,7 +64,7 @@ class _Draw:
             trace_id=self.token_lot.randbytes(16),
             gateways=tuple(GatewayId(name) for name in (first, *(() if one_shot else others))),
             target=target,
-            rate_per_hour=min(rate_per_hour, self.device.register.rated_per_hour),
+            rate_per_hour=min(rate_per_hour, self.device.meter.rated_per_hour),
             stay_us=stay_s * SECOND_US,
             patience_real_us=None if one_shot else self.traffic.patience_ms * 1_000,
             elsewhere_real_us=None if one_shot else self.traffic.elsewhere_ms * 1_000,
@@ -128,7 +128,7 @@ class Drawn(_Draw):
         return {}
 
     def _charge(self) -> Plan:
-        if self.device.register.rated_per_hour > statistics.ASSUMED_RAPID_FROM_W:
+        if self.device.meter.rated_per_hour > statistics.ASSUMED_RAPID_FROM_W:
             energy_wh = statistics.at_rank(statistics.PERTH_KINROSS_ENERGY_WH, self.rank())
             power_w = statistics.at_rank(statistics.PERTH_KINROSS_POWER_W, self.rank())
             idle_s = 0
@@ -137,7 +137,7 @@ class Drawn(_Draw):
             power_w = statistics.at_rank(statistics.ACN_POWER_W, self.rank())
             idle_s = statistics.at_rank(statistics.ACN_IDLE_S, self.rank()) // statistics.ASSUMED_IDLE_DIVISOR
         # Below a kilowatt a car is balancing its cells, not charging; such a tail would fill the run.
-        power_w = max(1_000, min(power_w, self.device.register.rated_per_hour))
+        power_w = max(1_000, min(power_w, self.device.meter.rated_per_hour))
         charging_s = -(-energy_wh * _HOUR_S // power_w)
         return self.plan(
             target=energy_wh,

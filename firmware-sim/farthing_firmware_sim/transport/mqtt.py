@@ -69,7 +69,7 @@ class MqttLink:
                     wait_s = FIRST_RECONNECT_S
                     self._connected()
                     async for message in client.messages:
-                        if isinstance(message.payload, bytes) and len(message.payload) <= MAX_ANSWER_SIZE:
+                        if len(message.payload) <= MAX_ANSWER_SIZE:
                             self._deliver(message.payload)
             except (aiomqtt.MqttError, OSError) as err:
                 self._log.info("mqtt channel is down", why=str(err))

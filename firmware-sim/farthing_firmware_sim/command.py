@@ -1,0 +1,159 @@
+"""``farthing-firmware-sim``: devices that behave, and devices that attack."""
+
+import asyncio
+import json
+import logging
+import sys
+import time
+import uuid
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import structlog
+import typer
+
+from farthing.hsm import HsmError
+from farthing_firmware_sim.attempts import PATIENCE_US, Desk
+from farthing_firmware_sim.config import Config, ConfigError, load
+from farthing_firmware_sim.device.stored import StateError
+from farthing_firmware_sim.element import GrantError
+from farthing_firmware_sim.store import StoreError, StoreInUse
+from farthing_firmware_sim.traffic.replay import ReplayError
+from farthing_firmware_sim.transport.coap import CoapKeyError
+
+app = typer.Typer(
+    help="Simulated devices. `run` behaves; `clone-attack`, `attempt` and `attack` do not, or only ask.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+ConfigFile = Annotated[Path, typer.Option("--config", help="devices.toml; its keys are described in config.py.")]
+
+#: What stops a start, each with a message that says what to do.
+_STOPS = (ConfigError, HsmError, StoreError, StateError, ReplayError, CoapKeyError, GrantError)
+EXIT_WRONG = 2
+EXIT_INCOMPLETE = 3
+
+
+@app.command()
+def run(config: ConfigFile) -> None:
+    """Run the devices until told to finish (SIGUSR1, or a file `finish` in out_dir) or to stop (SIGTERM)."""
+    _serve(_load(config), spend=False)
+
+
+@app.command(name="clone-attack")
+def clone_attack(config: ConfigFile) -> None:
+    """Spend with a copied element: begin with the original's counter and register, and end when `uses` are spent."""
+    loaded = _load(config)
+    if loaded.clone is None or any(device.uses is None for device in loaded.devices):
+        _stop("clone-attack needs [clone] of_state_dir and `uses` for each device")
+    _serve(loaded, spend=True)
+
+
+@app.command()
+def attempt(
+    config: ConfigFile,
+    device: Annotated[str, typer.Option(help="Who asks.")],
+    gateway: Annotated[str, typer.Option(help="Who is asked.")],
+    token: Annotated[str | None, typer.Option(help="What is presented; left out: the device's first token.")] = None,
+) -> None:
+    """Make one intent and print the answer as JSON; through the running fleet if there is one."""
+    from farthing_firmware_sim.fleet import Fleet, Purpose
+
+    _log_to_stderr()
+    loaded = _load(config)
+    found = next((each for each in loaded.devices if each.id == device), None)
+    if found is None or gateway not in found.gateways or not found.tokens:
+        _stop(f"{config} has no device {device} that serves payers at {gateway}")
+    name = uuid.uuid4().hex
+    desk = Desk(folder=loaded.out_dir / "attempts")
+    desk.ask(name, device=device, gateway=gateway, token=token or found.tokens[0])
+    until = time.monotonic() + 2 * PATIENCE_US / 1_000_000
+
+    async def alone() -> None:
+        only = loaded.model_copy(update={"devices": (found,), "clone": None})
+        async with asyncio.timeout(until - time.monotonic()):
+            await Fleet(only, purpose=Purpose.ATTEMPT).run()
+
+    try:
+        asyncio.run(alone())
+    except StoreInUse:
+        # The running fleet has the counters: it asks for us.
+        while desk.answer(name) is None and time.monotonic() < until:
+            time.sleep(0.05)
+    except TimeoutError:
+        pass
+    except _STOPS as err:
+        _stop(str(err))
+    answer = desk.answer(name)
+    if answer is None:
+        desk.withdraw(name)
+        _stop("no answer came")
+    print(json.dumps(answer))
+
+
+@app.command()
+def attack(
+    config: ConfigFile,
+    device: Annotated[str, typer.Option(help="As whom; a session device, and not one of a running fleet.")],
+    gateway: Annotated[str, typer.Option(help="Against whom.")],
+) -> None:
+    """Send bad input of every kind in the catalogue and print what the gateway said, as a JSON list."""
+    from farthing_firmware_sim.fleet import attack_with
+
+    _log_to_stderr()
+    loaded = _load(config)
+    found = next((each for each in loaded.devices if each.id == device), None)
+    if found is None or gateway not in found.gateways or not found.tokens:
+        _stop(f"{config} has no device {device} that serves payers at {gateway}")
+    try:
+        observed = asyncio.run(attack_with(loaded, device=found, gateway=gateway))
+    except _STOPS as err:
+        _stop(str(err))
+    print(json.dumps([asdict(each) for each in observed], indent=1))
+    if not all(each.right for each in observed):
+        raise typer.Exit(EXIT_INCOMPLETE)
+
+
+def _serve(config: Config, *, spend: bool) -> None:
+    from farthing_firmware_sim.fleet import Fleet, Outcome, Purpose  # aiocoap and lakers load only where they are used
+
+    async def fleet() -> Outcome:
+        return await Fleet(config, purpose=Purpose.SPEND if spend else Purpose.SERVE).run()
+
+    _log_to_stderr()
+    try:
+        outcome = asyncio.run(fleet())
+    except _STOPS as err:
+        _stop(str(err))
+    if not outcome.complete and not outcome.stopped:
+        for name, what in outcome.missing.items():
+            print(f"{name}: {what}", file=sys.stderr)
+        raise typer.Exit(EXIT_INCOMPLETE)
+
+
+def _load(file: Path) -> Config:
+    try:
+        return load(file)
+    except ConfigError as err:
+        _stop(str(err))
+
+
+def _stop(why: str) -> NoReturn:
+    print(f"farthing-firmware-sim: {why}", file=sys.stderr)
+    raise typer.Exit(EXIT_WRONG)
+
+
+def _log_to_stderr() -> None:
+    logging.getLogger("coap").setLevel(logging.ERROR)
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.JSONRenderer(),
+        ],
+        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        cache_logger_on_first_use=True,
+    )
