@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from typing import Any
 
 import grpc.aio
@@ -30,7 +31,11 @@ class Outbox(ledger_pb2_grpc.LedgerServicer):
             self.rows += rows
             self._changed.notify_all()
 
-    async def FollowEvents(self, request: ledger_pb2.FollowEventsRequest, context: Any) -> AsyncIterator[Any]:
+    async def FollowEvents(  # noqa: N802 - the name of the RPC
+        self,
+        request: ledger_pb2.FollowEventsRequest,
+        context: Any,  # noqa: ARG002 - the RPC's signature
+    ) -> AsyncIterator[Any]:
         after = (request.after.transaction_id, request.after.sequence)
         self.asked_after.append(after)
         sent = 0
@@ -110,6 +115,8 @@ def until() -> Callable[..., Any]:
                 result = await result
             if result:
                 return
-            await asyncio.sleep(0.01)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(0.01):
+                    await asyncio.Event().wait()
 
     return wait

@@ -29,7 +29,7 @@ class Recorder:
         self.commits = 0
         self.batches: list[int] = []
 
-    async def prepare(self, events: Sequence[Event]) -> None:
+    async def prepare(self, events: Sequence[Event]) -> None:  # noqa: ARG002 - the handler's signature
         if self.not_ready:
             raise WorldNotReady("a peer is away")
 
@@ -285,7 +285,7 @@ async def test_it_waits_for_the_database_and_catches_up(make, outbox, pool, unti
     consumer = make()
     async with running(consumer):
         await until(lambda: consumer.state.handled == 1)
-        for n in range(2, 30):
+        for n in range(2, 6):
             # Every connection of the pool is cut, again and again, while events come.
             async with pool.connection() as connection:
                 await connection.execute(
@@ -293,5 +293,5 @@ async def test_it_waits_for_the_database_and_catches_up(make, outbox, pool, unti
                     " WHERE pid <> pg_backend_pid() AND datname = current_database()"
                 )
             await outbox.publish(row(n))
-        await until(lambda: consumer.state.handled == 29)
-    assert await effects(pool) == [f"k{n}.0" for n in range(1, 30)]
+        await until(lambda: consumer.state.handled == 5)
+    assert await effects(pool) == [f"k{n}.0" for n in range(1, 6)]

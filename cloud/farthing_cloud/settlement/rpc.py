@@ -106,9 +106,7 @@ class SettlementServicer(settlement_pb2_grpc.SettlementServicer):
         self._clock = clock
         self._settings = settings
 
-    # The names of the methods are those of the RPCs.
-
-    async def PutAgency(  # noqa: N802
+    async def PutAgency(  # noqa: N802 - the name of the RPC
         self, request: settlement_pb2.PutAgencyRequest, context: Any
     ) -> registry_pb2.PutResponse:
         """Name an agency, or rename it."""
@@ -117,7 +115,7 @@ class SettlementServicer(settlement_pb2_grpc.SettlementServicer):
         except _Refusal as refusal:
             await _abort(context, refusal)
 
-    async def PutSplitRule(  # noqa: N802
+    async def PutSplitRule(  # noqa: N802 - the name of the RPC
         self, request: settlement_pb2.PutSplitRuleRequest, context: Any
     ) -> registry_pb2.PutResponse:
         """Add a version of a site's rule; the same version again changes nothing."""
@@ -126,7 +124,7 @@ class SettlementServicer(settlement_pb2_grpc.SettlementServicer):
         except _Refusal as refusal:
             await _abort(context, refusal)
 
-    async def ListAgencies(  # noqa: N802
+    async def ListAgencies(  # noqa: N802 - the name of the RPC
         self,
         request: settlement_pb2.ListAgenciesRequest,
         context: Any,  # noqa: ARG002 - the RPC's signature
@@ -141,7 +139,7 @@ class SettlementServicer(settlement_pb2_grpc.SettlementServicer):
             ]
         )
 
-    async def ListSplitRules(  # noqa: N802
+    async def ListSplitRules(  # noqa: N802 - the name of the RPC
         self,
         request: settlement_pb2.ListSplitRulesRequest,
         context: Any,  # noqa: ARG002 - the RPC's signature
@@ -151,7 +149,7 @@ class SettlementServicer(settlement_pb2_grpc.SettlementServicer):
             rules = await SettlementStore(connection).rules(request.operator_id)
         return settlement_pb2.ListSplitRulesResponse(rules=[_rule_message(rule) for rule in rules])
 
-    async def Close(  # noqa: N802
+    async def Close(  # noqa: N802 - the name of the RPC
         self, request: settlement_pb2.CloseRequest, context: Any
     ) -> settlement_pb2.CloseResponse:
         """Close a window by the rules in force now; a closed one gives its first answer again."""
@@ -160,7 +158,7 @@ class SettlementServicer(settlement_pb2_grpc.SettlementServicer):
         except _Refusal as refusal:
             await _abort(context, refusal)
 
-    async def Plan(  # noqa: N802
+    async def Plan(  # noqa: N802 - the name of the RPC
         self, request: settlement_pb2.PlanRequest, context: Any
     ) -> settlement_pb2.PlanResponse:
         """Plan the payouts of a closed window (empty: the last one); the same window gives the same plan."""
@@ -171,7 +169,7 @@ class SettlementServicer(settlement_pb2_grpc.SettlementServicer):
         except _Refusal as refusal:
             await _abort(context, refusal)
 
-    async def ShowPlan(  # noqa: N802
+    async def ShowPlan(  # noqa: N802 - the name of the RPC
         self, request: settlement_pb2.ShowPlanRequest, context: Any
     ) -> settlement_pb2.ShowPlanResponse:
         """A plan by its id."""
