@@ -152,7 +152,7 @@ def invalid(what: str) -> list[object]:
 @pytest.mark.parametrize("message_1", invalid("message_1"))
 async def test_invalid_message_1_is_refused(message_1):
     class NeverAsked:
-        async def ecdh(self, peer_x: bytes) -> bytes:
+        async def ecdh(self, _: bytes) -> bytes:
             raise AssertionError("an invalid message_1 reached the token")
 
     asked = responder()

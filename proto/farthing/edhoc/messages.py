@@ -117,7 +117,7 @@ def _sequence(data: bytes) -> list[object]:
             items.append(cbor2.load(stream))
         again = b"".join(cbor2.dumps(each, canonical=True) for each in items)
     # Whatever an odd tag makes the decoder raise, it is the peer's bytes that are at fault.
-    except Exception as err:  # noqa: BLE001
+    except Exception as err:
         raise MessageMalformed("not a CBOR sequence") from err
     if again != data:
         raise MessageMalformed("not deterministic CBOR")

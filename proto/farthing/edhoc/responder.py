@@ -101,9 +101,7 @@ class Responder:
         ephemeral = self._new_ephemeral_key()
         g_xy = ephemeral.agree(opening.g_x)
 
-        th_2 = key_schedule.transcript(
-            cbor2.dumps(ephemeral.x), cbor2.dumps(key_schedule.transcript(message_1))
-        )
+        th_2 = key_schedule.transcript(cbor2.dumps(ephemeral.x), cbor2.dumps(key_schedule.transcript(message_1)))
         prk_2e = key_schedule.extract(th_2, g_xy)
         salt_3e2m = key_schedule.kdf(prk_2e, key_schedule.SALT_3E2M, th_2, key_schedule.HASH_SIZE)
         prk_3e2m = key_schedule.extract(salt_3e2m, g_rx)

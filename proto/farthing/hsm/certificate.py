@@ -29,7 +29,8 @@ class CertificateRequest:
     """What a certificate is to say.
 
     ``path_length`` is None for an end entity, else the certificate is a CA's, with that many CAs allowed below it. ``server`` and
-    ``client`` are the TLS roles; an end entity with neither only signs.
+    ``client`` are the TLS roles; an end entity with neither only signs. ``excluded_uri_hosts`` are hosts that no URI below this CA
+    may name (RFC 5280, section 4.2.1.10).
     """
 
     common_name: str
@@ -42,6 +43,7 @@ class CertificateRequest:
     path_length: int | None = None
     server: bool = False
     client: bool = False
+    excluded_uri_hosts: Sequence[str] = ()
 
 
 def sign_certificate(
@@ -82,6 +84,11 @@ def sign_certificate(
     ]
     if names:
         builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
+    if request.excluded_uri_hosts:
+        hosts = [x509.UniformResourceIdentifier(host) for host in request.excluded_uri_hosts]
+        builder = builder.add_extension(
+            x509.NameConstraints(permitted_subtrees=None, excluded_subtrees=hosts), critical=True
+        )
     roles = [
         *([ExtendedKeyUsageOID.SERVER_AUTH] if request.server else []),
         *([ExtendedKeyUsageOID.CLIENT_AUTH] if request.client else []),
@@ -107,7 +114,9 @@ def _issuer(pem: bytes, request: CertificateRequest) -> tuple[x509.Name, ec.Elli
     if not constraints.ca or (request.path_length is not None and constraints.path_length == 0):
         raise HsmError(f"{certificate.subject.rfc4514_string()} may not issue the certificate of {request.common_name}")
     if certificate.not_valid_after_utc < request.not_after:
-        raise HsmError(f"{certificate.subject.rfc4514_string()} ends before {request.common_name}'s certificate would: renew it")
+        raise HsmError(
+            f"{certificate.subject.rfc4514_string()} ends before {request.common_name}'s certificate would: renew it"
+        )
     key = certificate.public_key()
     if not isinstance(key, ec.EllipticCurvePublicKey):
         raise HsmError(f"{certificate.subject.rfc4514_string()} has no key on P-256")

@@ -71,18 +71,20 @@ class Party:
         try:
             return file.read_bytes()
         except FileNotFoundError as err:
-            raise PartyError(f"{self.kind} {self.id} has no {what} {file.stem}: {file} is missing; {_CEREMONY}") from err
+            raise PartyError(
+                f"{self.kind} {self.id} has no {what} {file.stem}: {file} is missing; {_CEREMONY}"
+            ) from err
         except OSError as err:
             raise PartyError(f"cannot read the {what} {file}: {err.strerror}") from err
 
 
-def load_party(folder: Path) -> Party:
+def load_party(folder: Path, *, file_name: str = PARTY_FILE) -> Party:
     """The party in ``folder``; raise ``PartyError`` if the folder is not what a ceremony writes."""
-    file = folder / PARTY_FILE
+    file = folder / file_name
     try:
         text = file.read_text(encoding="utf-8")
     except FileNotFoundError as err:
-        raise PartyError(f"no party in {folder}: {PARTY_FILE} is missing; {_CEREMONY}") from err
+        raise PartyError(f"no party in {folder}: {file_name} is missing; {_CEREMONY}") from err
     except (OSError, UnicodeDecodeError) as err:
         raise PartyError(f"cannot read {file}; {_CEREMONY} anew") from err
     try:
@@ -91,7 +93,7 @@ def load_party(folder: Path) -> Party:
     except (tomllib.TOMLDecodeError, ValidationError, ValueError) as err:
         raise PartyError(f"{file} is not what a ceremony writes; {_CEREMONY} anew") from err
     if content.kind not in KINDS:
-        raise PartyError(f"{file} names the kind {content['kind']!r}, not one of {', '.join(KINDS)}")
+        raise PartyError(f"{file} names the kind {content.kind!r}, not one of {', '.join(KINDS)}")
     folder = folder.absolute()
     return Party(
         folder=folder,

@@ -23,8 +23,7 @@ _HASH_SIZES = (32, 48)
 def is_client_certificate_verify(content: bytes) -> bool:
     """Whether ``content`` is what a TLS 1.3 client signs in its handshake, and nothing else."""
     return (
-        content.startswith(CLIENT_CERTIFICATE_VERIFY)
-        and len(content) - len(CLIENT_CERTIFICATE_VERIFY) in _HASH_SIZES
+        content.startswith(CLIENT_CERTIFICATE_VERIFY) and len(content) - len(CLIENT_CERTIFICATE_VERIFY) in _HASH_SIZES
     )
 
 
@@ -34,9 +33,7 @@ def der_signature(raw: bytes) -> bytes:
     return encode_dss_signature(int.from_bytes(raw[:half], "big"), int.from_bytes(raw[half:], "big"))
 
 
-def channel_credentials(
-    token: Token, label: str, *, certificate_chain: bytes, roots: bytes
-) -> grpc.ChannelCredentials:
+def channel_credentials(token: Token, label: str, *, certificate_chain: bytes, roots: bytes) -> grpc.ChannelCredentials:
     """Credentials of a channel whose client key is ``label`` in ``token``; chain and roots are PEM.
 
     One signature per connection. A token that fails makes the connection fail (UNAVAILABLE, tried again by gRPC).
@@ -44,9 +41,7 @@ def channel_credentials(
     if not token.has_key(label):
         raise HsmError(f"{token.party.id}'s token has no key {label!r} to speak TLS with")
 
-    def sign(
-        content: bytes, algorithm: PrivateKeySignatureAlgorithm, on_complete: PrivateKeySignOnComplete
-    ) -> bytes:
+    def sign(content: bytes, algorithm: PrivateKeySignatureAlgorithm, on_complete: PrivateKeySignOnComplete) -> bytes:
         del on_complete  # for signers that answer later; this one runs on gRPC's own thread and may wait
         if algorithm != PrivateKeySignatureAlgorithm.ECDSA_SECP256R1_SHA256:
             raise HsmError(f"the TLS key signs ECDSA on P-256 with SHA-256 only, not {algorithm}")
@@ -57,6 +52,7 @@ def channel_credentials(
     with warnings.catch_warnings():
         # The function is experimental, and the only way to keep the key in the token.
         warnings.simplefilter("ignore", grpc.experimental.ExperimentalApiWarning)
-        return grpc.experimental.ssl_channel_credentials_with_custom_signer(
+        made: grpc.ChannelCredentials = grpc.experimental.ssl_channel_credentials_with_custom_signer(
             private_key_sign_fn=sign, root_certificates=roots, certificate_chain=certificate_chain
         )
+    return made

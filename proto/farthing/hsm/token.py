@@ -69,7 +69,9 @@ class Hsm:
     def start(self) -> None:
         """Load and initialise the module on its thread; ``HsmError`` says what is missing and what to do."""
         if not self.module_path.is_file():
-            raise HsmError(f"no PKCS#11 module at {self.module_path}: {_MODULE_PACKAGE}, or make the ceremony with --module")
+            raise HsmError(
+                f"no PKCS#11 module at {self.module_path}: {_MODULE_PACKAGE}, or make the ceremony with --module"
+            )
         if self.softhsm_conf is not None:
             _check_softhsm_conf(self.softhsm_conf)
         if not _one_per_process.acquire(blocking=False):
@@ -99,7 +101,9 @@ class Hsm:
         self.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, err: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, err: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def attach(self, party: Party) -> "Token":
@@ -257,7 +261,9 @@ class Token:
 
     def _new_label(self, label: str) -> None:
         if label in self._labels:
-            raise HsmError(f"token {self.party.token_label!r} has a key {label!r} already: keys are never replaced in place")
+            raise HsmError(
+                f"token {self.party.token_label!r} has a key {label!r} already: keys are never replaced in place"
+            )
 
     def _sign(self, label: str, digest: bytes) -> bytes:
         signature: bytes = self._key(ObjectClass.PRIVATE_KEY, label).sign(digest, mechanism=Mechanism.ECDSA)
@@ -388,7 +394,9 @@ class Token:
             raise HsmError(f"too short to be sealed with {label!r}: {len(sealed)} bytes")
         parameters = GCMParams(sealed[:SEAL_NONCE_SIZE], context or None, SEAL_TAG_SIZE * 8)
         try:
-            plain: bytes = key.decrypt(sealed[SEAL_NONCE_SIZE:], mechanism=Mechanism.AES_GCM, mechanism_param=parameters)
+            plain: bytes = key.decrypt(
+                sealed[SEAL_NONCE_SIZE:], mechanism=Mechanism.AES_GCM, mechanism_param=parameters
+            )
         except pkcs11.PKCS11Error as err:
             raise HsmError(f"not sealed with {label!r} in this context, or changed since") from err
         return plain
@@ -405,8 +413,6 @@ _ONLY_HMAC: dict[Attribute, object] = {
     Attribute.WRAP: False,
     Attribute.UNWRAP: False,
     Attribute.DERIVE: False,
-    # One key, one purpose: nobody changes it, and changing attributes in SoftHSM can lose the object.
-    Attribute.MODIFIABLE: False,
 }
 
 
@@ -451,7 +457,9 @@ def read_pin(file: Path) -> str:
         with file.open(encoding="ascii") as opened:
             mode = stat.S_IMODE(os.fstat(opened.fileno()).st_mode)
             if mode & 0o077:
-                raise HsmError(f"others may read the PIN file {file} (mode {mode:04o}): chmod 600 it, and change the PIN")
+                raise HsmError(
+                    f"others may read the PIN file {file} (mode {mode:04o}): chmod 600 it, and change the PIN"
+                )
             pin = opened.read().strip()
     except FileNotFoundError as err:
         raise HsmError(f"no PIN file {file}: restore it, or make the party anew with {_CEREMONY}") from err

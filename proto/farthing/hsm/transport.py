@@ -106,7 +106,9 @@ def _key_directory(directory: Path | None) -> Path:
             return directory
     tmpfs = find_tmpfs()
     if tmpfs is None:
-        raise HsmError("transport keys live on tmpfs, and neither /run nor /dev/shm is one that we may write to: mount one")
+        raise HsmError(
+            "transport keys live on tmpfs, and neither /run nor /dev/shm is one that we may write to: mount one"
+        )
     ours = private_directory(tmpfs, "farthing-transport")
     _forget_expired(ours)
     made = ours / secrets.token_hex(8)
