@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from farthing.clock import Instant
-from farthing.device.messages import AnswerStatus, Grant, Statement, Witness
-from farthing.ids import AccountId, DeviceId, TokenRef
+from farthing.device.messages import AnswerStatus, Statement, Witness
+from farthing.ids import AccountId, AuthorizationId, DeviceId, TokenRef
 from farthing.refusal import Refusal
 from farthing.v1 import batch_pb2, directive_pb2, gateway_sync_pb2
 
@@ -118,13 +118,17 @@ Command: TypeAlias = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
-    """What the core says to a statement. ``grant`` is not yet signed; ``refusal`` comes with refused, later and again."""
+    """What the core says to a statement.
+
+    ``grant_of`` names the authorization whose latest grant goes with it, as it is once the decision's events have been applied;
+    ``refusal`` comes with refused, later and again.
+    """
 
     device: DeviceId
     answers: tuple[int, int]
     status: AnswerStatus
     refusal: Refusal | None = None
-    grant: Grant | None = None
+    grant_of: AuthorizationId | None = None
     closed: bool = False
 
 

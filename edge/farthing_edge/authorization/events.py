@@ -1,0 +1,298 @@
+"""What happened, as the journal keeps it. Applying an event is the only way the state changes; replay is applying them again.
+
+Rule 1: an event says what became of things, not what was asked: replay needs no settings, clock or price.
+Rule 2: its body is a CBOR array in the order of the fields; a field is only ever appended, and a kind's number never changes.
+Rule 3: volatile events change the state but are not written: what they say is told again after a start.
+"""
+
+from typing import Any, NamedTuple, TypeAlias
+
+import cbor2
+
+from farthing_edge.authorization.state import Charge
+
+
+class EventError(ValueError):
+    """A journal body that is not an event of its kind."""
+
+
+class Started(NamedTuple):
+    """A process began: entries from here to the next start are its."""
+
+    start_id: bytes
+    boot_id: str
+    clock_epoch_us: int
+    clock_real_epoch_us: int
+    clock_rate: int
+
+
+class DirectiveApplied(NamedTuple):
+    """A directive of the chain, whole: the bytes that were signed."""
+
+    version: int
+    raw: bytes
+    signature: bytes
+    key_id: bytes
+
+
+class HeadRecorded(NamedTuple):
+    """The chain's head was heard to be current at this business instant."""
+
+    version: int
+    at: int
+
+
+class Granted(NamedTuple):
+    """A yes to an intent: a hold, or for a one-shot use the charges themselves."""
+
+    device: str
+    device_epoch: int
+    counter: int
+    digest: bytes
+    statement: bytes
+    traceparent: str | None
+    authorization: bytes
+    account: str
+    token_key: bytes
+    commitment: bytes
+    register_id: str
+    register_epoch: int
+    unit: str
+    start: int
+    at: int
+    tariff_id: str
+    tariff_version: int
+    currency: str
+    report_interval_s: int
+    holds: tuple[tuple[str, int], ...]
+    limit: int
+    decided_at: int
+    incarnation: int
+    online: bool
+    #: One-shot: what it used and what that costs; otherwise ``used_to`` is the start and nothing is charged.
+    used_to: int
+    charges: tuple[Charge, ...]
+
+
+class IntentRefused(NamedTuple):
+    """A no that stays: the same intent hears it again."""
+
+    device: str
+    device_epoch: int
+    counter: int
+    digest: bytes
+    refusal: int
+    at: int
+
+
+class IntentCancelled(NamedTuple):
+    """An end for an intent that never came: it is refused for ever."""
+
+    device: str
+    device_epoch: int
+    counter: int
+    digest: bytes
+    statement: bytes
+    authorization: bytes
+    at: int
+
+
+class BaselineTaken(NamedTuple):
+    """The first reading of a standing authorization: from here on its use is billed."""
+
+    device: str
+    device_epoch: int
+    counter: int
+    digest: bytes
+    statement: bytes
+    traceparent: str | None
+    authorization: bytes
+    account: str
+    token_key: bytes
+    register_id: str
+    register_epoch: int
+    unit: str
+    start: int
+    at: int
+    tariff_id: str
+    tariff_version: int
+    currency: str
+    report_interval_s: int
+
+
+class Metered(NamedTuple):
+    """A reading or an end that moved an authorization on: what it bills, what is held after it, what the device is told.
+
+    The last six fields make the record readable without what came before it: where the authorization opened and what it had been
+    told (positions of entries, 0 for none), and from where and what it had billed.
+    """
+
+    device: str
+    counter: int
+    digest: bytes
+    statement: bytes
+    traceparent: str | None
+    authorization: bytes
+    value: int
+    at: int
+    charges: tuple[Charge, ...]
+    holds: tuple[tuple[str, int], ...]
+    limit: int
+    closing: bool
+    decided_at: int
+    incarnation: int
+    opened_position: int
+    told_position: int
+    register_from: int
+    net_before_micros: int
+    tax_before_micros: int
+
+
+class StatementParked(NamedTuple):
+    """A signed reading or end that cannot be taken as it stands: kept whole, with the reason, and never billed by itself."""
+
+    device: str
+    device_epoch: int
+    counter: int
+    digest: bytes
+    statement: bytes
+    refusal: int
+    at: int
+
+
+class QuotaStopped(NamedTuple):
+    """No new hold from this quota."""
+
+    quota_id: str
+    reason: str
+
+
+class QuotaRequested(NamedTuple):
+    """The cloud is asked for money."""
+
+    counter: int
+    account: str
+    currency: str
+    wanted_micros: int
+
+
+class QuotaRequestClosed(NamedTuple):
+    """The cloud had nothing; not before ``ask_after`` is it asked again for this account."""
+
+    counter: int
+    answer: int
+    ask_after: int
+
+
+class Sealed(NamedTuple):
+    """A batch: its bytes, and what they say of stopped and closed quotas."""
+
+    incarnation: int
+    sequence: int
+    batch: bytes
+    batch_hash: bytes
+    first_position: int
+    last_position: int
+    stopped: tuple[tuple[str, int], ...]
+    closed: tuple[str, ...]
+
+
+class Receipted(NamedTuple):
+    """The cloud has taken over everything up to this batch."""
+
+    incarnation: int
+    sequence: int
+    batch_hash: bytes
+    raw: bytes
+
+
+class RollbackSuspected(NamedTuple):
+    """The cloud has seen more of this journal than there is: no new authorization."""
+
+    reason: str
+
+
+class UplinkSeen(NamedTuple):
+    """Volatile: whether the cloud can be asked."""
+
+    online: bool
+
+
+class HeadSeen(NamedTuple):
+    """Volatile: the chain's head, in between two that are recorded."""
+
+    at: int
+
+
+class HelloSeen(NamedTuple):
+    """Volatile: the incarnation by which the cloud knows this gateway."""
+
+    incarnation: int
+
+
+Event: TypeAlias = (
+    Started
+    | DirectiveApplied
+    | HeadRecorded
+    | Granted
+    | IntentRefused
+    | IntentCancelled
+    | BaselineTaken
+    | Metered
+    | StatementParked
+    | QuotaStopped
+    | QuotaRequested
+    | QuotaRequestClosed
+    | Sealed
+    | Receipted
+    | RollbackSuspected
+    | UplinkSeen
+    | HeadSeen
+    | HelloSeen
+)
+
+#: Kind numbers of the journal, for ever.
+KINDS: dict[int, type[Any]] = {
+    1: Started,
+    2: DirectiveApplied,
+    3: HeadRecorded,
+    10: Granted,
+    11: IntentRefused,
+    12: IntentCancelled,
+    13: BaselineTaken,
+    14: Metered,
+    15: StatementParked,
+    20: QuotaStopped,
+    21: QuotaRequested,
+    22: QuotaRequestClosed,
+    30: Sealed,
+    31: Receipted,
+    40: RollbackSuspected,
+}
+KIND_OF: dict[type[Any], int] = {event: kind for kind, event in KINDS.items()}
+
+_CHARGED = (Granted, Metered)
+
+
+def encode(event: Event) -> tuple[int, bytes]:
+    """The journal's kind and body of a durable event."""
+    return KIND_OF[event.__class__], cbor2.dumps(event)
+
+
+def decode(kind: int, body: bytes) -> Event:
+    """The event that a journal's entry is; raise ``EventError`` for anything else."""
+    event_class = KINDS.get(kind)
+    if event_class is None:
+        raise EventError(f"no event has kind {kind}")
+    try:
+        fields = cbor2.loads(body)
+        event: Event = event_class(*[_frozen(value) if value.__class__ is list else value for value in fields])
+    except (cbor2.CBORDecodeError, TypeError) as err:
+        raise EventError(f"not a body of {event_class.__name__}") from err
+    if event.__class__ in _CHARGED:
+        return event._replace(charges=tuple(Charge(*charge) for charge in event.charges))
+    return event
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(_frozen(item) if item.__class__ is list else item for item in value)

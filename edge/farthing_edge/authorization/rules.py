@@ -1,0 +1,194 @@
+"""The rules of an intent, in their order: the first that fails names the refusal.
+
+Rule 1: the order is that of the numbers' hundreds (``farthing.refusal``), save that the two which ask about the gateway
+(incarnation, whether it may authorize at all) stand before the token: a device that speaks to another incarnation learns nothing
+about tokens. Rule 2: a rule looks, it never changes anything. Rule 3: money comes last and is not a rule of this table, as its answer is
+not yes or no but how much (``deciding``).
+
+Between the tariff (7) and money (12) stand, when they come: entitlement (8), usage limits (9), place (10), risk (11). Each is one
+more function in ``RULES_OF_THE_INTENT``.
+"""
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+from farthing.device.messages import Intent
+from farthing.ids import authorization_id
+from farthing.refusal import Refusal
+from farthing.v1 import directive_pb2
+from farthing_edge.authorization.commands import DeviceStatement
+from farthing_edge.authorization.state import Account, Device, GatewayState, Register, TariffEntry
+
+_STATUS_REFUSALS: dict[int, Refusal] = {
+    directive_pb2.DEVICE_STATUS_UNSPECIFIED: Refusal.DEVICE_UNKNOWN,
+    directive_pb2.DEVICE_STATUS_SUSPENDED: Refusal.DEVICE_SUSPENDED,
+    directive_pb2.DEVICE_STATUS_BLOCKED: Refusal.DEVICE_BLOCKED,
+    directive_pb2.DEVICE_STATUS_DECOMMISSIONED: Refusal.DEVICE_DECOMMISSIONED,
+}
+
+
+class Ask:
+    """An intent and everything about it that the state knows; None where it knows nothing."""
+
+    __slots__ = ("account", "command", "device", "intent", "is_new", "register", "tariff")
+
+    def __init__(self, state: GatewayState, command: DeviceStatement, intent: Intent) -> None:
+        self.command = command
+        self.intent = intent
+        device = state.devices.get(intent.device)
+        self.device: Device | None = device
+        self.register: Register | None = None
+        self.tariff: TariffEntry | None = None
+        self.is_new = True
+        if device is not None:
+            self.register = device.registers.get(intent.register.register_id)
+            self.tariff = state.tariffs.get((device.tariff.tariff_id, device.tariff.version))
+            # What the register rules say about a repeat was said when it was new.
+            self.is_new = intent.counter not in device.seen or device.epoch != intent.device_epoch
+        token = None if command.token_ref is None else state.tokens.get(command.token_ref)
+        self.account: Account | None = None
+        if token is not None and token.key_epoch == command.key_epoch:
+            self.account = state.accounts.get(token.account_id)
+
+
+Rule: TypeAlias = Callable[[GatewayState, Ask], Refusal | None]
+
+
+# 1: well-formed, and said to us ----------------------------------------------------------------------------------------
+
+
+def well_formed(state: GatewayState, ask: Ask) -> Refusal | None:
+    """An intent is for this gateway, and of the shape that the device's profile and register have."""
+    intent, device, register = ask.intent, ask.device, ask.register
+    if intent.recipient != state.gateway_id:
+        return Refusal.RECIPIENT_DIFFERS
+    if device is None:
+        return None
+    if register is None:
+        return Refusal.REGISTER_UNKNOWN
+    if intent.wanted == 0 or intent.register.value + (intent.one_shot or 0) >= register.modulus:
+        return Refusal.MALFORMED
+    one_shot = device.profile == directive_pb2.DEVICE_PROFILE_ONE_SHOT
+    if one_shot != (intent.one_shot is not None) or device.profile == directive_pb2.DEVICE_PROFILE_STANDING:
+        return Refusal.MALFORMED
+    return None
+
+
+# 2: the device --------------------------------------------------------------------------------------------------------
+
+
+def device_may_ask(state: GatewayState, ask: Ask) -> Refusal | None:  # noqa: ARG001  # every rule has one shape
+    """The device is known, active and of this epoch."""
+    device = ask.device
+    if device is None:
+        return Refusal.DEVICE_UNKNOWN
+    if device.status != directive_pb2.DEVICE_STATUS_ACTIVE:
+        return _STATUS_REFUSALS.get(device.status, Refusal.DEVICE_UNKNOWN)
+    if device.epoch != ask.intent.device_epoch:
+        return Refusal.DEVICE_EPOCH_DIFFERS
+    return None
+
+
+def register_is_free(state: GatewayState, ask: Ask) -> Refusal | None:  # noqa: ARG001  # every rule has one shape
+    """The register is of this epoch, has no open authorization, and has not gone back."""
+    intent, register = ask.intent, ask.register
+    assert register is not None  # well_formed
+    if register.epoch != intent.register.register_epoch:
+        return Refusal.REGISTER_EPOCH_DIFFERS
+    if not ask.is_new:
+        return None
+    if register.open is not None:
+        return Refusal.REGISTER_BUSY
+    if intent.register.value < register.last_value:
+        return Refusal.REGISTER_WENT_BACK
+    return None
+
+
+# 3: the counter -------------------------------------------------------------------------------------------------------
+
+
+def counter_is_new(state: GatewayState, ask: Ask) -> Refusal | None:
+    """The counter was not used for other content, is not too old, and the intent was not ended before it came.
+
+    The same content again is no refusal: it is answered before the rules that follow (see ``deciding``).
+    """
+    intent, device = ask.intent, ask.device
+    assert device is not None  # device_may_ask
+    if not ask.is_new:
+        return Refusal.COUNTER_REUSED
+    if intent.counter <= device.window_floor():
+        return Refusal.COUNTER_TOO_OLD
+    if device.cancelled:
+        name = authorization_id(intent.device, intent.device_epoch, intent.counter, state.gateway_id)
+        if name in device.cancelled:
+            return Refusal.INTENT_ENDED
+    return None
+
+
+# 14, 13: the gateway --------------------------------------------------------------------------------------------------
+
+
+def gateway_may_authorize(state: GatewayState, ask: Ask) -> Refusal | None:
+    """The intent speaks to this incarnation, and this journal is the one the cloud knows."""
+    if ask.intent.incarnation != state.incarnation:
+        return Refusal.INCARNATION_DIFFERS
+    if state.not_authorizing_reason:
+        return Refusal.NOT_AUTHORIZING
+    return None
+
+
+# 4, 5: the token ------------------------------------------------------------------------------------------------------
+
+
+def token_is_not_denied(state: GatewayState, ask: Ask) -> Refusal | None:
+    """The deny list comes first: it also names tokens that nobody knows."""
+    return Refusal.TOKEN_DENIED if ask.command.token_ref in state.denied else None
+
+
+def token_is_known(state: GatewayState, ask: Ask) -> Refusal | None:
+    """A token that no directive named gets nothing: the floor is for known tokens only."""
+    reference = ask.command.token_ref
+    token = None if reference is None else state.tokens.get(reference)
+    if token is None or token.key_epoch != ask.command.key_epoch:
+        return Refusal.TOKEN_UNKNOWN
+    return None
+
+
+# 6: the account -------------------------------------------------------------------------------------------------------
+
+
+def account_is_active(state: GatewayState, ask: Ask) -> Refusal | None:  # noqa: ARG001  # every rule has one shape
+    """The payer is known and may spend."""
+    if ask.account is None:
+        return Refusal.ACCOUNT_UNKNOWN
+    if ask.account.status != directive_pb2.ACCOUNT_STATUS_ACTIVE:
+        return Refusal.ACCOUNT_SUSPENDED
+    return None
+
+
+# 7: the tariff --------------------------------------------------------------------------------------------------------
+
+
+def tariff_prices_it(state: GatewayState, ask: Ask) -> Refusal | None:  # noqa: ARG001  # every rule has one shape
+    """The device's tariff is here, fits the register, and is in the account's currency."""
+    tariff, account, register = ask.tariff, ask.account, ask.register
+    assert account is not None  # account_is_active
+    assert register is not None  # well_formed
+    if tariff is None or not tariff.tariff.fits(register.unit):
+        return Refusal.TARIFF_MISSING
+    if tariff.currency != account.currency:
+        return Refusal.CURRENCY_DIFFERS
+    return None
+
+
+#: Before the counter: what is asked of a repeat too.
+RULES_OF_THE_DEVICE: tuple[Rule, ...] = (well_formed, device_may_ask, register_is_free)
+#: After a repeat was answered.
+RULES_OF_THE_INTENT: tuple[Rule, ...] = (
+    counter_is_new,
+    gateway_may_authorize,
+    token_is_not_denied,
+    token_is_known,
+    account_is_active,
+    tariff_prices_it,
+)

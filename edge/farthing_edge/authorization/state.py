@@ -1,0 +1,577 @@
+"""What a gateway knows: one object that only :func:`farthing_edge.authorization.apply` changes.
+
+Rule 1: everything here follows from the journal's entries, except what is marked *volatile*, which a restart forgets.
+Rule 2: amounts are micros, times are business instants, and every table has a bound that its comment names.
+"""
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from farthing.clock import SECOND_US, Instant
+from farthing.device.messages import FLOOR, Grant, Held, TariffVersion, Witness
+from farthing.evidence.batches import ZERO_HASH
+from farthing.ids import (
+    AccountId,
+    AuthorizationId,
+    DeviceId,
+    GatewayId,
+    OperatorId,
+    QuotaId,
+    RegisterId,
+    SiteId,
+    StartId,
+    TariffId,
+    TokenId,
+)
+from farthing.money import PPM, Currency
+from farthing.tariff import Tariff
+from farthing.v1 import directive_pb2
+
+#: Statements of a device that a gateway remembers by counter. A device has a handful under way at once; below the window an
+#: intent is too old for ever, so the number only bounds memory: 128 × 1,000 devices × 150 bytes.
+COUNTER_WINDOW = 128
+#: Below this part of its preload an account is low (DESIGN 5.4).
+LOW_WATER_PPM = 250_000
+#: Until the operator says otherwise: five units of money, two hundred records, two seconds.
+DEFAULT_SEAL_AMOUNT_MICROS = 5_000_000
+DEFAULT_SEAL_RECORDS = 200
+DEFAULT_SEAL_AGE_S = 2
+#: The evidence format takes 20,000 leaves a batch, and a record may stand on several lines.
+MAX_SEAL_RECORDS = 2_000
+#: Faults of directives kept for people to read.
+MAX_FAULTS = 64
+
+#: What pays a charge: a quota's id, or one of these. No id contains an asterisk.
+FLOOR_FUNDING = "*floor"
+OVERRUN_FUNDING = "*overrun"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CoreSettings:
+    """What the configuration tells the core. Durations are business time."""
+
+    gateway_id: GatewayId
+    #: A chain whose head is older than this decides on the floor only.
+    directive_max_age_us: int = 7 * 24 * 3600 * SECOND_US
+    #: How long after the cloud had nothing for an account it is asked again.
+    quota_retry_us: int = 60 * SECOND_US
+    #: The business clock, as every batch names it.
+    clock_epoch_us: int
+    clock_real_epoch_us: int
+    clock_rate: int
+
+
+class Charge(NamedTuple):
+    """A part of a usage record: what paid it (a quota's id, floor or overrun), at which tax rate, net and tax."""
+
+    funding: str
+    rate_ppm: int
+    net_micros: int
+    tax_micros: int
+
+
+class Told(NamedTuple):
+    """The latest grant of an authorization, without what the authorization itself says."""
+
+    position: int
+    incarnation: int
+    start_id: bytes
+    at: int
+    limit: int
+    holds: tuple[tuple[str, int], ...]
+    net_micros: int
+    tax_micros: int
+
+
+class Account:
+    """Who pays, and the quotas this gateway may spend for it, earliest ``spend_until`` first."""
+
+    __slots__ = ("ask_after", "currency", "id", "preload_micros", "quotas", "request", "status")
+
+    def __init__(self, account_id: AccountId, currency: Currency, status: int, preload_micros: int) -> None:
+        self.id = account_id
+        self.currency = currency
+        self.status = status
+        self.preload_micros = preload_micros
+        # Bounded by the cloud: at most k open quotas per account.
+        self.quotas: list[Quota] = []
+        #: The request not yet answered; one at a time.
+        self.request: QuotaRequest | None = None
+        #: Not before this instant is the cloud asked again, after it had nothing.
+        self.ask_after = Instant(0)
+
+    def free_micros(self, now: Instant) -> int:
+        """What new holds may still take, over all quotas."""
+        return sum(quota.usable_micros(now) for quota in self.quotas)
+
+    @property
+    def low_water_micros(self) -> int:
+        """Below this the gateway asks for more; 0: only on demand."""
+        return self.preload_micros * LOW_WATER_PPM // PPM
+
+
+class Quota:
+    """A part of an account's funds that only this gateway may spend."""
+
+    __slots__ = (
+        "account_id",
+        "amount_micros",
+        "currency",
+        "frozen",
+        "held_micros",
+        "id",
+        "incarnation",
+        "report_until",
+        "reported_held_micros",
+        "spend_until",
+        "spent_micros",
+        "stopped",
+    )
+
+    def __init__(
+        self,
+        *,
+        quota_id: QuotaId,
+        account_id: AccountId,
+        currency: Currency,
+        amount_micros: int,
+        spend_until: Instant,
+        report_until: Instant,
+        incarnation: int,
+    ) -> None:
+        self.id = quota_id
+        self.account_id = account_id
+        self.currency = currency
+        self.amount_micros = amount_micros
+        self.spend_until = spend_until
+        self.report_until = report_until
+        self.incarnation = incarnation
+        self.spent_micros = 0
+        self.held_micros = 0
+        #: No new hold, and its holds only shrink.
+        self.stopped = False
+        #: Of an earlier incarnation: its closing is no longer ours to say.
+        self.frozen = False
+        #: What the last batch that named it as stopped said; -1 before.
+        self.reported_held_micros = -1
+
+    @property
+    def unspent_micros(self) -> int:
+        """What no record has taken yet."""
+        return self.amount_micros - self.spent_micros
+
+    @property
+    def free_micros(self) -> int:
+        """What neither a record nor a hold has taken."""
+        return self.amount_micros - self.spent_micros - self.held_micros
+
+    def is_stopped(self, now: Instant) -> bool:
+        """Whether it takes no new hold: recalled, or over (a deadline stops new use at once)."""
+        return self.stopped or now >= self.spend_until
+
+    def usable_micros(self, now: Instant) -> int:
+        """What a new hold may take."""
+        return 0 if self.is_stopped(now) else self.amount_micros - self.spent_micros - self.held_micros
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuotaRequest:
+    """A request for money, sent until it is answered."""
+
+    counter: int
+    account_id: AccountId
+    currency: Currency
+    wanted_micros: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Token:
+    """What a presented token means here."""
+
+    token_id: TokenId
+    account_id: AccountId
+    key_epoch: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TariffEntry:
+    """A tariff version as this gateway knows it."""
+
+    name: TariffVersion
+    currency: Currency
+    tariff: Tariff
+
+
+class Register:
+    """A device's register as the operator described it, and what this gateway last heard of it."""
+
+    __slots__ = ("epoch", "id", "last_value", "modulus", "open", "rated_per_hour", "unit")
+
+    def __init__(self, register_id: RegisterId, epoch: int, unit: str, modulus: int, rated_per_hour: int) -> None:
+        self.id = register_id
+        self.epoch = epoch
+        self.unit = unit
+        self.modulus = modulus
+        self.rated_per_hour = rated_per_hour
+        #: The highest count a record or a session has reached here; -1 before the first.
+        self.last_value = -1
+        self.open: Authorization | None = None
+
+    def reach(self, seconds: int) -> int:
+        """The most it can count in ``seconds``, rounded up."""
+        return -(-self.rated_per_hour * seconds // 3600)
+
+
+class Seen:
+    """What became of one statement, by its counter."""
+
+    __slots__ = ("authorization", "digest", "refusal")
+
+    def __init__(self, digest: bytes, authorization: "Authorization | None", refusal: int | None) -> None:
+        self.digest = digest
+        self.authorization = authorization
+        self.refusal = refusal
+
+
+class Device:
+    """A device as the operator described it, and the window of its counter."""
+
+    __slots__ = (
+        "cancelled",
+        "epoch",
+        "highest",
+        "id",
+        "pending",
+        "profile",
+        "registers",
+        "report_interval_s",
+        "seen",
+        "standing_account_id",
+        "statement_key",
+        "static_dh_kid",
+        "static_dh_x",
+        "status",
+        "stoppable",
+        "tariff",
+    )
+
+    def __init__(self, device_id: DeviceId) -> None:
+        self.id = device_id
+        self.status: int = directive_pb2.DEVICE_STATUS_UNSPECIFIED
+        self.epoch = 0
+        self.profile: int = directive_pb2.DEVICE_PROFILE_UNSPECIFIED
+        self.statement_key = b""
+        self.static_dh_x = b""
+        self.static_dh_kid = b""
+        self.registers: dict[str, Register] = {}
+        self.tariff = TariffVersion(tariff_id=TariffId("none"), version=0)
+        self.report_interval_s = 0
+        self.standing_account_id = AccountId("")
+        self.stoppable = False
+        self.highest = -1
+        #: Counter → what became of it; at most ``COUNTER_WINDOW``, the lowest go first.
+        self.seen: dict[int, Seen] = {}
+        #: Authorizations ended before they began → counter of the end; bounded like ``seen``.
+        self.cancelled: dict[bytes, int] = {}
+        # (counter, position) of statements that the cloud has not receipted: ascending in both, so the first has the
+        # lowest counter of all that wait (the queue of a sliding minimum). Grows while the uplink is away, by one small pair a
+        # statement.
+        self.pending: deque[tuple[int, int]] = deque()
+
+    def window_floor(self) -> int:
+        """Counters up to this are too old."""
+        return self.highest - COUNTER_WINDOW
+
+    def receipted_counter(self, receipted_position: int) -> int:
+        """Every statement heard from this device with a counter up to this is receipted, or needed nothing."""
+        pending = self.pending
+        while pending and pending[0][1] <= receipted_position:
+            pending.popleft()
+        if pending:
+            return max(0, pending[0][0] - 1)
+        return max(0, self.highest)
+
+
+class Authorization:
+    """The gateway's yes to an intent, or a standing one; open, then closed, remembered while its intent is in the window."""
+
+    __slots__ = (
+        "account_id",
+        "at",
+        "billed",
+        "closed",
+        "commitment",
+        "currency",
+        "device_id",
+        "first_statement",
+        "holds",
+        "id",
+        "intent_counter",
+        "intent_epoch",
+        "last_counter",
+        "net_micros",
+        "opened_position",
+        "recorded_to",
+        "register_epoch",
+        "register_id",
+        "report_interval_s",
+        "standing",
+        "start",
+        "started_at",
+        "tariff",
+        "tax_micros",
+        "token_key",
+        "told",
+        "traceparent",
+        "unit",
+        "value",
+    )
+
+    def __init__(
+        self,
+        *,
+        authorization_id: AuthorizationId,
+        device_id: DeviceId,
+        intent_epoch: int,
+        intent_counter: int,
+        account_id: AccountId,
+        token_key: bytes,
+        commitment: bytes | None,
+        register_id: RegisterId,
+        register_epoch: int,
+        unit: str,
+        start: int,
+        started_at: Instant,
+        tariff: TariffVersion,
+        currency: Currency,
+        report_interval_s: int,
+        standing: bool,
+        first_statement: bytes,
+        traceparent: str | None,
+        opened_position: int,
+    ) -> None:
+        self.id = authorization_id
+        self.device_id = device_id
+        self.intent_epoch = intent_epoch
+        self.intent_counter = intent_counter
+        self.account_id = account_id
+        #: By what the floor counts: the token's reference, or the device's name for a standing one.
+        self.token_key = token_key
+        self.commitment = commitment
+        self.register_id = register_id
+        self.register_epoch = register_epoch
+        self.unit = unit
+        self.start = start
+        self.started_at = started_at
+        self.tariff = tariff
+        self.currency = currency
+        self.report_interval_s = report_interval_s
+        self.standing = standing
+        self.first_statement = first_statement
+        self.traceparent = traceparent
+        self.opened_position = opened_position
+        #: The last value and instant heard.
+        self.value = start
+        self.at = started_at
+        self.last_counter = intent_counter
+        #: Where the last usage record ended: what a claim says.
+        self.recorded_to = start
+        #: Tax rate → (net, tax) billed so far.
+        self.billed: dict[int, tuple[int, int]] = {}
+        self.net_micros = 0
+        self.tax_micros = 0
+        #: Funding → held.
+        self.holds: dict[str, int] = {}
+        self.told: Told | None = None
+        self.closed = False
+
+    @property
+    def gross_micros(self) -> int:
+        """Billed so far."""
+        return self.net_micros + self.tax_micros
+
+    def grant(self, gateway_id: GatewayId, told: Told | None = None) -> Grant | None:
+        """The grant last told, or the one that ``told`` was; None for a standing authorization."""
+        told = told or self.told
+        if told is None:
+            return None
+        return Grant(
+            recipient=self.device_id,
+            gateway=gateway_id,
+            witness=Witness(incarnation=told.incarnation, start_id=StartId(told.start_id), position=told.position),
+            at=Instant(told.at),
+            authorization=self.id,
+            intent_epoch=self.intent_epoch,
+            intent_counter=self.intent_counter,
+            tariff=self.tariff,
+            register_id=self.register_id,
+            register_epoch=self.register_epoch,
+            start=self.start,
+            limit=told.limit,
+            held=tuple(
+                Held(quota_id=QuotaId(FLOOR if funding == FLOOR_FUNDING else funding), amount_micros=amount)
+                for funding, amount in told.holds
+            ),
+            currency=self.currency,
+            net_micros=told.net_micros,
+            tax_micros=told.tax_micros,
+            report_interval_s=self.report_interval_s,
+            commitment=self.commitment,
+        )
+
+
+@dataclass(slots=True, kw_only=True)
+class UsageRecord:
+    """What is billed and not yet sealed."""
+
+    position: int
+    authorization: Authorization
+    register_from: int
+    register_to: int
+    charges: tuple[Charge, ...]
+    #: The authorization's totals after this record.
+    net_micros: int
+    tax_micros: int
+    closing: bool
+    at: Instant
+    #: The statement that ends it; the authorization's first stands with the authorization.
+    statement: bytes
+    #: What the device had been told before it.
+    told: Told | None
+    traceparent: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FloorPolicy:
+    """What may be used without a quota; 0 is none."""
+
+    currency: str = ""
+    per_token_micros: int = 0
+    per_account_micros: int = 0
+    all_tokens_micros: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SealPolicy:
+    """When a batch is due: at the first of these. Age is real seconds."""
+
+    amount_micros: int = DEFAULT_SEAL_AMOUNT_MICROS
+    records: int = DEFAULT_SEAL_RECORDS
+    age_s: int = DEFAULT_SEAL_AGE_S
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SiteKeyRow:
+    """A site's HMAC key as it came: wrapped for this gateway's token."""
+
+    epoch: int
+    ephemeral_public_key: bytes
+    wrapped_key: bytes
+
+
+class SealedBatch(NamedTuple):
+    """A batch that is not yet receipted."""
+
+    batch_hash: bytes
+    last_position: int
+
+
+@dataclass(slots=True)
+class Floor:
+    """What the floor has given so far, held and spent: room returns only by directive."""
+
+    total_micros: int = 0
+    # Bounded by the tokens and accounts that directives name: nobody else is let onto the floor.
+    by_account: dict[str, int] = field(default_factory=dict)
+    by_token: dict[tuple[str, bytes], int] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Statistics:
+    """Decisions since the last batch."""
+
+    granted_online: int = 0
+    granted_offline: int = 0
+    refusals: dict[int, int] = field(default_factory=dict)
+
+
+class GatewayState:
+    """Everything a decision rests on."""
+
+    def __init__(self, settings: CoreSettings) -> None:
+        self.settings = settings
+        self.gateway_id = settings.gateway_id
+        # The journal's last position: entries are numbered from 1.
+        self.position = 0
+        self.start_id = b""
+        self.starts: dict[bytes, tuple[int, int]] = {}  # start id → (incarnation, first position); one per start
+        # From the first directive of the incarnation.
+        self.operator_id = OperatorId("")
+        self.site_id = SiteId("")
+        self.time_zone = ""
+        self.receipt_keys: tuple[bytes, ...] = ()
+        self.incarnation = 0
+        #: Volatile: what the cloud last said our incarnation is.
+        self.expected_incarnation: int | None = None
+        self.rollback_suspected = ""
+        # Directives.
+        self.directive_version = 0
+        self.directive_hash = ZERO_HASH
+        self.head_at = Instant(0)
+        #: The head as last journaled; heads in between are volatile.
+        self.recorded_head_at = Instant(0)
+        self.directive_faults: deque[tuple[int, str]] = deque(maxlen=MAX_FAULTS)
+        self.site_keys: dict[int, SiteKeyRow] = {}
+        self.devices: dict[str, Device] = {}
+        self.accounts: dict[str, Account] = {}
+        self.tokens: dict[bytes, Token] = {}
+        self.denied: set[bytes] = set()
+        self.tariffs: dict[tuple[str, int], TariffEntry] = {}
+        self.floor_policy = FloorPolicy()
+        self.seal_policy = SealPolicy()
+        # Money.
+        self.quotas: dict[str, Quota] = {}
+        self.next_stop_at = Instant(2**63 - 1)
+        self.stopped: dict[str, Quota] = {}
+        self.floor = Floor()
+        self.request_counter = 0
+        self.requests: dict[int, QuotaRequest] = {}
+        #: Accounts below their low-water mark, to be asked for at the next tick.
+        self.low: set[str] = set()
+        # Use.
+        self.authorizations: dict[bytes, Authorization] = {}
+        self.open_authorizations = 0
+        self.unsealed: list[UsageRecord] = []
+        self.unsealed_micros = 0
+        #: Closed since the last batch: their claims are final, with or without width.
+        self.ended: dict[bytes, Authorization] = {}
+        # Batches of this incarnation.
+        self.sequence = 0
+        self.batch_hash = ZERO_HASH
+        self.sealed_position = 0
+        self.batches: dict[int, SealedBatch] = {}
+        self.receipted_sequence = 0
+        self.receipted_position = 0
+        self.statistics = Statistics()
+        self.totals = Statistics()
+        self.parked = 0
+        #: Volatile: whether the cloud can be asked right now.
+        self.online = False
+
+    @property
+    def not_authorizing_reason(self) -> str:
+        """Why no new authorization may be given at all; empty when they may."""
+        if self.rollback_suspected:
+            return self.rollback_suspected
+        if self.incarnation == 0:
+            return "the cloud has not yet said which incarnation this is"
+        if self.expected_incarnation is not None and self.expected_incarnation != self.incarnation:
+            return f"the cloud knows incarnation {self.expected_incarnation}, this journal {self.incarnation}"
+        return ""
+
+    def has_something_to_say(self) -> bool:
+        """Whether a batch sealed now would say anything new."""
+        if self.unsealed or self.ended:
+            return True
+        return any(quota.reported_held_micros != quota.held_micros for quota in self.stopped.values())

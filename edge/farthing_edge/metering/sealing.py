@@ -1,0 +1,287 @@
+"""Usage records become lines, claims and leaves, and those a batch.
+
+Rule 1: lines stand in the order in which they were first billed, and so do claims and the shares of each.
+Rule 2: a batch takes everything that is not sealed, so a claim's totals are its authorization's totals.
+Rule 3: leaves are a function of journal entries: what was sealed once can be shown again.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple, TypeAlias
+
+from farthing.clock import Instant, quarter_of
+from farthing.device.messages import Grant, TariffVersion
+from farthing.device.messages import encode as encode_message
+from farthing.evidence import merkle
+from farthing.evidence.batches import batch_hash
+from farthing.evidence.leaf import Leaf
+from farthing.ids import AuthorizationId, DeviceId, RegisterId
+from farthing.v1 import batch_pb2
+from farthing_edge.authorization.events import Sealed
+from farthing_edge.authorization.state import (
+    FLOOR_FUNDING,
+    OVERRUN_FUNDING,
+    Authorization,
+    Charge,
+    GatewayState,
+    UsageRecord,
+)
+
+#: (account, currency, funding, tariff id, tariff version, tax rate, evidence class, quarter)
+LineKey: TypeAlias = tuple[str, str, str, str, int, int, int, int]
+
+
+class Facts(NamedTuple):
+    """What a leaf says of one usage record, wherever it was read from."""
+
+    authorization: bytes
+    account: str
+    currency: str
+    device: str
+    register_id: str
+    register_epoch: int
+    register_from: int
+    register_to: int
+    charges: tuple[Charge, ...]
+    net_micros: int
+    tax_micros: int
+    closing: bool
+    tariff: TariffVersion
+    at: int
+    statements: tuple[bytes, ...]
+    grant: Grant | None
+    traceparent: str | None
+
+
+class Sheet(NamedTuple):
+    """Lines with their sums and leaves, in order."""
+
+    keys: dict[LineKey, int]
+    sums: list[tuple[int, int]]
+    #: For each line: (index of the record, net, tax) of its leaves.
+    parts: list[list[tuple[int, int, int]]]
+
+
+def line_key(account: str, currency: str, tariff: TariffVersion, charge: Charge, at: int) -> LineKey:
+    """The line on which ``charge`` of a record that ends at ``at`` stands."""
+    return (
+        account,
+        currency,
+        charge.funding,
+        tariff.tariff_id,
+        tariff.version,
+        charge.rate_ppm,
+        batch_pb2.EVIDENCE_CLASS_DEVICE_SIGNED,
+        quarter_of(Instant(at)),
+    )
+
+
+def sheet_of(records: Iterable[tuple[str, str, TariffVersion, tuple[Charge, ...], int]]) -> Sheet:
+    """Lines of ``records``, each (account, currency, tariff, charges, at), in the order in which they were billed."""
+    keys: dict[LineKey, int] = {}
+    sums: list[tuple[int, int]] = []
+    parts: list[list[tuple[int, int, int]]] = []
+    for number, (account, currency, tariff, charges, at) in enumerate(records):
+        for charge in charges:
+            key = line_key(account, currency, tariff, charge, at)
+            line = keys.setdefault(key, len(keys))
+            if line == len(sums):
+                sums.append((0, 0))
+                parts.append([])
+            net, tax = sums[line]
+            sums[line] = net + charge.net_micros, tax + charge.tax_micros
+            parts[line].append((number, charge.net_micros, charge.tax_micros))
+    return Sheet(keys, sums, parts)
+
+
+def leaves_of(facts: Sequence[Facts], sheet: Sheet) -> list[bytes]:
+    """The leaves of a batch, in line order: one for each record and line it stands on."""
+    leaves: list[bytes] = []
+    for line, parts in enumerate(sheet.parts):
+        for number, net, tax in parts:
+            fact = facts[number]
+            leaves.append(
+                Leaf(
+                    authorization=AuthorizationId(fact.authorization),
+                    line=line,
+                    device=DeviceId(fact.device),
+                    register_id=RegisterId(fact.register_id),
+                    register_epoch=fact.register_epoch,
+                    register_from=fact.register_from,
+                    register_to=fact.register_to,
+                    net_micros=net,
+                    tax_micros=tax,
+                    total_net_micros=fact.net_micros,
+                    total_tax_micros=fact.tax_micros,
+                    closing=fact.closing,
+                    tariff=fact.tariff,
+                    at=Instant(fact.at),
+                    statements=fact.statements,
+                    grant=None if fact.grant is None else encode_message(fact.grant),
+                    traceparent=fact.traceparent,
+                ).encode()
+            )
+    return leaves
+
+
+def facts_of_record(state: GatewayState, record: UsageRecord) -> Facts:
+    """What the state knows of a record that is not sealed."""
+    authorization = record.authorization
+    first = authorization.first_statement
+    return Facts(
+        authorization=authorization.id,
+        account=authorization.account_id,
+        currency=authorization.currency,
+        device=authorization.device_id,
+        register_id=authorization.register_id,
+        register_epoch=authorization.register_epoch,
+        register_from=record.register_from,
+        register_to=record.register_to,
+        charges=record.charges,
+        net_micros=record.net_micros,
+        tax_micros=record.tax_micros,
+        closing=record.closing,
+        tariff=authorization.tariff,
+        at=record.at,
+        statements=(first,) if record.statement == first else (first, record.statement),
+        grant=None if record.told is None else authorization.grant(state.gateway_id, record.told),
+        traceparent=record.traceparent,
+    )
+
+
+def seal(state: GatewayState, now: Instant) -> Sealed | None:
+    """The batch of everything that is not sealed, and of what became of stopped quotas; None when it would say nothing."""
+    if not state.has_something_to_say():
+        return None
+    facts = [facts_of_record(state, record) for record in state.unsealed]
+    sheet = sheet_of((fact.account, fact.currency, fact.tariff, fact.charges, fact.at) for fact in facts)
+    leaves = leaves_of(facts, sheet)
+    stopped, closed = _quotas_to_report(state)
+    batch = batch_pb2.Batch(
+        operator_id=state.operator_id,
+        site_id=state.site_id,
+        gateway_id=state.gateway_id,
+        incarnation=state.incarnation,
+        start_id=state.start_id,
+        sequence=state.sequence + 1,
+        previous_hash=state.batch_hash,
+        first_position=state.sealed_position + 1,
+        last_position=state.position,
+        directive_version=state.directive_version,
+        sealed_at_us=now,
+        clock=batch_pb2.ClockEpoch(
+            epoch_us=state.settings.clock_epoch_us,
+            real_epoch_us=state.settings.clock_real_epoch_us,
+            rate=state.settings.clock_rate,
+        ),
+        totals=_totals(sheet),
+        merkle_root=merkle.root(leaves),
+        leaf_count=len(leaves),
+        lines=_lines(sheet),
+        claims=_claims(state, sheet),
+        stopped=[batch_pb2.StoppedQuota(quota_id=name, still_held_micros=held) for name, held in stopped],
+        closed_quota_ids=closed,
+        statistics=batch_pb2.AuthorizationStatistics(
+            granted_online=state.statistics.granted_online,
+            granted_offline=state.statistics.granted_offline,
+            refusals=[
+                batch_pb2.RefusalCount(number=number, count=count)
+                for number, count in sorted(state.statistics.refusals.items())
+            ],
+        ),
+    ).SerializeToString(deterministic=True)
+    return Sealed(
+        incarnation=state.incarnation,
+        sequence=state.sequence + 1,
+        batch=batch,
+        batch_hash=batch_hash(batch),
+        first_position=state.sealed_position + 1,
+        last_position=state.position,
+        stopped=stopped,
+        closed=closed,
+    )
+
+
+def _quotas_to_report(state: GatewayState) -> tuple[tuple[tuple[str, int], ...], tuple[str, ...]]:
+    """(stopped quotas with what is still held, closed quotas): a quota is said again only when its holds have shrunk."""
+    stopped = []
+    closed = []
+    for quota in state.stopped.values():
+        if quota.held_micros == 0:
+            closed.append(str(quota.id))
+        elif quota.held_micros != quota.reported_held_micros:
+            stopped.append((str(quota.id), quota.held_micros))
+    return tuple(stopped), tuple(closed)
+
+
+def _totals(sheet: Sheet) -> list[batch_pb2.CurrencyTotal]:
+    totals: dict[str, tuple[int, int]] = {}
+    for key, (net, tax) in zip(sheet.keys, sheet.sums, strict=True):
+        before = totals.get(key[1], (0, 0))
+        totals[key[1]] = before[0] + net, before[1] + tax
+    return [
+        batch_pb2.CurrencyTotal(currency=currency, net_micros=net, tax_micros=tax)
+        for currency, (net, tax) in sorted(totals.items())
+    ]
+
+
+def _lines(sheet: Sheet) -> list[batch_pb2.Line]:
+    lines = []
+    first_leaf = 0
+    for key, (net, tax), parts in zip(sheet.keys, sheet.sums, sheet.parts, strict=True):
+        account, currency, funding, tariff_id, tariff_version, rate_ppm, evidence_class, quarter = key
+        line = batch_pb2.Line(
+            account_id=account,
+            currency=currency,
+            tariff_id=tariff_id,
+            tariff_version=tariff_version,
+            tax_rate_ppm=rate_ppm,
+            evidence_class=batch_pb2.EvidenceClass.ValueType(evidence_class),
+            quarter=quarter,
+            net_micros=net,
+            tax_micros=tax,
+            first_leaf=first_leaf,
+            leaf_count=len(parts),
+        )
+        if funding == FLOOR_FUNDING:
+            line.floor = True
+        elif funding == OVERRUN_FUNDING:
+            line.overrun = True
+        else:
+            line.quota_id = funding
+        first_leaf += len(parts)
+        lines.append(line)
+    return lines
+
+
+def _claims(state: GatewayState, sheet: Sheet) -> list[batch_pb2.Claim]:
+    """One for each authorization that was billed or has ended: cumulative, with what this batch adds."""
+    shares: dict[bytes, dict[int, tuple[int, int]]] = {}
+    authorizations: dict[bytes, Authorization] = {}
+    for record in state.unsealed:
+        authorization = record.authorization
+        authorizations[authorization.id] = authorization
+        added = shares.setdefault(authorization.id, {})
+        for charge in record.charges:
+            key = line_key(authorization.account_id, authorization.currency, authorization.tariff, charge, record.at)
+            line = sheet.keys[key]
+            net, tax = added.get(line, (0, 0))
+            added[line] = net + charge.net_micros, tax + charge.tax_micros
+    authorizations.update(state.ended)
+    return [
+        batch_pb2.Claim(
+            authorization_id=authorization.id,
+            device_id=authorization.device_id,
+            register_id=authorization.register_id,
+            register_epoch=authorization.register_epoch,
+            register_from=authorization.start,
+            register_to=authorization.recorded_to,
+            net_micros=authorization.net_micros,
+            tax_micros=authorization.tax_micros,
+            final=authorization.closed,
+            shares=[
+                batch_pb2.Share(line=line, net_micros=net, tax_micros=tax)
+                for line, (net, tax) in shares.get(authorization.id, {}).items()
+            ],
+        )
+        for authorization in authorizations.values()
+    ]
