@@ -488,6 +488,8 @@ def _options(section: UplinkSection) -> list[tuple[str, int]]:
         ("grpc.keepalive_timeout_ms", int(section.keepalive_timeout_s * 1_000)),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.max_pings_without_data", 0),
+        # A ping for another reason (bandwidth) takes the keepalive's place, and its own timeout is a minute.
+        ("grpc.http2.ping_timeout_ms", int(section.keepalive_timeout_s * 1_000)),
     ]
 
 

@@ -1,0 +1,499 @@
+"""The uplink against a cloud of our own making, over mTLS with the key in the token: cuts, repeats, gaps, forgeries."""
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+import pytest
+from grpc import aio
+
+from farthing.device.cose import VerifyingKey, key_id, to_be_signed
+from farthing.evidence.batches import batch_hash, decompress_leaves
+from farthing.hsm import Hsm, Token
+from farthing.hsm.tls import channel_credentials
+from farthing.hsm.transport import make_transport_key
+from farthing.v1 import batch_pb2, directive_pb2, gateway_sync_pb2
+from farthing.v1.gateway_sync_pb2_grpc import GatewaySyncServicer, add_GatewaySyncServicer_to_server
+from farthing_edge.authorization.commands import (
+    Connected,
+    DirectiveArrived,
+    HeadArrived,
+    QuotaAnswered,
+    ReceiptArrived,
+    UplinkChanged,
+)
+from farthing_edge.config import UplinkSection
+from farthing_edge.metrics import Metrics
+from farthing_edge.uplink.session import Position, Uplink
+from farthing_hsm_sim.ceremony import Parties, hold
+from farthing_hsm_sim.plan import Plan
+
+pytestmark = pytest.mark.real
+
+GATEWAY = "gw-1"
+ZERO = bytes(32)
+
+
+@pytest.fixture(scope="session")
+def parties(tmp_path_factory: pytest.TempPathFactory) -> Parties:
+    return hold(Plan(gateways=(GATEWAY,), shared_tokens=True), tmp_path_factory.mktemp("uplink") / "parties")
+
+
+@pytest.fixture(scope="session")
+def hsm(parties: Parties) -> Any:
+    with Hsm.of(parties.gateways[GATEWAY]) as running:
+        yield running
+
+
+@dataclass(frozen=True)
+class Row:
+    sequence: int
+    batch: bytes
+    signature: bytes = bytes(64)
+    key_id: bytes = bytes(8)
+
+
+@dataclass(frozen=True)
+class Request:
+    counter: int
+    account_id: str = "P"
+    currency: str = "EUR"
+    wanted_micros: int = 5_000_000
+
+
+@dataclass
+class Gateway:
+    """What the uplink needs of an engine, kept in memory."""
+
+    heard: list[object] = field(default_factory=list)
+    incarnation: int = 1
+    version: int = 0
+    directive_hash: bytes = ZERO
+    rows: list[Row] = field(default_factory=list)
+    receipted: int = 0
+    keys: list[VerifyingKey] = field(default_factory=list)
+    requests: dict[int, Request] = field(default_factory=dict)
+    changed: asyncio.Condition = field(default_factory=asyncio.Condition)
+
+    async def submit(self, command: Any, /) -> None:
+        self.heard.append(command)
+        match command:
+            case DirectiveArrived():
+                self.version, self.directive_hash = command.body.version, batch_hash(command.raw)
+                if command.body.WhichOneof("body") == "welcome":
+                    self.incarnation = command.body.welcome.incarnation
+                    self.keys = [VerifyingKey.from_spki(each) for each in command.body.welcome.receipt_keys]
+            case ReceiptArrived():
+                self.receipted = max(self.receipted, command.receipt.sequence)
+            case QuotaAnswered():
+                self.requests.pop(command.counter, None)
+        await self.tell()
+
+    async def tell(self) -> None:
+        async with self.changed:
+            self.changed.notify_all()
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        async with asyncio.timeout(60), self.changed:
+            await self.changed.wait_for(condition)
+
+    async def seal(self, count: int) -> None:
+        for _ in range(count):
+            sequence = len(self.rows) + 1
+            self.rows.append(Row(sequence=sequence, batch=b"batch %d" % sequence))
+        await self.tell()
+
+    def position(self) -> Position:
+        return Position(
+            incarnation=self.incarnation,
+            start_id=bytes(16),
+            position=9,
+            directive_version=self.version,
+            directive_hash=self.directive_hash,
+            last_sealed_sequence=len(self.rows),
+        )
+
+    def receipt_keys(self) -> Sequence[VerifyingKey]:
+        return self.keys
+
+    def receipted_sequence(self) -> int:
+        return self.receipted
+
+    async def batches_to_send(self, after_sequence: int, most: int, /) -> Sequence[Row]:
+        return self.rows[after_sequence : after_sequence + most]
+
+    async def wait_for_batch(self, after_sequence: int, /) -> None:
+        async with self.changed:
+            await self.changed.wait_for(lambda: len(self.rows) > after_sequence)
+
+    def outstanding_quota_requests(self) -> Sequence[Request]:
+        return list(self.requests.values())
+
+    async def wait_for_quota_request(self, known: frozenset[int], /) -> None:
+        async with self.changed:
+            await self.changed.wait_for(lambda: bool(set(self.requests) - known))
+
+    async def detail(self, sequence: int, /) -> Sequence[bytes] | None:
+        return [b"leaf of %d" % sequence]
+
+    def of(self, kind: type) -> list[Any]:
+        return [each for each in self.heard if isinstance(each, kind)]
+
+
+class Cloud(GatewaySyncServicer):
+    """A cloud that signs properly, and breaks on request."""
+
+    def __init__(self, token: Token, parties: Parties) -> None:
+        self.token = token
+        self.receipt_spki = parties.cloud.public_key("receipt")
+        self.directive_spki = parties.cloud.public_key("directive")
+        self.chain: list[directive_pb2.SignedDirective] = []
+        self.posted: dict[int, bytes] = {}
+        self.pushed: list[int] = []
+        self.proven: dict[int, list[bytes]] = {}
+        self.asked: list[int] = []
+        self.incarnation = 1
+        self.more = asyncio.Condition()
+        self.streams: set[asyncio.Task[Any]] = set()
+        self.repeat_receipts = False
+        self.break_after: int | None = None
+        self.heads: list[directive_pb2.SignedDirectiveHead] = []
+
+    async def sign(self, kind: Any, recipient: str, raw: bytes, label: str) -> bytes:
+        return await self.token.sign(label, to_be_signed(kind, recipient, raw))
+
+    async def direct(self, **body: Any) -> directive_pb2.SignedDirective:
+        version = body.pop("version", len(self.chain) + 1)
+        previous = body.pop(
+            "previous_hash", hashlib.sha256(self.chain[-1].directive).digest() if self.chain else ZERO
+        )
+        gateway_id = body.pop("gateway_id", GATEWAY)
+        label = body.pop("label", "directive")
+        raw = directive_pb2.Directive(
+            gateway_id=gateway_id, version=version, previous_hash=previous, dated_at_us=1, **body
+        ).SerializeToString()
+        signed = directive_pb2.SignedDirective(
+            directive=raw,
+            signature=await self.sign("directive", gateway_id, raw, label),
+            key_id=key_id(self.directive_spki),
+        )
+        self.chain.append(signed)
+        async with self.more:
+            self.more.notify_all()
+        return signed
+
+    async def welcome(self) -> None:
+        await self.direct(
+            welcome=directive_pb2.Welcome(
+                operator_id="op", site_id="S1", incarnation=1, receipt_keys=[self.receipt_spki]
+            )
+        )
+
+    async def receipt(self, sequence: int, digest: bytes, *, label: str = "receipt") -> batch_pb2.SignedReceipt:
+        raw = batch_pb2.Receipt(
+            ledger_epoch=1, gateway_id=GATEWAY, incarnation=1, sequence=sequence, batch_hash=digest
+        ).SerializeToString()
+        return batch_pb2.SignedReceipt(
+            receipt=raw,
+            signature=await self.sign("receipt", GATEWAY, raw, label),
+            key_id=key_id(self.receipt_spki),
+        )
+
+    async def Hello(self, request: Any, context: Any) -> gateway_sync_pb2.HelloResponse:  # type: ignore[override]  # noqa: N802 gRPC's name
+        return gateway_sync_pb2.HelloResponse(
+            incarnation=self.incarnation,
+            ledger_epoch=1,
+            posted_sequence=max(self.posted, default=0),
+            proven_sequence=max(self.proven, default=0),
+        )
+
+    async def PushBatches(self, request_iterator: Any, context: Any) -> AsyncIterator[Any]:  # type: ignore[override]  # noqa: N802 gRPC's name
+        async for signed in request_iterator:
+            sequence = int(signed.batch.split()[1])
+            self.pushed.append(sequence)
+            self.posted.setdefault(sequence, signed.batch)
+            if self.break_after is not None and sequence >= self.break_after:
+                self.break_after = None
+                await context.abort(grpc.StatusCode.UNAVAILABLE, "cut before the receipt")
+            answer = await self.receipt(sequence, batch_hash(signed.batch))
+            yield answer
+            if self.repeat_receipts:
+                yield answer
+
+    async def FollowDirectives(self, request: Any, context: Any) -> AsyncIterator[Any]:  # type: ignore[override]  # noqa: N802 gRPC's name
+        sent = request.after_version
+        while True:
+            while sent < len(self.chain):
+                yield gateway_sync_pb2.FollowDirectivesResponse(directive=self.chain[sent])
+                sent += 1
+            while self.heads:
+                yield gateway_sync_pb2.FollowDirectivesResponse(head=self.heads.pop())
+            async with self.more:
+                await self.more.wait_for(lambda: sent < len(self.chain) or bool(self.heads))
+
+    async def RequestQuota(self, request: Any, context: Any) -> gateway_sync_pb2.RequestQuotaResponse:  # type: ignore[override]  # noqa: N802 gRPC's name
+        self.asked.append(request.counter)
+        return gateway_sync_pb2.RequestQuotaResponse(answer=gateway_sync_pb2.QUOTA_ANSWER_GRANTED)
+
+    async def UploadEvidence(self, request_iterator: Any, context: Any) -> AsyncIterator[Any]:  # type: ignore[override]  # noqa: N802 gRPC's name
+        async for upload in request_iterator:
+            self.proven[upload.sequence] = decompress_leaves(upload.compressed_leaves)
+            yield gateway_sync_pb2.UploadEvidenceResponse(
+                incarnation=upload.incarnation, sequence=upload.sequence, verified=True
+            )
+
+
+class Relay:
+    """Between gateway and cloud: passes, refuses (closes) or swallows."""
+
+    def __init__(self, port: int) -> None:
+        self.target = port
+        self.server: asyncio.Server | None = None
+        self.port = 0
+        self.open = asyncio.Event()
+        self.open.set()
+        self.connections: set[asyncio.StreamWriter] = set()
+        self.tasks: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> None:
+        self.server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+        self.port = self.server.sockets[0].getsockname()[1]
+
+    async def refuse(self) -> None:
+        assert self.server is not None
+        self.server.close()
+        for each in list(self.connections):
+            each.transport.abort()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        up_reader, up_writer = await asyncio.open_connection("127.0.0.1", self.target)
+        self.connections |= {writer, up_writer}
+        for pair in ((reader, up_writer), (up_reader, writer)):
+            task = asyncio.create_task(self._pump(*pair))
+            self.tasks.add(task)
+            task.add_done_callback(self.tasks.discard)
+
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while data := await reader.read(65536):
+                await self.open.wait()
+                writer.write(data)
+                await writer.drain()
+        except OSError:
+            pass
+        finally:
+            writer.close()
+
+    async def stop(self) -> None:
+        if self.server is not None:
+            self.server.close()
+        for each in list(self.connections):
+            each.transport.abort()
+        for task in list(self.tasks):
+            task.cancel()
+        await asyncio.gather(*self.tasks, return_exceptions=True)
+
+
+@dataclass
+class World:
+    cloud: Cloud
+    gateway: Gateway
+    relay: Relay
+    uplink: Uplink
+    metrics: Metrics
+    site_keys: list[directive_pb2.SiteKey]
+
+
+@pytest.fixture
+async def world(hsm: Hsm, parties: Parties, tmp_path: Any) -> AsyncIterator[World]:
+    cloud_token, party = hsm.attach(parties.cloud), parties.gateways[GATEWAY]
+    token = hsm.attach(party)
+    roots = party.certificate("ca")
+    key = make_transport_key(
+        cloud_token,
+        "issuing",
+        issuer_certificate=parties.cloud.certificate("issuing"),
+        roots=roots,
+        directory=tmp_path,
+        common_name="door",
+        dns_names=("localhost",),
+        addresses=("127.0.0.1",),
+        server=True,
+        client=False,
+    )
+    server = aio.server()
+    cloud = Cloud(cloud_token, parties)
+    add_GatewaySyncServicer_to_server(cloud, server)
+    port = server.add_secure_port(
+        "127.0.0.1:0",
+        grpc.ssl_server_credentials(
+            [(key.key_file.read_bytes(), key.certificate_file.read_bytes())], roots, require_client_auth=True
+        ),
+    )
+    await server.start()
+    relay = Relay(port)
+    await relay.start()
+    gateway, metrics, site_keys = Gateway(), Metrics(), []
+
+    async def obey(site_key: directive_pb2.SiteKey) -> None:
+        site_keys.append(site_key)
+
+    uplink = Uplink(
+        gateway=GATEWAY,  # type: ignore[arg-type]  # an id is a str
+        section=UplinkSection(
+            address=f"127.0.0.1:{relay.port}",
+            keepalive_s=1.0,
+            keepalive_timeout_s=1.0,
+            min_backoff_s=0.02,
+            max_backoff_s=0.1,
+            evidence_quiet_s=0.0,
+            batches_in_flight=4,
+        ),
+        engine=gateway,
+        directive_key=VerifyingKey.from_spki(cloud.directive_spki),
+        make_credentials=lambda: channel_credentials(
+            token, "tls", certificate_chain=party.certificate("tls"), roots=roots
+        ),
+        obey_site_key=obey,
+        metrics=metrics,
+    )
+    gateway.keys = [VerifyingKey.from_spki(cloud.receipt_spki)]
+    running = asyncio.create_task(uplink.run())
+    yield World(cloud=cloud, gateway=gateway, relay=relay, uplink=uplink, metrics=metrics, site_keys=site_keys)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    await relay.stop()
+    await server.stop(0)
+
+
+async def test_a_new_gateway_is_welcomed_and_its_batches_are_receipted_and_proven(world: World) -> None:
+    world.gateway.incarnation = 0
+    await world.cloud.welcome()
+    await world.gateway.seal(3)
+    await world.gateway.until(lambda: world.gateway.receipted == 3)
+
+    assert world.gateway.incarnation == 1
+    assert world.cloud.pushed == [1, 2, 3]
+    async with asyncio.timeout(20):
+        while len(world.cloud.proven) < 3:
+            await world.gateway.tell()
+            await asyncio.sleep(0)
+    assert world.cloud.proven == {n: [b"leaf of %d" % n] for n in (1, 2, 3)}
+
+
+async def test_a_cut_before_the_receipt_sends_the_same_batch_again(world: World) -> None:
+    world.cloud.break_after = 2
+    await world.gateway.seal(5)
+    await world.gateway.until(lambda: world.gateway.receipted == 5)
+
+    assert set(world.cloud.posted) == {1, 2, 3, 4, 5}
+    assert world.cloud.pushed.count(2) == 2
+    online = [each.online for each in world.gateway.of(UplinkChanged)]
+    assert online[:3] == [True, False, True]
+
+
+async def test_repeated_receipts_do_no_harm(world: World) -> None:
+    world.cloud.repeat_receipts = True
+    await world.gateway.seal(12)
+    await world.gateway.until(lambda: world.gateway.receipted == 12)
+    assert world.cloud.pushed == list(range(1, 13))
+
+
+async def test_a_line_that_refuses_is_survived(world: World) -> None:
+    await world.gateway.seal(1)
+    await world.gateway.until(lambda: world.gateway.receipted == 1)
+    await world.relay.refuse()
+    await world.gateway.until(lambda: [each.online for each in world.gateway.of(UplinkChanged)][-1:] == [False])
+    await world.gateway.seal(2)
+    await world.relay.start()
+    await world.gateway.until(lambda: world.gateway.receipted == 3)
+    assert world.uplink.online
+
+
+async def test_a_line_that_swallows_is_found_out_and_survived(world: World) -> None:
+    await world.gateway.seal(1)
+    await world.gateway.until(lambda: world.gateway.receipted == 1)
+    world.relay.open.clear()
+    await world.gateway.seal(2)
+    await world.gateway.until(lambda: [each.online for each in world.gateway.of(UplinkChanged)][-1:] == [False])
+    world.relay.open.set()
+    await world.gateway.until(lambda: world.gateway.receipted == 3)
+
+
+async def test_directives_arrive_in_order_and_a_site_key_before_it_is_journaled(world: World) -> None:
+    await world.cloud.welcome()
+    await world.cloud.direct(site_key=directive_pb2.SiteKey(site_id="S1", epoch=1))
+    await world.cloud.direct(seal=directive_pb2.SealPolicy(records=5))
+    await world.gateway.until(lambda: world.gateway.version == 3)
+    assert [each.body.version for each in world.gateway.of(DirectiveArrived)] == [1, 2, 3]
+    assert [each.epoch for each in world.site_keys] == [1]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "why"),
+    [
+        ({"version": 3}, "there is a gap"),
+        ({"previous_hash": bytes([1]) * 32}, "does not follow"),
+        ({"gateway_id": "gw-2"}, "signature does not hold"),
+        ({"label": "receipt"}, "signature does not hold"),
+    ],
+)
+async def test_what_does_not_fit_the_chain_is_not_taken(world: World, wrong: dict[str, Any], why: str) -> None:
+    await world.cloud.welcome()
+    await world.gateway.until(lambda: world.gateway.version == 1)
+    await world.cloud.direct(seal=directive_pb2.SealPolicy(records=5), **wrong)
+    async with asyncio.timeout(20):
+        while why not in world.uplink.fault:
+            await asyncio.sleep(0)
+    assert world.gateway.version == 1
+
+    # The cloud mends its chain: the gateway, which has kept trying, goes on.
+    world.cloud.chain.pop()
+    await world.cloud.direct(seal=directive_pb2.SealPolicy(records=5))
+    await world.gateway.until(lambda: world.gateway.version == 2)
+
+
+async def test_heads_say_how_fresh_the_chain_is_and_another_chain_is_noticed(world: World) -> None:
+    await world.cloud.welcome()
+    await world.gateway.until(lambda: world.gateway.version == 1)
+
+    async def head(digest: bytes) -> None:
+        raw = directive_pb2.DirectiveHead(gateway_id=GATEWAY, version=1, hash=digest, at_us=77).SerializeToString()
+        signature = await world.cloud.sign("directive-head", GATEWAY, raw, "directive")
+        world.cloud.heads.append(
+            directive_pb2.SignedDirectiveHead(
+                head=raw, signature=signature, key_id=key_id(world.cloud.directive_spki)
+            )
+        )
+        async with world.cloud.more:
+            world.cloud.more.notify_all()
+
+    await head(world.gateway.directive_hash)
+    await world.gateway.until(lambda: world.gateway.of(HeadArrived) == [HeadArrived(version=1, at=77)])  # type: ignore[arg-type]  # an instant is an int
+    await head(bytes(32))
+    async with asyncio.timeout(20):
+        while "another one than ours" not in world.uplink.fault:
+            await asyncio.sleep(0)
+
+
+async def test_a_quota_request_is_asked_once_a_session_until_it_is_answered(world: World) -> None:
+    world.gateway.requests[4] = Request(counter=4)
+    await world.gateway.tell()
+    await world.gateway.until(lambda: not world.gateway.requests)
+    world.gateway.requests[5] = Request(counter=5)
+    await world.gateway.tell()
+    await world.gateway.until(lambda: not world.gateway.requests)
+    assert world.cloud.asked == [4, 5]
+
+
+async def test_a_receipt_that_the_welcomed_key_did_not_sign_is_not_believed(world: World) -> None:
+    world.gateway.keys = [VerifyingKey.from_spki(world.cloud.directive_spki)]
+    await world.gateway.seal(1)
+    async with asyncio.timeout(20):
+        while "which no welcome named" not in world.uplink.fault:
+            await asyncio.sleep(0)
+    assert world.gateway.of(ReceiptArrived) == []
+    assert world.gateway.of(Connected)
