@@ -36,6 +36,8 @@ class Section(BaseModel):
 
 class ListenSection(Section):
     listen: Address = "127.0.0.1:0"
+    #: DNS names and IP addresses under which clients reach it, beside localhost, 127.0.0.1 and the host of ``listen``.
+    names: Annotated[tuple[str, ...], Field(strict=False)] = ()
 
 
 class DoorSection(ListenSection):
@@ -47,6 +49,12 @@ class BackOfficeSection(ListenSection):
 
     #: Where the services that do not run in this process are reached: name → "host:port".
     addresses: dict[ServiceName, Address] = Field(default_factory=dict)
+
+
+class HttpSection(Section):
+    """/healthz and /metrics."""
+
+    listen: Address = "127.0.0.1:0"
 
 
 class DatabaseSection(Section):
@@ -154,7 +162,7 @@ class CloudConfig(Section):
     database: DatabaseSection
     door: DoorSection = DoorSection()
     back_office: BackOfficeSection = BackOfficeSection()
-    http: ListenSection = ListenSection()
+    http: HttpSection = HttpSection()
     clock: ClockSection = ClockSection()
     log: LogSection = LogSection()
     ledger: LedgerSection = LedgerSection()

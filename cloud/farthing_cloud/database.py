@@ -195,6 +195,18 @@ async def open_pool(
     return pool
 
 
+def with_password(url: str, password_file: Path | None) -> str:
+    """``url`` with the password in ``password_file``; raise ``DatabaseError`` for a file that others may read or is empty."""
+    if password_file is None:
+        return url
+    if password_file.stat().st_mode & 0o077:
+        raise DatabaseError(f"others may read {password_file}: chmod 600 it, and change the password")
+    password = password_file.read_text("utf-8").strip()
+    if not password:
+        raise DatabaseError(f"{password_file} is empty: write the database's password into it")
+    return make_conninfo(url, password=password)
+
+
 def describe(url: str) -> str:
     """Where a URL points, without its password."""
     parameters = conninfo_to_dict(url)

@@ -1,0 +1,60 @@
+"""``farthing-cloud``: run the settlement back end."""
+
+import asyncio
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.callback()
+def farthing_cloud() -> None:
+    """The settlement back end of Farthing."""
+
+
+@app.command()
+def serve(
+    config: Annotated[Path, typer.Option("--config", help="cloud.toml")],
+    services: Annotated[
+        list[str] | None, typer.Argument(help="ledger, vault, registry, settlement, fraud; none named: all.")
+    ] = None,
+) -> None:
+    """Serve until SIGTERM."""
+    from farthing.clock import ClockError
+    from farthing.hsm import HsmError
+    from farthing_cloud.callers import CallerTableError
+    from farthing_cloud.config import ConfigError, load_config
+    from farthing_cloud.database import DatabaseError
+    from farthing_cloud.listeners import ListenError
+    from farthing_cloud.logs import configure_logs
+    from farthing_cloud.serve import check_names
+    from farthing_cloud.serve import serve as run
+
+    try:
+        names = check_names(services or [])
+        loaded = load_config(config)
+        configure_logs(loaded.log.level)
+        asyncio.run(run(loaded, names))
+    except (ConfigError, ClockError, HsmError, CallerTableError, DatabaseError, ListenError) as err:
+        typer.echo(str(err), err=True)
+        raise typer.Exit(1) from err
+    except OSError as err:
+        # A full disk, a state_dir that is not ours: the path and the system's word for it.
+        typer.echo(f"{err.filename or config}: {err.strerror}", err=True)
+        raise typer.Exit(1) from err
+
+
+@app.command()
+def check(config: Annotated[Path, typer.Option("--config", help="cloud.toml")]) -> None:
+    """Read the configuration and say whether it can be used; start nothing."""
+    from farthing_cloud.callers import CallerTableError, make_table
+    from farthing_cloud.config import ConfigError, load_config
+
+    try:
+        make_table(load_config(config).callers)
+    except (ConfigError, CallerTableError) as err:
+        typer.echo(str(err), err=True)
+        raise typer.Exit(1) from err
+    typer.echo(f"{config}: fine")
