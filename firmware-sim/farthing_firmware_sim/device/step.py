@@ -257,9 +257,12 @@ class _Draft:
             )
             return
         self._saw(given.gateway, answer.witness, answer.receipted_counter)
-        if answer.answers is None or answer.answers[0] != self.nameplate.device_epoch:
-            return
-        counter = answer.answers[1]
+        if answer.answers is not None and answer.answers[0] == self.nameplate.device_epoch:
+            self._answered_counter(given, answer.answers[1])
+        self._drop_receipted(given.gateway)
+
+    def _answered_counter(self, given: Answered, counter: int) -> None:
+        answer = given.answer
         outgoing = next(
             (each for each in self.state.outgoing if each.counter == counter and each.gateway == given.gateway), None
         )
@@ -291,18 +294,23 @@ class _Draft:
             receipted_counter = max(receipted_counter, before.receipted_counter)
         seen = Seen(gateway=gateway, witness=witness, receipted_counter=receipted_counter)
         others = tuple(each for each in self.state.seen if each.gateway != gateway)
+        self.state = replace(self.state, seen=(*others, seen))
+
+    def _drop_receipted(self, gateway: GatewayId) -> None:
+        """What the cloud has receipted need not be kept. A receipt speaks of what went to its own gateway only."""
+        seen = self._seen(gateway)
+        if seen is None:
+            return
         unanswered = {each.counter for each in self.state.outgoing}
         dropped = tuple(
             each.counter
             for each in self.state.kept
-            if each.gateway == gateway and each.counter <= receipted_counter and each.counter not in unanswered
-        )
-        self.state = replace(
-            self.state,
-            seen=(*others, seen),
-            kept=tuple(each for each in self.state.kept if each.counter not in dropped),
+            if each.gateway == gateway and each.counter <= seen.receipted_counter and each.counter not in unanswered
         )
         if dropped:
+            self.state = replace(
+                self.state, kept=tuple(each for each in self.state.kept if each.counter not in dropped)
+            )
             self.events.append(Receipted(gateway=gateway, counters=dropped))
 
     def _answered_again(self, given: Answered, counter: int) -> None:
@@ -802,14 +810,16 @@ class _Draft:
             if each.try_at_us <= self.now.real_us:
                 self._replace_outgoing(self._backed_off(each))
                 self._send(each.kind, each.gateway, each.counter, each.payload, each.token, each.salt, each.trace_id)
-        if self.now.real_us - self.state.receipt_asked_us < self.nameplate.retry.receipt_us:
+        # While something is in use its own readings bring the receipts.
+        silent = self.state.use is None and (self.state.standing is None or self.state.finishing)
+        if not silent or self.now.real_us - self.state.receipt_asked_us < self.nameplate.retry.receipt_us:
             return
-        unanswered = {each.counter for each in self.state.outgoing}
+        answering = {each.gateway for each in self.state.outgoing}
         newest = {
             each.gateway: each
             for each in sorted(self.state.kept, key=lambda each: each.counter)
             if each.refused is None
-            and each.counter not in unanswered
+            and each.gateway not in answering
             # An intent cannot be shown again without its token; a one-shot device has its own, others show the end.
             and (each.kind != "intent" or each.token is not None)
         }
