@@ -23,6 +23,7 @@ from farthing_edge.authorization.commands import Command, DeviceStatement, Reply
 from farthing_edge.authorization.events import Event
 from farthing_edge.authorization.rules import RULES_OF_THE_DEVICE, RULES_OF_THE_INTENT, Ask
 from farthing_edge.authorization.state import (
+    FLOOR_FUNDING,
     Account,
     Authorization,
     Device,
@@ -181,7 +182,7 @@ def _money(state: GatewayState, ask: Ask, digest: bytes, now: Instant) -> Decisi
         # A price beyond one amount: this tariff does not price such a use.
         return _refuse(ask, digest, Refusal.TARIFF_MISSING, now)
     need = priced.net_micros + priced.tax_micros
-    held = hold(purse, (), need, now)
+    held = hold(purse, (), need, now, floor=True)
     if held.missing_micros:
         if ask.command.may_wait and state.online and not stale:
             waiting = _wait_for(state, account, held.missing_micros, now)
@@ -560,7 +561,8 @@ def _bill_and_roll(
         Use(unit=use.unit, start=start, end=start + most, started_at=use.started_at, ended_at=until),
         closing=True,
     )
-    held = hold(purse, charges, furthest.net_micros + furthest.tax_micros - billed, now)
+    need = furthest.net_micros + furthest.tax_micros - billed
+    held = hold(purse, charges, need, now, floor=FLOOR_FUNDING in purse.holds)
     budget = billed
     for _, amount in held.parts:
         budget += amount

@@ -2,7 +2,8 @@
 
 Rule 1 (billing): the authorization's holds, earliest ``spend_until`` first; then what its account's quotas have free; the floor; the
 rest is overrun. Use is always billed.
-Rule 2 (holding): every quota in the same order holds what it can, the floor what is left; a stopped quota's holds only shrink.
+Rule 2 (holding): every quota in the same order holds what it can, the floor what is left; a stopped quota's holds only shrink, and a
+session that did not begin on the floor does not grow onto it.
 Rule 3: each step cuts net and tax by :func:`farthing.money.cut`, so that shares sum to the record to the micro.
 """
 
@@ -104,8 +105,8 @@ def bill(purse: Purse, due: Sequence[Part], now: Instant) -> tuple[Charge, ...]:
     return tuple(Charge(name, rate, net, tax) for (name, rate), (net, tax) in charges.items())
 
 
-def hold(purse: Purse, charges: Sequence[Charge], need_micros: int, now: Instant) -> Held:
-    """What is held after ``charges`` were paid from ``purse``, for ``need_micros`` more."""
+def hold(purse: Purse, charges: Sequence[Charge], need_micros: int, now: Instant, *, floor: bool) -> Held:
+    """What is held after ``charges`` were paid from ``purse``, for ``need_micros`` more; of the floor only if ``floor``."""
     if need_micros <= 0:
         return Held((), 0)
     paid: dict[str, int] = {}
@@ -122,7 +123,7 @@ def hold(purse: Purse, charges: Sequence[Charge], need_micros: int, now: Instant
             parts.append((quota.id, amount))
             need -= amount
     room = purse.floor_room_micros + purse.holds.get(FLOOR_FUNDING, 0) - paid.get(FLOOR_FUNDING, 0)
-    amount = min(need, room)
+    amount = min(need, room) if floor else 0
     if amount > 0:
         parts.append((FLOOR_FUNDING, amount))
         need -= amount
