@@ -115,3 +115,10 @@ AGENCIES = ("transit", "grid")
 SPLIT = (("agency/transit", "60"), ("agency/grid", "30"), ("fee/metro", "10"))
 REMAINDER = "agency/transit"
 EXPOSURE = "400.00"
+
+#: These speak MQTT; the others CoAP.
+MQTT_KINDS = ("parking", "charger")
+#: Registers are not new: they stand where years of use have left them.
+STARTS_AT = {"parking": 4_812_000, "charger": 812_340, "smart-meter": 15_400_000, "toll": 41}
+#: ASSUMPTION: mean business seconds between two passages of a lorry on a toll ring.
+GAP_S = {"toll": 2_400}

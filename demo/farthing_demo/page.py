@@ -209,7 +209,7 @@ def render(*, report: dict[str, Any], proof: Sequence[tuple[str, str, str, bool]
 <table><tr><th>what</th><th class=n>one side</th><th class=n>other side</th><th></th></tr>{rows}</table>
 <h2>Authorizations</h2><p>While the uplinks were away, gateways said yes out of money the cloud had set aside for them.</p>{_authorizations(story, seconds)}
 <h2>Backlog</h2><p>Usage records billed and not yet receipted by the cloud.</p>
-{_lines(story, seconds, lambda s, i: s.gateways[i].unsealed_records + (s.gateways[i].sealed - s.gateways[i].receipted), lambda v: f"{v:g}", "backlog")}
+{_lines(story, seconds, lambda s, i: s.gateways[i].backlog, lambda v: f"{v:g}", "backlog")}
 <h2>Batches</h2><p>Sealed and signed at the gateway; receipted by the cloud when posted.</p>{_batches(story, seconds)}
 <h2>Money by agency</h2><p>The window was closed and split by the site's rule; tax apart.</p>{_money(report["share_paths"], currency)}
 <h2>Refusals</h2><table><tr><th class=n>number</th><th>name</th><th class=n>times</th></tr>{refusals}</table>

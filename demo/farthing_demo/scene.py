@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from farthing.hsm import load_party
 from farthing_demo import cast
 from farthing_demo.settings import DAY_BEGINS_US, Settings
 
@@ -19,6 +20,8 @@ class Folders:
     out: Path
     #: Of the embedded PostgreSQL: never below a home, its parents are made readable for its own user.
     database: Path
+    #: Transport keys of brokers and devices, on a tmpfs where there is one.
+    transport: Path
 
     @property
     def parties(self) -> Path:
@@ -29,6 +32,9 @@ class Folders:
 
     def device_party(self, device: str) -> Path:
         return self.parties / "devices" / device
+
+    def clone_party(self, device: str) -> Path:
+        return self.parties / "clone" / device
 
     def state(self, name: str) -> Path:
         return self.out / "state" / name
@@ -231,3 +237,146 @@ def _device(folders: Folders, device: cast.DevicePart) -> str:
     if device.account is not None:
         values["standing_account"] = device.account
     return table("devices", values, repeated=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reached:
+    """Where a site's gateway is reached by devices, host:port."""
+
+    mqtt: str
+    coap: str
+    #: What the broker's certificate must chain to.
+    ca_file: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MqttKey:
+    """A device's transport key at one broker."""
+
+    certificate_file: Path
+    key_file: Path
+
+
+#: By device and gateway.
+MqttKeys = dict[tuple[str, str], MqttKey]
+
+
+def devices_toml(
+    folders: Folders, settings: Settings, real_epoch_us: int, reached: dict[str, Reached], mqtt_keys: MqttKeys
+) -> str:
+    """``farthing-firmware-sim run``: every device of the cast."""
+    traffic: dict[str, object] = {}
+    if settings.replay is not None:
+        traffic = {"mode": "replay", "file": settings.replay}
+    text = (
+        keys(
+            {
+                "out_dir": folders.out / "devices",
+                "state_dir": folders.state("devices"),
+                "seed": settings.seed,
+            }
+        )
+        + clock_table(settings, real_epoch_us)
+        # Lost, doubled and overtaken messages, both ways: ASSUMPTION, a bad day of a mobile network.
+        + table("network", {"loss_ppm": 20_000, "duplicate_ppm": 30_000, "reorder_ppm": 30_000})
+        + (table("traffic", traffic) if traffic else "")
+    )
+    text += "".join(_reached(folders, gateway, where) for gateway, where in reached.items())
+    return text + "".join(_simulated(folders, device, mqtt_keys) for device in cast.DEVICES)
+
+
+def clone_toml(
+    folders: Folders, settings: Settings, real_epoch_us: int, reached: dict[str, Reached], *, at_gateway: str, uses: int
+) -> str:
+    """``farthing-firmware-sim clone-attack``: the copied element spends at ``at_gateway``."""
+    original = next(device for device in cast.DEVICES if device.device == cast.CLONED)
+    return (
+        keys(
+            {
+                "out_dir": folders.out / "clone",
+                "state_dir": folders.state("clone"),
+                "seed": settings.seed + 1,
+            }
+        )
+        + clock_table(settings, real_epoch_us)
+        + table("clone", {"of_state_dir": folders.state("devices")})
+        + _reached(folders, at_gateway, reached[at_gateway])
+        + _simulated(
+            folders,
+            original,
+            {},
+            party=folders.clone_party(original.device),
+            gateways=(at_gateway,),
+            uses=uses,
+            gap_s=900,
+        )
+    )
+
+
+def _reached(folders: Folders, gateway: str, where: Reached) -> str:
+    party = load_party(folders.party(gateway))
+    return table(
+        "gateways",
+        {
+            "id": gateway,
+            "mqtt": where.mqtt,
+            "coap": where.coap,
+            "ca_file": where.ca_file,
+            "grant_key_file": party.public / "grant.der",
+            "edhoc_key_file": party.public / "edhoc.der",
+            "edhoc_kid": party.kid.hex(),
+        },
+        repeated=True,
+    )
+
+
+def _simulated(
+    folders: Folders,
+    device: cast.DevicePart,
+    mqtt_keys: MqttKeys,
+    *,
+    party: Path | None = None,
+    gateways: tuple[str, ...] | None = None,
+    uses: int | None = None,
+    gap_s: int | None = None,
+) -> str:
+    kind = cast.KINDS[device.kind]
+    folder = party or folders.device_party(device.device)
+    known = gateways or tuple(part.gateway for part in cast.SITES if part.site in device.sites)
+    on_mqtt = device.kind in cast.MQTT_KINDS
+    values: dict[str, object] = {
+        "id": device.device,
+        "kind": device.kind,
+        "party": folder,
+        "gateways": list(known),
+        "transport": "mqtt" if on_mqtt else "coap",
+        "report_interval_s": kind["report_interval_s"],
+        "stoppable": device.stoppable,
+        "tariffs": [{"id": kind["tariff"], "version": 1}],
+        "register": {
+            "id": "1",
+            "epoch": 1,
+            "unit": kind["unit"],
+            "modulus": kind["modulus"],
+            "rated_per_hour": kind["rated_per_hour"],
+            "starts_at": cast.STARTS_AT[device.kind],
+        },
+    }
+    tokens = cast.TOKENS_BY_DEVICE.get(device.device, cast.TOKENS_BY_KIND.get(device.kind, ()))
+    if tokens:
+        values["tokens"] = list(tokens)
+    if uses is not None:
+        values["uses"] = uses
+    gap_s = gap_s or cast.GAP_S.get(device.kind)
+    if gap_s is not None:
+        values["gap_s"] = gap_s
+    if not on_mqtt:
+        values["dh_key_file"] = folder / "static-dh.key"
+    if device.device == cast.CLONED and len(known) > 1:
+        # The original stays at the first site, so that copy and original are sure to meet the same passage at two.
+        values["gateway_weights"] = [1] + [0] * (len(known) - 1)
+    text = table("devices", values, repeated=True)
+    for gateway in known if on_mqtt else ():
+        key = mqtt_keys[device.device, gateway]
+        text += table(f"devices.mqtt.{gateway}", {"certificate_file": key.certificate_file, "key_file": key.key_file})
+    return text

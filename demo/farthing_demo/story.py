@@ -14,7 +14,8 @@ class GatewaySample:
     granted_offline: int
     refused: int
     records: int
-    unsealed_records: int
+    #: Usage records that the cloud has not receipted.
+    backlog: int
     sealed: int
     receipted: int
     proven: int
