@@ -1,4 +1,4 @@
 """Watches what the ledger publishes; can only ever reduce what is allowed."""
 
-from farthing_cloud.fraud.rpc import FraudService as FraudService
-from farthing_cloud.fraud.rpc import build as build
+from farthing_cloud.fraud.servicer import FraudService as FraudService
+from farthing_cloud.fraud.servicer import build as build

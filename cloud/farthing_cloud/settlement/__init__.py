@@ -1,4 +1,4 @@
 """Windows, splits and payouts: plan, then execute."""
 
-from farthing_cloud.settlement.rpc import SettlementService as SettlementService
-from farthing_cloud.settlement.rpc import build as build
+from farthing_cloud.settlement.servicer import SettlementService as SettlementService
+from farthing_cloud.settlement.servicer import build as build

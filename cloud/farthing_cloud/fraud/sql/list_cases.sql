@@ -5,7 +5,7 @@ SELECT fraud_case.case_id, fraud_case.operator_id, fraud_case.kind, fraud_case.d
             THEN 'open' ELSE 'acted' END AS status,
        (SELECT count(*) FROM proof WHERE proof.case_id = fraud_case.case_id) AS proofs,
        first_proof.counter, first_proof.first_gateway_id, first_proof.second_gateway_id,
-       overlaps.ledger_case_ids, overlaps.aside_micros
+       set_aside.ledger_case_ids, set_aside.aside_micros
 FROM fraud_case
 JOIN LATERAL (
     SELECT counter, first_gateway_id, second_gateway_id FROM proof
@@ -16,7 +16,7 @@ CROSS JOIN LATERAL (
            coalesce(sum(aside_micros), 0)::bigint AS aside_micros
     FROM overlap
     WHERE overlap.operator_id = fraud_case.operator_id AND overlap.device_id = fraud_case.device_id
-) AS overlaps
+) AS set_aside
 WHERE (%(operator_id)s::text = '' OR fraud_case.operator_id = %(operator_id)s)
   AND (%(case_id)s::bigint IS NULL OR fraud_case.case_id = %(case_id)s)
 ORDER BY fraud_case.case_id DESC
