@@ -52,8 +52,9 @@ class UplinkSection(Section):
     max_backoff_s: Annotated[float, Field(ge=0.1, le=600)] = 5.0
     #: First wait after a break.
     min_backoff_s: Annotated[float, Field(ge=0.01, le=60)] = 0.2
-    #: A line that swallows is found out after this silence plus ``keepalive_timeout_s``.
-    keepalive_s: Annotated[float, Field(ge=0.5, le=3_600)] = 2.0
+    #: A line that swallows is found out after this silence plus ``keepalive_timeout_s``. A cloud hangs up on who pings more often
+    #: than it allows (gRPC's "too many pings"): ours allows every 5 s.
+    keepalive_s: Annotated[float, Field(ge=0.5, le=3_600)] = 6.0
     keepalive_timeout_s: Annotated[float, Field(ge=0.5, le=600)] = 2.0
     #: Longest wait for the answer to one call, and for the receipt of a batch in flight.
     call_timeout_s: Annotated[float, Field(ge=0.5, le=600)] = 10.0

@@ -14,12 +14,8 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         registry = self.registry
-        self.statements = Counter(
-            "farthing_edge_statements", "Envelopes that arrived", ("channel",), registry=registry
-        )
-        self.answers = Counter(
-            "farthing_edge_answers", "Answers by status", ("channel", "status"), registry=registry
-        )
+        self.statements = Counter("farthing_edge_statements", "Envelopes that arrived", ("channel",), registry=registry)
+        self.answers = Counter("farthing_edge_answers", "Answers by status", ("channel", "status"), registry=registry)
         self.refusals = Counter(
             "farthing_edge_refusals",
             "Noes by number; stage is where it was said: ingress (nothing verified) or engine",
@@ -56,9 +52,7 @@ class Metrics:
         self.uplink_breaks = Counter(
             "farthing_edge_uplink_breaks", "Sessions with the cloud that ended", ("cause",), registry=registry
         )
-        self.directives = Counter(
-            "farthing_edge_directives", "Directives taken over", registry=registry
-        )
+        self.directives = Counter("farthing_edge_directives", "Directives taken over", registry=registry)
         self.directives_refused = Counter(
             "farthing_edge_directives_refused", "Directives and heads that did not verify", registry=registry
         )

@@ -60,3 +60,20 @@ def fetch(config: EdgeConfig) -> dict[str, Any]:
             f"it was killed, or hangs. If there is no such process, start it again"
         ) from err
     return {"pid": run.get("pid"), "started_at": run.get("started_at"), "addresses": run.get("addresses"), **page}
+
+
+def lines(page: Status, prefix: str = "") -> list[tuple[str, str]]:
+    """The page as (name, value) for people: nested names with dots, lists by their length."""
+    found: list[tuple[str, str]] = []
+    for name, value in page.items():
+        if isinstance(value, Mapping):
+            found += lines(value, f"{prefix}{name}.")
+        elif isinstance(value, list):
+            found.append((f"{prefix}{name}", ", ".join(map(str, value)) if len(value) <= _SHOWN else str(len(value))))
+        else:
+            found.append((f"{prefix}{name}", str(value)))
+    return found
+
+
+#: Longer lists are for --json.
+_SHOWN = 4
