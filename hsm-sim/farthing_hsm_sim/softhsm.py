@@ -98,8 +98,8 @@ def destroy_directory(holder: Path) -> bool:
     return True
 
 
-def destroy_orphans() -> int:
-    """Delete tokens on tmpfs whose folder was deleted or moved away; how many directories."""
+def destroy_orphans(below: Path = Path("/")) -> int:
+    """Delete tokens on tmpfs whose folder, once under ``below``, was deleted or moved away; how many directories."""
     tmpfs = find_tmpfs()
     if tmpfs is None:
         return 0
@@ -107,7 +107,7 @@ def destroy_orphans() -> int:
     for note in private_directory(tmpfs, "farthing-hsm").glob("*.holder"):
         tokens = note.with_suffix("")
         link = Path(note.read_text(encoding="utf-8"))
-        if not link.is_symlink() or link.readlink() != tokens:
+        if link.is_relative_to(below) and not (link.is_symlink() and link.readlink() == tokens):
             _forget(tokens)
             destroyed += 1
     return destroyed

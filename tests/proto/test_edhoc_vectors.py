@@ -22,7 +22,7 @@ from farthing.edhoc import (
     ccs,
     key_schedule,
 )
-from farthing.edhoc.messages import decode_plaintext_3
+from farthing.edhoc.messages import decode_message_3, decode_plaintext_3
 
 SHARED = Path(os.environ.get("FARTHING_SHARED", Path(__file__).parents[3] / "shared"))
 VECTORS = SHARED / "vectors" / "rfc9529.json"
@@ -172,8 +172,6 @@ def test_invalid_plaintexts_are_refused_in_our_direction(plaintext):
 
 def test_invalid_message_2_as_message_3_is_refused():
     (two_items,) = (p.values[0] for p in invalid("message_2"))
-    from farthing.edhoc.messages import decode_message_3
-
     with pytest.raises(MessageMalformed):
         decode_message_3(two_items)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from farthing.hsm.errors import PartyError
+from farthing.ids import parse_id
 
 PARTY_FILE = "party.toml"
 #: The kinds of parties a ceremony makes.
@@ -89,6 +90,7 @@ def load_party(folder: Path, *, file_name: str = PARTY_FILE) -> Party:
         raise PartyError(f"cannot read {file}; {_CEREMONY} anew") from err
     try:
         content = _PartyFile.model_validate(tomllib.loads(text))
+        parse_id(content.id)
         kid = None if content.kid is None else bytes.fromhex(content.kid)
     except (tomllib.TOMLDecodeError, ValidationError, ValueError) as err:
         raise PartyError(f"{file} is not what a ceremony writes; {_CEREMONY} anew") from err

@@ -246,7 +246,7 @@ class Token:
 
     # What follows runs on the HSM thread only.
 
-    def _key(self, kind: ObjectClass, label: str) -> Any:
+    def _key(self, kind: ObjectClass, label: str, operation: str) -> Any:
         key = self._keys.get((kind, label))
         if key is None:
             try:
@@ -257,6 +257,11 @@ class Token:
                     f"it has {', '.join(sorted(self._labels)) or 'none'}: {_CEREMONY} makes them"
                 ) from err
             self._keys[kind, label] = key
+        # The library gives a key the operations that its attributes allow.
+        if not hasattr(key, operation):
+            raise NoSuchKey(
+                f"the key {label!r} of token {self.party.token_label!r} is not for that: it cannot {operation}"
+            )
         return key
 
     def _new_label(self, label: str) -> None:
@@ -266,7 +271,7 @@ class Token:
             )
 
     def _sign(self, label: str, digest: bytes) -> bytes:
-        signature: bytes = self._key(ObjectClass.PRIVATE_KEY, label).sign(digest, mechanism=Mechanism.ECDSA)
+        signature: bytes = self._key(ObjectClass.PRIVATE_KEY, label, "sign").sign(digest, mechanism=Mechanism.ECDSA)
         if len(signature) != SIGNATURE_SIZE:
             raise HsmError(f"key {label!r} is not on P-256: its signature has {len(signature)} bytes")
         return signature
@@ -282,7 +287,7 @@ class Token:
         )
 
     def _ecdh(self, label: str, point: bytes) -> bytes:
-        key = self._key(ObjectClass.PRIVATE_KEY, label)
+        key = self._key(ObjectClass.PRIVATE_KEY, label, "derive_key")
         # The agreed secret is the caller's to have (RFC 9528 mixes it into a key schedule); the private key is not.
         secret = self._derive(
             key, point, KeyType.GENERIC_SECRET, {Attribute.SENSITIVE: False, Attribute.EXTRACTABLE: True}
@@ -294,7 +299,7 @@ class Token:
         return value
 
     def _hmac(self, label: str, data: bytes) -> bytes:
-        mac: bytes = self._key(ObjectClass.SECRET_KEY, label).sign(data, mechanism=Mechanism.SHA256_HMAC)
+        mac: bytes = self._key(ObjectClass.SECRET_KEY, label, "sign").sign(data, mechanism=Mechanism.SHA256_HMAC)
         return mac
 
     def _generate_hmac_key(self, label: str) -> None:
@@ -314,7 +319,7 @@ class Token:
         self._labels.add(label)
 
     def _wrap_hmac_key(self, label: str, point: bytes) -> WrappedKey:
-        key = self._key(ObjectClass.SECRET_KEY, label)
+        key = self._key(ObjectClass.SECRET_KEY, label, "sign")
         parameters = self._session.create_domain_parameters(
             KeyType.EC, {Attribute.EC_PARAMS: P256_PARAMETERS}, local=True
         )
@@ -336,7 +341,7 @@ class Token:
 
     def _unwrap_hmac_key(self, unwrap_label: str, point: bytes, wrapped: bytes, new_label: str) -> None:
         self._new_label(new_label)
-        private = self._key(ObjectClass.PRIVATE_KEY, unwrap_label)
+        private = self._key(ObjectClass.PRIVATE_KEY, unwrap_label, "derive_key")
         kek = self._derive(private, point, KeyType.AES, {**_NEVER_SHOWN, Attribute.UNWRAP: True})
         try:
             kek.unwrap_key(
@@ -357,7 +362,7 @@ class Token:
         self._labels.add(new_label)
 
     def _destroy_key(self, label: str) -> None:
-        self._key(ObjectClass.SECRET_KEY, label).destroy()
+        self._key(ObjectClass.SECRET_KEY, label, "destroy").destroy()
         del self._keys[ObjectClass.SECRET_KEY, label]
         self._labels.discard(label)
 
@@ -381,7 +386,7 @@ class Token:
         self._labels.add(label)
 
     def _seal(self, label: str, plain: bytes, context: bytes) -> bytes:
-        key = self._key(ObjectClass.SECRET_KEY, label)
+        key = self._key(ObjectClass.SECRET_KEY, label, "encrypt")
         # Random nonces of 96 bits: safe for 2³² texts under one key (NIST SP 800-38D, section 8.3).
         nonce = os.urandom(SEAL_NONCE_SIZE)
         parameters = GCMParams(nonce, context or None, SEAL_TAG_SIZE * 8)
@@ -389,7 +394,7 @@ class Token:
         return nonce + sealed
 
     def _unseal(self, label: str, sealed: bytes, context: bytes) -> bytes:
-        key = self._key(ObjectClass.SECRET_KEY, label)
+        key = self._key(ObjectClass.SECRET_KEY, label, "decrypt")
         if len(sealed) < SEAL_NONCE_SIZE + SEAL_TAG_SIZE:
             raise HsmError(f"too short to be sealed with {label!r}: {len(sealed)} bytes")
         parameters = GCMParams(sealed[:SEAL_NONCE_SIZE], context or None, SEAL_TAG_SIZE * 8)

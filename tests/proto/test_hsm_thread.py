@@ -1,0 +1,147 @@
+"""The one thread: order, bounds, errors, forks. No token is needed to see them."""
+
+import asyncio
+import multiprocessing
+import os
+import threading
+from concurrent.futures import Future
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from farthing.hsm import HsmBusy, HsmError
+from farthing.hsm.thread import HANDSHAKE_EVERY, MAX_WAITING_HANDSHAKES, HsmThread, Lane, Lanes
+
+
+@pytest.fixture
+def thread():
+    running = HsmThread()
+    running.start()
+    yield running
+    running.stop()
+
+
+def drain(lanes: Lanes) -> list[object]:
+    order = []
+    while (taken := lanes.next()) is not None:
+        order.append(taken[0]())
+    return order
+
+
+def put(lanes: Lanes, lane: Lane, what: object) -> None:
+    lanes.put(lane, lambda: what, Future())
+
+
+def test_urgent_goes_first_and_handshakes_get_their_share():
+    lanes = Lanes()
+    for number in range(6):
+        put(lanes, Lane.HANDSHAKE, f"h{number}")
+        put(lanes, Lane.ORDINARY, f"o{number}")
+    put(lanes, Lane.URGENT, "u0")
+    assert drain(lanes) == ["u0", "o0", "o1", "h0", "o2", "o3", "o4", "h1", "o5", "h2", "h3", "h4", "h5"]
+
+
+@given(st.lists(st.sampled_from(Lane), max_size=60))
+def test_handshakes_take_at_most_their_share_while_others_wait(lane_list):
+    lanes = Lanes()
+    for number, lane in enumerate(lane_list):
+        put(lanes, lane, (lane, number))
+    order = drain(lanes)
+    assert sorted(number for _, number in order) == list(range(len(lane_list)))
+    for lane in Lane:
+        numbers = [number for each, number in order if each is lane]
+        assert numbers == sorted(numbers)
+    others = [i for i, (lane, _) in enumerate(order) if lane is not Lane.HANDSHAKE]
+    contended = order[: others[-1] + 1] if others else []
+    handshakes = sum(lane is Lane.HANDSHAKE for lane, _ in contended)
+    assert handshakes <= len(contended) // HANDSHAKE_EVERY + 1
+
+
+def test_a_full_lane_refuses_and_leaves_the_others_open():
+    lanes = Lanes()
+    for number in range(MAX_WAITING_HANDSHAKES):
+        put(lanes, Lane.HANDSHAKE, number)
+    with pytest.raises(HsmBusy):
+        put(lanes, Lane.HANDSHAKE, "one too many")
+    put(lanes, Lane.URGENT, "batch")
+    assert lanes.next()[0]() == "batch"
+
+
+def test_everything_runs_on_one_thread(thread):
+    callers = [threading.Thread(target=lambda: seen.append(thread.run(threading.get_ident))) for _ in range(8)]
+    seen: list[int] = []
+    for each in callers:
+        each.start()
+    for each in callers:
+        each.join()
+    assert len(set(seen)) == 1
+    assert len(seen) == 8
+    assert threading.get_ident() not in seen
+
+
+def test_an_error_reaches_who_asked_and_the_thread_goes_on(thread):
+    with pytest.raises(ZeroDivisionError):
+        thread.run(lambda: 1 // 0)
+    assert thread.run(lambda: "still here") == "still here"
+
+
+def submit_until_refused(thread: HsmThread) -> None:
+    while True:
+        try:
+            thread.submit(Lane.URGENT, lambda: "too late")
+        except HsmBusy:
+            continue
+        except HsmError:
+            return
+
+
+def test_what_waits_when_it_stops_fails():
+    thread = HsmThread()
+    thread.start()
+    entered, leave = threading.Event(), threading.Event()
+    running = thread.submit(Lane.ORDINARY, lambda: (entered.set(), leave.wait()))
+    entered.wait()
+    waiting = [thread.submit(lane, lambda: "never") for lane in Lane]
+    stopper = threading.Thread(target=thread.stop)
+    stopper.start()
+    submit_until_refused(thread)  # no new work from the moment it stops
+    leave.set()
+    stopper.join()
+    assert running.done()
+    for each in waiting:
+        with pytest.raises(HsmError):
+            each.result(timeout=0)
+
+
+def test_stopped_says_so():
+    with pytest.raises(HsmError, match="start"):
+        HsmThread().run(lambda: None)
+
+
+async def test_a_cancelled_caller_takes_its_work_out_of_the_queue(thread):
+    entered, leave = threading.Event(), threading.Event()
+    thread.submit(Lane.ORDINARY, lambda: (entered.set(), leave.wait()))
+    await asyncio.to_thread(entered.wait)
+    ran: list[str] = []
+    cancelled = asyncio.wrap_future(thread.submit(Lane.ORDINARY, lambda: ran.append("cancelled")))
+    cancelled.cancel()
+    leave.set()
+    await asyncio.wrap_future(thread.submit(Lane.ORDINARY, lambda: ran.append("after")))
+    assert ran == ["after"]
+
+
+def _in_fork(thread: HsmThread) -> None:
+    try:
+        thread.submit(Lane.ORDINARY, os.getpid)
+    except HsmError:
+        os._exit(0)
+    os._exit(1)
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_forked_child_is_refused(thread):
+    child = multiprocessing.get_context("fork").Process(target=_in_fork, args=(thread,))
+    child.start()
+    child.join(10)
+    assert child.exitcode == 0
