@@ -36,7 +36,7 @@ class Books:
     async def close(self) -> None:
         """Close the channel, then the token."""
         if self._channel is not None:
-            await self._channel.close()
+            await self._channel.close(None)
         self._hsm.close()
 
     async def sums(self) -> ledger_pb2.ReconcileResponse | None:

@@ -20,8 +20,6 @@ class Folders:
     out: Path
     #: Of the embedded PostgreSQL: never below a home, its parents are made readable for its own user.
     database: Path
-    #: Transport keys of brokers and devices, on a tmpfs where there is one.
-    transport: Path
 
     @property
     def parties(self) -> Path:

@@ -1,0 +1,25 @@
+"""``make demo``: exit 0 only if every check holds."""
+
+import asyncio
+import sys
+
+from farthing.hsm import HsmError
+from farthing_demo.processes import DemoError
+from farthing_demo.run import Run
+from farthing_demo.settings import SettingsError, from_environment
+
+
+def main() -> int:
+    """Run the demo; 0: every check holds, 1: one is broken, 2: it could not run."""
+    try:
+        settings = from_environment()
+        return 0 if asyncio.run(Run(settings).play()) else 1
+    except (SettingsError, DemoError, HsmError) as err:
+        print(f"farthing-demo: {err}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("farthing-demo: stopped", file=sys.stderr)
+        return 130
+
+
+sys.exit(main())
