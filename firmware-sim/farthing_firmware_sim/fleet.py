@@ -29,7 +29,7 @@ from farthing_firmware_sim.device.stored import dump, load
 from farthing_firmware_sim.device.values import Nameplate, Profile, RetryPolicy
 from farthing_firmware_sim.element import TokenElement, load_grant_key
 from farthing_firmware_sim.record import write_atomically
-from farthing_firmware_sim.runner import Runner, forgotten_network, real_us
+from farthing_firmware_sim.runner import TICK_S, Runner, forgotten_network, real_us
 from farthing_firmware_sim.store import Store, read_device
 from farthing_firmware_sim.traffic.replay import READERS, Slice, cut
 from farthing_firmware_sim.traffic.schedule import Drawn, Household, Payers, Replayed, lots
@@ -41,6 +41,8 @@ STATUS_FILE = "status.json"
 SUMMARY_FILE = "summary.json"
 FINISH_FILE = "finish"
 STATUS_EVERY_S = 0.3
+#: How long a clone waits for its original to be between two uses before it is copied in the middle of one (real time).
+COPY_PATIENCE_US = 5_000_000
 
 
 class ElementsApart(ValueError):
@@ -124,7 +126,7 @@ class Fleet:
             store_thread = stack.enter_context(ThreadPoolExecutor(max_workers=1, thread_name_prefix="store"))
             stack.enter_context(store)
             if config.clone is not None:
-                self._copy_state(store)
+                await self._copy_state(store)
             hsm, tokens = self._open_elements()
             stack.callback(hsm.close)
             try:
@@ -245,19 +247,26 @@ class Fleet:
         rows = READERS[traffic.format](traffic.file)
         return cut(rows, chargers=chargers, window_s=traffic.window_s, seed=self._config.seed)
 
-    def _copy_state(self, store: Store) -> None:
-        """A clone begins where its original is now: same counter, same register."""
+    async def _copy_state(self, store: Store) -> None:
+        """A clone begins where its original is, between two uses: same counter, same register."""
         assert self._config.clone is not None
         for device in self._config.devices:
-            if store.device(device.id) is None:
+            if store.device(device.id) is not None:
+                continue
+            until_us = real_us() + COPY_PATIENCE_US
+            while True:
                 stored = read_device(self._config.clone.of_state_dir, device.id)
-                state = forgotten_network(load(stored.state))
-                store.commit(
-                    device.id,
-                    device_epoch=stored.device_epoch,
-                    next_counter=state.next_counter,
-                    state=dump(state, device.kind.profile),
-                )
+                state = load(stored.state)
+                if (state.use is None and not state.outgoing) or real_us() >= until_us:
+                    break
+                await asyncio.sleep(TICK_S)
+            state = forgotten_network(state)
+            store.commit(
+                device.id,
+                device_epoch=stored.device_epoch,
+                next_counter=state.next_counter,
+                state=dump(state, device.kind.profile),
+            )
 
     def _listen_to_signals(self, stack: AsyncExitStack) -> None:
         loop = asyncio.get_running_loop()

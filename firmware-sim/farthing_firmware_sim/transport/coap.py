@@ -44,7 +44,7 @@ class CoapEndpoint:
 
     async def open(self) -> None:
         """Open the socket."""
-        self._context = await aiocoap.Context.create_client_context(transports=["udp6", "oscore"])
+        self._context = await aiocoap.Context.create_client_context(transports=["oscore", "udp6"])
 
     async def close(self) -> None:
         """Close the socket; what is under way fails."""
