@@ -100,7 +100,17 @@ def test_a_transport_key_lives_on_tmpfs_for_a_day(cloud, tmp_path):
 def test_each_start_makes_another_key(cloud):
     first, second = (transport_key(cloud, "issuing", None) for _ in range(2))
     assert first.key_file.read_bytes() != second.key_file.read_bytes()
-    first.remove()
+    for each in (first, second):
+        each.remove()
+        assert not each.key_file.parent.exists()
+
+
+def test_a_daemon_that_starts_again_replaces_its_key(cloud, tmp_path):
+    first = transport_key(cloud, "issuing", tmp_path)
+    before = first.key_file.read_bytes()
+    second = transport_key(cloud, "issuing", tmp_path)
+    assert second.key_file == first.key_file
+    assert second.key_file.read_bytes() != before
     second.remove()
 
 

@@ -3,6 +3,7 @@
 It lives on tmpfs for a day and is certified by a CA key in this host's own token, so a reboot without uplink makes a new one.
 """
 
+import hashlib
 import os
 import secrets
 import shutil
@@ -23,6 +24,7 @@ from farthing.hsm.token import Token
 LIFETIME = timedelta(days=1)
 #: Clocks at a site may disagree by this much when a daemon starts.
 BACKDATED = timedelta(hours=1)
+_PRIVATE_NAME = "farthing-transport"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,9 +38,12 @@ class TransportKey:
     not_after: datetime
 
     def remove(self) -> None:
-        """Delete the three files."""
+        """Delete the three files, and the key's directory on tmpfs if nothing else is in it."""
         for file in (self.key_file, self.certificate_file, self.ca_file):
             file.unlink(missing_ok=True)
+        directory = self.key_file.parent
+        if directory.parent.name.startswith(_PRIVATE_NAME) and directory.is_dir() and not any(directory.iterdir()):
+            directory.rmdir()
 
 
 def make_transport_key(
@@ -109,10 +114,12 @@ def _key_directory(directory: Path | None) -> Path:
         raise HsmError(
             "transport keys live on tmpfs, and neither /run nor /dev/shm is one that we may write to: mount one"
         )
-    ours = private_directory(tmpfs, "farthing-transport")
+    ours = private_directory(tmpfs, _PRIVATE_NAME)
     _forget_expired(ours)
-    made = ours / secrets.token_hex(8)
-    made.mkdir(mode=0o700)
+    # A daemon that starts again with the same directory replaces its key instead of adding one.
+    name = secrets.token_hex(8) if directory is None else hashlib.sha256(os.fsencode(directory.absolute())).hexdigest()
+    made = ours / name[:16]
+    made.mkdir(mode=0o700, exist_ok=True)
     return made
 
 
@@ -120,7 +127,11 @@ def _forget_expired(ours: Path) -> None:
     """Delete the keys of days gone by, so that daemons that were killed leave no growing heap in memory."""
     oldest_s = time.time() - 2 * LIFETIME.total_seconds()
     for each in ours.iterdir():
-        if each.stat().st_mtime < oldest_s:
+        try:
+            changed_s = each.stat().st_mtime
+        except FileNotFoundError:
+            continue  # another process forgets too
+        if changed_s < oldest_s:
             shutil.rmtree(each, ignore_errors=True)
 
 
