@@ -1,6 +1,7 @@
 """``farthing-cloud``: run the settlement back end."""
 
 import asyncio
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -22,6 +23,8 @@ def serve(
     ] = None,
 ) -> None:
     """Serve until SIGTERM."""
+    # Our children are PostgreSQL's tools, started and waited for: gRPC's fork handlers only complain about them.
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
     from farthing.clock import ClockError
     from farthing.hsm import HsmError
     from farthing_cloud.callers import CallerTableError

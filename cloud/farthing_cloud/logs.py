@@ -40,7 +40,7 @@ def configure_logs(level: str) -> None:
     root.setLevel(level.upper())
     # Each lost connection would be three lines from the pool beside the one we write.
     logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
-    logging.getLogger("uvicorn.access").setLevel(logging.WARNING)
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
 
 
 def _bounded(_logger: object, _name: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:

@@ -1,0 +1,409 @@
+"""``farthing-admin operators``, ``sites``, ``gateways``, ``tariffs`` and ``devices``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from farthing.v1 import directive_pb2, registry_pb2, registry_pb2_grpc
+from farthing_cloud.admin.apply import (
+    Step,
+    put_device,
+    put_gateway,
+    put_operator,
+    put_site,
+    put_tariff,
+)
+from farthing_cloud.admin.document import PROFILE_NAMES, PROFILES, Device, Gateway, Register, Tariff
+from farthing_cloud.admin.session import (
+    CALL_TIMEOUT_S,
+    DryRun,
+    Json,
+    Operator,
+    Row,
+    amount_micros,
+    back_office,
+    fail,
+    show,
+    show_one,
+)
+from farthing_cloud.config import ConfigError
+
+operators = typer.Typer(help="Who runs devices and gateways.", no_args_is_help=True)
+sites = typer.Typer(help="Places.", no_args_is_help=True)
+gateways = typer.Typer(help="Edge daemons, and whether they may connect.", no_args_is_help=True)
+tariffs = typer.Typer(help="Prices, version by version.", no_args_is_help=True)
+devices = typer.Typer(help="Meters, chargers, transponders.", no_args_is_help=True)
+
+AnyOperator = Annotated[str, typer.Option("--operator", envvar="FARTHING_ADMIN_OPERATOR", help="Default: all.")]
+Reason = Annotated[str, typer.Option(help="Why; kept for ever.")]
+Amount = Annotated[str, typer.Option(help="A decimal such as 12.50, exact.")]
+PartyFolder = Annotated[Path, typer.Option(help="The party's folder: its public half is read.")]
+
+
+def _put(ctx: typer.Context, step: Step, *, dry_run: bool, as_json: bool) -> None:
+    with back_office(ctx) as channel:
+        change, differences = step.run(channel, dry_run)
+    show_one({"kind": step.kind, "id": step.id, "change": change, "differences": differences}, as_json=as_json)
+
+
+# --- operators --------------------------------------------------------------------------------------------------------
+
+
+@operators.command("list")
+def list_operators(ctx: typer.Context, as_json: Json = False) -> None:
+    """All of them."""
+    with back_office(ctx) as channel:
+        answer = registry_pb2_grpc.RegistryStub(channel).ListOperators(
+            registry_pb2.ListOperatorsRequest(), timeout=CALL_TIMEOUT_S
+        )
+    rows: list[Row] = [
+        {"operator_id": each.operator_id, "name": each.name, "currency": each.currency} for each in answer.operators
+    ]
+    show(rows, ("operator_id", "name", "currency"), as_json=as_json)
+
+
+@operators.command("put")
+def put_one_operator(
+    ctx: typer.Context,
+    operator_id: Annotated[str, typer.Argument()],
+    name: Annotated[str, typer.Option(help="For people.")],
+    currency: Annotated[str, typer.Option(help="ISO 4217, for example EUR; never changes.")],
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Register an operator, or rename it."""
+    operator = registry_pb2.Operator(operator_id=operator_id, name=name, currency=currency)
+    _put(ctx, put_operator(operator), dry_run=dry_run, as_json=as_json)
+
+
+# --- sites ------------------------------------------------------------------------------------------------------------
+
+
+@sites.command("list")
+def list_sites(ctx: typer.Context, operator: AnyOperator = "", as_json: Json = False) -> None:
+    """With what may be used offline without a quota, and when batches are sealed."""
+    with back_office(ctx) as channel:
+        answer = registry_pb2_grpc.RegistryStub(channel).ListSites(
+            registry_pb2.ListSitesRequest(operator_id=operator), timeout=CALL_TIMEOUT_S
+        )
+    rows: list[Row] = [
+        {
+            "site_id": site.site_id,
+            "operator_id": site.operator_id,
+            "time_zone": site.time_zone,
+            "floor_per_token_micros": site.floor.per_token_micros,
+            "floor_per_account_micros": site.floor.per_account_micros,
+            "floor_all_tokens_micros": site.floor.all_tokens_micros,
+            "seal_amount_micros": site.seal.amount_micros,
+            "seal_records": site.seal.records,
+            "seal_age_s": site.seal.age_s,
+        }
+        for site in answer.sites
+    ]
+    show(
+        rows,
+        (
+            "site_id",
+            "operator_id",
+            "time_zone",
+            "floor_per_token_micros",
+            "floor_per_account_micros",
+            "floor_all_tokens_micros",
+            "seal_amount_micros",
+            "seal_records",
+            "seal_age_s",
+        ),
+        as_json=as_json,
+    )
+
+
+@sites.command("put")
+def put_one_site(
+    ctx: typer.Context,
+    operator: Operator,
+    site_id: Annotated[str, typer.Argument()],
+    time_zone: Annotated[str, typer.Option(help="IANA name, for example Europe/Berlin.")],
+    seal_amount: Amount,
+    seal_records: Annotated[int, typer.Option(min=1, help="Usage records.")],
+    seal_age: Annotated[int, typer.Option(min=1, help="Seconds.")],
+    floor_per_token: Amount = "0.00",  # noqa: S107 an amount, not a secret
+    floor_per_account: Amount = "0.00",
+    floor_all_tokens: Amount = "0.00",
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Register a site, or change its policy."""
+    site = registry_pb2.Site(
+        site_id=site_id,
+        operator_id=operator,
+        time_zone=time_zone,
+        floor=directive_pb2.FloorPolicy(
+            per_token_micros=amount_micros(floor_per_token),
+            per_account_micros=amount_micros(floor_per_account),
+            all_tokens_micros=amount_micros(floor_all_tokens),
+        ),
+        seal=directive_pb2.SealPolicy(amount_micros=amount_micros(seal_amount), records=seal_records, age_s=seal_age),
+    )
+    _put(ctx, put_site(site), dry_run=dry_run, as_json=as_json)
+
+
+# --- gateways ---------------------------------------------------------------------------------------------------------
+
+
+@gateways.command("list")
+def list_gateways(ctx: typer.Context, operator: AnyOperator = "", as_json: Json = False) -> None:
+    """With the most that each may cost."""
+    with back_office(ctx) as channel:
+        answer = registry_pb2_grpc.RegistryStub(channel).ListGateways(
+            registry_pb2.ListGatewaysRequest(operator_id=operator), timeout=CALL_TIMEOUT_S
+        )
+    rows: list[Row] = [
+        {
+            "gateway_id": gateway.gateway_id,
+            "operator_id": gateway.operator_id,
+            "site_id": gateway.site_id,
+            "status": _gateway_status(gateway.status),
+            "exposure_micros": gateway.exposure_micros,
+        }
+        for gateway in answer.gateways
+    ]
+    show(rows, ("gateway_id", "operator_id", "site_id", "status", "exposure_micros"), as_json=as_json)
+
+
+@gateways.command("put")
+def put_one_gateway(
+    ctx: typer.Context,
+    operator: Operator,
+    gateway_id: Annotated[str, typer.Argument()],
+    site: Annotated[str, typer.Option(help="The site's id; gateways do not move.")],
+    exposure: Amount,
+    party: PartyFolder,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Register a gateway, or change its exposure."""
+    gateway = Gateway.model_construct(
+        id=gateway_id, operator=operator, site=site, exposure=amount_micros(exposure), party=str(party)
+    )
+    try:
+        message = gateway.message(Path.cwd())
+    except ConfigError as err:
+        fail(str(err))
+    _put(ctx, put_gateway(message), dry_run=dry_run, as_json=as_json)
+
+
+def _set_gateway(
+    ctx: typer.Context, gateway_id: str, status: registry_pb2.GatewayStatus.ValueType, reason: str, *, as_json: bool
+) -> None:
+    with back_office(ctx) as channel:
+        answer = registry_pb2_grpc.RegistryStub(channel).SetGatewayStatus(
+            registry_pb2.SetGatewayStatusRequest(gateway_id=gateway_id, status=status, reason=reason),
+            timeout=CALL_TIMEOUT_S,
+        )
+    _show_status(gateway_id, _gateway_status(status), answer, as_json=as_json)
+
+
+@gateways.command("suspend")
+def suspend_gateway(
+    ctx: typer.Context, gateway_id: Annotated[str, typer.Argument()], reason: Reason, as_json: Json = False
+) -> None:
+    """It may not connect until it is resumed."""
+    _set_gateway(ctx, gateway_id, registry_pb2.GATEWAY_STATUS_SUSPENDED, reason, as_json=as_json)
+
+
+@gateways.command("resume")
+def resume_gateway(
+    ctx: typer.Context, gateway_id: Annotated[str, typer.Argument()], reason: Reason, as_json: Json = False
+) -> None:
+    """It may connect again."""
+    _set_gateway(ctx, gateway_id, registry_pb2.GATEWAY_STATUS_ACTIVE, reason, as_json=as_json)
+
+
+@gateways.command("revoke")
+def revoke_gateway(
+    ctx: typer.Context, gateway_id: Annotated[str, typer.Argument()], reason: Reason, as_json: Json = False
+) -> None:
+    """It may never connect again."""
+    _set_gateway(ctx, gateway_id, registry_pb2.GATEWAY_STATUS_REVOKED, reason, as_json=as_json)
+
+
+def _gateway_status(status: registry_pb2.GatewayStatus.ValueType) -> str:
+    return registry_pb2.GatewayStatus.Name(status).removeprefix("GATEWAY_STATUS_").lower()
+
+
+# --- tariffs ----------------------------------------------------------------------------------------------------------
+
+
+@tariffs.command("list")
+def list_tariffs(ctx: typer.Context, operator: AnyOperator = "", as_json: Json = False) -> None:
+    """Every version; as JSON with the OCPI object."""
+    with back_office(ctx) as channel:
+        answer = registry_pb2_grpc.RegistryStub(channel).ListTariffs(
+            registry_pb2.ListTariffsRequest(operator_id=operator), timeout=CALL_TIMEOUT_S
+        )
+    rows: list[Row] = [
+        {
+            "tariff_id": each.tariff.tariff_id,
+            "version": each.tariff.version,
+            "operator_id": each.operator_id,
+            "currency": each.tariff.currency,
+            "ocpi_json": each.tariff.ocpi_json.decode("utf-8", "replace"),
+        }
+        for each in answer.tariffs
+    ]
+    show(rows, ("tariff_id", "version", "operator_id", "currency"), as_json=as_json)
+
+
+@tariffs.command("put")
+def put_one_tariff(
+    ctx: typer.Context,
+    operator: Operator,
+    tariff_id: Annotated[str, typer.Argument()],
+    version: Annotated[int, typer.Option(min=1, help="Counts from 1; a version never changes.")],
+    currency: Annotated[str, typer.Option(help="ISO 4217, for example EUR.")],
+    file: Annotated[Path, typer.Option(help="An OCPI 2.2.1 tariff object, JSON.")],
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Register a version of a tariff."""
+    tariff = Tariff(id=tariff_id, operator=operator, version=version, currency=currency, file=str(file))
+    try:
+        message = tariff.message(Path.cwd())
+    except ConfigError as err:
+        fail(str(err))
+    _put(ctx, put_tariff(message), dry_run=dry_run, as_json=as_json)
+
+
+# --- devices ----------------------------------------------------------------------------------------------------------
+
+
+@devices.command("list")
+def list_devices(ctx: typer.Context, operator: AnyOperator = "", as_json: Json = False) -> None:
+    """With their sites, tariffs and registers."""
+    with back_office(ctx) as channel:
+        answer = registry_pb2_grpc.RegistryStub(channel).ListDevices(
+            registry_pb2.ListDevicesRequest(operator_id=operator), timeout=CALL_TIMEOUT_S
+        )
+    rows: list[Row] = [
+        {
+            "device_id": device.record.device_id,
+            "operator_id": device.operator_id,
+            "status": _device_status(device.record.status),
+            "profile": PROFILE_NAMES.get(device.record.profile, "unspecified"),
+            "sites": list(device.site_ids),
+            "tariff": f"{device.record.tariff_id} v{device.record.tariff_version}",
+            "registers": [
+                f"{register.register_id}#{register.register_epoch} {register.unit}"
+                for register in device.record.registers
+            ],
+            "standing_account_id": device.record.standing_account_id,
+            "report_interval_s": device.record.report_interval_s,
+            "stoppable": device.record.stoppable,
+        }
+        for device in answer.devices
+    ]
+    show(rows, ("device_id", "operator_id", "status", "profile", "sites", "tariff", "registers"), as_json=as_json)
+
+
+@devices.command("put")
+def put_one_device(
+    ctx: typer.Context,
+    operator: Operator,
+    device_id: Annotated[str, typer.Argument()],
+    party: PartyFolder,
+    site: Annotated[list[str], typer.Option(help="A site whose gateways know it; may be repeated.")],
+    profile: Annotated[str, typer.Option(help=", ".join(PROFILES))],
+    tariff: Annotated[str, typer.Option(help="The tariff's id.")],
+    register: Annotated[
+        list[str], typer.Option(help="ID:EPOCH:UNIT:MODULUS:RATED_PER_HOUR, for example 1:1:Wh:1000000000:22000.")
+    ],
+    tariff_version: Annotated[int, typer.Option(min=1)] = 1,
+    report_interval: Annotated[int, typer.Option(min=1, help="Seconds between readings while used.")] = 60,
+    stoppable: Annotated[bool, typer.Option(help="Whether use ends when we say so.")] = True,
+    standing_account: Annotated[str, typer.Option(help="Only for profile standing: who pays.")] = "",
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Register a device, or change where it is and what it costs."""
+    if profile not in PROFILES:
+        fail(f"no profile {profile}: there are {', '.join(PROFILES)}")
+    device = Device.model_construct(
+        id=device_id,
+        operator=operator,
+        sites=tuple(site),
+        party=str(party),
+        profile=profile,
+        tariff=tariff,
+        tariff_version=tariff_version,
+        report_interval_s=report_interval,
+        stoppable=stoppable,
+        standing_account=standing_account or None,
+        device_epoch=1,
+        registers=tuple(_register(text) for text in register),
+    )
+    try:
+        message = device.message(Path.cwd())
+    except ConfigError as err:
+        fail(str(err))
+    _put(ctx, put_device(message), dry_run=dry_run, as_json=as_json)
+
+
+def _register(text: str) -> Register:
+    parts = text.split(":")
+    try:
+        register_id, epoch, unit, modulus, rated_per_hour = parts
+        return Register(
+            id=register_id, epoch=int(epoch), unit=unit, modulus=int(modulus), rated_per_hour=int(rated_per_hour)
+        )
+    except ValueError as err:
+        raise typer.BadParameter(
+            f"{text!r} is not a register: write ID:EPOCH:UNIT:MODULUS:RATED_PER_HOUR, for example 1:1:Wh:1000000000:22000"
+        ) from err
+
+
+def _set_device(
+    ctx: typer.Context, device_id: str, status: directive_pb2.DeviceStatus.ValueType, reason: str, *, as_json: bool
+) -> None:
+    with back_office(ctx) as channel:
+        answer = registry_pb2_grpc.RegistryStub(channel).SetDeviceStatus(
+            registry_pb2.SetDeviceStatusRequest(device_id=device_id, status=status, reason=reason),
+            timeout=CALL_TIMEOUT_S,
+        )
+    _show_status(device_id, _device_status(status), answer, as_json=as_json)
+
+
+DeviceId = Annotated[str, typer.Argument()]
+
+
+@devices.command("suspend")
+def suspend_device(ctx: typer.Context, device_id: DeviceId, reason: Reason, as_json: Json = False) -> None:
+    """Gateways refuse it until it is resumed."""
+    _set_device(ctx, device_id, directive_pb2.DEVICE_STATUS_SUSPENDED, reason, as_json=as_json)
+
+
+@devices.command("resume")
+def resume_device(ctx: typer.Context, device_id: DeviceId, reason: Reason, as_json: Json = False) -> None:
+    """Gateways serve it again; also lifts a block."""
+    _set_device(ctx, device_id, directive_pb2.DEVICE_STATUS_ACTIVE, reason, as_json=as_json)
+
+
+@devices.command("block")
+def block_device(ctx: typer.Context, device_id: DeviceId, reason: Reason, as_json: Json = False) -> None:
+    """Gateways refuse it because something is wrong with it."""
+    _set_device(ctx, device_id, directive_pb2.DEVICE_STATUS_BLOCKED, reason, as_json=as_json)
+
+
+@devices.command("decommission")
+def decommission_device(ctx: typer.Context, device_id: DeviceId, reason: Reason, as_json: Json = False) -> None:
+    """Gateways refuse it for ever."""
+    _set_device(ctx, device_id, directive_pb2.DEVICE_STATUS_DECOMMISSIONED, reason, as_json=as_json)
+
+
+def _device_status(status: directive_pb2.DeviceStatus.ValueType) -> str:
+    return directive_pb2.DeviceStatus.Name(status).removeprefix("DEVICE_STATUS_").lower()
+
+
+def _show_status(thing_id: str, status: str, answer: registry_pb2.PutResponse, *, as_json: bool) -> None:
+    changed = answer.change != registry_pb2.CHANGE_NONE
+    show_one({"id": thing_id, "status": status, "changed": changed}, as_json=as_json)
