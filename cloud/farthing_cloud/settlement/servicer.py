@@ -283,7 +283,7 @@ class SettlementServicer(settlement_pb2_grpc.SettlementServicer):
             if err.code() in _REFUSALS:
                 async with self._pool.connection() as connection:
                     await SettlementStore(connection).withdraw_closing(asked)
-            raise
+            raise _Refusal(err.code(), f"window {asked.window}: the ledger: {err.details()}") from err
         wrong = closing.disagreement(asked, answered)
         if wrong:
             _log.error("split_disagrees", operator=operator_id, window=asked.window, why=wrong)
