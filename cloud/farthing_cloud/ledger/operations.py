@@ -103,7 +103,7 @@ class Ledger:
         before = await self.store.currency_of(operator_id, account_id)
         if before is not None and before != currency:
             raise funds.OtherContent(f"account {account_id} is in {before}")
-        told = tuple(await self.store.told(account_id))
+        told = tuple(await self.store.told(operator_id, account_id))
         payer = Payer(
             account_id=account_id,
             status=status,

@@ -8,284 +8,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from ledger_story import EUR, NOW, OP, ORDER, SPLIT, Story, grants, seal_all
 
-from farthing.clock import Instant
-from farthing.ids import AccountId, GatewayId, OperatorId, QuotaId, SiteId
-from farthing.money import Currency, format_micros
+from farthing.ids import GatewayId, QuotaId, SiteId
+from farthing.money import format_micros
 from farthing.v1 import batch_pb2
 from farthing_cloud.ledger.core import paths
 from farthing_cloud.ledger.core.batches import ChainStep
-from farthing_cloud.ledger.core.funds import Funding
-from farthing_cloud.ledger.core.posting import Transfer
-from farthing_cloud.ledger.core.quotas import GrantTerms, QuotaRequest
 from farthing_cloud.ledger.core.received import receive
-from farthing_cloud.ledger.core.rows import AccountStatus
-from farthing_cloud.ledger.core.windows import SplitRule
-from farthing_cloud.ledger.operations import BatchOutcome, Ledger
 from farthing_cloud.ledger.store.memory import MemoryStore
-
-OP, EUR = OperatorId("op"), Currency("EUR")
-SITES = {"G1": "S1", "G2": "S2"}
-CHG, TOLL = ("chg-3", 200_000), ("toll-1", 70_000)
-NOW = Instant(0)
-TERMS = GrantTerms(share_ppm=1_000_000, smallest_micros=1, most_open_per_account=3, lifetime_us=1, outage_us=1)
-#: The ids of requests, so that the quotas are the example's q1, q2, q3.
-SPLIT = SplitRule(
-    rule_version=1,
-    parts=(("agency/A", 600_000), ("agency/B", 300_000), ("fee/op", 100_000)),
-    remainder_path="agency/A",
-)
-
-
-def micros(text: str) -> int:
-    whole, _, rest = text.partition(".")
-    return int(whole) * 1_000_000 + int(f"{rest:0<6}")
-
-
-class Story:
-    """Two gateways' batches, sealed in order, and the ledger they go to."""
-
-    def __init__(self) -> None:
-        self.store = MemoryStore()
-        self.ledger = Ledger(self.store, terms=TERMS, receipt_keys=())
-        self.sealed: dict[str, list[bytes]] = {"G1": [], "G2": []}
-        self.quotas: dict[str, str] = {}
-        self.counter = 0
-
-    def account(self, name: str) -> str:
-        return name
-
-    async def open(self) -> None:
-        for gateway, exposure in (("G1", "10"), ("G2", "8")):
-            await self.ledger.put_gateway(
-                gateway_id=GatewayId(gateway),
-                operator_id=OP,
-                site_id=SiteId(SITES[gateway]),
-                currency=EUR,
-                exposure_micros=micros(exposure),
-                batch_key=b"",
-                grant_key=b"",
-                time_zone="Europe/Berlin",
-                now=NOW,
-            )
-        for account in ("P", "F"):
-            await self.ledger.put_account(
-                operator_id=OP,
-                account_id=AccountId(account),
-                currency=EUR,
-                credit_limit_micros=0,
-                debt_limit_micros=micros("1"),
-                status=AccountStatus.ACTIVE,
-                preload_micros=0,
-                now=NOW,
-            )
-
-    async def fund(self, account: str, amount: str, payment: str) -> None:
-        funding = Funding(
-            operator_id=OP,
-            account_id=AccountId(account),
-            currency=EUR,
-            amount_micros=micros(amount),
-            payment_id=payment,
-            source="bank/main",
-        )
-        assert await self.ledger.fund(funding, now=NOW)
-        assert not await self.ledger.fund(funding, now=NOW)
-
-    async def grant(self, name: str, gateway: str, amount: str) -> None:
-        self.counter += 1
-        request = QuotaRequest(
-            operator_id=OP,
-            gateway_id=GatewayId(gateway),
-            incarnation=1,
-            counter=self.counter,
-            account_id=AccountId("P"),
-            currency=EUR,
-            wanted_micros=micros(amount),
-        )
-        answer = await self.ledger.request_quota(request, now=NOW)
-        assert answer == await self.ledger.request_quota(request, now=NOW)
-        assert answer.amount_micros == micros(amount)
-        self.quotas[name] = answer.quota_id
-
-    def seal(
-        self,
-        gateway: str,
-        claims: list[tuple[str, str, int, int, str, str, list[tuple[int, str, str]]]],
-        lines: list[tuple[str, str, tuple[str, int], str]],
-        *,
-        stopped: dict[str, str] | None = None,
-        closed: tuple[str, ...] = (),
-    ) -> bytes:
-        """Claims as (authorization, register, from, to, net, tax, shares), lines as (account, funding, tariff, quarter)."""
-        chain = self.sealed[gateway]
-        batch = batch_pb2.Batch(
-            operator_id=OP,
-            site_id=SITES[gateway],
-            gateway_id=gateway,
-            incarnation=1,
-            start_id=bytes(16),
-            sequence=len(chain) + 1,
-            previous_hash=receive(chain[-1], signature=b"", key_id=b"", currency=EUR).batch_hash
-            if chain
-            else bytes(32),
-            first_position=1,
-            last_position=1,
-            merkle_root=bytes(32),
-            leaf_count=len(claims),
-            closed_quota_ids=[self.quotas[q] for q in closed],
-            stopped=[
-                batch_pb2.StoppedQuota(quota_id=self.quotas[q], still_held_micros=micros(held))
-                for q, held in (stopped or {}).items()
-            ],
-        )
-        for authorization, register, start, end, net, tax, shares in claims:
-            batch.claims.append(
-                batch_pb2.Claim(
-                    authorization_id=authorization.encode().ljust(16),
-                    device_id=register,
-                    register_id="1",
-                    register_from=start,
-                    register_to=end,
-                    net_micros=micros(net),
-                    tax_micros=micros(tax),
-                    shares=[
-                        batch_pb2.Share(line=line, net_micros=micros(n), tax_micros=micros(v)) for line, n, v in shares
-                    ],
-                )
-            )
-        for index, (account, funding, (tariff, rate), quarter) in enumerate(lines):
-            mine = [share for claim in batch.claims for share in claim.shares if share.line == index]
-            line = batch_pb2.Line(
-                account_id=account,
-                currency=EUR,
-                tariff_id=tariff,
-                tariff_version=1,
-                tax_rate_ppm=rate,
-                evidence_class=batch_pb2.EVIDENCE_CLASS_DEVICE_SIGNED,
-                quarter=int(quarter[:2]) * 4 + int(quarter[3:]) // 15,
-                net_micros=sum(share.net_micros for share in mine),
-                tax_micros=sum(share.tax_micros for share in mine),
-            )
-            if funding == "overrun":
-                line.overrun = True
-            elif funding == "floor":
-                line.floor = True
-            else:
-                line.quota_id = self.quotas[funding]
-            batch.lines.append(line)
-        raw = batch.SerializeToString(deterministic=True)
-        chain.append(raw)
-        return raw
-
-    async def push(self, raw: bytes) -> BatchOutcome:
-        batch = receive(raw, signature=b"", key_id=b"", currency=EUR)
-        return await self.ledger.post_batch(batch, currency=EUR, now=NOW)
-
-    async def rows(self, start: int = 0) -> list[str]:
-        """Transfers as the page writes them: kind, Dr, Cr, amount, why."""
-        names = {quota_id: name for name, quota_id in self.quotas.items()}
-        return [self._row(t, names) for t in (await self.store.transfers(OP))[start:]]
-
-    @staticmethod
-    def _row(t: Transfer, names: dict[str, str]) -> str:
-        kind = t.kind.value + (f" {names[t.quota_id]}" if t.quota_id else "")
-        short = [path.replace("clearing/", "clr/").removesuffix("/w1") for path in (t.debit, t.credit)]
-        return f"{kind} | {short[0]} | {short[1]} {format_micros(t.amount_micros)} | {t.cause.value}"
-
-    async def state(self) -> str:
-        """A row of the page's table "after each batch"."""
-        all_of = {path: b for path, _, b in await self.store.balances(OP, "")}
-
-        def net(path: str) -> int:
-            b = all_of.get(path)
-            return 0 if b is None else b.credits_posted - b.debits_posted
-
-        def text(amount: int) -> str:
-            return format_micros(amount) if amount else "0"
-
-        payer = all_of["payer/P"]
-        held = {q.quota_id: q.held_micros for q in await self.store.quotas(OP)}
-        quotas = " ".join(text(held[QuotaId(self.quotas[q])]) for q in ("q1", "q2", "q3"))
-        figures = [
-            text(payer.debits_posted),
-            quotas,
-            text(net("payer/P") - payer.debits_pending),
-            text(-net("debt/P")),
-            text(-net("debt/F")),
-            text(-net("risk")),
-            *(text(net(path)) for path in ("clearing/S1/w1", "clearing/S2/w1", "tax/20", "tax/7", "unearned/S2")),
-        ]
-        return "|".join(figures)
-
-
-async def grants(story: Story) -> None:
-    await story.open()
-    await story.fund("P", "10.00", "pay-1")
-    await story.fund("F", "0.80", "pay-2")
-    await story.grant("q1", "G1", "4.00")
-    await story.grant("q2", "G2", "3.00")
-    await story.grant("q3", "G1", "2.00")
-
-
-def seal_all(story: Story) -> dict[str, bytes]:
-    """The page's table of batches."""
-    return {
-        "G1#1": story.seal(
-            "G1",
-            [
-                ("t1", "x1", 41, 42, "1.121495", "0.078505", [(0, "1.121495", "0.078505")]),
-                ("a1", "c1", 812340, 816477, "1.53425", "0.30685", [(1, "1.53425", "0.30685")]),
-            ],
-            [("P", "q1", TOLL, "10:00"), ("P", "q1", CHG, "10:00")],
-        ),
-        "G1#2": story.seal(
-            "G1",
-            [
-                (
-                    "a1",
-                    "c1",
-                    812340,
-                    824891,
-                    "3.63775",
-                    "0.72755",
-                    [(0, "0.799083", "0.159817"), (1, "0.242417", "0.048483"), (2, "1.062", "0.2124")],
-                )
-            ],
-            [("P", "q1", CHG, "10:15"), ("P", "q3", CHG, "10:15"), ("P", "q3", CHG, "10:30")],
-            closed=("q1",),
-        ),
-        "G1#3": story.seal(
-            "G1",
-            [("a1", "c1", 812340, 834820, "6.125", "1.225", [(0, "0.36225", "0.07245"), (1, "2.125", "0.425")])],
-            [("P", "q3", CHG, "11:00"), ("P", "overrun", CHG, "11:00")],
-            closed=("q3",),
-        ),
-        "G2#1": story.seal(
-            "G2",
-            [
-                ("t3", "x1", 41, 42, "1.121495", "0.078505", [(0, "1.121495", "0.078505")]),
-                ("t4", "x9", 7, 8, "1.121495", "0.078505", [(1, "1.121495", "0.078505")]),
-                ("a3", "c2", 55000, 55880, "0.72", "0.144", [(2, "0.72", "0.144")]),
-            ],
-            [("P", "q2", TOLL, "10:30"), ("F", "floor", TOLL, "10:45"), ("P", "q2", CHG, "11:00")],
-        ),
-        "G2#2": story.seal(
-            "G2",
-            [("a3", "c2", 55000, 56640, "0.91", "0.182", [(0, "0.19", "0.038")])],
-            [("P", "q2", CHG, "11:15")],
-            stopped={"q2": "0.078"},
-        ),
-        "G2#3": story.seal(
-            "G2",
-            [("a3", "c2", 55000, 56640, "0.925", "0.185", [(0, "0.015", "0.003")])],
-            [("P", "q2", CHG, "11:15")],
-            closed=("q2",),
-        ),
-    }
-
-
-ORDER = ("G1#1", "G1#2", "G1#3", "G2#1", "G2#2", "G2#3")
 
 T4 = """
 post | bank/main | payer/P 10.00 | fund
@@ -357,25 +88,53 @@ AFTER = {
 }
 
 
-async def told() -> tuple[Story, dict[str, bytes]]:
-    story = Story()
+async def state_of(story: Story, store: MemoryStore) -> str:
+    """A row of the page's table "after each batch"."""
+    all_of = {path: b for path, _, b in await store.balances(OP, "")}
+
+    def net(path: str) -> int:
+        b = all_of.get(path)
+        return 0 if b is None else b.credits_posted - b.debits_posted
+
+    def text(amount: int) -> str:
+        return format_micros(amount) if amount else "0"
+
+    payer = all_of["payer/P"]
+    held = {q.quota_id: q.held_micros for q in await store.quotas(OP)}
+    quotas = " ".join(text(held[QuotaId(story.quotas[q])]) for q in ("q1", "q2", "q3"))
+    figures = [
+        text(payer.debits_posted),
+        quotas,
+        text(net("payer/P") - payer.debits_pending),
+        text(-net("debt/P")),
+        text(-net("debt/F")),
+        text(-net("risk")),
+        *(text(net(path)) for path in ("clearing/S1/w1", "clearing/S2/w1", "tax/20", "tax/7", "unearned/S2")),
+    ]
+    return "|".join(figures)
+
+
+async def told() -> tuple[Story, MemoryStore, dict[str, bytes]]:
+    store = MemoryStore()
+    story = Story(store)
     await grants(story)
     sealed = seal_all(story)
     for name in ORDER:
         assert (await story.push(sealed[name])).step is ChainStep.NEXT
-    return story, sealed
+    return story, store, sealed
 
 
 async def test_rows_1_to_38() -> None:
-    story = Story()
+    store = MemoryStore()
+    story = Story(store)
     await grants(story)
-    assert await story.state() == AFTER["grants"]
+    assert await state_of(story, store) == AFTER["grants"]
     sealed = seal_all(story)
     for name in ORDER:
         outcome = await story.push(sealed[name])
         assert outcome.step is ChainStep.NEXT
-        assert await story.state() == AFTER[name], name
-        assert (await story.store.verify()).fault == ""
+        assert await state_of(story, store) == AFTER[name], name
+        assert (await store.verify()).fault == ""
     assert await story.rows() == T4
 
 
@@ -389,7 +148,8 @@ def test_the_rows_here_are_those_of_the_page(shared_data: Callable[[str], Path])
 
 
 async def test_a_replay_gives_the_same_receipts_and_posts_nothing() -> None:
-    story = Story()
+    store = MemoryStore()
+    story = Story(store)
     await grants(story)
     sealed = seal_all(story)
     receipts = {}
@@ -407,11 +167,11 @@ async def test_a_replay_gives_the_same_receipts_and_posts_nothing() -> None:
 
 @pytest.mark.parametrize("order", [ORDER, tuple(reversed(ORDER))])
 async def test_the_same_claims_in_another_chain_bill_nothing(order: tuple[str, ...]) -> None:
-    story, sealed = await told()
+    story, store, sealed = await told()
     for gateway in ("G1", "G2"):
-        known = await story.store.gateway(GatewayId(gateway))
+        known = await store.gateway(GatewayId(gateway))
         assert known is not None
-        story.store._gateways[GatewayId(gateway)] = replace(known, incarnation=2)
+        store._gateways[GatewayId(gateway)] = replace(known, incarnation=2)
     heads = {"G1": (0, bytes(32)), "G2": (0, bytes(32))}
     for name in order:
         gateway = name[:2]
@@ -422,22 +182,22 @@ async def test_the_same_claims_in_another_chain_bill_nothing(order: tuple[str, .
         assert (await story.push(raw)).step is ChainStep.NEXT
         heads[gateway] = (sequence + 1, receive(raw, signature=b"", key_id=b"", currency=EUR).batch_hash)
     assert await story.rows() == T4
-    assert (await story.store.verify()).fault == ""
+    assert (await store.verify()).fault == ""
 
 
 async def test_the_second_claim_released() -> None:
-    story, _ = await told()
-    (case,) = await story.store.cases(OP)
+    story, store, _ = await told()
+    (case,) = await store.cases(OP)
     assert (case.authorization_id, case.other_authorization_id) == (b"t3".ljust(16), b"t1".ljust(16))
     assert await story.ledger.decide_case(OP, case.case_id, release=True, now=NOW)
     assert not await story.ledger.decide_case(OP, case.case_id, release=True, now=NOW)
     assert await story.rows(38) == RELEASED
-    assert (await story.store.verify()).fault == ""
+    assert (await store.verify()).fault == ""
 
 
 async def test_the_second_claim_voided_then_the_window_closed() -> None:
-    story, _ = await told()
-    (case,) = await story.store.cases(OP)
+    story, store, _ = await told()
+    (case,) = await store.cases(OP)
     assert await story.ledger.decide_case(OP, case.case_id, release=False, now=NOW)
     assert await story.rows(38) == RELEASED[:1]
     for gateway in ("G1", "G2"):
@@ -452,8 +212,8 @@ async def test_the_second_claim_voided_then_the_window_closed() -> None:
         ("S1", 7_246_495, 0),
         ("S2", 2_031_495, 15_000),
     ]
-    balances = {path: b.credits_posted - b.debits_posted for path, _, b in await story.store.balances(OP, "")}
+    balances = {path: b.credits_posted - b.debits_posted for path, _, b in await store.balances(OP, "")}
     owed = {"agency/A": 5_566_796, "agency/B": 2_783_396, "fee/op": 927_798}
     assert {path: balances[path] for path in owed} == owed
     assert balances[paths.clearing("S1", "w1")] == balances[paths.clearing("S2", "w1")] == 0
-    assert (await story.store.verify()).fault == ""
+    assert (await store.verify()).fault == ""

@@ -171,7 +171,7 @@ class LedgerStore(Protocol):
     async def keep_signature(self, gateway_id: GatewayId, version: int, signature: bytes, key_id: bytes) -> None:
         """The signature of a link; the one kept first wins."""
 
-    async def told(self, account_id: AccountId) -> Sequence[GatewayId]:
+    async def told(self, operator_id: OperatorId, account_id: AccountId) -> Sequence[GatewayId]:
         """The gateways that know an account, in id order."""
 
     async def open_quotas(

@@ -87,7 +87,7 @@ class MemoryStore:
         self._forks: list[tuple[GatewayId, int, int, Signed, str]] = []
         self._directives: dict[GatewayId, list[StoredDirective]] = {}
         self._wishes: dict[tuple[GatewayId, str], int] = {}
-        self._told: dict[AccountId, dict[GatewayId, None]] = {}
+        self._told: dict[tuple[OperatorId, AccountId], dict[GatewayId, None]] = {}
         self._outbox: list[StoredEvent] = []
         self._heads: dict[OperatorId, bytes] = {}
         self._links: list[tuple[OperatorId, bytes, bytes]] = []
@@ -152,7 +152,7 @@ class MemoryStore:
             payment=books.payments.get(touch.payment_id) if touch.payment_id is not None else None,
             case=case[2] if case is not None and case[:2] == (touch.operator_id, touch.currency) else None,
             wish_version=self._wishes.get(touch.wish) if touch.wish is not None else None,
-            told=frozenset(a for a in touch.account_ids if touch.wish[0] in self._told.get(a, ()))
+            told=frozenset(a for a in touch.account_ids if touch.wish[0] in self._told.get((touch.operator_id, a), ()))
             if touch.wish is not None
             else frozenset(),
             clearings=self._clearings(touch, books) if touch.exclusive else (),
@@ -241,7 +241,7 @@ class MemoryStore:
             if row.idempotency_key:
                 self._wishes[row.gateway_id, row.idempotency_key] = row.version
         for gateway_id, account_id in posting.told:
-            self._told.setdefault(account_id, {})[gateway_id] = None
+            self._told.setdefault((posting.operator_id, account_id), {})[gateway_id] = None
         if posting.quota_request is not None:
             gateway_id, incarnation, answered = posting.quota_request
             self._requests[gateway_id, incarnation, answered.counter] = answered
@@ -381,8 +381,8 @@ class MemoryStore:
         if not rows[version - 1].signature:
             rows[version - 1] = replace(rows[version - 1], signature=signature, key_id=key_id)
 
-    async def told(self, account_id: AccountId) -> Sequence[GatewayId]:
-        return sorted(self._told.get(account_id, ()))
+    async def told(self, operator_id: OperatorId, account_id: AccountId) -> Sequence[GatewayId]:
+        return sorted(self._told.get((operator_id, account_id), ()))
 
     async def open_quotas(
         self, operator_id: OperatorId, gateway_id: str, account_id: str

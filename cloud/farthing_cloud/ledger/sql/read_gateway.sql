@@ -1,0 +1,4 @@
+SELECT gateway_id, operator_id, site_id, currency, exposure_micros, beyond_micros, floor_micros, incarnation, adopted, quarantined,
+    directive_version, directive_hash, time_zone, batch_key, grant_key, witness_start_id, witness_position
+FROM gateways
+WHERE gateway_id = %(gateway_id)s

@@ -1,0 +1,3 @@
+SELECT b.batch_hash, b.proven
+FROM batches b
+WHERE b.gateway_id = %(gateway_id)s AND b.incarnation = %(incarnation)s AND b.sequence = %(sequence)s

@@ -1,0 +1,867 @@
+"""The ledger in PostgreSQL (READ COMMITTED): rows locked in one order, one call that posts.
+
+``load`` is one pipeline of sentences: books, gateways, registers, payers, in that order and each by id, so that two
+transactions wait for each other but never in a circle. What can still collide (a new account with the same name) is
+told by PostgreSQL, and the whole unit of work is done again.
+"""
+
+import json
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import Any, Final, TypeVar
+
+import psycopg
+import psycopg_pool
+from psycopg.rows import TupleRow
+
+from farthing.clock import Instant
+from farthing.ids import AccountId, AuthorizationId, GatewayId, OperatorId, QuotaId, SiteId
+from farthing.money import Currency
+from farthing.v1 import events_pb2
+from farthing_cloud.database import sentence
+from farthing_cloud.ledger.core import audit, paths
+from farthing_cloud.ledger.core.posting import Cause, Posting, Transfer, TransferKind
+from farthing_cloud.ledger.core.rows import (
+    AccountStatus,
+    Aside,
+    Balances,
+    Case,
+    CaseKind,
+    CaseStatus,
+    Chain,
+    Claimed,
+    Gateway,
+    Payer,
+    Payment,
+    PostedBatch,
+    Quota,
+    QuotaRequested,
+    QuotaStatus,
+    RegisterKey,
+    SiteClearing,
+    Touch,
+    View,
+)
+from farthing_cloud.ledger.store.interface import (
+    Cursor,
+    LedgerStore,
+    Posted,
+    ReceiptContent,
+    Signed,
+    StoredBatch,
+    StoredDirective,
+    StoredEvent,
+    StoreError,
+    Transaction,
+    Verdict,
+)
+from farthing_cloud.ledger.store.verification import verify
+
+T = TypeVar("T")
+Pool = psycopg_pool.AsyncConnectionPool[psycopg.AsyncConnection[TupleRow]]
+
+#: A collision is rare and passes: the loser of a deadlock wins its next attempt. Five in a row is a bug of ours.
+ATTEMPTS: Final = 5
+
+_PACKAGE: Final = "farthing_cloud.ledger"
+
+
+def _sql(name: str) -> bytes:
+    return sentence(_PACKAGE, name)
+
+
+TAKE_BOOKS = _sql("take_books")
+TAKE_BOOKS_ALONE = _sql("take_books_alone")
+OPEN_BOOKS = _sql("open_books")
+TAKE_GATEWAYS = _sql("take_gateways")
+READ_GATEWAY = _sql("read_gateway")
+ADD_REGISTERS = _sql("add_registers")
+TAKE_REGISTERS = _sql("take_registers")
+READ_CLAIMS = _sql("read_claims")
+FIND_OVERLAPS = _sql("find_overlaps")
+FIND_OPEN_CASES = _sql("find_open_cases")
+READ_QUOTAS = _sql("read_quotas")
+TAKE_PAYERS = _sql("take_payers")
+READ_PAYERS = _sql("read_payers")
+COUNT_OPEN_QUOTAS = _sql("count_open_quotas")
+READ_CHAIN = _sql("read_chain")
+READ_POSTED_BATCH = _sql("read_posted_batch")
+READ_QUOTA_REQUEST = _sql("read_quota_request")
+READ_PAYMENT = _sql("read_payment")
+TAKE_CASE = _sql("take_case")
+READ_ASIDES = _sql("read_asides")
+READ_WISH = _sql("read_wish")
+READ_TOLD_ACCOUNTS = _sql("read_told_accounts")
+READ_CLEARINGS = _sql("read_clearings")
+NEXT_CASE_IDS = _sql("next_case_ids")
+POST = _sql("post")
+READ_BATCH = _sql("read_batch")
+READ_RECEIPT = _sql("read_receipt")
+KEEP_RECEIPT = _sql("keep_receipt")
+PARK_BATCH = _sql("park_batch")
+QUARANTINE_GATEWAY = _sql("quarantine_gateway")
+WITNESS = _sql("witness")
+READ_DIRECTIVES = _sql("read_directives")
+READ_UNSIGNED = _sql("read_unsigned")
+KEEP_SIGNATURE = _sql("keep_signature")
+READ_TOLD = _sql("read_told")
+LIST_OPEN_QUOTAS = _sql("list_open_quotas")
+READ_CURRENCY_OF = _sql("read_currency_of")
+READ_CURRENCY_OF_CASE = _sql("read_currency_of_case")
+READ_CLOSING = _sql("read_closing")
+LIST_BALANCES = _sql("list_balances")
+LIST_ALL_TRANSFERS = _sql("list_all_transfers")
+READ_EVENTS = _sql("read_events")
+
+
+# --- arrays: PostgreSQL's own text form, which psycopg passes through; its list dumper takes ten times as long --------
+
+
+def _numbers(values: Iterable[int]) -> str:
+    return "{" + ",".join(map(str, values)) + "}"
+
+
+def _flags(values: Iterable[bool]) -> str:
+    return "{" + ",".join("t" if value else "f" for value in values) + "}"
+
+
+def _names(values: Iterable[str]) -> str:
+    # Names come from ``parse_id``, paths and enums: none holds a quote, a backslash or a brace; the quotes keep "" and NULL.
+    return '{"' + '","'.join(values) + '"}' if (values := list(values)) else "{}"
+
+
+def _texts(values: Iterable[str]) -> str:
+    quoted = [value.replace("\\", "\\\\").replace('"', '\\"') for value in values]
+    return '{"' + '","'.join(quoted) + '"}' if quoted else "{}"
+
+
+def _bytes(values: Iterable[bytes]) -> str:
+    encoded = [value.hex() for value in values]
+    return '{"\\\\x' + '","\\\\x'.join(encoded) + '"}' if encoded else "{}"
+
+
+def _hex(value: bytes) -> str:
+    return "\\x" + value.hex()
+
+
+# --- rows -------------------------------------------------------------------------------------------------------------
+
+
+def _gateway(row: TupleRow) -> Gateway:
+    return Gateway(
+        gateway_id=GatewayId(row[0]),
+        operator_id=OperatorId(row[1]),
+        site_id=SiteId(row[2]),
+        currency=Currency(row[3]),
+        exposure_micros=row[4],
+        beyond_micros=int(row[5]),
+        floor_micros=row[6],
+        incarnation=row[7],
+        adopted=row[8],
+        quarantined=row[9],
+        directive_version=row[10],
+        directive_hash=row[11],
+        time_zone=row[12],
+        batch_key=row[13],
+        grant_key=row[14],
+        witness_start_id=row[15],
+        witness_position=row[16],
+    )
+
+
+def _quota(row: TupleRow) -> Quota:
+    return Quota(
+        quota_id=QuotaId(row[0]),
+        gateway_id=GatewayId(row[1]),
+        incarnation=row[2],
+        account_id=AccountId(row[3]),
+        amount_micros=row[4],
+        posted_micros=row[5],
+        voided_micros=row[6],
+        status=QuotaStatus(row[7]),
+        spend_until=Instant(row[8]),
+        report_until=Instant(row[9]),
+        request_counter=row[10],
+    )
+
+
+def _claimed(row: TupleRow) -> Claimed:
+    return Claimed(
+        authorization_id=AuthorizationId(row[0]),
+        register=RegisterKey(device_id=row[1], register_id=row[2], register_epoch=row[3]),
+        register_from=int(row[4]),
+        register_to=int(row[5]),
+        net_micros=row[6],
+        tax_micros=row[7],
+        final=row[8],
+        aside=row[9],
+        gateway_id=GatewayId(row[10]),
+        incarnation=row[11],
+        sequence=row[12],
+    )
+
+
+def _balances(row: TupleRow) -> Balances:
+    return Balances(
+        debits_pending=int(row[0]), debits_posted=int(row[1]), credits_pending=int(row[2]), credits_posted=int(row[3])
+    )
+
+
+def _directive(row: TupleRow) -> StoredDirective:
+    return StoredDirective(
+        gateway_id=GatewayId(row[0]),
+        version=row[1],
+        body=row[2],
+        body_hash=row[3],
+        signature=row[4],
+        key_id=row[5],
+    )
+
+
+# --- one transaction --------------------------------------------------------------------------------------------------
+
+
+class _PostgresTransaction:
+    def __init__(self, connection: psycopg.AsyncConnection[TupleRow]) -> None:
+        self._connection = connection
+
+    async def load(self, touch: Touch) -> View:
+        operator = {"operator_id": touch.operator_id, "currency": touch.currency}
+        take_books = TAKE_BOOKS_ALONE if touch.exclusive else TAKE_BOOKS
+        registers = sorted({register for register, _, _ in touch.claims.values()})
+        claims: dict[str, Any] = {
+            "devices": _names(r.device_id for r in registers),
+            "registers": _names(r.register_id for r in registers),
+            "epochs": _numbers(r.register_epoch for r in registers),
+            "authorizations": _bytes(touch.claims),
+            "claim_devices": _names(r.device_id for r, _, _ in touch.claims.values()),
+            "claim_registers": _names(r.register_id for r, _, _ in touch.claims.values()),
+            "claim_epochs": _numbers(r.register_epoch for r, _, _ in touch.claims.values()),
+            "froms": _numbers(start for _, start, _ in touch.claims.values()),
+            "tos": _numbers(end for _, _, end in touch.claims.values()),
+        }
+        named: dict[str, Any] = {
+            **operator,
+            "account_ids": list(touch.account_ids),
+            "quota_ids": list(touch.quota_ids),
+            "case_id": touch.case_id,
+            "paths": [
+                *(paths.quota(gateway_id) for gateway_id in touch.gateway_ids),
+                *(path(account_id) for account_id in touch.account_ids for path in (paths.payer, paths.debt)),
+            ],
+        }
+        run = self._connection.execute
+        async with self._connection.pipeline():
+            books = await run(take_books, operator)
+            gateways = await run(TAKE_GATEWAYS, {"gateway_ids": list(touch.gateway_ids)})
+            case = await run(TAKE_CASE, named) if touch.case_id is not None else None
+            asides = await run(READ_ASIDES, named) if touch.case_id is not None else None
+            if touch.claims:
+                await run(ADD_REGISTERS, claims)
+                await run(TAKE_REGISTERS, claims)
+                claimed = await run(READ_CLAIMS, claims)
+                overlaps = await run(FIND_OVERLAPS, claims)
+                open_cases = await run(FIND_OPEN_CASES, claims)
+            balances = await run(TAKE_PAYERS, named)
+            payers = await run(READ_PAYERS, named)
+            quotas = await run(READ_QUOTAS, named) if touch.quota_ids else None
+            chain = posted = asked = open_quotas = payment = wish = told = None
+            if touch.chain is not None:
+                link = dict(zip(("gateway_id", "incarnation", "sequence"), touch.chain, strict=True))
+                chain, posted = await run(READ_CHAIN, link), await run(READ_POSTED_BATCH, link)
+            if touch.quota_request is not None:
+                request = dict(zip(("gateway_id", "incarnation", "counter"), touch.quota_request, strict=True))
+                asked, open_quotas = await run(READ_QUOTA_REQUEST, request), await run(COUNT_OPEN_QUOTAS, named)
+            if touch.payment_id is not None:
+                payment = await run(READ_PAYMENT, {**operator, "payment_id": touch.payment_id})
+            if touch.wish is not None:
+                wish = await run(READ_WISH, {"gateway_id": touch.wish[0], "key": touch.wish[1]})
+                told = await run(READ_TOLD_ACCOUNTS, {**named, "gateway_id": touch.wish[0]})
+        window, epoch = await self._books(await books.fetchone(), take_books, operator)
+        chain_row = await chain.fetchone() if chain is not None else None
+        posted_row = await posted.fetchone() if posted is not None else None
+        asked_row = await asked.fetchone() if asked is not None else None
+        payment_row = await payment.fetchone() if payment is not None else None
+        wish_row = await wish.fetchone() if wish is not None else None
+        return View(
+            operator_id=touch.operator_id,
+            currency=touch.currency,
+            window=window,
+            ledger_epoch=epoch,
+            gateways={GatewayId(row[0]): _gateway(row) for row in await gateways.fetchall()},
+            balances={row[0]: _balances(row[1:]) for row in await balances.fetchall()},
+            payers={
+                AccountId(row[0]): Payer(
+                    account_id=AccountId(row[0]),
+                    status=AccountStatus(row[1]),
+                    credit_limit_micros=row[2],
+                    debt_limit_micros=row[3],
+                    preload_micros=row[4],
+                )
+                for row in await payers.fetchall()
+            },
+            quotas={QuotaId(row[0]): _quota(row) for row in await quotas.fetchall()} if quotas is not None else {},
+            open_quotas={AccountId(row[0]): row[1] for row in await open_quotas.fetchall()}
+            if open_quotas is not None
+            else {},
+            claimed={AuthorizationId(row[0]): _claimed(row) for row in await claimed.fetchall()}
+            if touch.claims
+            else {},
+            overlaps={AuthorizationId(row[0]): AuthorizationId(row[1]) for row in await overlaps.fetchall()}
+            if touch.claims
+            else {},
+            open_cases={AuthorizationId(row[0]): row[1] for row in await open_cases.fetchall()} if touch.claims else {},
+            chain=_chain(touch.chain[1], chain_row) if touch.chain is not None else None,
+            batch=PostedBatch(
+                gateway_id=touch.chain[0],
+                incarnation=touch.chain[1],
+                sequence=touch.chain[2],
+                batch_hash=posted_row[0],
+                proven=posted_row[1],
+            )
+            if touch.chain is not None and posted_row is not None
+            else None,
+            quota_request=QuotaRequested(
+                counter=int(asked_row[0]),
+                account_id=asked_row[1],
+                wanted_micros=asked_row[2],
+                answer=asked_row[3],
+                quota_id=asked_row[4],
+                amount_micros=asked_row[5],
+            )
+            if asked_row is not None
+            else None,
+            payment=Payment(
+                payment_id=payment_row[0],
+                account_id=payment_row[1],
+                amount_micros=payment_row[2],
+                source=payment_row[3],
+            )
+            if payment_row is not None
+            else None,
+            case=await self._case(case, asides),
+            wish_version=wish_row[0] if wish_row is not None else None,
+            told=frozenset(AccountId(row[0]) for row in await told.fetchall()) if told is not None else frozenset(),
+            clearings=await self._clearings(operator, window) if touch.exclusive else (),
+        )
+
+    async def _books(self, row: TupleRow | None, take_books: bytes, operator: Mapping[str, str]) -> tuple[str, int]:
+        if row is None:
+            # The first of this operator and currency: there is nothing yet that a lock could have come too late for.
+            await self._connection.execute(OPEN_BOOKS, operator)
+            row = await (await self._connection.execute(take_books, operator)).fetchone()
+            assert row is not None
+        return row[0], row[1]
+
+    async def _case(
+        self, case: psycopg.AsyncCursor[TupleRow] | None, asides: psycopg.AsyncCursor[TupleRow] | None
+    ) -> Case | None:
+        row = await case.fetchone() if case is not None else None
+        if row is None or asides is None:
+            return None
+        return Case(
+            case_id=row[0],
+            kind=CaseKind(row[1]),
+            status=CaseStatus(row[2]),
+            device_id=row[3],
+            authorization_id=row[4],
+            other_authorization_id=row[5],
+            asides=tuple(
+                Aside(
+                    gateway_id=GatewayId(aside[0]),
+                    incarnation=aside[1],
+                    sequence=aside[2],
+                    line=aside[3],
+                    account_id=AccountId(aside[4]),
+                    site_id=SiteId(aside[5]),
+                    rate_ppm=aside[6],
+                    net_micros=aside[7],
+                    tax_micros=aside[8],
+                )
+                for aside in await asides.fetchall()
+            ),
+        )
+
+    async def _clearings(self, operator: Mapping[str, str], window: str) -> tuple[SiteClearing, ...]:
+        rows = await self._connection.execute(READ_CLEARINGS, {**operator, "window": window})
+        return tuple(
+            SiteClearing(site_id=SiteId(row[0]), balance_micros=int(row[1]), unproven_micros=int(row[2]))
+            for row in await rows.fetchall()
+        )
+
+    async def post(self, posting: Posting) -> Posted:
+        case_ids = await self._case_ids(posting)
+        row = await (await self._connection.execute(POST, _arguments(posting, case_ids))).fetchone()
+        assert row is not None
+        return Posted(posting_id=row[0], audit_head=row[1], case_ids=case_ids)
+
+    async def _case_ids(self, posting: Posting) -> tuple[int, ...]:
+        """Ids of new cases first: their events carry them. Rare, so the extra round trip is too."""
+        count = sum(case.case_id is None for case in posting.cases)
+        fresh: list[int] = []
+        if count:
+            fresh = [r[0] for r in await (await self._connection.execute(NEXT_CASE_IDS, {"count": count})).fetchall()]
+        return tuple(case.case_id if case.case_id is not None else fresh.pop(0) for case in posting.cases)
+
+
+def _chain(incarnation: int, row: TupleRow | None) -> Chain:
+    if row is None:
+        return Chain(incarnation=incarnation)
+    return Chain(incarnation=incarnation, sequence=row[0], head_hash=row[1], proven_sequence=row[2])
+
+
+def _arguments(posting: Posting, case_ids: Sequence[int]) -> dict[str, Any]:
+    """A posting as the parameters of ``post``."""
+    changes = posting.changes
+    # An index for each path; transfers name accounts by it.
+    place = {path: index for index, path in enumerate(changes, 1)}
+    transfers, claims = posting.transfers, posting.claims
+    events = [
+        event.value if event.case is None else _with_case_id(event.value, case_ids[event.case])
+        for event in posting.events
+    ]
+    return {
+        "operator_id": posting.operator_id,
+        "currency": posting.currency,
+        "kind": posting.kind,
+        "subject": audit.subject(posting),
+        "posted_at_us": posting.posted_at,
+        "business_at_us": posting.business_at,
+        "body": audit.link_body(posting),
+        "digest": audit.digest(transfers),
+        "a_path": _names(changes),
+        "a_debits_pending": _numbers(change.debits_pending for change in changes.values()),
+        "a_debits_posted": _numbers(change.debits_posted for change in changes.values()),
+        "a_credits_pending": _numbers(change.credits_pending for change in changes.values()),
+        "a_credits_posted": _numbers(change.credits_posted for change in changes.values()),
+        "t_kind": _names(t.kind.value for t in transfers),
+        "t_debit": _numbers(place[t.debit] for t in transfers),
+        "t_credit": _numbers(place[t.credit] for t in transfers),
+        "t_amount": _numbers(t.amount_micros for t in transfers),
+        "t_quota": _names(t.quota_id or "" for t in transfers),
+        "t_cause": _names(t.cause.value for t in transfers),
+        "t_line": _numbers(-1 if t.line is None else t.line for t in transfers),
+        "t_authorization": _bytes(t.authorization_id or b"" for t in transfers),
+        "q_id": _names(quota.quota_id for quota in posting.quotas),
+        "q_posted": _numbers(quota.posted_micros for quota in posting.quotas),
+        "q_voided": _numbers(quota.voided_micros for quota in posting.quotas),
+        "q_status": _names(quota.status for quota in posting.quotas),
+        "c_authorization": _bytes(claim.authorization_id for claim in claims),
+        "c_device": _names(claim.register.device_id for claim in claims),
+        "c_register": _names(claim.register.register_id for claim in claims),
+        "c_epoch": _numbers(claim.register.register_epoch for claim in claims),
+        "c_from": _numbers(claim.register_from for claim in claims),
+        "c_to": _numbers(claim.register_to for claim in claims),
+        "c_net": _numbers(claim.net_micros for claim in claims),
+        "c_tax": _numbers(claim.tax_micros for claim in claims),
+        "c_final": _flags(claim.final for claim in claims),
+        "c_aside": _flags(claim.aside for claim in claims),
+        "c_gateway": claims[0].gateway_id if claims else "",
+        "c_incarnation": claims[0].incarnation if claims else 0,
+        "c_sequence": claims[0].sequence if claims else 0,
+        "e_kind": _names(event.kind for event in posting.events),
+        "e_key": _names(event.key for event in posting.events),
+        "e_value": _bytes(events),
+        "e_traceparent": _texts(event.traceparent for event in posting.events),
+        "batch": posting.batch.batch if posting.batch is not None else None,
+        "rest": json.dumps(_rest(posting, case_ids)),
+    }
+
+
+def _with_case_id(value: bytes, case_id: int) -> bytes:
+    opened = events_pb2.CaseOpened.FromString(value)
+    opened.case_id = case_id
+    return opened.SerializeToString()
+
+
+def _rest(posting: Posting, case_ids: Sequence[int]) -> dict[str, Any]:
+    """The rows there are few of, by table."""
+    rest: dict[str, Any] = {
+        "payers": [
+            {
+                "account_id": payer.account_id,
+                "status": payer.status.value,
+                "credit_limit_micros": payer.credit_limit_micros,
+                "debt_limit_micros": payer.debt_limit_micros,
+                "preload_micros": payer.preload_micros,
+            }
+            for payer in posting.payers
+        ],
+        "gateways": [
+            {
+                "gateway_id": gateway.gateway_id,
+                "operator_id": gateway.operator_id,
+                "site_id": gateway.site_id,
+                "currency": gateway.currency,
+                "exposure_micros": gateway.exposure_micros,
+                "beyond_micros": gateway.beyond_micros,
+                "floor_micros": gateway.floor_micros,
+                "incarnation": gateway.incarnation,
+                "adopted": gateway.adopted,
+                "quarantined": gateway.quarantined,
+                "directive_version": gateway.directive_version,
+                "directive_hash": _hex(gateway.directive_hash),
+                "time_zone": gateway.time_zone,
+                "batch_key": _hex(gateway.batch_key),
+                "grant_key": _hex(gateway.grant_key),
+                "witness_start_id": _hex(gateway.witness_start_id),
+                "witness_position": gateway.witness_position,
+            }
+            for gateway in posting.gateways
+        ],
+        "quotas": [
+            {
+                "quota_id": quota.quota_id,
+                "gateway_id": quota.gateway_id,
+                "incarnation": quota.incarnation,
+                "account_id": quota.account_id,
+                "amount_micros": quota.amount_micros,
+                "status": quota.status.value,
+                "spend_until_us": quota.spend_until,
+                "report_until_us": quota.report_until,
+                "request_counter": quota.request_counter,
+            }
+            for quota in posting.quotas_granted
+        ],
+        "cases": [
+            {
+                "id": case_id,
+                "kind": case.kind.value,
+                "site_id": case.asides[0].site_id if case.asides else _site_of(posting),
+                "device_id": case.device_id,
+                "authorization_id": _hex(case.authorization_id),
+                "other_authorization_id": _hex(case.other_authorization_id),
+                "missing_micros": case.missing_micros,
+            }
+            for case_id, case in zip(case_ids, posting.cases, strict=True)
+            if case.case_id is None
+        ],
+        "asides": [
+            {
+                "case_id": case_id,
+                "gateway_id": aside.gateway_id,
+                "incarnation": aside.incarnation,
+                "sequence": aside.sequence,
+                "line": aside.line,
+                "account_id": aside.account_id,
+                "site_id": aside.site_id,
+                "rate_ppm": aside.rate_ppm,
+                "net_micros": aside.net_micros,
+                "tax_micros": aside.tax_micros,
+            }
+            for case_id, case in zip(case_ids, posting.cases, strict=True)
+            for aside in case.asides
+        ],
+        "directives": [
+            {
+                "gateway_id": row.gateway_id,
+                "version": row.version,
+                "previous_hash": _hex(row.previous_hash),
+                "body": _hex(row.body),
+                "body_hash": _hex(row.body_hash),
+                "idempotency_key": row.idempotency_key or None,
+            }
+            for row in posting.directives
+        ],
+        "told": [{"gateway_id": gateway_id, "account_id": account_id} for gateway_id, account_id in posting.told],
+        "released": [
+            {
+                "gateway_id": released.gateway_id,
+                "incarnation": released.incarnation,
+                "sequence": released.sequence,
+                "net_micros": released.net_micros,
+            }
+            for released in posting.released
+        ],
+    }
+    if posting.chain is not None:
+        gateway_id, chain = posting.chain
+        rest["chains"] = [
+            {
+                "gateway_id": gateway_id,
+                "incarnation": chain.incarnation,
+                "sequence": chain.sequence,
+                "head_hash": _hex(chain.head_hash),
+                "proven_sequence": chain.proven_sequence,
+            }
+        ]
+    if posting.case_decided is not None:
+        decided = posting.case_decided
+        rest["decided"] = [{"case_id": decided.case_id, "status": decided.status.value}]
+    if posting.quota_request is not None:
+        gateway_id, incarnation, answered = posting.quota_request
+        rest["requests"] = [
+            {
+                "gateway_id": gateway_id,
+                "incarnation": incarnation,
+                "counter": answered.counter,
+                "account_id": answered.account_id,
+                "wanted_micros": answered.wanted_micros,
+                "answer": answered.answer,
+                "quota_id": answered.quota_id,
+                "amount_micros": answered.amount_micros,
+            }
+        ]
+    if posting.payment is not None:
+        payment = posting.payment
+        rest["payments"] = [
+            {
+                "payment_id": payment.payment_id,
+                "account_id": payment.account_id,
+                "amount_micros": payment.amount_micros,
+                "source": payment.source,
+            }
+        ]
+    if posting.window_closed is not None:
+        closed = posting.window_closed
+        rest["closings"] = [{"closed": closed.window, "next_window": closed.next_window, "answer": _hex(closed.answer)}]
+    if posting.proven is not None:
+        proven = posting.proven
+        rest["proven"] = [
+            {"gateway_id": proven.gateway_id, "incarnation": proven.incarnation, "sequence": proven.sequence}
+        ]
+    if posting.batch is not None:
+        added = posting.batch
+        rest["batch"] = {
+            "batch_hash": _hex(added.batch_hash),
+            "gateway_id": added.gateway_id,
+            "incarnation": added.incarnation,
+            "sequence": added.sequence,
+            "site_id": added.site_id,
+            "previous_hash": _hex(added.previous_hash),
+            "signature": _hex(added.signature),
+            "key_id": _hex(added.key_id),
+            "start_id": _hex(added.start_id),
+            "first_position": added.first_position,
+            "last_position": added.last_position,
+            "directive_version": added.directive_version,
+            "sealed_at_us": added.sealed_at,
+            "merkle_root": _hex(added.merkle_root),
+            "leaf_count": added.leaf_count,
+            "lines": added.lines,
+            "claims": added.claims,
+            "due_micros": added.due_micros,
+            "net_micros": added.net_micros,
+            "tax_micros": added.tax_micros,
+            "aside_micros": added.aside_micros,
+            "parked_micros": added.parked_micros,
+            "beyond_micros": added.beyond_micros,
+            "proven": added.proven,
+        }
+        rest["parked"] = [
+            {
+                "line": parked.line,
+                "reason": parked.reason,
+                "net_micros": parked.net_micros,
+                "tax_micros": parked.tax_micros,
+            }
+            for parked in added.parked
+        ]
+    return rest
+
+
+def _site_of(posting: Posting) -> str:
+    return posting.batch.site_id if posting.batch is not None else ""
+
+
+# --- the store --------------------------------------------------------------------------------------------------------
+
+
+class PostgresStore:
+    """A :class:`LedgerStore` in PostgreSQL; the pool's ``search_path`` is the ledger's schema."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    async def run(self, work: Callable[[Transaction], Awaitable[T]]) -> T:
+        collision: psycopg.Error | None = None
+        for _ in range(ATTEMPTS):
+            try:
+                async with self._pool.connection() as connection, connection.transaction():
+                    return await work(_PostgresTransaction(connection))
+            except (
+                psycopg.errors.DeadlockDetected,
+                psycopg.errors.SerializationFailure,
+                psycopg.errors.UniqueViolation,
+            ) as err:
+                collision = err
+            except (psycopg.OperationalError, psycopg_pool.PoolTimeout) as err:
+                raise StoreError("the ledger's database is out of reach; nothing was written") from err
+        raise StoreError(f"collided {ATTEMPTS} times; nothing was written") from collision
+
+    async def _rows(self, query: bytes, parameters: Mapping[str, Any]) -> list[TupleRow]:
+        try:
+            async with self._pool.connection() as connection:
+                return await (await connection.execute(query, parameters)).fetchall()
+        except (psycopg.OperationalError, psycopg_pool.PoolTimeout) as err:
+            raise StoreError("the ledger's database is out of reach") from err
+
+    async def _row(self, query: bytes, parameters: Mapping[str, Any]) -> TupleRow | None:
+        rows = await self._rows(query, parameters)
+        return rows[0] if rows else None
+
+    async def _write(self, *sentences: tuple[bytes, Mapping[str, Any]]) -> None:
+        try:
+            async with self._pool.connection() as connection, connection.transaction():
+                for query, parameters in sentences:
+                    await connection.execute(query, parameters)
+        except (psycopg.OperationalError, psycopg_pool.PoolTimeout) as err:
+            raise StoreError("the ledger's database is out of reach; nothing was written") from err
+
+    async def gateway(self, gateway_id: GatewayId) -> Gateway | None:
+        row = await self._row(READ_GATEWAY, {"gateway_id": gateway_id})
+        return _gateway(row) if row is not None else None
+
+    async def chain(self, gateway_id: GatewayId, incarnation: int) -> Chain:
+        return _chain(incarnation, await self._row(READ_CHAIN, {"gateway_id": gateway_id, "incarnation": incarnation}))
+
+    async def batch(self, gateway_id: GatewayId, incarnation: int, sequence: int) -> StoredBatch | None:
+        row = await self._row(READ_BATCH, {"gateway_id": gateway_id, "incarnation": incarnation, "sequence": sequence})
+        if row is None:
+            return None
+        return StoredBatch(
+            batch=row[0],
+            batch_hash=row[1],
+            beyond_micros=row[2],
+            proven=row[3],
+            receipt=ReceiptContent(
+                ledger_epoch=row[4],
+                gateway_id=gateway_id,
+                incarnation=incarnation,
+                sequence=sequence,
+                batch_hash=row[1],
+                posted_at=Instant(row[5]),
+                parked=tuple((line, reason) for line, reason in row[7]),
+                audit_head=row[6],
+            ),
+        )
+
+    async def kept_receipt(self, batch_hash: bytes) -> Signed | None:
+        row = await self._row(READ_RECEIPT, {"batch_hash": batch_hash})
+        return Signed(body=row[0], signature=row[1], key_id=row[2]) if row is not None else None
+
+    async def keep_receipt(self, batch_hash: bytes, receipt: Signed) -> Signed:
+        await self._write(
+            (
+                KEEP_RECEIPT,
+                {
+                    "batch_hash": batch_hash,
+                    "receipt": receipt.body,
+                    "signature": receipt.signature,
+                    "key_id": receipt.key_id,
+                },
+            )
+        )
+        kept = await self.kept_receipt(batch_hash)
+        assert kept is not None
+        return kept
+
+    async def park_fork(self, gateway_id: GatewayId, incarnation: int, sequence: int, batch: Signed, why: str) -> None:
+        parked = {
+            "batch_hash": audit.next_head(b"", batch.body),
+            "gateway_id": gateway_id,
+            "incarnation": incarnation,
+            "sequence": sequence,
+            "batch": batch.body,
+            "signature": batch.signature,
+            "key_id": batch.key_id,
+            "reason": why,
+        }
+        await self._write((PARK_BATCH, parked), (QUARANTINE_GATEWAY, {"gateway_id": gateway_id}))
+
+    async def witness(self, gateway_id: GatewayId, start_id: bytes, position: int, *, adopted: bool) -> None:
+        await self._write(
+            (
+                WITNESS,
+                {"gateway_id": gateway_id, "start_id": start_id, "position": position, "adopted": adopted},
+            )
+        )
+
+    async def directives(self, gateway_id: GatewayId, after_version: int, limit: int) -> Sequence[StoredDirective]:
+        rows = await self._rows(
+            READ_DIRECTIVES, {"gateway_id": gateway_id, "after_version": after_version, "limit": limit}
+        )
+        return [_directive(row) for row in rows]
+
+    async def unsigned(self, limit: int) -> Sequence[StoredDirective]:
+        return [_directive(row) for row in await self._rows(READ_UNSIGNED, {"limit": limit})]
+
+    async def keep_signature(self, gateway_id: GatewayId, version: int, signature: bytes, key_id: bytes) -> None:
+        await self._write(
+            (
+                KEEP_SIGNATURE,
+                {"gateway_id": gateway_id, "version": version, "signature": signature, "key_id": key_id},
+            )
+        )
+
+    async def told(self, operator_id: OperatorId, account_id: AccountId) -> Sequence[GatewayId]:
+        rows = await self._rows(READ_TOLD, {"operator_id": operator_id, "account_id": account_id})
+        return [GatewayId(row[0]) for row in rows]
+
+    async def open_quotas(
+        self, operator_id: OperatorId, gateway_id: str, account_id: str
+    ) -> Sequence[tuple[GatewayId, AccountId, QuotaId]]:
+        rows = await self._rows(
+            LIST_OPEN_QUOTAS, {"operator_id": operator_id, "gateway_id": gateway_id, "account_id": account_id}
+        )
+        return [(GatewayId(row[0]), AccountId(row[1]), QuotaId(row[2])) for row in rows]
+
+    async def currency_of(self, operator_id: OperatorId, account_id: AccountId) -> Currency | None:
+        row = await self._row(READ_CURRENCY_OF, {"operator_id": operator_id, "account_id": account_id})
+        return Currency(row[0]) if row is not None else None
+
+    async def currency_of_case(self, operator_id: OperatorId, case_id: int) -> Currency | None:
+        row = await self._row(READ_CURRENCY_OF_CASE, {"operator_id": operator_id, "case_id": case_id})
+        return Currency(row[0]) if row is not None else None
+
+    async def closing(self, operator_id: OperatorId, currency: Currency, window: str) -> bytes | None:
+        row = await self._row(READ_CLOSING, {"operator_id": operator_id, "currency": currency, "window": window})
+        return row[0] if row is not None else None
+
+    async def balances(self, operator_id: OperatorId, path_prefix: str) -> Sequence[tuple[str, Currency, Balances]]:
+        rows = await self._rows(LIST_BALANCES, {"operator_id": operator_id, "path_prefix": path_prefix})
+        return [(row[0], Currency(row[1]), _balances(row[2:])) for row in rows]
+
+    async def transfers(self, operator_id: OperatorId) -> Sequence[Transfer]:
+        return [
+            Transfer(
+                TransferKind(row[0]),
+                row[1],
+                row[2],
+                row[3],
+                QuotaId(row[4]) if row[4] else None,
+                Cause(row[5]),
+                row[6],
+                row[7],
+            )
+            for row in await self._rows(LIST_ALL_TRANSFERS, {"operator_id": operator_id})
+        ]
+
+    async def events(self, after: Cursor, limit: int, kinds: Sequence[str]) -> Sequence[StoredEvent]:
+        rows = await self._rows(
+            READ_EVENTS,
+            {
+                "transaction_id": str(after.transaction_id),
+                "sequence": after.sequence,
+                "kinds": list(kinds),
+                "limit": limit,
+            },
+        )
+        return [
+            StoredEvent(
+                cursor=Cursor(transaction_id=int(row[0]), sequence=row[1]),
+                kind=row[2],
+                key=row[3],
+                at=Instant(row[4]),
+                value=row[5],
+                traceparent=row[6],
+            )
+            for row in rows
+        ]
+
+    async def verify(self) -> Verdict:
+        async with self._pool.connection() as connection:
+            return await verify(connection)
+
+
+def _is_a_store(store: PostgresStore) -> LedgerStore:
+    return store  # mypy checks here that the store keeps the interface

@@ -1,0 +1,58 @@
+"""Fixtures: one embedded PostgreSQL for the session, a fresh database for each test that asks."""
+
+import asyncio
+import itertools
+import shutil
+import tempfile
+import warnings
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg import sql
+from psycopg.conninfo import make_conninfo
+
+from farthing_cloud.database import EmbeddedServer, Pool, migrate, open_pool
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def database_server() -> Iterator[str]:
+    """URL of a PostgreSQL that lives as long as the session. (Below /tmp: see the wheel's own rules about parents.)"""
+    folder = Path(tempfile.mkdtemp(prefix="farthing-postgresql-", dir="/tmp"))
+    # The server runs as a user of its own when we are root, and has to reach its data.
+    folder.chmod(0o755)
+    server = EmbeddedServer(folder / "data")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        url = asyncio.run(server.start())
+        with psycopg.connect(url, autocommit=True) as connection:
+            # Throwaway: nothing here has to survive a power cut, and tests should not wait for disks.
+            connection.execute("ALTER SYSTEM SET fsync = off")
+            connection.execute("ALTER SYSTEM SET synchronous_commit = off")
+            connection.execute("SELECT pg_reload_conf()")
+        yield url
+        asyncio.run(server.stop())
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def database_url(database_server: str) -> Iterator[str]:
+    """URL of an empty database."""
+    name = f"test_{next(_numbers)}"
+    with psycopg.connect(database_server, autocommit=True) as connection:
+        connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+    yield make_conninfo(database_server, dbname=name)
+    with psycopg.connect(database_server, autocommit=True) as connection:
+        connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+@pytest.fixture
+async def ledger_pool(database_url: str) -> AsyncIterator[Pool]:
+    """A pool on a fresh ledger."""
+    await migrate(database_url, "farthing_cloud.ledger.schema", "ledger")
+    pool = await open_pool(database_url, schema="ledger")
+    yield pool
+    await pool.close()

@@ -1,0 +1,100 @@
+"""``verify`` names the first fault; the database itself refuses to change what was posted."""
+
+import psycopg
+import pytest
+from ledger_story import ORDER, Story, grants, seal_all
+
+from farthing_cloud.database import Pool
+from farthing_cloud.ledger.store.postgres import PostgresStore
+
+pytestmark = pytest.mark.real
+
+# A superuser can take the triggers away; ``verify`` still sees what he did.
+FREE = b"SET LOCAL session_replication_role = replica"
+
+
+async def played(pool: Pool) -> PostgresStore:
+    store = PostgresStore(pool)
+    story = Story(store)
+    await grants(story)
+    sealed = seal_all(story)
+    for name in ORDER:
+        await story.push(sealed[name])
+    return store
+
+
+@pytest.mark.parametrize(
+    ("tampering", "fault"),
+    [
+        (b"UPDATE accounts SET credits_posted = credits_posted + 1 WHERE path = 'payer/P'", "account payer/P"),
+        (b"UPDATE transfers SET amount_micros = amount_micros + 1 WHERE id = 8", "account payer/P"),
+        (b"DELETE FROM transfers WHERE id = 8", "account payer/P"),
+        # Both sides and the transfer, so that double entry still holds: the audit chain does not.
+        (
+            b"WITH t AS (UPDATE transfers SET amount_micros = amount_micros + 1 WHERE id = 1 RETURNING 1)"
+            b" UPDATE accounts SET credits_posted = credits_posted + (path = 'payer/P')::int,"
+            b" debits_posted = debits_posted + (path = 'bank/main')::int",
+            "its transfers are not those that were posted",
+        ),
+        (b"UPDATE transfers SET cause = 'late' WHERE cause = 'overrun'", "its transfers are not those"),
+        (
+            b"UPDATE quotas SET posted_micros = posted_micros - 1, voided_micros = voided_micros + 1 WHERE id = 1",
+            "quota q-",
+        ),
+        (b"UPDATE claims SET net_micros = net_micros + 1 WHERE sequence = 3", "the claims add up to"),
+        (
+            b"UPDATE claims SET register_to = register_to + 7,"
+            b" net_micros = net_micros + 1, tax_micros = tax_micros - 1 WHERE sequence = 3 AND gateway_id = 'G1'",
+            "claim 6131",
+        ),
+        (b"UPDATE batches SET batch = batch || '\\x00' WHERE id = 2", "its bytes do not have its hash"),
+        (b"DELETE FROM batches WHERE gateway_id = 'G1' AND sequence = 2", "the claims add up to"),
+        (
+            b"UPDATE batches SET previous_hash = sha256('other') WHERE gateway_id = 'G2' AND sequence = 2",
+            "batch 2 of G2, incarnation 1: it does not follow the one before it",
+        ),
+        (b"UPDATE chains SET sequence = 2 WHERE gateway_id = 'G2'", "the chain ends elsewhere"),
+        (b"DELETE FROM directives WHERE gateway_id = 'G1' AND version = 2", "directive 3 of G1: the one before it"),
+        (b"DELETE FROM directives WHERE gateway_id = 'G1' AND version = 3", "directive 2 of G1: the chain ends"),
+        (
+            b"UPDATE directives SET body = body || '\\x00', body_hash = sha256(body || '\\x00') WHERE version = 2",
+            "it does not follow the one before it",
+        ),
+        (b"UPDATE postings SET subject = 'pay-3' WHERE subject = 'pay-2'", "it does not follow the one before it"),
+        (b"DELETE FROM postings WHERE id = (SELECT max(id) FROM postings)", "no posting made it"),
+        (b"UPDATE asides SET net_micros = net_micros - 1", "account suspense/S2"),
+    ],
+)
+async def test_each_tampering_is_named(ledger_pool: Pool, tampering: bytes, fault: str) -> None:
+    store = await played(ledger_pool)
+    verdict = await store.verify()
+    assert (verdict.fault, verdict.transfers, verdict.batches) == ("", 38, 6)
+    async with ledger_pool.connection() as connection, connection.transaction():
+        await connection.execute(FREE)
+        assert (await connection.execute(tampering)).rowcount > 0
+    assert fault in (await store.verify()).fault
+
+
+@pytest.mark.parametrize("table", ["transfers", "postings", "batches", "directives", "receipts"])
+@pytest.mark.parametrize("statement", ["DELETE FROM {}", "TRUNCATE {} CASCADE"])
+async def test_what_was_posted_cannot_be_taken_out(ledger_pool: Pool, table: str, statement: str) -> None:
+    await played(ledger_pool)
+    async with ledger_pool.connection() as connection:
+        with pytest.raises(psycopg.errors.RaiseException, match="append-only"):
+            await connection.execute(statement.format(table).encode())
+
+
+async def test_a_transfer_cannot_be_changed(ledger_pool: Pool) -> None:
+    await played(ledger_pool)
+    async with ledger_pool.connection() as connection:
+        with pytest.raises(psycopg.errors.RaiseException, match="append-only"):
+            await connection.execute(b"UPDATE transfers SET amount_micros = 1")
+
+
+async def test_the_serving_role_may_not_change_what_was_posted(ledger_pool: Pool) -> None:
+    await played(ledger_pool)
+    async with ledger_pool.connection() as connection:
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            async with connection.transaction():
+                await connection.execute(b"SET LOCAL ROLE farthing_ledger")
+                await connection.execute(b"UPDATE transfers SET amount_micros = 1")
