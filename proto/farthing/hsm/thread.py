@@ -29,6 +29,8 @@ MAX_WAITING_HANDSHAKES = 64
 HANDSHAKE_EVERY = 4
 #: Longest wait of a blocking caller. gRPC gives a TLS handshake 20 s; a token that needs longer than this is broken.
 BLOCKING_TIMEOUT_S = 15.0
+#: A daemon has 5 s to stop; a token that hangs may take this much of it.
+CLOSING_TIMEOUT_S = 2.0
 
 
 @enum.unique
@@ -93,14 +95,19 @@ class HsmThread:
         self._thread = threading.Thread(target=self._run, name="pkcs11", daemon=True)
         self._thread.start()
 
-    def stop(self) -> None:
-        """End the thread after what it does now; what waits fails with ``HsmError``. Idempotent."""
+    def stop(self) -> bool:
+        """End the thread after what it does now; what waits fails with ``HsmError``. Idempotent.
+
+        Whether it has ended: False means that a call hangs in the token, and nobody else may enter the module.
+        """
         with self._changed:
             self._stopping = True
             self._changed.notify()
         thread, self._thread = self._thread, None
-        if thread is not None and self._pid == os.getpid():
-            thread.join()
+        if thread is None or self._pid != os.getpid():
+            return True
+        thread.join(CLOSING_TIMEOUT_S)
+        return not thread.is_alive()
 
     def submit(self, lane: Lane, call: Callable[[], T]) -> Future[T]:
         """Queue ``call``; its result or exception arrives in the future. Raise ``HsmBusy`` or ``HsmError``."""
@@ -114,15 +121,15 @@ class HsmThread:
             self._changed.notify()
         return answer
 
-    def run(self, call: Callable[[], T], *, lane: Lane = Lane.ORDINARY) -> T:
-        """Run ``call`` on the thread and wait for it, at most ``BLOCKING_TIMEOUT_S``. Not for an event loop."""
+    def run(self, call: Callable[[], T], *, lane: Lane = Lane.ORDINARY, timeout_s: float = BLOCKING_TIMEOUT_S) -> T:
+        """Run ``call`` on the thread and wait for it, at most ``timeout_s``. Not for an event loop."""
         assert threading.current_thread() is not self._thread, "the HSM thread would wait for itself"
         answer = self.submit(lane, call)
         try:
-            return answer.result(timeout=BLOCKING_TIMEOUT_S)
+            return answer.result(timeout=timeout_s)
         except TimeoutError as err:
             answer.cancel()
-            raise HsmError(f"the token did not answer in {BLOCKING_TIMEOUT_S:.0f} s: is it still there?") from err
+            raise HsmError(f"the token did not answer in {timeout_s:.0f} s: is it still there?") from err
 
     def _run(self) -> None:
         while True:

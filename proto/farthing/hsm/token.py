@@ -23,7 +23,7 @@ from pkcs11 import KDF, Attribute, GCMParams, KeyType, Mechanism, ObjectClass
 
 from farthing.hsm.errors import BadPoint, HsmError, NoSuchKey
 from farthing.hsm.party import Party
-from farthing.hsm.thread import HsmThread, Lane
+from farthing.hsm.thread import CLOSING_TIMEOUT_S, HsmThread, Lane
 
 T = TypeVar("T")
 
@@ -80,8 +80,8 @@ class Hsm:
         try:
             self._thread.run(self._load)
         except BaseException:
-            self._thread.stop()
-            _one_per_process.release()
+            if self._thread.stop():
+                _one_per_process.release()
             raise
         self._started = True
 
@@ -91,11 +91,11 @@ class Hsm:
             return
         self._started = False
         try:
-            self._thread.run(self._unload, lane=Lane.URGENT)
+            self._thread.run(self._unload, lane=Lane.URGENT, timeout_s=CLOSING_TIMEOUT_S)
         finally:
             self._tokens.clear()
-            self._thread.stop()
-            _one_per_process.release()
+            if self._thread.stop():
+                _one_per_process.release()
 
     def __enter__(self) -> Self:
         self.start()

@@ -1,0 +1,106 @@
+"""HSMs that fail: callers hear of it, the thread and the token go on."""
+
+import asyncio
+
+import pytest
+
+from farthing.hsm import Hsm, HsmBusy, HsmError
+from farthing.hsm.thread import MAX_WAITING_HANDSHAKES
+from farthing_hsm_sim.ceremony import destroy_below, hold
+from farthing_hsm_sim.failing import FailingHsm, Faults
+from farthing_hsm_sim.plan import Plan
+from farthing_hsm_sim.softhsm import MODULE_PLACES
+
+pytestmark = [
+    pytest.mark.real,
+    pytest.mark.skipif(
+        not any(each.is_file() for each in MODULE_PLACES), reason="no libsofthsm2.so: apt-get install softhsm2"
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def party(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("failing") / "parties"
+    yield hold(Plan(gateways=("gw-1",)), folder).gateways["gw-1"]
+    destroy_below(folder)
+
+
+@pytest.fixture
+def faults():
+    return Faults()
+
+
+@pytest.fixture
+def token(party, faults):
+    hsm = FailingHsm(module_path=party.module_path, softhsm_conf=party.softhsm_conf, faults=faults)
+    hsm.start()
+    yield hsm.attach(party)
+    faults.clear()
+    faults.plug_in()
+    faults.loosen(failing_ppm=0, seed=0)
+    faults.fail_next(0)
+    hsm.close()
+
+
+async def test_pulled_and_put_back(token, faults):
+    faults.unplug()
+    with pytest.raises(HsmError):
+        await token.sign("batch", b"")
+    faults.plug_in()
+    assert await token.sign("batch", b"")
+
+
+async def test_one_operation_fails(token, faults):
+    faults.fail_next(1)
+    results = await asyncio.gather(*(token.sign("batch", b"") for _ in range(3)), return_exceptions=True)
+    assert [isinstance(each, HsmError) for each in results] == [True, False, False]
+
+
+async def test_a_loose_cable_is_loose_at_the_same_places(token, faults):
+    async def outcomes() -> list[bool]:
+        faults.loosen(failing_ppm=400_000, seed=7)
+        done = await asyncio.gather(*(token.sign("batch", b"") for _ in range(40)), return_exceptions=True)
+        return [isinstance(each, bytes) for each in done]
+
+    first = await outcomes()
+    assert 0 < sum(first) < 40
+    assert await outcomes() == first
+
+
+async def test_while_it_hangs_the_loop_runs_and_the_queue_is_bounded(token, faults):
+    faults.jam()
+    stuck = asyncio.create_task(token.sign("batch", b"", urgent=True))
+    g_x = bytes.fromhex("8af6f430ebe18d34184017a9a11bf511c8dff8f834730b96c1b7c8dbca2fc3b6")
+    waiting = [asyncio.create_task(token.ecdh("edhoc", g_x)) for _ in range(MAX_WAITING_HANDSHAKES)]
+    await asyncio.sleep(0)
+    # One of all these may be on the thread already; then one more fits.
+    with pytest.raises(HsmBusy):
+        await asyncio.gather(token.ecdh("edhoc", g_x), token.ecdh("edhoc", g_x))
+    assert not stuck.done()
+    faults.clear()
+    assert len(await stuck) == 64
+    assert len({*await asyncio.gather(*waiting)}) == 1
+
+
+def test_a_token_that_hangs_does_not_hold_up_the_end(party, faults, monkeypatch):
+    monkeypatch.setattr("farthing.hsm.token.CLOSING_TIMEOUT_S", 0.05)
+    monkeypatch.setattr("farthing.hsm.thread.CLOSING_TIMEOUT_S", 0.05)
+    hsm = FailingHsm(module_path=party.module_path, softhsm_conf=party.softhsm_conf, faults=faults)
+    hsm.start()
+    hsm.attach(party)
+    thread = hsm._thread._thread
+    faults.jam()
+    with pytest.raises(HsmError, match="did not answer"):
+        hsm.close()
+    # Somebody is still inside the module: nobody else may enter.
+    with pytest.raises(HsmError, match="already"):
+        Hsm.of(party).start()
+    faults.clear()
+    thread.join()
+    # The module is closed now; give the process back to the tests after this one.
+    from farthing.hsm import token as hsm_token
+
+    hsm_token._one_per_process.release()
+    with Hsm.of(party) as again:
+        assert again.attach(party).has_key("batch")
