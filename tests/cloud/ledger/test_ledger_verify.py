@@ -27,13 +27,13 @@ async def played(pool: Pool) -> PostgresStore:
     ("tampering", "fault"),
     [
         (b"UPDATE accounts SET credits_posted = credits_posted + 1 WHERE path = 'payer/P'", "account payer/P"),
-        (b"UPDATE transfers SET amount_micros = amount_micros + 1 WHERE id = 8", "account payer/P"),
-        (b"DELETE FROM transfers WHERE id = 8", "account payer/P"),
+        (b"UPDATE transfers SET amount_micros = amount_micros + 1 WHERE id = 8", "account quota/G1"),
+        (b"DELETE FROM transfers WHERE id = 8", "account quota/G1"),
         # Both sides and the transfer, so that double entry still holds: the audit chain does not.
         (
-            b"WITH t AS (UPDATE transfers SET amount_micros = amount_micros + 1 WHERE id = 1 RETURNING 1)"
-            b" UPDATE accounts SET credits_posted = credits_posted + (path = 'payer/P')::int,"
-            b" debits_posted = debits_posted + (path = 'bank/main')::int",
+            b"""WITH t AS (UPDATE transfers SET amount_micros = amount_micros + 1 WHERE id = 1 RETURNING 1)
+            UPDATE accounts SET credits_posted = credits_posted + (path = 'payer/P')::int,
+                debits_posted = debits_posted + (path = 'bank/main')::int""",
             "its transfers are not those that were posted",
         ),
         (b"UPDATE transfers SET cause = 'late' WHERE cause = 'overrun'", "its transfers are not those"),
@@ -43,8 +43,8 @@ async def played(pool: Pool) -> PostgresStore:
         ),
         (b"UPDATE claims SET net_micros = net_micros + 1 WHERE sequence = 3", "the claims add up to"),
         (
-            b"UPDATE claims SET register_to = register_to + 7,"
-            b" net_micros = net_micros + 1, tax_micros = tax_micros - 1 WHERE sequence = 3 AND gateway_id = 'G1'",
+            b"""UPDATE claims SET register_to = register_to + 7, net_micros = net_micros + 1, tax_micros = tax_micros - 1
+            WHERE sequence = 3 AND gateway_id = 'G1'""",
             "claim 6131",
         ),
         (b"UPDATE batches SET batch = batch || '\\x00' WHERE id = 2", "its bytes do not have its hash"),
@@ -93,8 +93,7 @@ async def test_a_transfer_cannot_be_changed(ledger_pool: Pool) -> None:
 
 async def test_the_serving_role_may_not_change_what_was_posted(ledger_pool: Pool) -> None:
     await played(ledger_pool)
-    async with ledger_pool.connection() as connection:
+    async with ledger_pool.connection() as connection, connection.transaction(force_rollback=True):
+        await connection.execute(b"SET LOCAL ROLE farthing_ledger")
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
-            async with connection.transaction():
-                await connection.execute(b"SET LOCAL ROLE farthing_ledger")
-                await connection.execute(b"UPDATE transfers SET amount_micros = 1")
+            await connection.execute(b"UPDATE transfers SET amount_micros = 1")
