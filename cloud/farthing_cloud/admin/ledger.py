@@ -202,6 +202,11 @@ def recall_quotas(
 # --- batches ----------------------------------------------------------------------------------------------------------
 
 
+@batches.callback()
+def _batches() -> None:
+    # Keeps this a group: typer lets a single command take its group's place.
+
+
 @batches.command("list")
 def list_batches(ctx: typer.Context, operator: Operator, gateway: GatewayFilter = "", as_json: Json = False) -> None:
     """Batches taken over from gateways, and whether their detail has been verified."""
