@@ -249,16 +249,17 @@ def _open(state: GatewayState, device: Device, authorization: Authorization) -> 
         register.last_value = max(register.last_value, authorization.start)
 
 
-def _granted(state: GatewayState, event: events.Granted) -> None:
-    device = _device(state, event.device)
-    authorization = Authorization(
+def opened(event: events.Granted | events.BaselineTaken, position: int) -> Authorization:
+    """The authorization that the entry at ``position`` opens, before anything is billed."""
+    granted = event.__class__ is events.Granted
+    return Authorization(
         authorization_id=AuthorizationId(event.authorization),
-        device_id=device.id,
+        device_id=DeviceId(event.device),
         intent_epoch=event.device_epoch,
         intent_counter=event.counter,
         account_id=AccountId(event.account),
         token_key=event.token_key,
-        commitment=event.commitment,
+        commitment=event.commitment if isinstance(event, events.Granted) else None,
         register_id=RegisterId(event.register_id),
         register_epoch=event.register_epoch,
         unit=event.unit,
@@ -267,11 +268,16 @@ def _granted(state: GatewayState, event: events.Granted) -> None:
         tariff=TariffVersion(tariff_id=TariffId(event.tariff_id), version=event.tariff_version),
         currency=Currency(event.currency),
         report_interval_s=event.report_interval_s,
-        standing=False,
+        standing=not granted,
         first_statement=event.statement,
         traceparent=event.traceparent,
-        opened_position=state.position,
+        opened_position=position,
     )
+
+
+def _granted(state: GatewayState, event: events.Granted) -> None:
+    device = _device(state, event.device)
+    authorization = opened(event, state.position)
     _open(state, device, authorization)
     _remember(state, device, event.counter, event.digest, authorization, None)
     _await_receipt(device, event.counter, state.position)
@@ -341,27 +347,7 @@ def _intent_cancelled(state: GatewayState, event: events.IntentCancelled) -> Non
 
 def _baseline_taken(state: GatewayState, event: events.BaselineTaken) -> None:
     device = _device(state, event.device)
-    authorization = Authorization(
-        authorization_id=AuthorizationId(event.authorization),
-        device_id=device.id,
-        intent_epoch=event.device_epoch,
-        intent_counter=event.counter,
-        account_id=AccountId(event.account),
-        token_key=event.token_key,
-        commitment=None,
-        register_id=RegisterId(event.register_id),
-        register_epoch=event.register_epoch,
-        unit=event.unit,
-        start=event.start,
-        started_at=Instant(event.at),
-        tariff=TariffVersion(tariff_id=TariffId(event.tariff_id), version=event.tariff_version),
-        currency=Currency(event.currency),
-        report_interval_s=event.report_interval_s,
-        standing=True,
-        first_statement=event.statement,
-        traceparent=event.traceparent,
-        opened_position=state.position,
-    )
+    authorization = opened(event, state.position)
     _open(state, device, authorization)
     _remember(state, device, event.counter, event.digest, authorization, None)
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from farthing.clock import Instant
+from farthing.device.messages import MAX_HELD_PARTS
 from farthing.money import cut
 from farthing.tariff import Part
 from farthing_edge.authorization.state import (
@@ -119,7 +120,8 @@ def hold(purse: Purse, charges: Sequence[Charge], need_micros: int, now: Instant
         taken = paid.get(quota.id, 0)
         most = max(0, own - taken) if quota.is_stopped(now) else quota.free_micros + own - taken
         amount = min(need, most)
-        if amount > 0:
+        # One part is left for the floor.
+        if amount > 0 and len(parts) < MAX_HELD_PARTS - 1:
             parts.append((quota.id, amount))
             need -= amount
     room = purse.floor_room_micros + purse.holds.get(FLOOR_FUNDING, 0) - paid.get(FLOOR_FUNDING, 0)

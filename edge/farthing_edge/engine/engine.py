@@ -1,0 +1,852 @@
+"""The writer: queue, decide, commit, answer.
+
+Rule 1 (P2): nothing is said before the commit that holds it has returned; a reply that wrote nothing waits for its group all the same, as
+it may rest on what the group writes.
+Rule 2: while a commit runs in its thread, the next group gathers. Signatures of grants are made meanwhile and thrown away when the commit
+fails.
+Rule 3: a commit that fails for I/O ends the process. One that fails otherwise is rolled back, the state is rebuilt from the journal, and
+the group is decided one by one: what fails alone is parked.
+Rule 4: every queue here has a bound; above it the answer is "later".
+"""
+
+import asyncio
+import contextlib
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeVar
+
+import structlog
+
+from farthing.clock import BusinessClock, Instant
+from farthing.device import cose
+from farthing.device.messages import Answer, AnswerStatus, Grant, Intent, Witness, encode
+from farthing.evidence.batches import BATCH_RECIPIENT
+from farthing.hsm import HsmError
+from farthing.ids import START_ID_SIZE, AccountId, StartId
+from farthing.money import Currency
+from farthing.refusal import Refusal
+from farthing.v1 import directive_pb2
+from farthing_edge.authorization import commands
+from farthing_edge.authorization.applying import StateError, apply
+from farthing_edge.authorization.commands import Command, DeviceStatement, DirectiveArrived, Reply
+from farthing_edge.authorization.deciding import Decision, decide, status_of
+from farthing_edge.authorization.events import (
+    KIND_OF,
+    DirectiveApplied,
+    Event,
+    QuotaRequestClosed,
+    QuotaRequested,
+    Sealed,
+    Started,
+    UplinkSeen,
+    decode,
+)
+from farthing_edge.authorization.events import encode as encode_event
+from farthing_edge.authorization.state import CoreSettings, GatewayState
+from farthing_edge.engine.signing import BatchSigner, GrantSigner
+from farthing_edge.engine.view import GatewayView
+from farthing_edge.journal.errors import JournalError, JournalFull, JournalRejected
+from farthing_edge.journal.store import (
+    Entry,
+    Group,
+    Journal,
+    read_batch_position,
+    read_entries,
+    read_entry,
+    read_signed_batches,
+    read_start_at,
+    read_unsigned_batches,
+)
+from farthing_edge.metering.detail import Placed, leaves_of_entries
+
+T = TypeVar("T")
+_log = structlog.get_logger(__name__)
+_NS = 1_000_000_000
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+#: First and longest wait before a batch's signature is tried again, seconds: the token is beside us, not across a network.
+_SIGN_AGAIN_S = 0.2
+_SIGN_AGAIN_AT_MOST_S = 5.0
+
+
+class EngineError(Exception):
+    """The engine has stopped: nothing more is decided in this process."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineLimits:
+    """What bounds the engine. Times are real."""
+
+    #: Commands that wait: at 5,000 decisions a second, under a second of work; beyond it "later" is the honest answer.
+    queue: int = 4_096
+    #: Commands in one commit: 128 rows already reach 69,000 rows/s; twice that bounds the memory and the wait.
+    group: int = 256
+    #: Statements that wait for a quota at once, and for how long each.
+    parked_for_quota: int = 1_024
+    quota_wait_ms: int = 1_500
+    #: How often time itself is a command: quotas that are over, accounts that are low.
+    tick_ms: int = 250
+    #: What "later" tells a device to wait.
+    retry_after_ms: int = 500
+    #: Grants being signed at once: the token makes some 5,000 a second, so a tenth of a second of its work.
+    signing: int = 512
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SignedBatchRow:
+    """A batch ready to be sent."""
+
+    incarnation: int
+    sequence: int
+    batch: bytes
+    signature: bytes
+    key_id: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuotaRequestRow:
+    """A request for money that the cloud has not answered."""
+
+    incarnation: int
+    counter: int
+    account_id: AccountId
+    currency: Currency
+    wanted_micros: int
+
+
+@dataclass(slots=True)
+class _Item:
+    """A command and who waits for its answer."""
+
+    command: Command
+    future: "asyncio.Future[Answer | None]"
+    #: Monotonic nanoseconds after which a statement no longer waits for a quota; 0 before it does.
+    deadline_ns: int = 0
+
+
+@dataclass(slots=True)
+class _Draft:
+    """An answer before its commit and signature."""
+
+    item: _Item
+    reply: Reply | None
+    grant: Grant | None
+    receipted_counter: int
+
+
+class _Bell:
+    """Wakes everybody who waits for something to have changed."""
+
+    def __init__(self) -> None:
+        self._event = asyncio.Event()
+
+    def ring(self) -> None:
+        self._event.set()
+        self._event = asyncio.Event()
+
+    async def wait(self) -> None:
+        await self._event.wait()
+
+
+class Engine:
+    """The one writer of a gateway. Nothing is opened before :meth:`start`."""
+
+    def __init__(
+        self,
+        *,
+        journal: Journal,
+        settings: CoreSettings,
+        grant_signer: GrantSigner,
+        batch_signer: BatchSigner,
+        clock: BusinessClock,
+        limits: EngineLimits | None = None,
+        monotonic_ns: Callable[[], int] = time.monotonic_ns,
+        random_bytes: Callable[[int], bytes] = os.urandom,
+    ) -> None:
+        self._journal = journal
+        self._settings = settings
+        self._grant_signer = grant_signer
+        self._batch_signer = batch_signer
+        self._clock = clock
+        self._limits = limits or EngineLimits()
+        self._monotonic_ns = monotonic_ns
+        self._random_bytes = random_bytes
+        self._state = GatewayState(settings)
+        self.view = GatewayView(lambda: self._state, lambda: journal.position)
+        #: Called after a directive is durable and obeyed, on the event loop.
+        self.on_directive: list[Callable[[directive_pb2.Directive], None]] = []
+        self._executor: ThreadPoolExecutor | None = None
+        self._queue: deque[_Item] = deque()
+        self._arrived = asyncio.Event()
+        self._room = _Bell()
+        self._waiting: dict[AccountId, list[_Item]] = {}
+        self._waiting_count = 0
+        self._answering: set[asyncio.Task[None]] = set()
+        self._signing_count = 0
+        self._unsigned: deque[tuple[int, int, bytes]] = deque()
+        self._unsigned_bell = _Bell()
+        self._signed_sequence = 0
+        self._batch_bell = _Bell()
+        self._request_bell = _Bell()
+        #: Requests up to this are durable: only they may be sent.
+        self._durable_request = 0
+        self._unsaid_since_ns = 0
+        self._next_tick_ns = 0
+        self._storage_full = False
+        self._stopping = False
+        self._failure: BaseException | None = None
+        #: Refusals that are not journaled (unknown devices, reused counters...), by number; volatile.
+        self.refused_unrecorded: dict[int, int] = {}
+        self.poisoned = 0
+        self.groups = 0
+        self.decided = 0
+
+    # Life -------------------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Open the journal, become what it says, and journal this start. ``JournalError`` says what is wrong."""
+        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="journal")
+        try:
+            await self._in_journal_thread(self._journal.open)
+            self._state = await self._in_journal_thread(self._replay)
+            await self._in_journal_thread(self._find_unsigned)
+            await self._commit_start()
+        except BaseException:
+            await self._close()
+            raise
+        if self._journal.moved_aside is not None:
+            _log.warning("journal copied after a failed disk", moved_aside=str(self._journal.moved_aside))
+        _log.info(
+            "journal read",
+            position=self._state.position,
+            incarnation=self._state.incarnation,
+            directive_version=self._state.directive_version,
+        )
+
+    async def run(self) -> None:
+        """Decide until :meth:`stop`; raise what ended the journal."""
+        signing = asyncio.create_task(self._sign_batches(), name="sign batches")
+        try:
+            while not (self._stopping and not self._queue):
+                await self._until_work()
+                await self._one_group()
+                if signing.done():
+                    signing.result()
+            if self._answering:
+                await asyncio.wait(self._answering)
+        except BaseException as err:
+            self._failure = err
+            raise
+        finally:
+            signing.cancel()
+            with contextlib.suppress(asyncio.CancelledError, EngineError, JournalError):
+                await signing
+            self._fail_all()
+            await self._close()
+
+    async def stop(self) -> None:
+        """Let what waits be decided, then let :meth:`run` return. Nothing is sealed."""
+        self._stopping = True
+        for items in self._waiting.values():
+            self._queue.extend(_no_longer_waiting(item) for item in items)
+        self._waiting.clear()
+        self._waiting_count = 0
+        self._arrived.set()
+
+    async def _close(self) -> None:
+        if self._executor is not None:
+            await self._in_journal_thread(self._journal.close)
+            self._executor.shutdown(wait=False)
+            self._executor = None
+
+    def _fail_all(self) -> None:
+        error = EngineError("the engine has stopped")
+        items = [*self._queue, *(item for items in self._waiting.values() for item in items)]
+        self._queue.clear()
+        self._waiting.clear()
+        for item in items:
+            if not item.future.done():
+                item.future.set_exception(error)
+        self._batch_bell.ring()
+        self._request_bell.ring()
+        self._room.ring()
+
+    async def _in_journal_thread(self, call: Callable[..., T], *arguments: object) -> T:
+        executor = self._executor
+        if executor is None:
+            raise EngineError("the engine is not running")
+        return await asyncio.get_running_loop().run_in_executor(executor, call, *arguments)
+
+    def _replay(self) -> GatewayState:
+        state = GatewayState(self._settings)
+        for entry in self._journal.entries():
+            apply(state, decode(entry.kind, entry.body))
+        return state
+
+    def _find_unsigned(self) -> None:
+        connection = self._journal.reader()
+        try:
+            for incarnation, sequence, position in read_unsigned_batches(connection):
+                sealed = _sealed_at(read_entry(connection, position))
+                self._unsigned.append((incarnation, sequence, sealed.batch))
+            first_unsigned = self._unsigned[0] if self._unsigned else None
+        finally:
+            connection.close()
+        self._signed_sequence = self._state.sequence
+        if first_unsigned is not None and first_unsigned[0] == self._state.incarnation:
+            self._signed_sequence = first_unsigned[1] - 1
+
+    async def _commit_start(self) -> None:
+        clock = self._clock
+        started = commands.Started(
+            start_id=self._random_bytes(START_ID_SIZE),
+            boot_id=_boot_id(),
+            clock_epoch_us=clock.epoch_us,
+            clock_real_epoch_us=clock.real_epoch_us,
+            clock_rate=clock.rate,
+        )
+        group = Group()
+        self._take(group, started, clock.now())
+        await self._in_journal_thread(self._journal.commit, group)
+        self._durable_request = self._state.request_counter
+
+    # Commands ---------------------------------------------------------------------------------------------------------
+
+    async def submit(self, command: Command) -> Answer | None:
+        """Decide ``command``; return when what follows is durable: an answer to a statement, None to all others.
+
+        A statement that finds the queue full is answered "later"; other commands wait for room. ``EngineError`` when the engine
+        has stopped: say nothing then.
+        """
+        while len(self._queue) >= self._limits.queue:
+            if isinstance(command, DeviceStatement):
+                return self._later(command, Refusal.OVERLOADED)
+            await self._room.wait()
+            self._check_running()
+        self._check_running()
+        future: asyncio.Future[Answer | None] = asyncio.get_running_loop().create_future()
+        self._queue.append(_Item(command, future))
+        self._arrived.set()
+        return await future
+
+    def _check_running(self) -> None:
+        if self._failure is not None or self._stopping:
+            raise EngineError("the engine has stopped") from self._failure
+
+    def answer_refusal(
+        self, *, answers: tuple[int, int] | None, refusal: Refusal, retry_after_ms: int | None = None
+    ) -> Answer:
+        """What ingress says on its own, before anything reaches the engine: the status follows from the number."""
+        status = status_of(refusal)
+        if status is AnswerStatus.LATER and retry_after_ms is None:
+            retry_after_ms = self._limits.retry_after_ms
+        self.refused_unrecorded[refusal] = self.refused_unrecorded.get(refusal, 0) + 1
+        return Answer(
+            gateway=self._state.gateway_id,
+            witness=self._witness(),
+            answers=answers,
+            status=status,
+            receipted_counter=0,
+            refusal=refusal,
+            retry_after_ms=retry_after_ms if status is AnswerStatus.LATER else None,
+        )
+
+    def _later(self, command: DeviceStatement, refusal: Refusal) -> Answer:
+        return self.answer_refusal(answers=(command.statement.device_epoch, command.statement.counter), refusal=refusal)
+
+    def _witness(self) -> Witness:
+        state = self._state
+        return Witness(
+            incarnation=state.incarnation,
+            start_id=StartId(state.start_id or bytes(START_ID_SIZE)),
+            # What is durable, not what is being decided.
+            position=self._journal.position,
+        )
+
+    # The loop ---------------------------------------------------------------------------------------------------------
+
+    async def _until_work(self) -> None:
+        """Return when there is a command, or time itself is due."""
+        if self._queue:
+            return
+        wait_s = max(0.0, (self._due_ns() - self._monotonic_ns()) / _NS)
+        try:
+            async with asyncio.timeout(wait_s):
+                await self._arrived.wait()
+        except TimeoutError:
+            return
+
+    def _due_ns(self) -> int:
+        due = self._next_tick_ns
+        if self._unsaid_since_ns:
+            due = min(due, self._unsaid_since_ns + self._state.seal_policy.age_s * _NS)
+        for items in self._waiting.values():
+            for item in items:
+                due = min(due, item.deadline_ns)
+        return due
+
+    async def _one_group(self) -> None:
+        self._arrived.clear()
+        self._expire_waiting()
+        items = [self._queue.popleft() for _ in range(min(len(self._queue), self._limits.group))]
+        self._room.ring()
+        now = self._clock.now()
+        group = Group()
+        drafts: list[_Draft] = []
+        happened: list[Event] = []
+        try:
+            for item in items:
+                self._decide_item(item, group, drafts, happened, now)
+            self._time_itself(group, happened, now)
+        except StateError:
+            _log.exception("an event did not follow from the state")
+            await self._one_by_one(items)
+            return
+        signatures = self._start_signing(drafts)
+        try:
+            if group.entries:
+                await self._in_journal_thread(self._journal.commit, group)
+        except JournalFull as err:
+            _cancel(signatures)
+            await self._nothing_written(items, err)
+            return
+        except JournalRejected:
+            _cancel(signatures)
+            _log.exception("the journal refused a group")
+            await self._one_by_one(items)
+            return
+        except JournalError:
+            _cancel(signatures)
+            for item in items:
+                if not item.future.done():
+                    item.future.set_exception(EngineError("the journal failed"))
+            raise
+        self._after_commit(items, drafts, signatures, happened)
+        if self._signing_count > self._limits.signing and self._answering:
+            await asyncio.wait(self._answering, return_when=asyncio.FIRST_COMPLETED)
+
+    def _decide_item(
+        self, item: _Item, group: Group, drafts: list[_Draft], happened: list[Event], now: Instant
+    ) -> None:
+        command = item.command
+        if isinstance(command, DeviceStatement):
+            if self._storage_full and isinstance(command.statement, Intent):
+                self._answer_unwritten(item, Refusal.STORAGE_FULL)
+                return
+            if command.may_wait and self._waiting_count >= self._limits.parked_for_quota:
+                command = replace(command, may_wait=False)
+        try:
+            decision = decide(self._state, command, now=now)
+        except StateError:
+            raise
+        except Exception as err:  # noqa: BLE001  # a bug in a rule must not stop the site: nothing has changed yet
+            self._poison(item, err)
+            return
+        self._let_happen(group, command, decision, now)
+        happened.extend(decision.events)
+        if decision.wait is not None:
+            if not item.deadline_ns:
+                item.deadline_ns = self._monotonic_ns() + self._limits.quota_wait_ms * 1_000_000
+            self._waiting.setdefault(decision.wait.account, []).append(item)
+            self._waiting_count += 1
+            return
+        if decision.refused is not None:
+            count = self.refused_unrecorded
+            count[decision.refused] = count.get(decision.refused, 0) + 1
+        drafts.append(self._draft(item, decision.reply))
+        self.decided += 1
+
+    def _draft(self, item: _Item, reply: Reply | None) -> _Draft:
+        if reply is None:
+            return _Draft(item, None, None, 0)
+        state = self._state
+        grant = None
+        if reply.grant_of is not None:
+            authorization = state.authorizations.get(reply.grant_of)
+            grant = None if authorization is None else authorization.grant(state.gateway_id)
+        device = state.devices.get(reply.device)
+        receipted = 0 if device is None else device.receipted_counter(state.receipted_position)
+        return _Draft(item, reply, grant, receipted)
+
+    def _take(self, group: Group, command: Command, now: Instant) -> Decision:
+        decision = decide(self._state, command, now=now)
+        self._let_happen(group, command, decision, now)
+        return decision
+
+    def _let_happen(self, group: Group, command: Command, decision: Decision, now: Instant) -> None:
+        state = self._state
+        for event in decision.events:
+            try:
+                apply(state, event)
+            except StateError:
+                raise
+            except Exception as err:
+                raise StateError(f"applying {type(event).__name__} failed") from err
+            if event.__class__ not in KIND_OF:
+                continue
+            kind, body = encode_event(event)
+            group.entries.append(Entry(state.position, now, kind, body))
+            if isinstance(event, Sealed):
+                group.batches.append((event.incarnation, event.sequence, state.position, event.batch_hash))
+            elif isinstance(event, Started):
+                group.starts.append((state.position, event.start_id, state.incarnation))
+            elif isinstance(event, DirectiveApplied):
+                group.directives.append((event.version, state.position, state.directive_hash))
+                if isinstance(command, DirectiveArrived) and command.body.WhichOneof("body") == "device":
+                    device = command.body.device
+                    group.devices.append((device.device_id, state.position, device.status))
+
+    def _time_itself(self, group: Group, happened: list[Event], now: Instant) -> None:
+        """Tick when it is time or an account ran low; seal when a threshold is reached."""
+        state = self._state
+        monotonic = self._monotonic_ns()
+        tick_due = monotonic >= self._next_tick_ns
+        if tick_due:
+            self._next_tick_ns = monotonic + self._limits.tick_ms * 1_000_000
+            if self._storage_full and self._journal.try_to_reserve():
+                self._storage_full = False
+        if tick_due or state.low:
+            happened.extend(self._take(group, commands.Tick(), now).events)
+        if state.incarnation == 0 or not state.has_something_to_say():
+            self._unsaid_since_ns = 0
+            return
+        if not self._unsaid_since_ns:
+            self._unsaid_since_ns = monotonic
+        policy = state.seal_policy
+        if (
+            len(state.unsealed) >= policy.records
+            or state.unsealed_micros >= policy.amount_micros > 0
+            or monotonic - self._unsaid_since_ns >= policy.age_s * _NS
+        ):
+            happened.extend(self._take(group, commands.Tick(), now).events)
+            happened.extend(self._take(group, commands.SealDue(), now).events)
+            self._unsaid_since_ns = 0
+
+    def _after_commit(
+        self,
+        items: Sequence[_Item],
+        drafts: Sequence[_Draft],
+        signatures: "asyncio.Task[list[bytes | None]] | None",
+        happened: Iterable[Event],
+    ) -> None:
+        self.groups += 1
+        self._durable_request = self._state.request_counter
+        if not self._journal.has_reserve:
+            self._storage_full = True
+        witness = self._witness()
+        signed = [draft for draft in drafts if draft.grant is not None]
+        for draft in drafts:
+            if draft.grant is None:
+                _resolve(draft.item, self._answer(draft, witness, None))
+        if signatures is not None:
+            task = asyncio.create_task(self._answer_signed(signed, signatures, witness))
+            self._answering.add(task)
+            task.add_done_callback(self._answering.discard)
+        wake = False
+        for event in happened:
+            if isinstance(event, Sealed):
+                self._unsigned.append((event.incarnation, event.sequence, event.batch))
+                self._unsigned_bell.ring()
+            elif isinstance(event, QuotaRequested):
+                self._request_bell.ring()
+            elif isinstance(event, QuotaRequestClosed | UplinkSeen | DirectiveApplied):
+                wake = True
+        if wake and self._waiting:
+            self._wake_waiting()
+        for item in items:
+            if isinstance(item.command, DirectiveArrived):
+                self._tell_of_directive(item.command.body)
+
+    def _tell_of_directive(self, directive: directive_pb2.Directive) -> None:
+        if directive.version > self._state.directive_version or directive.gateway_id != self._state.gateway_id:
+            return
+        for call in self.on_directive:
+            try:
+                call(directive)
+            except Exception:  # noqa: BLE001  # what listens must not stop who writes
+                _log.exception("a listener failed on a directive", version=directive.version)
+
+    # Waiting for a quota ----------------------------------------------------------------------------------------------
+
+    def _wake_waiting(self) -> None:
+        """Decide again what waited for an account whose request is answered, or for an uplink that is gone."""
+        state = self._state
+        for account_id in list(self._waiting):
+            account = state.accounts.get(account_id)
+            if not state.online or account is None or account.request is None:
+                items = self._waiting.pop(account_id)
+                self._waiting_count -= len(items)
+                self._queue.extendleft(reversed(items))
+        if self._queue:
+            self._arrived.set()
+
+    def _expire_waiting(self) -> None:
+        if not self._waiting:
+            return
+        now_ns = self._monotonic_ns()
+        for account_id, items in list(self._waiting.items()):
+            over = [item for item in items if item.deadline_ns <= now_ns]
+            if not over:
+                continue
+            left = [item for item in items if item.deadline_ns > now_ns]
+            if left:
+                self._waiting[account_id] = left
+            else:
+                del self._waiting[account_id]
+            self._waiting_count -= len(over)
+            self._queue.extendleft(_no_longer_waiting(item) for item in reversed(over))
+
+    # Answers ----------------------------------------------------------------------------------------------------------
+
+    def _start_signing(self, drafts: Sequence[_Draft]) -> "asyncio.Task[list[bytes | None]] | None":
+        grants = [draft.grant for draft in drafts if draft.grant is not None]
+        if not grants:
+            return None
+        self._signing_count += len(grants)
+        task = asyncio.create_task(self._sign_grants(grants))
+        task.add_done_callback(lambda _: self._signed(len(grants)))
+        return task
+
+    def _signed(self, count: int) -> None:
+        self._signing_count -= count
+
+    async def _sign_grants(self, grants: Sequence[Grant]) -> list[bytes | None]:
+        return list(await asyncio.gather(*(self._sign_grant(grant) for grant in grants)))
+
+    async def _sign_grant(self, grant: Grant) -> bytes | None:
+        payload = encode(grant)
+        try:
+            signature = await self._grant_signer.sign(cose.to_be_signed("grant", grant.recipient, payload))
+        except HsmError as err:
+            # The grant is durable: the device asks again and hears it then.
+            _log.warning("a grant could not be signed", fault=str(err))
+            return None
+        return cose.encode_sign1(self._grant_signer.kid, payload, signature)
+
+    async def _answer_signed(
+        self, drafts: Sequence[_Draft], signatures: "asyncio.Task[list[bytes | None]]", witness: Witness
+    ) -> None:
+        for draft, signed in zip(drafts, await signatures, strict=True):
+            if signed is None:
+                self._answer_unwritten(draft.item, Refusal.OVERLOADED)
+            else:
+                _resolve(draft.item, self._answer(draft, witness, signed))
+
+    def _answer(self, draft: _Draft, witness: Witness, grant: bytes | None) -> Answer | None:
+        reply = draft.reply
+        if reply is None:
+            return None
+        return Answer(
+            gateway=self._state.gateway_id,
+            witness=witness,
+            answers=reply.answers,
+            status=reply.status,
+            receipted_counter=draft.receipted_counter,
+            refusal=reply.refusal,
+            grant=grant,
+            retry_after_ms=self._limits.retry_after_ms if reply.status is AnswerStatus.LATER else None,
+            closed=reply.closed,
+        )
+
+    def _answer_unwritten(self, item: _Item, refusal: Refusal) -> None:
+        command = item.command
+        _resolve(item, self._later(command, refusal) if isinstance(command, DeviceStatement) else None)
+
+    # What failed ------------------------------------------------------------------------------------------------------
+
+    async def _rebuild(self) -> None:
+        """Become again what the journal says; what is volatile stays."""
+        old = self._state
+        state = await self._in_journal_thread(self._replay)
+        state.online = old.online
+        state.expected_incarnation = old.expected_incarnation
+        state.head_at = max(state.head_at, old.head_at)
+        self._state = state
+
+    async def _nothing_written(self, items: Sequence[_Item], err: JournalFull) -> None:
+        """The disk is full and the reserve is gone: as if nobody had asked."""
+        _log.error("disk full", fault=str(err))
+        self._stop_waiting(items)
+        await self._rebuild()
+        self._storage_full = True
+        for item in items:
+            self._answer_unwritten(item, Refusal.STORAGE_FULL)
+
+    def _stop_waiting(self, items: Sequence[_Item]) -> None:
+        """What these wait for was rolled back with their group."""
+        gone = {id(item) for item in items}
+        for account_id, waiting in list(self._waiting.items()):
+            left = [item for item in waiting if id(item) not in gone]
+            self._waiting_count -= len(waiting) - len(left)
+            if left:
+                self._waiting[account_id] = left
+            else:
+                del self._waiting[account_id]
+
+    async def _one_by_one(self, items: Sequence[_Item]) -> None:
+        """Decide and commit each alone; park what fails alone."""
+        self._stop_waiting(items)
+        await self._rebuild()
+        for item in items:
+            if item.future.done():
+                continue
+            group, drafts, happened = Group(), list[_Draft](), list[Event]()
+            try:
+                self._decide_item(item, group, drafts, happened, self._clock.now())
+                if group.entries:
+                    await self._in_journal_thread(self._journal.commit, group)
+            except JournalFull as err:
+                await self._nothing_written([item], err)
+                continue
+            except (StateError, JournalRejected) as err:
+                self._stop_waiting([item])
+                await self._rebuild()
+                self._poison(item, err)
+                await self._park(item, err)
+                continue
+            self._after_commit([item], drafts, self._start_signing(drafts), happened)
+
+    def _poison(self, item: _Item, err: Exception) -> None:
+        self.poisoned += 1
+        _log.error("a command could not be decided", command=type(item.command).__name__, exc_info=err)
+        self._answer_unwritten(item, Refusal.OVERLOADED)
+
+    async def _park(self, item: _Item, err: Exception) -> None:
+        command = item.command
+        body = command.cose if isinstance(command, DeviceStatement) else getattr(command, "raw", b"")
+        with contextlib.suppress(JournalFull, JournalRejected):
+            await self._in_journal_thread(
+                self._journal.park, self._clock.now(), type(command).__name__, body, f"{type(err).__name__}: {err}"
+            )
+
+    # Batches ----------------------------------------------------------------------------------------------------------
+
+    async def _sign_batches(self) -> None:
+        """Sign sealed batches in order: their bytes are durable, and after a crash the same bytes are signed."""
+        wait_s = _SIGN_AGAIN_S
+        while True:
+            if not self._unsigned:
+                await self._unsigned_bell.wait()
+                continue
+            incarnation, sequence, batch = self._unsigned[0]
+            try:
+                signature = await self._batch_signer.sign(cose.to_be_signed("batch", BATCH_RECIPIENT, batch))
+            except HsmError as err:
+                _log.warning("a batch could not be signed yet", sequence=sequence, fault=str(err))
+                await asyncio.sleep(wait_s)
+                wait_s = min(2 * wait_s, _SIGN_AGAIN_AT_MOST_S)
+                continue
+            wait_s = _SIGN_AGAIN_S
+            try:
+                await self._in_journal_thread(
+                    self._journal.sign, incarnation, sequence, signature, self._batch_signer.kid
+                )
+            except (JournalFull, JournalRejected) as err:
+                _log.error("a batch's signature could not be kept", sequence=sequence, fault=str(err))
+                await asyncio.sleep(_SIGN_AGAIN_AT_MOST_S)
+                continue
+            self._unsigned.popleft()
+            if incarnation == self._state.incarnation:
+                self._signed_sequence = sequence
+            self._batch_bell.ring()
+
+    def batches_to_send(self, after_sequence: int, limit: int = 64) -> list[SignedBatchRow]:
+        """Signed batches of this incarnation with a higher sequence, ascending, at most ``limit``."""
+        connection = self._journal.reader()
+        try:
+            return [
+                SignedBatchRow(
+                    incarnation=incarnation,
+                    sequence=sequence,
+                    batch=_sealed_at(read_entry(connection, position)).batch,
+                    signature=signature,
+                    key_id=key_id,
+                )
+                for incarnation, sequence, position, signature, key_id in read_signed_batches(
+                    connection, self._state.incarnation, after_sequence, limit
+                )
+            ]
+        finally:
+            connection.close()
+
+    async def wait_for_batch(self, after_sequence: int) -> None:
+        """Return when a signed batch with a higher sequence exists; ``EngineError`` when there will be none."""
+        while self._signed_sequence <= after_sequence:
+            self._check_running()
+            await self._batch_bell.wait()
+
+    def outstanding_quota_requests(self) -> list[QuotaRequestRow]:
+        """Requests that the cloud has not answered, oldest first: send each until it is."""
+        return [
+            QuotaRequestRow(
+                incarnation=self._state.incarnation,
+                counter=request.counter,
+                account_id=request.account_id,
+                currency=request.currency,
+                wanted_micros=request.wanted_micros,
+            )
+            for request in self._state.requests.values()
+            if request.counter <= self._durable_request
+        ]
+
+    async def wait_for_quota_request(self, after_counter: int) -> None:
+        """Return when a request with a higher counter has been made; ``EngineError`` when there will be none."""
+        while self._durable_request <= after_counter:
+            self._check_running()
+            await self._request_bell.wait()
+
+    async def detail(self, sequence: int) -> list[bytes]:
+        """The leaves of a batch of this incarnation, in order, rebuilt from the journal in a thread of their own."""
+        return await asyncio.to_thread(self._read_detail, self._state.incarnation, sequence)
+
+    def _read_detail(self, incarnation: int, sequence: int) -> list[bytes]:
+        connection = self._journal.reader()
+        try:
+            sealed = _sealed_at(read_entry(connection, read_batch_position(connection, incarnation, sequence)))
+            rows = read_entries(connection, sealed.first_position, sealed.last_position)
+
+            def event_at(position: int) -> Event:
+                entry = read_entry(connection, position)
+                return decode(entry.kind, entry.body)
+
+            return leaves_of_entries(
+                (Placed(entry.position, decode(entry.kind, entry.body)) for entry in rows),
+                gateway_id=self._settings.gateway_id,
+                event_at=event_at,
+                start_id_at=lambda position: read_start_at(connection, position),
+            )
+        finally:
+            connection.close()
+
+
+def _no_longer_waiting(item: _Item) -> _Item:
+    """The item, to be decided with what is there."""
+    if isinstance(item.command, DeviceStatement):
+        item.command = replace(item.command, may_wait=False)
+    return item
+
+
+def _boot_id() -> str:
+    """Which boot of the machine this is; empty where the kernel does not say."""
+    return _BOOT_ID.read_text(encoding="ascii").strip() if _BOOT_ID.exists() else ""
+
+
+def _resolve(item: _Item, answer: Answer | None) -> None:
+    if not item.future.done():
+        item.future.set_result(answer)
+
+
+def _cancel(task: "asyncio.Task[list[bytes | None]] | None") -> None:
+    if task is not None:
+        task.cancel()
+
+
+def _sealed_at(entry: Entry) -> Sealed:
+    event = decode(entry.kind, entry.body)
+    if not isinstance(event, Sealed):
+        raise JournalError(f"position {entry.position} is no batch")
+    return event

@@ -1,0 +1,40 @@
+"""Who signs for the gateway: keys stay in the token, the engine knows only how to ask."""
+
+from typing import Protocol
+
+from farthing.device.cose import key_id
+from farthing.hsm import Token
+
+
+class GrantSigner(Protocol):
+    """Signs grants: ``sign`` takes ``Sig_structure`` bytes and gives 64 bytes r ‖ s."""
+
+    @property
+    def kid(self) -> bytes:
+        """The first 8 bytes of SHA-256 of its SubjectPublicKeyInfo."""
+
+    async def sign(self, to_be_signed: bytes) -> bytes:
+        """ES256; raise ``HsmError`` when the token cannot, ``HsmBusy`` when too much waits."""
+
+
+class BatchSigner(GrantSigner, Protocol):
+    """Signs batches: another key, and before everything else that waits for the token."""
+
+
+class TokenSigner:
+    """A key of the gateway's token by its label; ``urgent`` goes before what else waits (batches)."""
+
+    def __init__(self, *, token: Token, label: str, urgent: bool) -> None:
+        self._token = token
+        self._label = label
+        self._urgent = urgent
+        self._kid = key_id(token.party.public_key(label))
+
+    @property
+    def kid(self) -> bytes:
+        """The key's id."""
+        return self._kid
+
+    async def sign(self, to_be_signed: bytes) -> bytes:
+        """ES256 in the token."""
+        return await self._token.sign(self._label, to_be_signed, urgent=self._urgent)

@@ -1,0 +1,185 @@
+"""What the rest of the daemon may know of the gateway's state. Nothing here changes anything."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+
+from farthing.device.cose import VerifyingKey
+from farthing.device.reject import MessageError
+from farthing.ids import DeviceId, GatewayId
+from farthing_edge.authorization.state import GatewayState, SiteKeyRow
+
+#: Verifying keys kept parsed: a site's devices, with room for rotation.
+_KEYS_KEPT = 4096
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceView:
+    """A device as the directives describe it; ``status`` and ``profile`` are the numbers of ``directive.proto``."""
+
+    id: DeviceId
+    #: None when the directive's key is no P-256 key: nothing of this device verifies.
+    key: VerifyingKey | None
+    status: int
+    profile: int
+    device_epoch: int
+    static_dh_x: bytes
+    static_dh_kid: bytes
+    receipted_counter: int
+
+
+@lru_cache(maxsize=_KEYS_KEPT)
+def _verifying_key(spki: bytes) -> VerifyingKey | None:
+    try:
+        return VerifyingKey.from_spki(spki)
+    except (MessageError, ValueError):
+        return None
+
+
+class GatewayView:
+    """A window on the engine's state, as of the last group it decided."""
+
+    def __init__(self, state: Callable[[], GatewayState], position: Callable[[], int]) -> None:
+        # The engine replaces its state when it has to rebuild it from the journal, and is ahead of what is durable.
+        self._current = state
+        self._position = position
+
+    @property
+    def _state(self) -> GatewayState:
+        return self._current()
+
+    @property
+    def gateway_id(self) -> GatewayId:
+        """Who we are."""
+        return self._state.gateway_id
+
+    @property
+    def operator_id(self) -> str:
+        """Empty before the first directive."""
+        return self._state.operator_id
+
+    @property
+    def site_id(self) -> str:
+        """Empty before the first directive."""
+        return self._state.site_id
+
+    @property
+    def time_zone(self) -> str:
+        """IANA name; empty before the first directive."""
+        return self._state.time_zone
+
+    @property
+    def incarnation(self) -> int:
+        """0 before the first directive."""
+        return self._state.incarnation
+
+    @property
+    def start_id(self) -> bytes:
+        """Of this process: 16 random bytes."""
+        return self._state.start_id
+
+    @property
+    def position(self) -> int:
+        """Of the last durable entry."""
+        return self._position()
+
+    @property
+    def directive_version(self) -> int:
+        """Of the last directive applied."""
+        return self._state.directive_version
+
+    @property
+    def directive_hash(self) -> bytes:
+        """SHA-256 of the last directive applied; zeros before the first."""
+        return self._state.directive_hash
+
+    @property
+    def head_at_us(self) -> int:
+        """Business instant at which the chain's head was last known to be ours."""
+        return self._state.head_at
+
+    @property
+    def sealed_sequence(self) -> int:
+        """The highest batch sealed in this incarnation."""
+        return self._state.sequence
+
+    @property
+    def receipted_sequence(self) -> int:
+        """The highest batch receipted in this incarnation."""
+        return self._state.receipted_sequence
+
+    @property
+    def receipt_keys(self) -> tuple[bytes, ...]:
+        """SubjectPublicKeyInfo (DER) of the keys that sign receipts; empty before the first directive."""
+        return self._state.receipt_keys
+
+    @property
+    def online(self) -> bool:
+        """Whether the uplink said so last."""
+        return self._state.online
+
+    @property
+    def authorizing(self) -> bool:
+        """Whether new authorizations are given at all."""
+        return not self._state.not_authorizing_reason
+
+    @property
+    def not_authorizing_reason(self) -> str:
+        """Why not; empty when they are."""
+        return self._state.not_authorizing_reason
+
+    def device(self, device_id: str) -> DeviceView | None:
+        """A device, or None when no directive named it."""
+        device = self._state.devices.get(device_id)
+        if device is None:
+            return None
+        return DeviceView(
+            id=device.id,
+            key=_verifying_key(device.statement_key),
+            status=device.status,
+            profile=device.profile,
+            device_epoch=device.epoch,
+            static_dh_x=device.static_dh_x,
+            static_dh_kid=device.static_dh_kid,
+            receipted_counter=device.receipted_counter(self._state.receipted_position),
+        )
+
+    def device_ids(self) -> Iterable[str]:
+        """Every device that a directive named."""
+        return tuple(self._state.devices)
+
+    def site_keys(self) -> tuple[SiteKeyRow, ...]:
+        """The site's HMAC keys as they came, newest last."""
+        return tuple(self._state.site_keys[epoch] for epoch in sorted(self._state.site_keys))
+
+    def refusals(self) -> dict[int, int]:
+        """Refusals that were journaled, by number, since the journal began."""
+        return dict(self._state.totals.refusals)
+
+    def directive_faults(self) -> tuple[tuple[int, str], ...]:
+        """(version, fault) of the last directives that could not be obeyed."""
+        return tuple(self._state.directive_faults)
+
+    def counts(self) -> dict[str, int]:
+        """Numbers for people and metrics; amounts in micros."""
+        state = self._state
+        return {
+            "devices": len(state.devices),
+            "accounts": len(state.accounts),
+            "tokens": len(state.tokens),
+            "tariffs": len(state.tariffs),
+            "open_authorizations": state.open_authorizations,
+            "open_quotas": len(state.quotas),
+            "quota_free_micros": sum(q.free_micros for q in state.quotas.values() if not q.stopped),
+            "quota_held_micros": sum(q.held_micros for q in state.quotas.values()),
+            "quota_unspent_micros": sum(q.unspent_micros for q in state.quotas.values()),
+            "floor_taken_micros": state.floor.total_micros,
+            "quota_requests": len(state.requests),
+            "unsealed_records": len(state.unsealed),
+            "unsealed_micros": state.unsealed_micros,
+            "unreceipted_batches": len(state.batches),
+            "granted_online": state.totals.granted_online,
+            "granted_offline": state.totals.granted_offline,
+            "refused": sum(state.totals.refusals.values()),
+            "parked": state.parked,
+        }

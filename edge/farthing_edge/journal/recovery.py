@@ -1,0 +1,105 @@
+"""A disk that failed, and a disk that is full.
+
+After a failed fsync, whoever opens the file again sees the last transaction as committed, although it may never reach the disk:
+the page cache knows nothing of the failure any more. So a failed commit leaves a mark that lives as long as the page cache, on a
+tmpfs; a start that finds it first copies the journal, as it reads now, into a new file that is fsynced, and puts that in its place.
+"""
+
+import hashlib
+import os
+import sqlite3
+import time
+from pathlib import Path
+
+from farthing.hsm.tmpfs import find_tmpfs
+from farthing_edge.journal.errors import JournalError
+
+#: Freed when the disk is full: room for the readings and ends of some hours, at 400 bytes each.
+BALLAST_SIZE = 4 * 1024 * 1024
+
+
+def default_mark_directory() -> Path | None:
+    """Where marks live: a tmpfs, or nowhere when this machine has none."""
+    return find_tmpfs()
+
+
+def mark_path(journal: Path, directory: Path) -> Path:
+    """The mark of ``journal``, named after its whole path."""
+    name = hashlib.sha256(os.fsencode(journal.resolve())).hexdigest()[:24]
+    return directory / f"farthing-journal-{name}.suspect"
+
+
+def leave_mark(mark: Path, reason: str) -> None:
+    """Say that what the page cache shows may not be on the disk."""
+    mark.write_text(f"{reason}\n", encoding="utf-8")
+
+
+def copy_suspect(journal: Path, mark: Path) -> Path:
+    """Put a fsynced copy in the place of a marked journal, remove the mark, return where the old file went."""
+    fresh = journal.with_name(journal.name + ".copy")
+    aside = journal.with_name(f"{journal.name}.suspect-{time.time_ns()}")
+    for leftover in (fresh, fresh.with_name(fresh.name + "-wal"), fresh.with_name(fresh.name + "-shm")):
+        leftover.unlink(missing_ok=True)
+    try:
+        source = sqlite3.connect(journal)
+        target = sqlite3.connect(fresh)
+        try:
+            source.backup(target)
+            (verdict,) = target.execute("PRAGMA integrity_check(1)").fetchone()
+        finally:
+            source.close()
+            target.close()
+        if verdict != "ok":
+            raise JournalError(f"the copy of {journal} is damaged ({verdict}): salvage it before the next start")
+        _fsync(fresh)
+        journal.rename(aside)
+        for suffix in ("-wal", "-shm"):
+            journal.with_name(journal.name + suffix).unlink(missing_ok=True)
+        fresh.rename(journal)
+        _fsync(journal.parent)
+    except (OSError, sqlite3.Error) as err:
+        raise JournalError(
+            f"the journal {journal} stopped on a failed disk and cannot be copied: check the disk, then start again"
+        ) from err
+    mark.unlink()
+    return aside
+
+
+def _fsync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def reserve(ballast: Path) -> bool:
+    """Set aside ``BALLAST_SIZE`` bytes unless they are; whether they are."""
+    if ballast.exists():
+        return True
+    try:
+        handle = os.open(ballast, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+    except OSError:
+        return False
+    try:
+        os.posix_fallocate(handle, 0, BALLAST_SIZE)
+    except OSError:
+        ballast.unlink(missing_ok=True)
+        return False
+    finally:
+        os.close(handle)
+    return True
+
+
+def release(ballast: Path) -> bool:
+    """Give the reserve back to the disk; whether there was one."""
+    if not ballast.exists():
+        return False
+    ballast.unlink()
+    return True
+
+
+def room_to_reserve(ballast: Path) -> bool:
+    """Whether the disk has so much again that setting the reserve aside leaves as much free."""
+    usage = os.statvfs(ballast.parent)
+    return usage.f_bavail * usage.f_frsize >= 2 * BALLAST_SIZE

@@ -1,0 +1,1 @@
+INSERT INTO batches (incarnation, sequence, position, batch_hash) VALUES (?, ?, ?, ?);

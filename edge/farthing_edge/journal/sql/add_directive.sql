@@ -1,0 +1,1 @@
+INSERT INTO directives (version, position, directive_hash) VALUES (?, ?, ?);

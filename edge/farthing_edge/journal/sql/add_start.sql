@@ -1,0 +1,1 @@
+INSERT INTO starts (first_position, start_id, incarnation) VALUES (?, ?, ?);

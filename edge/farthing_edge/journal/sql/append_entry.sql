@@ -1,0 +1,1 @@
+INSERT INTO entries (position, at_us, kind, body, chain) VALUES (?, ?, ?, ?, ?);

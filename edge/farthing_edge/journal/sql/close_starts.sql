@@ -1,0 +1,1 @@
+UPDATE starts SET last_position = ? WHERE last_position IS NULL;

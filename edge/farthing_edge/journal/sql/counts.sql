@@ -1,0 +1,1 @@
+SELECT kind, count(*), sum(length(body)) FROM entries GROUP BY kind ORDER BY kind;

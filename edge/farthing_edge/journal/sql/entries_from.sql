@@ -1,0 +1,1 @@
+SELECT position, at_us, kind, body, chain FROM entries WHERE position >= ? ORDER BY position;

@@ -1,0 +1,1 @@
+SELECT position, chain FROM entries ORDER BY position DESC LIMIT 1;

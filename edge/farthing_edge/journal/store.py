@@ -1,0 +1,333 @@
+"""Write the journal: one transaction for each group, fsynced before :meth:`Journal.commit` returns.
+
+Rule 1: entries are only ever appended; each carries a hash chained over all before it.
+Rule 2: a commit that failed for I/O leaves a mark and is the last (see ``recovery``); one that failed otherwise wrote nothing.
+Rule 3: one daemon at a time, held by a lock on a file beside it; any number of readers.
+"""
+
+import fcntl
+import hashlib
+import os
+import sqlite3
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, NamedTuple
+
+from farthing_edge.journal import recovery
+from farthing_edge.journal.errors import JournalBroken, JournalBusy, JournalError, JournalFull, JournalRejected
+from farthing_edge.journal.schema import migrate
+from farthing_edge.journal.sentences import sentence
+
+CHAIN_SIZE = 16
+GENESIS = bytes(CHAIN_SIZE)
+#: Parked commands kept for people to read: a fault repeats, and a thousand examples say no more than ten.
+MAX_PARKED = 1_000
+#: A reader that holds the database longer than this is a bug; a writer waits no longer.
+BUSY_TIMEOUT_MS = 5_000
+#: The write-ahead log is folded back at this many pages (4 MB), so a start reads no more than that.
+WAL_PAGES = 1_000
+
+# SQLite's primary result codes (sqlite3.h).
+_FULL = 13
+_IO_FAULTS = frozenset({8, 10, 11, 14, 26})  # READONLY, IOERR, CORRUPT, CANTOPEN, NOTADB
+
+
+class Entry(NamedTuple):
+    """One thing that happened: position from 1, business time, kind number, CBOR body."""
+
+    position: int
+    at_us: int
+    kind: int
+    body: bytes
+
+
+class StoredBatch(NamedTuple):
+    """A batch as the journal has it; signature and key id are empty until it is signed."""
+
+    incarnation: int
+    sequence: int
+    batch: bytes
+    signature: bytes
+    key_id: bytes
+
+
+@dataclass(slots=True)
+class Group:
+    """What one commit writes: entries in order, and the index rows that follow from them."""
+
+    entries: list[Entry] = field(default_factory=list)
+    #: (incarnation, sequence, position, hash)
+    batches: list[tuple[int, int, int, bytes]] = field(default_factory=list)
+    #: (version, position, hash)
+    directives: list[tuple[int, int, bytes]] = field(default_factory=list)
+    #: (device id, position, status)
+    devices: list[tuple[str, int, int]] = field(default_factory=list)
+    #: (first position, start id, incarnation)
+    starts: list[tuple[int, bytes, int]] = field(default_factory=list)
+
+
+def next_chain(chain: bytes, entry: Entry) -> bytes:
+    """The hash of everything up to ``entry``: SHA-256 of the one before, the entry's numbers and its body, cut to 16 bytes."""
+    head = chain + entry.position.to_bytes(8, "big") + entry.at_us.to_bytes(8, "big", signed=True)
+    return hashlib.sha256(head + entry.kind.to_bytes(2, "big") + entry.body).digest()[:CHAIN_SIZE]
+
+
+class Journal:
+    """The journal at ``path``. Nothing is opened before :meth:`open`; one thread at a time uses it."""
+
+    def __init__(self, path: Path, *, mark_directory: Path | None = None, keep_ballast: bool = True) -> None:
+        self.path = path
+        self._mark_directory = mark_directory
+        self._keep_ballast = keep_ballast
+        self._ballast = path.with_name(path.name + ".ballast")
+        self._lock: IO[str] | None = None
+        self._connection: sqlite3.Connection | None = None
+        self._position = 0
+        self._chain = GENESIS
+        self._broken = False
+        #: Where a marked journal went at this start.
+        self.moved_aside: Path | None = None
+
+    # Opening ----------------------------------------------------------------------------------------------------------
+
+    def open(self) -> None:
+        """Take the lock, deal with a mark, open or make the tables. ``JournalError`` says what is wrong and what to do."""
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as err:
+            raise JournalError(f"cannot make {self.path.parent}: set state_dir to a directory we may write") from err
+        self._take_lock()
+        try:
+            mark = self._mark()
+            if mark is not None and mark.exists() and self.path.exists():
+                self.moved_aside = recovery.copy_suspect(self.path, mark)
+            self._connection = self._connect()
+            row = self._connection.execute(sentence("last_entry")).fetchone()
+            if row is not None:
+                self._position, self._chain = row
+            if self._keep_ballast:
+                recovery.reserve(self._ballast)
+        except BaseException:
+            self.close()
+            raise
+
+    def _take_lock(self) -> None:
+        lock_path = self.path.with_name(self.path.name + ".lock")
+        try:
+            lock = lock_path.open("a+", encoding="ascii")
+        except OSError as err:
+            raise JournalError(f"cannot write {lock_path}: set state_dir to a directory we may write") from err
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as err:
+            lock.seek(0)
+            owner = lock.read().strip() or "unknown"
+            lock.close()
+            raise JournalBusy(
+                f"another farthing-edge (pid {owner}) uses the journal {self.path}: stop it, or give this one its own state_dir"
+            ) from err
+        lock.seek(0)
+        lock.truncate()
+        lock.write(str(os.getpid()))
+        lock.flush()
+        self._lock = lock
+
+    def _mark(self) -> Path | None:
+        directory = self._mark_directory or recovery.default_mark_directory()
+        return None if directory is None else recovery.mark_path(self.path, directory)
+
+    def _connect(self) -> sqlite3.Connection:
+        try:
+            connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, cached_statements=64)
+        except sqlite3.Error as err:
+            raise JournalError(f"cannot open the journal {self.path}: is its disk there?") from err
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = FULL")
+            connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
+            connection.execute(f"PRAGMA wal_autocheckpoint = {WAL_PAGES}")
+            migrate(connection)
+        except (sqlite3.Error, ValueError) as err:
+            connection.close()
+            raise JournalError(
+                f"the journal {self.path} cannot be used ({err}); "
+                "look with `farthing-edge journal verify`, move it aside, never delete it"
+            ) from err
+        return connection
+
+    def close(self) -> None:
+        """Let go of file and lock."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    @property
+    def position(self) -> int:
+        """Of the last entry; 0 for none."""
+        return self._position
+
+    @property
+    def has_reserve(self) -> bool:
+        """Whether the reserved extent is there, or was never wanted."""
+        return not self._keep_ballast or self._ballast.exists()
+
+    def _open_connection(self) -> sqlite3.Connection:
+        if self._connection is None or self._broken:
+            raise JournalBroken("the journal is not open for writing")
+        return self._connection
+
+    # Writing ----------------------------------------------------------------------------------------------------------
+
+    def commit(self, group: Group) -> None:
+        """Write ``group`` and fsync. ``JournalBroken``: stop. ``JournalFull``, ``JournalRejected``: nothing was written.
+
+        When the disk is full the reserve is given up and the commit tried again: ``has_reserve`` then says so.
+        """
+        try:
+            self._commit(group)
+        except JournalFull:
+            if not (self._keep_ballast and recovery.release(self._ballast)):
+                raise
+            self._commit(group)
+
+    def _commit(self, group: Group) -> None:
+        connection = self._open_connection()
+        chain = self._chain
+        rows = []
+        for entry in group.entries:
+            chain = next_chain(chain, entry)
+            rows.append((*entry, chain))
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            if group.starts:
+                connection.execute(sentence("close_starts"), (group.starts[0][0] - 1,))
+                connection.executemany(sentence("add_start"), group.starts)
+            connection.executemany(sentence("append_entry"), rows)
+            if group.batches:
+                connection.executemany(sentence("add_batch"), group.batches)
+            if group.directives:
+                connection.executemany(sentence("add_directive"), group.directives)
+            if group.devices:
+                connection.executemany(sentence("put_device"), group.devices)
+            connection.execute("COMMIT")
+        except sqlite3.Error as err:
+            raise self._failed(err) from err
+        if group.entries:
+            self._position, self._chain = group.entries[-1].position, chain
+
+    def sign(self, incarnation: int, sequence: int, signature: bytes, key_id: bytes) -> None:
+        """Keep a batch's signature, fsynced. The first one stays."""
+        connection = self._open_connection()
+        try:
+            connection.execute(sentence("sign_batch"), (signature, key_id, incarnation, sequence))
+        except sqlite3.Error as err:
+            raise self._failed(err) from err
+
+    def park(self, at_us: int, what: str, body: bytes, fault: str) -> None:
+        """Keep a command that nobody could decide, for people to read; at most ``MAX_PARKED``."""
+        connection = self._open_connection()
+        try:
+            connection.execute(sentence("park_command"), (at_us, what, body, fault, MAX_PARKED))
+        except sqlite3.Error as err:
+            raise self._failed(err) from err
+
+    def _failed(self, err: sqlite3.Error) -> JournalError:
+        code = getattr(err, "sqlite_errorcode", 0) & 0xFF
+        connection = self._connection
+        assert connection is not None  # _open_connection
+        try:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+        except sqlite3.Error:
+            code = code if code in _IO_FAULTS else 10
+        if code == _FULL:
+            return JournalFull(f"the disk of {self.path} is full: free some space")
+        if code in _IO_FAULTS:
+            self._broken = True
+            mark = self._mark()
+            if mark is not None:
+                recovery.leave_mark(mark, str(err))
+            return JournalBroken(f"writing the journal {self.path} failed ({err}): check the disk, then start again")
+        return JournalRejected(f"the journal refused a group: {err}")
+
+    def try_to_reserve(self) -> bool:
+        """Set the reserve aside again when the disk has room; whether it is there."""
+        if self.has_reserve:
+            return True
+        return recovery.room_to_reserve(self._ballast) and recovery.reserve(self._ballast)
+
+    # Reading ----------------------------------------------------------------------------------------------------------
+
+    def entries(self, from_position: int = 1) -> Iterator[Entry]:
+        """Entries from a position on, each checked against the chain; raise ``JournalError`` naming the first that differs."""
+        connection = self._open_connection()
+        chain: bytes | None = GENESIS if from_position == 1 else None
+        expected = from_position
+        for position, at_us, kind, body, stored in connection.execute(sentence("entries_from"), (from_position,)):
+            entry = Entry(position, at_us, kind, body)
+            chain = stored if chain is None else next_chain(chain, entry)
+            if position != expected or chain != stored:
+                raise JournalError(
+                    f"the journal {self.path} is damaged at position {expected}: move it aside and salvage it, never delete it"
+                )
+            expected += 1
+            yield entry
+
+    def reader(self) -> sqlite3.Connection:
+        """A connection of its own for another thread, read only."""
+        return connect_to_read(self.path)
+
+
+def connect_to_read(path: Path) -> sqlite3.Connection:
+    """Open the journal beside whoever writes it; ``JournalError`` when there is none."""
+    if not path.is_file():
+        raise JournalError(f"no journal at {path}")
+    try:
+        connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, isolation_level=None)
+        connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
+    except sqlite3.Error as err:
+        raise JournalError(f"cannot read the journal {path}: {err}") from err
+    return connection
+
+
+def read_entry(connection: sqlite3.Connection, position: int) -> Entry:
+    """One entry by its position."""
+    row = connection.execute(sentence("entry_at"), (position,)).fetchone()
+    if row is None:
+        raise JournalError(f"the journal has no position {position}")
+    return Entry(*row[:4])
+
+
+def read_entries(connection: sqlite3.Connection, first: int, last: int) -> list[Entry]:
+    """The entries that may bill (granted, metered) in a range of positions."""
+    return [Entry(*row[:4]) for row in connection.execute(sentence("entries_of_kinds"), (first, last))]
+
+
+def read_start_at(connection: sqlite3.Connection, position: int) -> bytes:
+    """The start id under which a position was written."""
+    row = connection.execute(sentence("start_at"), (position,)).fetchone()
+    return b"" if row is None else bytes(row[0])
+
+
+def read_batch_position(connection: sqlite3.Connection, incarnation: int, sequence: int) -> int:
+    """Where a batch was sealed."""
+    row = connection.execute(sentence("batch_position"), (incarnation, sequence)).fetchone()
+    if row is None:
+        raise JournalError(f"the journal has no batch {sequence} of incarnation {incarnation}")
+    return int(row[0])
+
+
+def read_signed_batches(
+    connection: sqlite3.Connection, incarnation: int, after_sequence: int, limit: int
+) -> Sequence[tuple[int, int, int, bytes, bytes]]:
+    """(incarnation, sequence, position, signature, key id) of signed batches, ascending."""
+    return connection.execute(sentence("signed_batches"), (incarnation, after_sequence, limit)).fetchall()
+
+
+def read_unsigned_batches(connection: sqlite3.Connection) -> Sequence[tuple[int, int, int]]:
+    """(incarnation, sequence, position) of batches still to be signed, ascending."""
+    return connection.execute(sentence("unsigned_batches")).fetchall()

@@ -1,0 +1,127 @@
+"""A sealed batch's leaves, again: from the journal's entries alone, as they were when it was sealed.
+
+A usage record is one entry (granted in one step, or metered). It names where its authorization opened and where the device had
+last been told a limit, so a batch is rebuilt from its own range of positions and those two entries a record.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+from farthing.device.messages import Grant
+from farthing.ids import GatewayId
+from farthing_edge.authorization.applying import opened
+from farthing_edge.authorization.events import BaselineTaken, Event, Granted, Metered
+from farthing_edge.authorization.state import Told
+from farthing_edge.metering.sealing import Facts, leaves_of, sheet_of
+
+
+class DetailFault(Exception):
+    """The journal does not have what a sealed record rests on: it is damaged."""
+
+
+class Placed(NamedTuple):
+    """An event and its position."""
+
+    position: int
+    event: Event
+
+
+def leaves_of_entries(
+    billing: Iterable[Placed],
+    *,
+    gateway_id: GatewayId,
+    event_at: Callable[[int], Event],
+    start_id_at: Callable[[int], bytes],
+) -> list[bytes]:
+    """The leaves of a batch whose range of positions has the entries ``billing``, in order."""
+    facts: list[Facts] = []
+    for position, event in billing:
+        if isinstance(event, Granted):
+            if event.charges:
+                facts.append(_facts_of_one_shot(position, event))
+        elif isinstance(event, Metered) and event.charges:
+            facts.append(_facts_of_metered(event, gateway_id, event_at, start_id_at))
+    return leaves_of(
+        facts, sheet_of((fact.account, fact.currency, fact.tariff, fact.charges, fact.at) for fact in facts)
+    )
+
+
+def _facts_of_one_shot(position: int, event: Granted) -> Facts:
+    authorization = opened(event, position)
+    return Facts(
+        authorization=authorization.id,
+        account=authorization.account_id,
+        currency=authorization.currency,
+        device=authorization.device_id,
+        register_id=authorization.register_id,
+        register_epoch=authorization.register_epoch,
+        register_from=event.start,
+        register_to=event.used_to,
+        charges=event.charges,
+        net_micros=sum(charge.net_micros for charge in event.charges),
+        tax_micros=sum(charge.tax_micros for charge in event.charges),
+        closing=True,
+        tariff=authorization.tariff,
+        at=event.at,
+        statements=(event.statement,),
+        grant=None,
+        traceparent=event.traceparent,
+    )
+
+
+def _facts_of_metered(
+    event: Metered,
+    gateway_id: GatewayId,
+    event_at: Callable[[int], Event],
+    start_id_at: Callable[[int], bytes],
+) -> Facts:
+    opening = event_at(event.opened_position)
+    if not isinstance(opening, Granted | BaselineTaken):
+        raise DetailFault(f"position {event.opened_position} does not open an authorization")
+    authorization = opened(opening, event.opened_position)
+    grant: Grant | None = None
+    if event.told_position:
+        told = _told(event_at(event.told_position), event.told_position, start_id_at(event.told_position))
+        grant = authorization.grant(gateway_id, told)
+    return Facts(
+        authorization=authorization.id,
+        account=authorization.account_id,
+        currency=authorization.currency,
+        device=authorization.device_id,
+        register_id=authorization.register_id,
+        register_epoch=authorization.register_epoch,
+        register_from=event.register_from,
+        register_to=event.value,
+        charges=event.charges,
+        net_micros=event.net_before_micros + sum(charge.net_micros for charge in event.charges),
+        tax_micros=event.tax_before_micros + sum(charge.tax_micros for charge in event.charges),
+        closing=event.closing,
+        tariff=authorization.tariff,
+        at=event.at,
+        statements=_statements(opening.statement, event.statement),
+        grant=grant,
+        traceparent=event.traceparent,
+    )
+
+
+def _statements(first: bytes, last: bytes) -> tuple[bytes, ...]:
+    return (first,) if first == last else (first, last)
+
+
+def _told(event: Event, position: int, start_id: bytes) -> Told:
+    if isinstance(event, Granted):
+        before = (0, 0)
+    elif isinstance(event, Metered):
+        before = (event.net_before_micros, event.tax_before_micros)
+    else:
+        raise DetailFault(f"position {position} told no device anything")
+    return Told(
+        position=position,
+        incarnation=event.incarnation,
+        start_id=start_id,
+        at=event.decided_at,
+        limit=event.limit,
+        holds=event.holds,
+        net_micros=before[0] + sum(charge.net_micros for charge in event.charges),
+        tax_micros=before[1] + sum(charge.tax_micros for charge in event.charges),
+    )
