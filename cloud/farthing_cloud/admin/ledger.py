@@ -204,7 +204,8 @@ def recall_quotas(
 
 @batches.callback()
 def _batches() -> None:
-    # Keeps this a group: typer lets a single command take its group's place.
+    """What gateways have billed."""
+    # Here so that this stays a group: a single command would take its place.
 
 
 @batches.command("list")
