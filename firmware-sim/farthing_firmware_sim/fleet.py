@@ -146,7 +146,7 @@ class Fleet:
         for runner in self._runners.values():
             tasks.create_task(runner.run(), name=runner.nameplate.device)
         outcome = await self._until_over()
-        if outcome.complete and self._finish_since_us is not None:
+        if self._finish_since_us is not None:
             for runner in self._runners.values():
                 await runner.record_standing()
         raise _Ended(outcome)

@@ -450,7 +450,7 @@ async def test_bad_input_is_answered_by_number(world: World, fleet: Any) -> None
     assert attack.process.wait(10) == 0, "every answer is a right one"
     assert {name: each["refusal"] for name, each in observed.items()} == {
         "garbage": 100,
-        "oversize": None,
+        "oversize": 105,
         "unknown device": 104,
         "wrong recipient": 102,
         "forged": 101,
