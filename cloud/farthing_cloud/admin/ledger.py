@@ -424,7 +424,23 @@ def reconcile(ctx: typer.Context, operator: Operator, as_json: Json = False) -> 
         answer = ledger_pb2_grpc.LedgerStub(channel).Reconcile(
             ledger_pb2.ReconcileRequest(operator_id=operator), timeout=CALL_TIMEOUT_S
         )
-    row: dict[str, str | int] = {
-        field.name: getattr(answer, field.name) for field in ledger_pb2.ReconcileResponse.DESCRIPTOR.fields
+    row: Row = {
+        "window": answer.window,
+        "claimed_micros": answer.claimed_micros,
+        "payers_micros": answer.payers_micros,
+        "debt_micros": answer.debt_micros,
+        "risk_micros": answer.risk_micros,
+        "suspense_micros": answer.suspense_micros,
+        "clearing_micros": answer.clearing_micros,
+        "agencies_micros": answer.agencies_micros,
+        "fees_micros": answer.fees_micros,
+        "tax_micros": answer.tax_micros,
+        "bank_micros": answer.bank_micros,
+        "payers_own_micros": answer.payers_own_micros,
+        "overspent_accounts": answer.overspent_accounts,
+        "unproven_batches": answer.unproven_batches,
+        "unproven_micros": answer.unproven_micros,
+        "open_quotas": answer.open_quotas,
+        "maximum_loss_micros": answer.maximum_loss_micros,
     }
     show_one(row, as_json=as_json)

@@ -20,10 +20,17 @@ import grpc
 import grpc.aio
 import psycopg
 import structlog
+from prometheus_client import Counter, Gauge
 from psycopg.rows import dict_row
 
 from farthing.v1 import ledger_pb2, ledger_pb2_grpc
 from farthing_cloud.database import Pool, sentence
+
+_EVENTS = Counter(
+    "farthing_cloud_events", "Events read from the outbox, by what became of them.", ("consumer", "outcome")
+)
+_PARKED = Gauge("farthing_cloud_events_parked", "Events parked now, each with its reason.", ("consumer",))
+_CONNECTED = Gauge("farthing_cloud_events_connected", "1 while the outbox is followed, else 0.", ("consumer",))
 
 _log = structlog.stdlib.get_logger(__name__)
 
@@ -190,6 +197,7 @@ class Consumer:
             if why != self._state.waits_for:
                 _log.warning("events_wait", consumer=self._name, why=why)
             self._state = replace(self._state, connected=False, failures=self._state.failures + 1, waits_for=why)
+            _CONNECTED.labels(self._name).set(0)
             await asyncio.sleep(self._pause_s * (0.5 + self._jitter() / 2))
             self._pause_s = min(self._pause_s * 2, self._limits.longest_pause_s)
 
@@ -206,6 +214,7 @@ class Consumer:
         async with _reading(call) as queue:
             await call.wait_for_connection()
             self._state = replace(self._state, connected=True, waits_for="")
+            _CONNECTED.labels(self._name).set(1)
             while True:
                 batch = await self._next_batch(queue)
                 if batch is None:
@@ -255,6 +264,9 @@ class Consumer:
             outcome = await self._transact(batch, one_by_one=True)
         self._handler.committed()
         self._pause_s = self._limits.first_pause_s
+        _EVENTS.labels(self._name, "handled").inc(outcome.handled)
+        _EVENTS.labels(self._name, "repeated").inc(outcome.repeated)
+        _EVENTS.labels(self._name, "parked").inc(outcome.parked)
         self._state = replace(
             self._state,
             connected=True,
@@ -371,6 +383,7 @@ class Consumer:
     async def _count_parked(self, connection: Connection) -> int:
         row = await (await connection.execute(_COUNT_PARKED, {"consumer": self._name})).fetchone()
         assert row is not None
+        _PARKED.labels(self._name).set(row[0])
         return int(row[0])
 
     async def place(self) -> Place:
@@ -389,6 +402,8 @@ class Consumer:
         """Try parked events again, those tried longest ago first; how many could be handled now."""
         async with self._pool.connection() as connection:
             events = await self._parked_events(connection, limit)
+            if events:
+                await self._count_parked(connection)
         if not events:
             return 0
         await self._prepare(events)
@@ -411,6 +426,8 @@ class Consumer:
                     await connection.execute(_KEEP_PARKED, {**key, "reason": reason})
         if done:
             self._handler.committed()
+            _EVENTS.labels(self._name, "replayed").inc(done)
+            await self.parked()
             self._state = replace(self._state, replayed=self._state.replayed + done)
         return done
 

@@ -55,16 +55,13 @@ READ_ATTEMPTS = 5
 READ_PAUSE_S = 0.05
 MAX_NAME_SIZE = 200
 
-#: Answers by which the ledger says that nothing was done.
+#: Answers by which the ledger says that it looked, and that nothing was done. All others leave it open.
 _REFUSALS = frozenset(
     {
         grpc.StatusCode.INVALID_ARGUMENT,
         grpc.StatusCode.FAILED_PRECONDITION,
         grpc.StatusCode.NOT_FOUND,
         grpc.StatusCode.OUT_OF_RANGE,
-        grpc.StatusCode.PERMISSION_DENIED,
-        grpc.StatusCode.UNAUTHENTICATED,
-        grpc.StatusCode.UNIMPLEMENTED,
     }
 )
 
