@@ -61,7 +61,7 @@ def write_report(findings: Findings, console: Console) -> bool:
             shares[row["path"]] += row["amount_micros"]
     report: dict[str, Any] = {
         "devices": len(cast.DEVICES),
-        "records": sum(page_["records"] for page_ in findings.statuses.values()),
+        "records": sum(page_["counts"]["records"] for page_ in findings.statuses.values()),
         "delivered_micros": sum(use.amount_micros for use in uses),
         "journal_micros": sum(journal["billed_micros"] for journal in findings.journals.values()),
         "ledger_micros": sums["claimed_micros"],
@@ -76,7 +76,7 @@ def write_report(findings: Findings, console: Console) -> bool:
         "lost": len(lost),
         "doubled": len(doubled),
         "overspent": len(overspent),
-        "offline_authorizations": sum(page_["granted_offline"] for page_ in findings.statuses.values()),
+        "offline_authorizations": sum(page_["counts"]["granted_offline"] for page_ in findings.statuses.values()),
         "refusals": {str(number): count for number, count in sorted(refusals.items())},
         "refusal_names": {str(number): (_name(number), count) for number, count in sorted(refusals.items())},
         "clones_caught": sum(1 for case in findings.fraud_cases if case["status"] == "acted"),
@@ -113,7 +113,7 @@ def _checks(
     small = next(row for row in findings.accounts if row["account_id"] == cast.SMALL)
     shared = [row for row in findings.quotas if row["account_id"] == cast.SHARED and row["posted_micros"]]
     refused = _refusals(findings)
-    offline = sum(each["granted_offline"] for each in findings.statuses.values())
+    offline = sum(each["counts"]["granted_offline"] for each in findings.statuses.values())
     blocked = [number for number in findings.refused_at.values() if number == Refusal.DEVICE_BLOCKED]
     faults = [f"{gateway}: {each['fault']}" for gateway, each in findings.journals.items() if each["fault"]]
     return [

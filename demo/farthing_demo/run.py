@@ -184,12 +184,12 @@ class Run:
         )
 
     async def _gateways_know_everything(self) -> bool:
-        for gateway, site in self._sites.items():
+        tokens = sum(len(account.tokens) for account in cast.ACCOUNTS)
+        for site in self._sites.values():
             page = await self._status(site)
             expected = sum(1 for device in cast.DEVICES if site.part.site in device.sites)
-            if page is None or page["devices"] < expected or page["tokens"] < sum(len(a.tokens) for a in cast.ACCOUNTS):
+            if page is None or page["counts"]["devices"] < expected or page["counts"]["tokens"] < tokens:
                 return False
-            del gateway
         return True
 
     # --- the day ----------------------------------------------------------------------------------------------------------
@@ -471,17 +471,18 @@ def _gone(last: GatewaySample, running: bool) -> GatewaySample:
 
 def _sample(page: dict[str, Any], gateway: str) -> GatewaySample:
     """A gateway's status page as one look."""
+    counts, batches = page["counts"], page["batches"]
     return GatewaySample(
         gateway=gateway,
-        online=page["online"],
+        online=page["uplink"]["online"],
         alive=True,
-        granted_online=page["granted_online"],
-        granted_offline=page["granted_offline"],
-        refused=sum(page["refusals"].values()),
-        records=page["records"],
-        backlog=page["backlog_records"],
-        sealed=page["sealed_sequence"],
-        receipted=page["receipted_sequence"],
-        proven=page["proven_sequence"],
-        open_authorizations=page["open_authorizations"],
+        granted_online=counts["granted_online"],
+        granted_offline=counts["granted_offline"],
+        refused=counts["refused"],
+        records=counts["records"],
+        backlog=counts["unreceipted_records"],
+        sealed=batches["sealed"],
+        receipted=batches["receipted"],
+        proven=batches["proven"],
+        open_authorizations=counts["open_authorizations"],
     )
