@@ -3,12 +3,12 @@
 What a command needs is imported when it is called: `status` answers before the daemon's libraries would be loaded.
 """
 
+import contextlib
 import json
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
@@ -37,7 +37,7 @@ def _config(path: Path) -> EdgeConfig:
         _fail(err)
 
 
-@contextmanager
+@contextlib.contextmanager
 def _token(config: EdgeConfig) -> Iterator[tuple["Token", "Party"]]:
     from farthing.hsm import Hsm, HsmError, load_party
 
@@ -136,15 +136,10 @@ def client_certificate(
     from farthing_edge.broker import BrokerError, device_key
 
     settings = _config(config)
-    if not unchecked:
-        from farthing_edge.journal_view import JournalProblem, device_is_active
-
-        try:
-            known = device_is_active(settings, device)
-        except JournalProblem as err:
-            _fail(err)
-        if not known:
-            _fail(f"the journal knows no active device {device!r}: put it at this site with `farthing-admin`, or --unchecked")
+    if not unchecked and not _is_active(settings, device):
+        _fail(
+            f"the journal knows no active device {device!r}: put it at this site with `farthing-admin`, or --unchecked"
+        )
     with _token(settings) as (token, party):
         try:
             key = device_key(token, party, device, directory=directory.absolute())
@@ -163,47 +158,91 @@ def client_certificate(
             print(f"{name:<16}  {value}")
 
 
-@journal_app.command("verify")
-def journal_verify(config: ConfigOption, as_json: JsonOption = False) -> None:
-    """Check every entry's checksum, the positions, and that batches and directives chain; exit 1 at the first fault."""
-    from farthing_edge.journal_view import JournalProblem, verify
+def _is_active(config: EdgeConfig, device: str) -> bool:
+    from farthing.v1 import directive_pb2
+    from farthing_edge.journal.errors import JournalError
+    from farthing_edge.journal.store import connect_to_read
 
     try:
-        result: dict[str, Any] = verify(_config(config))
-    except JournalProblem as err:
+        with contextlib.closing(connect_to_read(config.journal_file)) as journal:
+            row = journal.execute("SELECT status FROM devices WHERE device_id = ?", (device,)).fetchone()
+    except JournalError as err:
         _fail(err)
-    print(json.dumps(result) if as_json else "  ".join(f"{name} {value}" for name, value in result.items()))
-    if result["fault"]:
-        raise typer.Exit(1)
+    return row is not None and row[0] == directive_pb2.DEVICE_STATUS_ACTIVE
+
+
+@journal_app.command("verify")
+def journal_verify(config: ConfigOption, as_json: JsonOption = False) -> None:
+    """Check every entry's hash, that batches and directives chain, and replay it all; exit 1 at the first fault."""
+    from dataclasses import asdict
+
+    from farthing_edge.gateway import core_settings
+    from farthing_edge.journal.errors import JournalError
+    from farthing_edge.journal.inspection import verify
+
+    settings = _config(config)
+    try:
+        report = verify(settings.journal_file, core_settings(settings))
+    except JournalError as err:
+        _fail(err)
+    found = asdict(report)
+    if as_json:
+        print(json.dumps(found))
+    else:
+        for name, value in found.items():
+            if name != "fault":
+                print(f"{name:<20}  {value}")
+    if report.fault is not None:
+        _fail(f"at position {report.fault.position}: {report.fault.what}; keep the file, and salvage it")
 
 
 @journal_app.command("show")
 def journal_show(
     config: ConfigOption,
-    first: Annotated[int, typer.Option("--from", help="The first position.")] = 1,
-    limit: Annotated[int, typer.Option(help="At most this many entries.")] = 100,
+    first: Annotated[int, typer.Option("--from", min=1, help="The first position.")] = 1,
+    limit: Annotated[int, typer.Option(min=1, help="At most this many entries.")] = 50,
     as_json: JsonOption = False,
 ) -> None:
     """Entries, one a line."""
-    from farthing_edge.journal_view import JournalProblem, entries
+    from farthing_edge.journal.errors import JournalError
+    from farthing_edge.journal.inspection import show
 
     try:
-        for entry in entries(_config(config), first=first, limit=limit):
-            print(json.dumps(entry) if as_json else f"{entry['position']:>10}  {entry['at']}  {entry['kind']:<24} {entry['body']}")
-    except JournalProblem as err:
+        for entry in show(_config(config).journal_file, from_position=first, limit=limit):
+            if as_json:
+                print(json.dumps(entry))
+                continue
+            rest = " ".join(f"{name}={_short(value)}" for name, value in entry.items() if name not in _ENTRY_HEAD)
+            print(f"{entry['position']:>10}  {entry['at_us']}  {entry['kind']:<20} {rest}")
+    except JournalError as err:
         _fail(err)
+
+
+_ENTRY_HEAD = ("position", "at_us", "kind")
+#: Statements and batches are for --json.
+_SHOWN_LENGTH = 40
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= _SHOWN_LENGTH else f"{text[:_SHOWN_LENGTH]}…"
 
 
 @journal_app.command("export")
 def journal_export(config: ConfigOption, out: Annotated[Path, typer.Option(help="The file to write.")]) -> None:
-    """Write all entries, batches and directives as JSON lines, whole or not at all."""
-    from farthing_edge.journal_view import JournalProblem, export
+    """Write every entry as a line of JSON, whole or not at all: enough to import it by hand."""
+    from farthing_edge.journal.errors import JournalError
+    from farthing_edge.journal.inspection import export
 
+    scratch = out.with_name(f".{out.name}.new")
     try:
-        count = export(_config(config), out)
-    except JournalProblem as err:
+        with scratch.open("w", encoding="utf-8") as opened:
+            count = export(_config(config).journal_file, opened)
+        scratch.replace(out)
+    except (JournalError, OSError) as err:
+        scratch.unlink(missing_ok=True)
         _fail(err)
-    print(f"{count} lines in {out}")
+    print(f"{count} entries in {out}")
 
 
 if __name__ == "__main__":

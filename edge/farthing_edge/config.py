@@ -148,12 +148,16 @@ class LimitsSection(Section):
     rubbish_samples: Annotated[int, Field(ge=0, le=10_000)] = 64
     #: What a device is told to wait when it is over its rate or the gateway is full.
     retry_after_ms: Annotated[int, Field(ge=1, le=600_000)] = 500
+    #: A chain of directives whose head is older than this decides on the floor only, business time: a week without the cloud.
+    directive_max_age_s: Annotated[int, Field(ge=60)] = 7 * 24 * 3600
+    #: How long after the cloud had nothing for an account it is asked again, business time.
+    quota_retry_s: Annotated[int, Field(ge=1)] = 60
     #: Commands waiting for the engine's writer.
     engine_queue: Annotated[int, Field(ge=1, le=1_000_000)] = 4_096
     #: Commands decided in one group and made durable by one fsync.
     group: Annotated[int, Field(ge=1, le=10_000)] = 256
     #: Intents that wait for a quota, and how long, real time.
-    parked_intents: Annotated[int, Field(ge=0, le=100_000)] = 256
+    parked_intents: Annotated[int, Field(ge=0, le=100_000)] = 1_024
     quota_wait_ms: Annotated[int, Field(ge=0, le=60_000)] = 1_500
 
 

@@ -59,6 +59,8 @@ class HttpListener:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             bound.bind((host, port))
+            # From here on a connection waits instead of being refused.
+            bound.listen(BACKLOG)
         except OSError as err:
             bound.close()
             raise ListenError(

@@ -61,13 +61,18 @@ class Metrics:
         self.evidence = Counter(
             "farthing_edge_evidence", "Details of batches uploaded", ("verified",), registry=registry
         )
+        self.state = Gauge(
+            "farthing_edge_state", "What the gateway knows and holds, by name", ("what",), registry=registry
+        )
+        self.position = Gauge("farthing_edge_journal_position", "The last entry's position", registry=registry)
+        self.sealed = Gauge("farthing_edge_sealed_sequence", "The last batch sealed", registry=registry)
+        self.receipted = Gauge("farthing_edge_receipted_sequence", "The last batch receipted", registry=registry)
+        self.directive_version = Gauge(
+            "farthing_edge_directive_version", "The last directive obeyed", registry=registry
+        )
         for number in (Refusal.MALFORMED, Refusal.SIGNATURE_INVALID, Refusal.DEVICE_UNKNOWN, Refusal.CHANNEL_DIFFERS):
             # Show what is watched for before it happens.
             self.refusals.labels(stage="ingress", number=str(int(number)))
-
-    def gauge(self, name: str, text: str) -> Gauge:
-        """A gauge of the composition root's, filled when the page is asked for."""
-        return Gauge(name, text, registry=self.registry)
 
     def page(self) -> bytes:
         """The page in the text format."""

@@ -71,8 +71,19 @@ class Recorder:
             receipted_counter=0,
         )
 
-    def witness(self) -> Witness:
-        return WITNESS
+    def answer_refusal(
+        self, *, answers: tuple[int, int] | None, refusal: Refusal, retry_after_ms: int | None = None
+    ) -> Answer:
+        later = refusal.rule == 13
+        return Answer(
+            gateway=GATEWAY,
+            witness=WITNESS,
+            answers=answers,
+            status=AnswerStatus.LATER if later else AnswerStatus.REFUSED,
+            refusal=refusal,
+            retry_after_ms=retry_after_ms if later else None,
+            receipted_counter=0,
+        )
 
     def statement_key(self, device: DeviceId, /) -> VerifyingKey | None:
         return self.keys.get(device)

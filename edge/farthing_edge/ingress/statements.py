@@ -18,12 +18,10 @@ from farthing.device.cose import Sign1, VerifyingKey, decode_sign1
 from farthing.device.messages import (
     MAX_ENVELOPE_SIZE,
     Answer,
-    AnswerStatus,
     Envelope,
     Intent,
     MessageError,
     Statement,
-    Witness,
     decode_envelope,
     decode_statement,
     encode,
@@ -49,8 +47,10 @@ class Engine(Protocol):
         """The answer, after the commit."""
         ...
 
-    def witness(self) -> Witness:
-        """What the journal has reached."""
+    def answer_refusal(
+        self, *, answers: tuple[int, int] | None, refusal: Refusal, retry_after_ms: int | None = None
+    ) -> Answer:
+        """A no of ingress's own; the status follows from the number."""
         ...
 
     def statement_key(self, device: DeviceId, /) -> VerifyingKey | None:
@@ -237,14 +237,7 @@ class StatementDoor:
         self._metrics.unverified.labels(channel).inc()
         self._metrics.refusals.labels("ingress", str(int(rejected.refusal))).inc()
         self._rubbish.add(channel=channel, peer=peer, refusal=rejected.refusal, payload=payload)
-        return Answer(
-            gateway=self._gateway,
-            witness=self._engine.witness(),
-            answers=rejected.answers,
-            status=AnswerStatus.REFUSED,
-            refusal=rejected.refusal,
-            receipted_counter=0,
-        )
+        return self._engine.answer_refusal(answers=rejected.answers, refusal=rejected.refusal)
 
     def _later(
         self,
@@ -254,12 +247,4 @@ class StatementDoor:
         refusal: Refusal = Refusal.OVERLOADED,
     ) -> Answer:
         self._metrics.refusals.labels("ingress", str(int(refusal))).inc()
-        return Answer(
-            gateway=self._gateway,
-            witness=self._engine.witness(),
-            answers=answers,
-            status=AnswerStatus.LATER,
-            refusal=refusal,
-            retry_after_ms=retry_after_ms,
-            receipted_counter=0,
-        )
+        return self._engine.answer_refusal(answers=answers, refusal=refusal, retry_after_ms=retry_after_ms)

@@ -118,8 +118,8 @@ class Engine(Protocol):
         """Requests without an answer."""
         ...
 
-    async def wait_for_quota_request(self, known: frozenset[int], /) -> None:
-        """Return when a request is outstanding that is not in ``known``."""
+    async def wait_for_quota_request(self, after_counter: int, /) -> None:
+        """Return when a request with a higher counter has been made, answered since or not."""
         ...
 
     async def detail(self, sequence: int, /) -> Sequence[bytes] | None:
@@ -273,8 +273,11 @@ class Uplink:
                 await self._obey_site_key(arrived.body.site_key)
             await self._engine.submit(arrived)
             version, previous_hash = arrived.body.version, batch_hash(arrived.raw)
+            now_at = self._engine.position()
+            if now_at.directive_version != version:
+                raise SessionOver(f"the journal did not take directive {version}")
             self._metrics.directives.inc()
-            if self._engine.position().incarnation != incarnation:
+            if now_at.incarnation != incarnation:
                 raise SessionOver("a new incarnation has begun")
         raise SessionOver("the cloud ended the stream of directives")
 
@@ -336,18 +339,22 @@ class Uplink:
     async def _request_quotas(self, stub: "GatewaySyncAsyncStub", incarnation: int) -> None:
         asked: set[int] = set()
         room = asyncio.Semaphore(self._section.quota_requests_in_flight)
+        after = 0
         async with asyncio.TaskGroup() as tasks:
             while True:
                 outstanding = self._engine.outstanding_quota_requests()
                 # Forget what is no longer outstanding, so that this stays as small as the engine's own table.
                 asked &= {request.counter for request in outstanding}
                 for request in outstanding:
+                    after = max(after, request.counter)
                     if request.counter not in asked:
                         await room.acquire()
                         asked.add(request.counter)
                         task = tasks.create_task(_part(self._request_quota(stub, incarnation, request), endless=False))
                         task.add_done_callback(lambda _: room.release())
-                await self._engine.wait_for_quota_request(frozenset(asked))
+                await self._engine.wait_for_quota_request(after)
+                # There is a higher one, or there was and it is answered: it is looked for among the outstanding ones.
+                after += 1
 
     async def _request_quota(self, stub: "GatewaySyncAsyncStub", incarnation: int, request: QuotaRequest) -> None:
         response: gateway_sync_pb2.RequestQuotaResponse = await stub.RequestQuota(

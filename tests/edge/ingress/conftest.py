@@ -3,7 +3,7 @@
 import asyncio
 import socket
 import subprocess
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from farthing.device.messages import (
 )
 from farthing.hsm import Hsm, Party, Token
 from farthing.ids import DeviceId, GatewayId, RegisterId, StartId, token_commitment
+from farthing.refusal import Refusal
 from farthing_edge.authorization.commands import DeviceStatement
 from farthing_edge.broker import BrokerFiles, write_broker
 from farthing_edge.config import LimitsSection
@@ -56,9 +57,7 @@ class SoftElement:
 
     def sign(self, statement: Statement) -> bytes:
         payload = encode(statement)
-        der = self.private.sign(
-            to_be_signed(statement.kind, statement.recipient, payload), ec.ECDSA(SHA256())
-        )
+        der = self.private.sign(to_be_signed(statement.kind, statement.recipient, payload), ec.ECDSA(SHA256()))
         r, s = decode_dss_signature(der)
         return encode_sign1(key_id(self.spki), payload, r.to_bytes(32, "big") + s.to_bytes(32, "big"))
 
@@ -109,8 +108,19 @@ class Recorder:
             receipted_counter=0,
         )
 
-    def witness(self) -> Witness:
-        return WITNESS
+    def answer_refusal(
+        self, *, answers: tuple[int, int] | None, refusal: Refusal, retry_after_ms: int | None = None
+    ) -> Answer:
+        later = refusal.rule == 13
+        return Answer(
+            gateway=GATEWAY,
+            witness=WITNESS,
+            answers=answers,
+            status=AnswerStatus.LATER if later else AnswerStatus.REFUSED,
+            refusal=refusal,
+            retry_after_ms=retry_after_ms if later else None,
+            receipted_counter=0,
+        )
 
     def statement_key(self, device: DeviceId, /) -> VerifyingKey | None:
         return self.keys.get(device)
@@ -168,7 +178,7 @@ def meter() -> SoftElement:
 
 
 @pytest.fixture
-async def open_door(token: Token, site_key: str, meter: SoftElement) -> AsyncIterator[Callable[..., Door]]:
+async def open_door(token: Token, site_key: str, meter: SoftElement) -> Callable[..., Door]:
     def build(**limits: int) -> Door:
         engine = Recorder(keys={METER: VerifyingKey.from_spki(meter.spki)})
         metrics, rubbish = Metrics(), RubbishRing(samples=4)
@@ -182,7 +192,7 @@ async def open_door(token: Token, site_key: str, meter: SoftElement) -> AsyncIte
         )
         return Door(door=door, engine=engine, metrics=metrics, rubbish=rubbish)
 
-    yield build
+    return build
 
 
 def free_port() -> int:

@@ -110,8 +110,15 @@ async def test_one_slow_statement_does_not_hold_up_another(
 
 
 async def test_a_device_cannot_speak_on_anothers_topic(
-    broker: Any, serve: Any, open_door: Any, meter: Any, meter_key: TransportKey, token: Token, party: Party,
-    tmp_path: Path, said: Any,
+    broker: Any,
+    serve: Any,
+    open_door: Any,
+    meter: Any,
+    meter_key: TransportKey,
+    token: Token,
+    party: Party,
+    tmp_path: Path,
+    said: Any,
 ) -> None:
     door = open_door()
     serving = serve(broker.address, door)

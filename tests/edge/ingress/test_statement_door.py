@@ -79,14 +79,10 @@ async def test_without_a_site_key_the_engine_is_told_so(open_door: Any, said: An
     assert [(heard.token_ref, heard.key_epoch) for heard in door.engine.heard] == [(None, None)]
 
 
-async def test_over_its_rate_a_peer_is_told_when_and_another_is_served(
-    open_door: Any, said: Any, meter: Any
-) -> None:
+async def test_over_its_rate_a_peer_is_told_when_and_another_is_served(open_door: Any, said: Any, meter: Any) -> None:
     door = open_door(peer_rate_per_s=1, peer_burst=2)
     answers = [
-        decode_answer(
-            await door.door.answer(said.envelope(meter, said.intent(n)), channel="mqtt", peer="meter-1")
-        )
+        decode_answer(await door.door.answer(said.envelope(meter, said.intent(n)), channel="mqtt", peer="meter-1"))
         for n in range(3)
     ]
     assert [answer.status for answer in answers] == [AnswerStatus.RECORDED] * 2 + [AnswerStatus.LATER]
@@ -100,9 +96,7 @@ async def test_over_its_rate_a_peer_is_told_when_and_another_is_served(
 
 async def test_above_what_may_be_in_flight_the_answer_is_later(open_door: Any, said: Any, meter: Any) -> None:
     door = open_door(statements_in_flight=1)
-    slow = asyncio.create_task(
-        door.door.answer(said.envelope(meter, said.intent(999)), channel="mqtt", peer="meter-1")
-    )
+    slow = asyncio.create_task(door.door.answer(said.envelope(meter, said.intent(999)), channel="mqtt", peer="meter-1"))
     while not door.engine.heard:
         await asyncio.sleep(0)
 
@@ -122,9 +116,7 @@ async def test_a_busy_token_means_later(
 
     monkeypatch.setattr(token, "hmac", busy)
     door = open_door()
-    answer = decode_answer(
-        await door.door.answer(said.envelope(meter, said.intent(4)), channel="mqtt", peer="meter-1")
-    )
+    answer = decode_answer(await door.door.answer(said.envelope(meter, said.intent(4)), channel="mqtt", peer="meter-1"))
     assert (answer.status, answer.answers) == (AnswerStatus.LATER, (1, 4))
     assert door.engine.heard == []
 

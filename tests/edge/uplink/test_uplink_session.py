@@ -76,6 +76,7 @@ class Gateway:
     receipted: int = 0
     keys: list[VerifyingKey] = field(default_factory=list)
     requests: dict[int, Request] = field(default_factory=dict)
+    request_counter: int = 0
     changed: asyncio.Condition = field(default_factory=asyncio.Condition)
 
     async def submit(self, command: Any, /) -> None:
@@ -132,9 +133,14 @@ class Gateway:
     def outstanding_quota_requests(self) -> Sequence[Request]:
         return list(self.requests.values())
 
-    async def wait_for_quota_request(self, known: frozenset[int], /) -> None:
+    async def wait_for_quota_request(self, after_counter: int, /) -> None:
         async with self.changed:
-            await self.changed.wait_for(lambda: bool(set(self.requests) - known))
+            await self.changed.wait_for(lambda: self.request_counter > after_counter)
+
+    async def ask(self, counter: int) -> None:
+        self.requests[counter] = Request(counter=counter)
+        self.request_counter = counter
+        await self.tell()
 
     async def detail(self, sequence: int, /) -> Sequence[bytes] | None:
         return [b"leaf of %d" % sequence]
@@ -167,9 +173,7 @@ class Cloud(GatewaySyncServicer):
 
     async def direct(self, **body: Any) -> directive_pb2.SignedDirective:
         version = body.pop("version", len(self.chain) + 1)
-        previous = body.pop(
-            "previous_hash", hashlib.sha256(self.chain[-1].directive).digest() if self.chain else ZERO
-        )
+        previous = body.pop("previous_hash", hashlib.sha256(self.chain[-1].directive).digest() if self.chain else ZERO)
         gateway_id = body.pop("gateway_id", GATEWAY)
         label = body.pop("label", "directive")
         raw = directive_pb2.Directive(
@@ -464,9 +468,7 @@ async def test_heads_say_how_fresh_the_chain_is_and_another_chain_is_noticed(wor
         raw = directive_pb2.DirectiveHead(gateway_id=GATEWAY, version=1, hash=digest, at_us=77).SerializeToString()
         signature = await world.cloud.sign("directive-head", GATEWAY, raw, "directive")
         world.cloud.heads.append(
-            directive_pb2.SignedDirectiveHead(
-                head=raw, signature=signature, key_id=key_id(world.cloud.directive_spki)
-            )
+            directive_pb2.SignedDirectiveHead(head=raw, signature=signature, key_id=key_id(world.cloud.directive_spki))
         )
         async with world.cloud.more:
             world.cloud.more.notify_all()
@@ -480,11 +482,9 @@ async def test_heads_say_how_fresh_the_chain_is_and_another_chain_is_noticed(wor
 
 
 async def test_a_quota_request_is_asked_once_a_session_until_it_is_answered(world: World) -> None:
-    world.gateway.requests[4] = Request(counter=4)
-    await world.gateway.tell()
+    await world.gateway.ask(4)
     await world.gateway.until(lambda: not world.gateway.requests)
-    world.gateway.requests[5] = Request(counter=5)
-    await world.gateway.tell()
+    await world.gateway.ask(5)
     await world.gateway.until(lambda: not world.gateway.requests)
     assert world.cloud.asked == [4, 5]
 

@@ -1,0 +1,414 @@
+"""The composition root: reads one frozen configuration, builds everything, runs one task group, and decides nothing.
+
+Order of a start: what can be wrong with configuration, token, journal and addresses is found out before anything is said to
+anybody. Order of a stop: no new statements, then the uplink, then the engine after the commit that is under way.
+"""
+
+import asyncio
+import os
+import signal
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any
+
+import structlog
+
+from farthing.clock import SECOND_US, BusinessClock
+from farthing.device.cose import VerifyingKey
+from farthing.device.messages import Answer, MessageError
+from farthing.edhoc import TokenKey, credential
+from farthing.hsm import Hsm, HsmError, Party, Token, load_party
+from farthing.hsm.tls import channel_credentials
+from farthing.hsm.transport import TransportKey
+from farthing.ids import DeviceId
+from farthing.refusal import Refusal
+from farthing.v1 import directive_pb2
+from farthing_edge.authorization.commands import DeviceStatement
+from farthing_edge.authorization.state import CoreSettings
+from farthing_edge.broker import client_key
+from farthing_edge.config import GATEWAY_USER, EdgeConfig, MqttSection
+from farthing_edge.engine import Engine, EngineLimits, SignedBatchRow, TokenSigner
+from farthing_edge.http import HttpListener
+from farthing_edge.http import ListenError as HttpListenError
+from farthing_edge.ingress.coap import CoapIngress
+from farthing_edge.ingress.coap import ListenError as CoapListenError
+from farthing_edge.ingress.guard import RubbishRing
+from farthing_edge.ingress.handshakes import DeviceKey, Handshakes
+from farthing_edge.ingress.mqtt import MqttIngress
+from farthing_edge.ingress.statements import StatementDoor
+from farthing_edge.journal.errors import JournalError
+from farthing_edge.journal.store import Journal
+from farthing_edge.log import configure_logs
+from farthing_edge.metrics import Metrics
+from farthing_edge.site_keys import site_key_label, take_site_key
+from farthing_edge.status import write_run_file
+from farthing_edge.uplink import session
+
+_log = structlog.get_logger(__name__)
+
+EDHOC = "edhoc"
+_DECOMMISSIONED = directive_pb2.DEVICE_STATUS_DECOMMISSIONED
+
+
+class StartError(Exception):
+    """The gateway cannot start, or cannot go on; the message says what is wrong and what to do."""
+
+
+def core_settings(config: EdgeConfig, clock: BusinessClock | None = None) -> CoreSettings:
+    """What the core is told of the configuration."""
+    clock = clock or config.clock.clock()
+    return CoreSettings(
+        gateway_id=config.gateway,
+        directive_max_age_us=config.limits.directive_max_age_s * SECOND_US,
+        quota_retry_us=config.limits.quota_retry_s * SECOND_US,
+        clock_epoch_us=clock.epoch_us,
+        clock_real_epoch_us=clock.real_epoch_us,
+        clock_rate=clock.rate,
+    )
+
+
+def run_gateway(config: EdgeConfig) -> None:
+    """Run until SIGTERM or SIGINT; raise ``StartError``."""
+    configure_logs(config.log.level)
+    try:
+        party = load_party(config.party)
+        _check_party(config, party)
+        directive_key = _directive_key(config)
+        with Hsm.of(party) as hsm:
+            asyncio.run(_run(config, party, hsm.attach(party), directive_key))
+    except (HsmError, JournalError) as err:
+        raise StartError(str(err)) from err
+    except OSError as err:
+        raise StartError(f"{err.filename or config.state_dir}: {err.strerror}") from err
+
+
+async def _run(config: EdgeConfig, party: Party, token: Token, directive_key: VerifyingKey) -> None:
+    await _Gateway(config, party, token, directive_key).run()
+
+
+def _check_party(config: EdgeConfig, party: Party) -> None:
+    if party.kind != "gateway" or party.id != config.gateway_id:
+        raise StartError(
+            f"party: {config.party} is the {party.kind} {party.id!r}, and gateway_id is {config.gateway_id!r}: "
+            "write the id of the party, or the folder of this gateway"
+        )
+
+
+def _directive_key(config: EdgeConfig) -> VerifyingKey:
+    try:
+        return VerifyingKey.from_spki(config.directive_key_file.read_bytes())
+    except (OSError, MessageError) as err:
+        raise StartError(
+            f"directive_key_file: {config.directive_key_file} is no public key on P-256 (DER): "
+            "copy <cloud's party>/public/directive.der"
+        ) from err
+
+
+class _ForIngress:
+    """The engine as ingress sees it."""
+
+    __slots__ = ("_engine", "_view")
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._view = engine.view
+
+    async def submit(self, command: DeviceStatement, /) -> Answer | None:
+        return await self._engine.submit(command)
+
+    def answer_refusal(
+        self, *, answers: tuple[int, int] | None, refusal: Refusal, retry_after_ms: int | None = None
+    ) -> Answer:
+        return self._engine.answer_refusal(answers=answers, refusal=refusal, retry_after_ms=retry_after_ms)
+
+    def statement_key(self, device: DeviceId, /) -> VerifyingKey | None:
+        known = self._view.device(device)
+        return None if known is None else known.key
+
+    def site_key(self) -> tuple[str, int] | None:
+        keys = self._view.site_keys()
+        if not keys:
+            return None
+        newest = keys[-1]
+        return site_key_label(self._view.site_id, newest.epoch, newest.wrapped_key), newest.epoch
+
+
+class _ForUplink:
+    """The engine as the uplink sees it."""
+
+    __slots__ = ("_engine", "_view")
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._view = engine.view
+
+    async def submit(self, command: session.Command, /) -> object:
+        return await self._engine.submit(command)
+
+    def position(self) -> session.Position:
+        view = self._view
+        return session.Position(
+            incarnation=view.incarnation,
+            start_id=view.start_id,
+            position=view.position,
+            directive_version=view.directive_version,
+            directive_hash=view.directive_hash,
+            last_sealed_sequence=view.sealed_sequence,
+        )
+
+    def receipt_keys(self) -> Sequence[VerifyingKey]:
+        return [VerifyingKey.from_spki(each) for each in self._view.receipt_keys]
+
+    def receipted_sequence(self) -> int:
+        return self._view.receipted_sequence
+
+    async def batches_to_send(self, after_sequence: int, most: int, /) -> Sequence[SignedBatchRow]:
+        return await asyncio.to_thread(self._engine.batches_to_send, after_sequence, most)
+
+    async def wait_for_batch(self, after_sequence: int, /) -> None:
+        await self._engine.wait_for_batch(after_sequence)
+
+    def outstanding_quota_requests(self) -> Sequence[session.QuotaRequest]:
+        return self._engine.outstanding_quota_requests()
+
+    async def wait_for_quota_request(self, after_counter: int, /) -> None:
+        await self._engine.wait_for_quota_request(after_counter)
+
+    async def detail(self, sequence: int, /) -> Sequence[bytes] | None:
+        try:
+            return await self._engine.detail(sequence)
+        except JournalError:
+            _log.exception("detail_not_rebuilt", sequence=sequence)
+            return None
+
+
+class _Gateway:
+    """Everything that runs, built once and run in one task group."""
+
+    def __init__(self, config: EdgeConfig, party: Party, token: Token, directive_key: VerifyingKey) -> None:
+        self._config = config
+        self._party = party
+        self._token = token
+        self._metrics = Metrics()
+        self._rubbish = RubbishRing(samples=config.limits.rubbish_samples)
+        self._broker_up = False
+        self._started_at = datetime.now(UTC).isoformat()
+        limits = config.limits
+        clock = config.clock.clock()
+        self._engine = Engine(
+            journal=Journal(config.journal_file),
+            grant_signer=TokenSigner(token=token, label="grant", urgent=False),
+            batch_signer=TokenSigner(token=token, label="batch", urgent=True),
+            clock=clock,
+            settings=core_settings(config, clock),
+            limits=EngineLimits(
+                queue=limits.engine_queue,
+                group=limits.group,
+                parked_for_quota=limits.parked_intents,
+                quota_wait_ms=limits.quota_wait_ms,
+                retry_after_ms=limits.retry_after_ms,
+            ),
+        )
+        self._door = StatementDoor(
+            gateway=config.gateway,
+            engine=_ForIngress(self._engine),
+            token=token,
+            limits=limits,
+            metrics=self._metrics,
+            rubbish=self._rubbish,
+        )
+        self._uplink = session.Uplink(
+            gateway=config.gateway,
+            section=config.uplink,
+            engine=_ForUplink(self._engine),
+            directive_key=directive_key,
+            make_credentials=lambda: channel_credentials(
+                token, "tls", certificate_chain=party.certificate("tls"), roots=config.ca_file.read_bytes()
+            ),
+            obey_site_key=self._obey_site_key,
+            metrics=self._metrics,
+        )
+        self._handshakes: Handshakes | None = None
+
+    async def run(self) -> None:
+        """Run until told to stop; raise ``StartError``."""
+        config = self._config
+        http = self._http_listener()
+        coap = self._coap_ingress()
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        try:
+            http.start()
+            addresses = {"http": http.address}
+            await self._engine.start()
+            try:
+                async with asyncio.TaskGroup() as tasks:
+                    engine = tasks.create_task(self._engine.run(), name="engine")
+                    await self._restore_site_keys()
+                    if coap is not None:
+                        await coap.start()
+                        addresses["coap"] = coap.address
+                    doors = self._open_doors(tasks, http, coap)
+                    write_run_file(config.run_file, pid=os.getpid(), started_at=self._started_at, addresses=addresses)
+                    _log.info("started", gateway=config.gateway_id, pid=os.getpid(), **addresses)
+                    await stop.wait()
+                    _log.info("stopping")
+                    # One after the other: who waits in the engine is still answered, or hears nothing and asks again.
+                    for door in doors:
+                        door.cancel()
+                        await asyncio.wait([door])
+                    await self._engine.stop()
+                    await asyncio.wait([engine])
+            except* (JournalError, HsmError, HttpListenError, CoapListenError) as group:
+                raise StartError(_first(group)) from group
+        except HttpListenError as err:
+            raise StartError(str(err)) from err
+        finally:
+            config.run_file.unlink(missing_ok=True)
+            _log.info("stopped")
+
+    def _open_doors(
+        self, tasks: asyncio.TaskGroup, http: HttpListener, coap: CoapIngress | None
+    ) -> list["asyncio.Task[None]"]:
+        doors = []
+        if coap is not None:
+            doors.append(tasks.create_task(coap.run(), name="coap"))
+        if self._config.mqtt is not None:
+            doors.append(tasks.create_task(self._mqtt_ingress(self._config.mqtt).run(), name="mqtt"))
+        doors.append(tasks.create_task(self._uplink.run(), name="uplink"))
+        doors.append(tasks.create_task(http.run(), name="http"))
+        return doors
+
+    # What stands at the borders ---------------------------------------------------------------------------------------
+
+    def _http_listener(self) -> HttpListener:
+        return HttpListener(
+            listen=self._config.http.listen, status=self._status, faults=self._faults, metrics=self._page
+        )
+
+    def _mqtt_ingress(self, section: MqttSection) -> MqttIngress:
+        def make_key() -> TransportKey:
+            return client_key(self._token, self._party, GATEWAY_USER, directory=self._config.transport_dir)
+
+        return MqttIngress(
+            section=section, door=self._door, metrics=self._metrics, make_key=make_key, on_change=self._broker_changed
+        )
+
+    def _coap_ingress(self) -> CoapIngress | None:
+        section = self._config.coap
+        if section is None:
+            return None
+        party = self._party
+        self._handshakes = Handshakes(
+            section=section,
+            key=TokenKey(self._token, EDHOC),
+            credential=credential(party.id, party.kid, party.public_key(EDHOC)),
+            keys_with=self._device_keys,
+            metrics=self._metrics,
+        )
+        return CoapIngress(section=section, door=self._door, handshakes=self._handshakes)
+
+    def _device_keys(self, kid: bytes) -> Iterable[DeviceKey]:
+        """The static keys that directives gave this identifier; at a handshake's end, so a look at each device is cheap."""
+        view = self._engine.view
+        for name in view.device_ids():
+            device = view.device(name)
+            if device is not None and device.static_dh_kid == kid and device.status != _DECOMMISSIONED:
+                yield DeviceKey(device=device.id, kid=kid, x=device.static_dh_x)
+
+    def _broker_changed(self, connected: bool) -> None:
+        self._broker_up = connected
+
+    # Keys of the site -------------------------------------------------------------------------------------------------
+
+    async def _obey_site_key(self, key: directive_pb2.SiteKey) -> None:
+        await take_site_key(
+            self._token,
+            site_id=key.site_id,
+            epoch=key.epoch,
+            ephemeral_public_key=key.ephemeral_public_key,
+            wrapped_key=key.wrapped_key,
+        )
+
+    async def _restore_site_keys(self) -> None:
+        view = self._engine.view
+        for row in view.site_keys():
+            await take_site_key(
+                self._token,
+                site_id=view.site_id,
+                epoch=row.epoch,
+                ephemeral_public_key=row.ephemeral_public_key,
+                wrapped_key=row.wrapped_key,
+            )
+
+    # What people see --------------------------------------------------------------------------------------------------
+
+    def _faults(self) -> list[str]:
+        view = self._engine.view
+        found = []
+        if not self._uplink.online:
+            found.append(f"uplink: {self._uplink.fault}")
+        if self._config.mqtt is not None and not self._broker_up:
+            found.append(f"broker: {self._config.mqtt.address} is not connected")
+        if not view.authorizing:
+            found.append(f"not authorizing: {view.not_authorizing_reason}")
+        found += [f"directive {version}: {fault}" for version, fault in view.directive_faults()]
+        return found
+
+    def _status(self) -> dict[str, Any]:
+        view, engine, config = self._engine.view, self._engine, self._config
+        counts = view.counts()
+        return {
+            "gateway": config.gateway_id,
+            "operator": view.operator_id,
+            "site": view.site_id,
+            "incarnation": view.incarnation,
+            "start_id": view.start_id.hex(),
+            "position": view.position,
+            "authorizing": view.authorizing,
+            "faults": self._faults(),
+            "uplink": {"online": self._uplink.online, "address": config.uplink.address, "fault": self._uplink.fault},
+            "broker": {
+                "connected": self._broker_up,
+                "address": None if config.mqtt is None else config.mqtt.address,
+            },
+            "coap": {"contexts": 0 if self._handshakes is None else len(self._handshakes)},
+            "directives": {"version": view.directive_version, "head_at_us": view.head_at_us},
+            "batches": {
+                "sealed": view.sealed_sequence,
+                "receipted": view.receipted_sequence,
+                "proven": self._uplink.proven_sequence,
+                "backlog": view.sealed_sequence - view.receipted_sequence,
+            },
+            "counts": counts,
+            "refusals": {str(number): count for number, count in sorted(self._refusals().items())},
+            "engine": {"groups": engine.groups, "decided": engine.decided, "poisoned": engine.poisoned},
+            "rubbish": [asdict(sample) for sample in self._rubbish.samples()],
+        }
+
+    def _refusals(self) -> dict[int, int]:
+        found = self._engine.view.refusals()
+        for number, count in self._engine.refused_unrecorded.items():
+            found[int(number)] = found.get(int(number), 0) + count
+        return found
+
+    def _page(self) -> bytes:
+        view = self._engine.view
+        metrics = self._metrics
+        for name, count in view.counts().items():
+            metrics.state.labels(name).set(count)
+        metrics.position.set(view.position)
+        metrics.sealed.set(view.sealed_sequence)
+        metrics.receipted.set(view.receipted_sequence)
+        metrics.directive_version.set(view.directive_version)
+        return metrics.page()
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> str:
+    err: BaseException = group
+    while isinstance(err, BaseExceptionGroup):
+        err = err.exceptions[0]
+    return str(err)
