@@ -202,6 +202,8 @@ def _record(
     """Bill: spend the charges and keep the usage record until it is sealed."""
     amount = _spend(state, authorization, charges)
     state.unsealed_micros += amount
+    state.records += 1
+    state.unreceipted_records += 1
     state.unsealed.append(
         UsageRecord(
             position=state.position,
@@ -455,7 +457,7 @@ def _sealed(state: GatewayState, event: events.Sealed) -> None:
     state.sequence = event.sequence
     state.batch_hash = event.batch_hash
     state.sealed_position = event.last_position
-    state.batches[event.sequence] = SealedBatch(event.batch_hash, event.last_position)
+    state.batches[event.sequence] = SealedBatch(event.batch_hash, event.last_position, len(state.unsealed))
     state.unsealed = []
     state.unsealed_micros = 0
     for authorization in state.ended.values():
@@ -482,7 +484,7 @@ def _receipted(state: GatewayState, event: events.Receipted) -> None:
     state.receipted_sequence = event.sequence
     state.receipted_position = batch.last_position
     for sequence in [sequence for sequence in state.batches if sequence <= event.sequence]:
-        del state.batches[sequence]
+        state.unreceipted_records -= state.batches.pop(sequence).records
 
 
 # Starts, heads --------------------------------------------------------------------------------------------------------

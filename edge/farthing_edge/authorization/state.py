@@ -475,6 +475,8 @@ class SealedBatch(NamedTuple):
 
     batch_hash: bytes
     last_position: int
+    #: Usage records that it bills.
+    records: int
 
 
 @dataclass(slots=True)
@@ -544,6 +546,9 @@ class GatewayState:
         self.open_authorizations = 0
         self.unsealed: list[UsageRecord] = []
         self.unsealed_micros = 0
+        #: Usage records since the journal began, and those that the cloud has not receipted.
+        self.records = 0
+        self.unreceipted_records = 0
         #: Closed since the last batch: their claims are final, with or without width.
         self.ended: dict[bytes, Authorization] = {}
         # Batches of this incarnation.

@@ -175,6 +175,8 @@ class GatewayView:
             "quota_unspent_micros": sum(q.unspent_micros for q in state.quotas.values()),
             "floor_taken_micros": state.floor.total_micros,
             "quota_requests": len(state.requests),
+            "records": state.records,
+            "unreceipted_records": state.unreceipted_records,
             "unsealed_records": len(state.unsealed),
             "unsealed_micros": state.unsealed_micros,
             "unreceipted_batches": len(state.batches),
