@@ -115,10 +115,20 @@ def check_tariff(tariff: registry_pb2.Tariff, *, currency: str | None) -> None:
         parsed = parse_tariff(record.ocpi_json)
     except TariffError as err:
         raise Unfit(f"ocpi_json: {err}") from err
+    if parsed.id != record.tariff_id:
+        raise Unfit(f"ocpi_json: its id is {parsed.id}, not {record.tariff_id}")
     if record.currency != parsed.currency:
         raise Unfit(f"currency: the tariff is in {parsed.currency}, not {record.currency or 'none'}")
     if currency is not None and record.currency != currency:
         raise Unfit(f"currency: the operator's is {currency}, not {record.currency}")
+
+
+def check_fit(record: directive_pb2.DeviceRecord, tariff: registry_pb2.Tariff) -> None:
+    """Raise ``Unfit`` if the tariff has no price for what one of the device's registers counts."""
+    parsed = parse_tariff(tariff.tariff.ocpi_json)
+    for register in record.registers:
+        if not parsed.fits(register.unit):
+            raise Unfit(f"tariff_id: {parsed.id} has no price for register {register.register_id}'s {register.unit}")
 
 
 def check_device(device: registry_pb2.Device, *, root: x509.Certificate, now: datetime | None = None) -> None:

@@ -30,6 +30,7 @@ from farthing_cloud.registry import store
 from farthing_cloud.registry.checks import (
     Unfit,
     check_device,
+    check_fit,
     check_gateway,
     check_operator,
     check_site,
@@ -427,7 +428,9 @@ class RegistryServicer(registry_pb2_grpc.RegistryServicer):
     async def _tariff(self, connection: store.Connection, device: registry_pb2.Device, *, dry_run: bool) -> None:
         record = device.record
         tariff = await store.get_tariff(connection, device.operator_id, record.tariff_id, record.tariff_version)
-        if tariff is None and not dry_run:
+        if tariff is not None:
+            check_fit(record, tariff)
+        elif not dry_run:
             raise _precondition(f"no tariff {record.tariff_id} version {record.tariff_version}: put it first")
 
     async def _known_device(self, device_id: str) -> registry_pb2.Device:

@@ -1,0 +1,267 @@
+"""The registry's calls, from the outside: what they answer, and what gateways hear of it."""
+
+from pathlib import Path
+
+import grpc
+import grpc.aio
+import pytest
+from back_office_parts import (
+    CHARGE,
+    FRAUD,
+    PERSON,
+    BackOffice,
+    device,
+    gateway,
+    operator,
+    register_all,
+    site,
+    tariff,
+)
+
+from farthing.v1 import directive_pb2, registry_pb2
+
+pytestmark = pytest.mark.real
+
+
+async def refused(call: grpc.aio.UnaryUnaryCall[object, object]) -> tuple[grpc.StatusCode, str]:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call
+    return caught.value.code(), caught.value.details() or ""
+
+
+async def test_a_gateway_is_told_everything_once_and_in_order(back_office: BackOffice, parties: Path) -> None:
+    await register_all(back_office, parties)
+    ledger = back_office.ledger
+    assert ledger.gateways["gw-1"].time_zone == "Europe/Berlin"
+    assert ledger.gateways["gw-1"].currency == "EUR"
+    assert ledger.kinds("gw-1") == ["floor", "seal", "site_key", "tariff", "device"]
+    record = ledger.chains["gw-1"][-1].device
+    assert record.status == directive_pb2.DEVICE_STATUS_ACTIVE
+    assert record.device_epoch == 1
+
+    await register_all(back_office, parties)
+    assert len(ledger.chains["gw-1"]) == 5
+
+    # A gateway that comes later hears what the one before it heard.
+    await back_office.registry.PutGateway(registry_pb2.PutGatewayRequest(gateway=gateway(parties, "gw-2")))
+    assert ledger.kinds("gw-2") == ["floor", "seal", "tariff", "device", "site_key"]
+
+
+async def test_put_says_what_it_changes_and_a_dry_run_changes_nothing(back_office: BackOffice) -> None:
+    put = back_office.registry.PutOperator
+    dry = await put(registry_pb2.PutOperatorRequest(operator=operator(), dry_run=True))
+    assert dry.change == registry_pb2.CHANGE_CREATED
+    assert not (await back_office.registry.ListOperators(registry_pb2.ListOperatorsRequest())).operators
+    made = await put(registry_pb2.PutOperatorRequest(operator=operator()))
+    assert list(made.differences) == list(dry.differences)
+    renamed = await put(registry_pb2.PutOperatorRequest(operator=operator(name="Town"), dry_run=True))
+    assert renamed.change == registry_pb2.CHANGE_UPDATED
+    assert list(renamed.differences) == ["name: City -> Town"]
+    assert (await put(registry_pb2.PutOperatorRequest(operator=operator()))).change == registry_pb2.CHANGE_NONE
+
+
+async def test_a_dry_run_takes_what_it_names_as_coming(back_office: BackOffice, parties: Path) -> None:
+    answer = await back_office.registry.PutDevice(registry_pb2.PutDeviceRequest(device=device(parties), dry_run=True))
+    assert answer.change == registry_pb2.CHANGE_CREATED
+    code, details = await refused(back_office.registry.PutDevice(registry_pb2.PutDeviceRequest(device=device(parties))))
+    assert (code, details) == (grpc.StatusCode.FAILED_PRECONDITION, "no operator 'city': put it first")
+
+
+@pytest.mark.parametrize("served", range(6))
+async def test_whatever_step_the_ledger_fails_at_putting_again_heals_it(
+    back_office: BackOffice, parties: Path, served: int
+) -> None:
+    put = back_office.registry
+    await put.PutOperator(registry_pb2.PutOperatorRequest(operator=operator()))
+    await put.PutSite(registry_pb2.PutSiteRequest(site=site()))
+    await put.PutTariff(registry_pb2.PutTariffRequest(tariff=tariff()))
+    await put.PutDevice(registry_pb2.PutDeviceRequest(device=device(parties)))
+    back_office.ledger.calls_until_away = served
+
+    request = registry_pb2.PutGatewayRequest(gateway=gateway(parties))
+    code, details = await refused(put.PutGateway(request))
+    assert code == grpc.StatusCode.UNAVAILABLE
+    assert "applying again is safe" in details
+
+    back_office.ledger.calls_until_away = None
+    assert (await put.PutGateway(request)).change == registry_pb2.CHANGE_NONE
+    assert back_office.ledger.kinds("gw-1") == ["floor", "seal", "tariff", "device", "site_key"]
+
+
+async def test_what_is_refused_is_parked_and_tried_again_with_the_next_put(
+    back_office: BackOffice, parties: Path
+) -> None:
+    await register_all(back_office, parties)
+    back_office.ledger.gateways.clear()
+    moved = site(seal=directive_pb2.SealPolicy(amount_micros=1, records=1, age_s=1))
+    code, details = await refused(back_office.registry.PutSite(registry_pb2.PutSiteRequest(site=moved)))
+    assert code == grpc.StatusCode.FAILED_PRECONDITION
+    assert "no gateway gw-1" in details
+
+    back_office.ledger.gateways["gw-1"] = gateway_request()
+    await back_office.registry.PutSite(registry_pb2.PutSiteRequest(site=moved))
+    assert back_office.ledger.chains["gw-1"][-1].seal.amount_micros == 1
+
+
+def gateway_request() -> object:
+    from farthing.v1 import ledger_pb2
+
+    return ledger_pb2.CreateGatewayRequest(gateway_id="gw-1")
+
+
+async def test_site_policy_reaches_the_site_s_gateways(back_office: BackOffice, parties: Path) -> None:
+    await register_all(back_office, parties)
+    changed = site(floor=directive_pb2.FloorPolicy(per_token_micros=1, per_account_micros=2, all_tokens_micros=3))
+    answer = await back_office.registry.PutSite(registry_pb2.PutSiteRequest(site=changed))
+    assert "floor.per_token_micros: - -> 1" in answer.differences
+    assert back_office.ledger.chains["gw-1"][-1].floor == directive_pb2.FloorPolicy(
+        currency="EUR", per_token_micros=1, per_account_micros=2, all_tokens_micros=3
+    )
+    code, details = await refused(
+        back_office.registry.PutSite(registry_pb2.PutSiteRequest(site=site(time_zone="Europe/Paris")))
+    )
+    assert (code, "for ever" in details) == (grpc.StatusCode.FAILED_PRECONDITION, True)
+
+
+async def test_a_version_of_a_tariff_never_changes(back_office: BackOffice, parties: Path) -> None:
+    await register_all(back_office, parties)
+    other = CHARGE.replace(b"0.39", b"0.40")
+    code, details = await refused(
+        back_office.registry.PutTariff(registry_pb2.PutTariffRequest(tariff=tariff(1, other)))
+    )
+    assert (code, "version 2" in details) == (grpc.StatusCode.ALREADY_EXISTS, True)
+    await back_office.registry.PutTariff(registry_pb2.PutTariffRequest(tariff=tariff(2, other)))
+    assert [each.tariff.version for each in back_office.ledger.chains["gw-1"] if each.HasField("tariff")] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("content", "word"),
+    [
+        (b"{", "ocpi_json"),
+        (CHARGE.replace(b'"ENERGY"', b'"PARKING_TIME"'), "PARKING_TIME"),
+        (CHARGE.replace(b'"EUR"', b'"USD"'), "USD"),
+        (CHARGE.replace(b'"charge"', b'"other"'), "other"),
+    ],
+)
+async def test_what_cannot_be_priced_is_not_a_tariff(back_office: BackOffice, content: bytes, word: str) -> None:
+    await back_office.registry.PutOperator(registry_pb2.PutOperatorRequest(operator=operator()))
+    code, details = await refused(
+        back_office.registry.PutTariff(registry_pb2.PutTariffRequest(tariff=tariff(1, content)))
+    )
+    assert code == grpc.StatusCode.INVALID_ARGUMENT
+    assert word in details
+
+
+async def test_a_device_without_a_price_for_what_it_counts_is_refused(back_office: BackOffice, parties: Path) -> None:
+    await register_all(back_office, parties)
+    minutes = directive_pb2.RegisterRecord(
+        register_id="1", register_epoch=1, unit="s", modulus=10**9, rated_per_hour=3_600
+    )
+    code, details = await refused(
+        back_office.registry.PutDevice(
+            registry_pb2.PutDeviceRequest(device=device(parties, "toll-1", registers=[minutes]))
+        )
+    )
+    assert (code, "no price" in details) == (grpc.StatusCode.INVALID_ARGUMENT, True)
+
+
+async def test_a_device_s_status_reaches_its_gateways_again_and_again(back_office: BackOffice, parties: Path) -> None:
+    await register_all(back_office, parties)
+    for status in (
+        directive_pb2.DEVICE_STATUS_SUSPENDED,
+        directive_pb2.DEVICE_STATUS_ACTIVE,
+        directive_pb2.DEVICE_STATUS_SUSPENDED,
+        directive_pb2.DEVICE_STATUS_SUSPENDED,
+    ):
+        await back_office.registry.SetDeviceStatus(
+            registry_pb2.SetDeviceStatusRequest(device_id="chg-1", status=status, reason="seen")
+        )
+    sent = [each.device.status for each in back_office.ledger.chains["gw-1"] if each.HasField("device")]
+    assert sent == [
+        directive_pb2.DEVICE_STATUS_ACTIVE,
+        directive_pb2.DEVICE_STATUS_SUSPENDED,
+        directive_pb2.DEVICE_STATUS_ACTIVE,
+        directive_pb2.DEVICE_STATUS_SUSPENDED,
+    ]
+    # Putting the device again does not bring it back.
+    answer = await back_office.registry.PutDevice(registry_pb2.PutDeviceRequest(device=device(parties)))
+    assert answer.change == registry_pb2.CHANGE_NONE
+
+
+async def test_fraud_may_only_reduce(back_office: BackOffice, parties: Path) -> None:
+    await register_all(back_office, parties)
+    block = registry_pb2.SetDeviceStatusRequest(
+        device_id="chg-1", status=directive_pb2.DEVICE_STATUS_BLOCKED, reason="clone"
+    )
+    lift = registry_pb2.SetDeviceStatusRequest(
+        device_id="chg-1", status=directive_pb2.DEVICE_STATUS_ACTIVE, reason="sorry"
+    )
+    back_office.speak_as(FRAUD)
+    await back_office.registry.SetDeviceStatus(block)
+    code, details = await refused(back_office.registry.SetDeviceStatus(lift))
+    assert (code, "only a person" in details) == (grpc.StatusCode.FAILED_PRECONDITION, True)
+    back_office.speak_as(PERSON)
+    await back_office.registry.SetDeviceStatus(lift)
+
+
+async def test_decommissioned_is_for_ever(back_office: BackOffice, parties: Path) -> None:
+    await register_all(back_office, parties)
+    gone = registry_pb2.SetDeviceStatusRequest(
+        device_id="chg-1", status=directive_pb2.DEVICE_STATUS_DECOMMISSIONED, reason="scrapped"
+    )
+    await back_office.registry.SetDeviceStatus(gone)
+    before = len(back_office.ledger.chains["gw-1"])
+    back = registry_pb2.SetDeviceStatusRequest(
+        device_id="chg-1", status=directive_pb2.DEVICE_STATUS_ACTIVE, reason="found"
+    )
+    assert (await refused(back_office.registry.SetDeviceStatus(back)))[0] == grpc.StatusCode.FAILED_PRECONDITION
+    changed = device(parties, report_interval_s=30)
+    code, _ = await refused(back_office.registry.PutDevice(registry_pb2.PutDeviceRequest(device=changed)))
+    assert code == grpc.StatusCode.FAILED_PRECONDITION
+    assert len(back_office.ledger.chains["gw-1"]) == before
+
+
+async def test_a_device_that_moves_stops_working_where_it_was(back_office: BackOffice, parties: Path) -> None:
+    await register_all(back_office, parties)
+    await back_office.registry.PutSite(registry_pb2.PutSiteRequest(site=site(site_id="S2")))
+    await back_office.registry.PutGateway(
+        registry_pb2.PutGatewayRequest(gateway=gateway(parties, "gw-2", site_id="S2"))
+    )
+    await back_office.registry.PutDevice(registry_pb2.PutDeviceRequest(device=device(parties, site_ids=("S2",))))
+    assert back_office.ledger.chains["gw-1"][-1].device.status == directive_pb2.DEVICE_STATUS_SUSPENDED
+    assert back_office.ledger.chains["gw-2"][-1].device.status == directive_pb2.DEVICE_STATUS_ACTIVE
+
+
+async def test_gateways_do_not_move_and_a_revoked_one_stays_revoked(back_office: BackOffice, parties: Path) -> None:
+    await register_all(back_office, parties)
+    await back_office.registry.PutSite(registry_pb2.PutSiteRequest(site=site(site_id="S2")))
+    code, details = await refused(
+        back_office.registry.PutGateway(registry_pb2.PutGatewayRequest(gateway=gateway(parties, site_id="S2")))
+    )
+    assert (code, "do not move" in details) == (grpc.StatusCode.FAILED_PRECONDITION, True)
+
+    def step(status: registry_pb2.GatewayStatus.ValueType) -> registry_pb2.SetGatewayStatusRequest:
+        return registry_pb2.SetGatewayStatusRequest(gateway_id="gw-1", status=status, reason="stolen")
+
+    await back_office.registry.SetGatewayStatus(step(registry_pb2.GATEWAY_STATUS_REVOKED))
+    code, _ = await refused(back_office.registry.SetGatewayStatus(step(registry_pb2.GATEWAY_STATUS_ACTIVE)))
+    assert code == grpc.StatusCode.FAILED_PRECONDITION
+    listed = await back_office.registry.ListGateways(registry_pb2.ListGatewaysRequest(operator_id="city"))
+    assert [each.status for each in listed.gateways] == [registry_pb2.GATEWAY_STATUS_REVOKED]
+
+
+async def test_lists_name_what_there_is(back_office: BackOffice, parties: Path) -> None:
+    await register_all(back_office, parties)
+    stub = back_office.registry
+    assert [each.operator_id for each in (await stub.ListOperators(registry_pb2.ListOperatorsRequest())).operators] == [
+        "city"
+    ]
+    assert [each.site_id for each in (await stub.ListSites(registry_pb2.ListSitesRequest())).sites] == ["S1"]
+    assert [
+        each.tariff.tariff_id
+        for each in (await stub.ListTariffs(registry_pb2.ListTariffsRequest(operator_id="city"))).tariffs
+    ] == ["charge"]
+    listed = (await stub.ListDevices(registry_pb2.ListDevicesRequest(operator_id="city"))).devices
+    assert [each.record.device_id for each in listed] == ["chg-1"]
+    assert listed[0].record.status == directive_pb2.DEVICE_STATUS_ACTIVE
+    assert not (await stub.ListDevices(registry_pb2.ListDevicesRequest(operator_id="other"))).devices

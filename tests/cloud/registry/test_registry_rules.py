@@ -1,0 +1,126 @@
+"""What may be registered, and the life of things, as tables."""
+
+from pathlib import Path
+
+import pytest
+from back_office_parts import device, device_party, gateway, operator, site
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from farthing.hsm import load_party
+from farthing.v1 import directive_pb2, registry_pb2
+from farthing_cloud.registry.checks import Unfit, check_device, check_gateway, check_operator, check_site
+from farthing_cloud.registry.differences import differences
+from farthing_cloud.registry.life import (
+    DEVICE_STEPS,
+    GATEWAY_STEPS,
+    REDUCING_STEPS,
+    IllegalStep,
+    device_step,
+    gateway_step,
+)
+
+pytestmark = pytest.mark.real
+
+
+@pytest.fixture
+def root(parties: Path) -> x509.Certificate:
+    return x509.load_pem_x509_certificate(load_party(parties / "ca").certificate("ca"))
+
+
+def test_the_certificate_binds_key_and_id(parties: Path, root: x509.Certificate) -> None:
+    good = device(parties)
+    check_device(good, root=root)
+    other = device_party(parties, "toll-1")
+    identity = x509.load_pem_x509_certificate(device_party(parties, "chg-1").certificate("identity"))
+    issuing = x509.load_pem_x509_certificate(load_party(parties / "cloud").certificate("issuing"))
+    wrong: list[tuple[str, registry_pb2.Device, x509.Certificate]] = []
+
+    def case(word: str, *, by: x509.Certificate = root, **changes: object) -> None:
+        broken = registry_pb2.Device()
+        broken.CopyFrom(good)
+        for name, value in changes.items():
+            setattr(broken, name, value)
+        wrong.append((word, broken, by))
+
+    case("not an X.509", certificate=b"no")
+    case("another key", certificate=identity.public_bytes(Encoding.DER))
+    case(
+        "names toll-1",
+        certificate=x509.load_pem_x509_certificate(other.certificate("statement")).public_bytes(Encoding.DER),
+    )
+    case("did not issue", by=issuing)
+    for word, broken, by in wrong:
+        with pytest.raises(Unfit, match=word):
+            check_device(broken, root=by)
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        ({"profile": directive_pb2.DEVICE_PROFILE_UNSPECIFIED}, "profile"),
+        ({"profile": directive_pb2.DEVICE_PROFILE_STANDING}, "standing_account_id"),
+        ({"standing_account_id": "acme"}, "standing_account_id"),
+        ({"registers": []}, "registers"),
+        ({"report_interval_s": 0}, "report_interval_s"),
+        ({"tariff_version": 0}, "tariff_version"),
+        ({"static_dh_x": b"\x01" * 31}, "static_dh_x"),
+        ({"static_dh_x": b"\xff" * 32}, "static_dh_x"),
+        ({"static_dh_kid": b""}, "static_dh_x"),
+        ({"statement_key": b"key"}, "statement_key"),
+        ({"device_id": "chg/1"}, "device_id"),
+    ],
+)
+def test_a_device_that_cannot_work_is_refused_by_field(
+    parties: Path, root: x509.Certificate, changes: dict[str, object], word: str
+) -> None:
+    with pytest.raises(Unfit, match=word):
+        check_device(device(parties, **changes), root=root)
+
+
+def test_other_things_that_cannot_be_meant(parties: Path) -> None:
+    with pytest.raises(Unfit, match="currency"):
+        check_operator(operator(currency="EURO"))
+    with pytest.raises(Unfit, match="time_zone"):
+        check_site(site(time_zone="Europe/Nowhere"), currency="EUR")
+    with pytest.raises(Unfit, match=r"seal\.records"):
+        check_site(site(seal=directive_pb2.SealPolicy(amount_micros=1, age_s=1)), currency="EUR")
+    with pytest.raises(Unfit, match=r"floor\.currency"):
+        check_site(site(floor=directive_pb2.FloorPolicy(currency="USD")), currency="EUR")
+    with pytest.raises(Unfit, match="one key, one purpose"):
+        check_gateway(gateway(parties, grant_key=gateway(parties).batch_key))
+    with pytest.raises(Unfit, match="unwrap_key"):
+        check_gateway(gateway(parties, unwrap_key=b"\x04" + b"\x01" * 64))
+    with pytest.raises(Unfit, match="exposure"):
+        check_gateway(gateway(parties, exposure_micros=-1))
+
+
+def test_every_step_that_is_not_in_the_table_is_illegal() -> None:
+    devices = directive_pb2.DeviceStatus.values()
+    for present in devices:
+        for wanted in devices:
+            if present == wanted:
+                assert not device_step(present, wanted)
+            elif (present, wanted) in DEVICE_STEPS:
+                assert device_step(present, wanted)
+            else:
+                with pytest.raises(IllegalStep):
+                    device_step(present, wanted)
+    gateways = registry_pb2.GatewayStatus.values()
+    for present_gateway in gateways:
+        for wanted_gateway in gateways:
+            legal = (present_gateway, wanted_gateway) in GATEWAY_STEPS or present_gateway == wanted_gateway
+            if legal:
+                gateway_step(present_gateway, wanted_gateway)
+            else:
+                with pytest.raises(IllegalStep):
+                    gateway_step(present_gateway, wanted_gateway)
+    assert REDUCING_STEPS < DEVICE_STEPS
+    assert not any(present == directive_pb2.DEVICE_STATUS_DECOMMISSIONED for present, _ in DEVICE_STEPS)
+
+
+def test_differences_show_names_never_key_bytes(parties: Path) -> None:
+    found = differences(None, device(parties))
+    assert any(line.startswith("record.statement_key: - -> sha256:") for line in found)
+    assert differences(device(parties), device(parties)) == []
+    assert differences(site(), site(time_zone="Europe/Paris")) == ["time_zone: Europe/Berlin -> Europe/Paris"]
