@@ -13,10 +13,13 @@ import sys
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from farthing.device.cose import VerifyingKey, encode_sign1, key_id, to_be_signed
 from farthing.device.messages import Answer, AnswerStatus, Witness, encode
@@ -75,8 +78,18 @@ class Ledger:
         cose = encode_sign1(key_id(self.token.party.public_key("grant")), payload, signature)
         return replace(answer, grant=cose)
 
-    def witness(self) -> Witness:
-        return Witness(incarnation=1, start_id=StartId(bytes(16)), position=0)
+    def answer_refusal(
+        self, *, answers: tuple[int, int] | None, refusal: Refusal, retry_after_ms: int | None = None
+    ) -> Answer:
+        return Answer(
+            gateway=GatewayId(self.gateway),
+            witness=Witness(incarnation=1, start_id=StartId(bytes(16)), position=0),
+            answers=answers,
+            status=AnswerStatus.REFUSED if retry_after_ms is None else AnswerStatus.LATER,
+            refusal=refusal,
+            retry_after_ms=retry_after_ms,
+            receipted_counter=0,
+        )
 
     def statement_key(self, device: DeviceId, /) -> VerifyingKey | None:
         return self.keys.get(device)
@@ -98,6 +111,7 @@ class World:
     brokers: dict[str, str]
     coaps: dict[str, str]
     keys: dict[str, Any]
+    served: dict[str, "Served"]
 
     def config(self, name: str, devices: str, *, network: str = "", extra: str = "", traffic: str = "") -> Path:
         gateways = "".join(
@@ -182,6 +196,45 @@ register = {{id = "1", epoch = 1, unit = "{unit}", modulus = 1000000000, rated_p
 """
 
 
+@dataclass
+class Served:
+    """A gateway's CoAP door that can go away and come back without its security contexts."""
+
+    open: Any
+    address: str = ""
+    task: "asyncio.Task[None] | None" = None
+
+    async def start(self, listen: str) -> None:
+        ingress = self.open(listen=listen)
+        await ingress.start()
+        self.address = ingress.address
+        self.task = asyncio.create_task(ingress.run())
+
+    async def stop(self) -> None:
+        if self.task is not None:
+            self.task.cancel()
+            await asyncio.gather(self.task, return_exceptions=True)
+
+    async def restart(self) -> None:
+        await self.stop()
+        await self.start(self.address)
+
+
+def open_coap(
+    *, listen: str, gateway: str, door: StatementDoor, parties: Parties, token: Token, metrics: Metrics
+) -> CoapIngress:
+    party = parties.gateways[gateway]
+    section = CoapSection(listen=listen)
+    handshakes = Handshakes(
+        section=section,
+        key=_TokenKey(token),
+        credential=credential(gateway, party.kid, party.public_key("edhoc")),
+        keys_with=_Directory(parties).keys_with,
+        metrics=metrics,
+    )
+    return CoapIngress(section=section, door=door, handshakes=handshakes)
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -212,7 +265,7 @@ async def world(parties: Parties, tokens: dict[str, Token], tmp_path: Path, new_
     broker = start_broker(files.command, tmp_path / "broker.log")
     up = asyncio.Event()
     running: list[asyncio.Task[None]] = []
-    engines, coaps = {}, {}
+    engines, coaps, served = {}, {}, {}
     device_keys = {
         DeviceId(name): VerifyingKey.from_spki(each.public_key("statement")) for name, each in parties.devices.items()
     }
@@ -227,21 +280,10 @@ async def world(parties: Parties, tokens: dict[str, Token], tmp_path: Path, new_
             metrics=metrics,
             rubbish=RubbishRing(samples=4),
         )
-        section = CoapSection(listen="127.0.0.1:0")
-        ingress = CoapIngress(
-            section=section,
-            door=door,
-            handshakes=Handshakes(
-                section=section,
-                key=_TokenKey(token),
-                credential=credential(gateway, party.kid, party.public_key("edhoc")),
-                keys_with=_Directory(parties).keys_with,
-                metrics=metrics,
-            ),
-        )
-        await ingress.start()
-        engines[gateway], coaps[gateway] = engine, ingress.address
-        running.append(asyncio.create_task(ingress.run()))
+        opened = partial(open_coap, gateway=gateway, door=door, parties=parties, token=token, metrics=metrics)
+        served[gateway] = Served(open=opened)
+        await served[gateway].start("127.0.0.1:0")
+        engines[gateway], coaps[gateway] = engine, served[gateway].address
         if gateway == "gw-1":
             mqtt = MqttIngress(
                 section=MqttSection(address=f"127.0.0.1:{port}", max_backoff_s=0.2, min_backoff_s=0.05),
@@ -259,7 +301,10 @@ async def world(parties: Parties, tokens: dict[str, Token], tmp_path: Path, new_
         brokers=dict.fromkeys(GATEWAYS, f"127.0.0.1:{port}"),
         coaps=coaps,
         keys=keys,
+        served=served,
     )
+    for each in served.values():
+        await each.stop()
     for task in running:
         task.cancel()
     await asyncio.gather(*running, return_exceptions=True)
@@ -282,9 +327,6 @@ class _TokenKey:
 
 class _Directory:
     def __init__(self, parties: Parties) -> None:
-        from cryptography.hazmat.primitives.asymmetric import ec
-        from cryptography.hazmat.primitives.serialization import load_der_public_key
-
         self._keys: dict[bytes, list[DeviceKey]] = {}
         for name, party in parties.devices.items():
             key = load_der_public_key(party.public_key("static-dh"))
@@ -458,3 +500,48 @@ async def test_bad_input_is_answered_by_number(world: World, fleet: Any) -> None
         "replayed": None,
         "counter reused": 300,
     }
+
+
+async def test_a_gateway_that_restarted_is_shaken_hands_with_anew(world: World, fleet: Any) -> None:
+    config = world.config(
+        "restart",
+        world.coap_device("house-1", "smart-meter", "Wh") + world.coap_device("toll-1", "toll", "passage"),
+    )
+    run = fleet("run", "--config", str(config))
+    await run.until(lambda: status(config).get("uses", 0) >= 1)
+    await world.served["gw-1"].restart()
+    uses, readings = status(config)["uses"], len(world.engines["gw-1"].per_device[DeviceId("house-1")].standing)
+    await run.until(
+        lambda: (
+            status(config)["uses"] >= uses + 2
+            and len(world.engines["gw-1"].per_device[DeviceId("house-1")].standing) >= readings + 2
+        )
+    )
+    (world.folder / "restart-out" / "finish").touch()
+    assert await run.ended() == 0
+    for device in ("house-1", "toll-1"):
+        assert delivered(config, device, "gw-1") == claimed(world, device, "gw-1") > 0
+
+
+async def test_a_gateway_with_another_key_is_told_nothing(world: World, fleet: Any) -> None:
+    config = world.config("impostor", world.coap_device("toll-1", "toll", "passage"))
+    config.write_text(config.read_text().replace("edhoc.der", "grant.der"))
+    run = fleet("run", "--config", str(config))
+    await run.until(lambda: status(config).get("devices", {}).get("toll-1", {}).get("not_sent", 0) >= 3)
+    run.process.send_signal(signal.SIGTERM)
+    assert await run.ended() == 0
+    assert not world.engines["gw-1"].per_device
+
+
+async def test_a_fleet_stopped_and_started_again_goes_on(world: World, fleet: Any) -> None:
+    devices = world.mqtt_device("charge-1", "charger", "Wh", 11_000)
+    config = world.config("pause", devices)
+    run = fleet("run", "--config", str(config))
+    await run.until(lambda: status(config).get("open", 0) == 1 and status(config)["granted"] >= 1)
+    run.process.kill()
+    await asyncio.to_thread(run.process.wait, 10)
+    again = fleet("run", "--config", str(config))
+    await again.until(lambda: len(sessions(config)) >= 1)
+    again.process.send_signal(signal.SIGUSR1)
+    assert await again.ended() == 0
+    assert delivered(config, "charge-1", "gw-1") == claimed(world, "charge-1", "gw-1") > 0
