@@ -3,8 +3,10 @@
 Signatures are not asked here (ingress does), so a "COSE" is the payload with a mark before it.
 """
 
+import asyncio
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from farthing.clock import SECOND_US, Instant
@@ -20,6 +22,13 @@ from farthing_edge.authorization.state import CoreSettings, GatewayState
 
 DAY = Instant(1_790_000_000 // 86_400 * 86_400 * SECOND_US)
 M = 1_000_000
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for what another task brings about; twenty seconds are a failure."""
+    async with asyncio.timeout(20):
+        while not condition():  # noqa: ASYNC110  # any condition of a running daemon, which has no event for each
+            await asyncio.sleep(0.002)
 
 
 def clock(text: str) -> Instant:
@@ -136,7 +145,9 @@ class Policy:
         )
 
     @staticmethod
-    def quota(quota_id: str, account_id: str, amount: int, spend_until: Instant, **changes: object) -> directive_pb2.QuotaGranted:
+    def quota(
+        quota_id: str, account_id: str, amount: int, spend_until: Instant, **changes: object
+    ) -> directive_pb2.QuotaGranted:
         fields: dict[str, object] = {
             "currency": "EUR",
             "report_until_us": spend_until + 6 * 3600 * SECOND_US,

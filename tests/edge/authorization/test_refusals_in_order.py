@@ -1,0 +1,219 @@
+"""The first rule that fails names the refusal: one row for each, in order, each also breaking every later rule it can."""
+
+from dataclasses import replace
+
+import pytest
+from edge_playbook import DAY, Gateway, M, Meter, Policy, clock, fund, token_ref
+
+from farthing.clock import Instant
+from farthing.device.messages import AnswerStatus, RegisterValue
+from farthing.ids import authorization_id
+from farthing.refusal import Refusal
+from farthing.v1 import directive_pb2
+from farthing_edge.authorization.commands import UplinkChanged
+
+SUSPENDED = directive_pb2.DEVICE_STATUS_SUSPENDED
+BLOCKED = directive_pb2.DEVICE_STATUS_BLOCKED
+DECOMMISSIONED = directive_pb2.DEVICE_STATUS_DECOMMISSIONED
+
+#: In order; each row's world is broken in its own way and in all that follow.
+ROWS = [
+    Refusal.RECIPIENT_DIFFERS,
+    Refusal.REGISTER_UNKNOWN,
+    Refusal.MALFORMED,
+    Refusal.DEVICE_SUSPENDED,
+    Refusal.DEVICE_EPOCH_DIFFERS,
+    Refusal.REGISTER_EPOCH_DIFFERS,
+    Refusal.REGISTER_WENT_BACK,
+    Refusal.COUNTER_TOO_OLD,
+    Refusal.INCARNATION_DIFFERS,
+    Refusal.NOT_AUTHORIZING,
+    Refusal.TOKEN_DENIED,
+    Refusal.TOKEN_UNKNOWN,
+    Refusal.ACCOUNT_SUSPENDED,
+    Refusal.TARIFF_MISSING,
+    Refusal.CURRENCY_DIFFERS,
+    Refusal.NO_QUOTA,
+]
+
+
+def ask_with(*broken: Refusal) -> Refusal | None:
+    """Ask with a world in which exactly these rules are broken."""
+    gateway = Gateway("G1", "S1", at=clock("10:00"))
+    gateway.told(tariff=Policy.tariff("chg-3"))
+    suspended = Refusal.ACCOUNT_SUSPENDED in broken
+    fund(
+        gateway,
+        "P",
+        "other-card" if Refusal.TOKEN_UNKNOWN in broken else "card",
+        currency="SEK" if Refusal.CURRENCY_DIFFERS in broken else "EUR",
+        status=directive_pb2.ACCOUNT_STATUS_SUSPENDED if suspended else directive_pb2.ACCOUNT_STATUS_ACTIVE,
+    )
+    meter = Meter("c1", 5_000)
+    if Refusal.TOKEN_DENIED in broken:
+        gateway.told(token_denied=directive_pb2.TokenDenied(token_ref=token_ref("card"), key_epoch=1, reason="lost"))
+    gateway.told(device=Policy.device("c1"))
+    register = gateway.state.devices["c1"].registers["r1"]
+    if Refusal.REGISTER_WENT_BACK in broken:
+        register.last_value = 6_000
+    if Refusal.COUNTER_TOO_OLD in broken:
+        gateway.state.devices["c1"].highest = 10_000
+    gateway.told(
+        device=Policy.device(
+            "c1",
+            status=SUSPENDED if Refusal.DEVICE_SUSPENDED in broken else directive_pb2.DEVICE_STATUS_ACTIVE,
+            tariff_id="gone" if Refusal.TARIFF_MISSING in broken else "chg-3",
+        )
+    )
+    if Refusal.NO_QUOTA not in broken:
+        gateway.told(quota_granted=Policy.quota("q1", "P", 50 * M, clock("20:00"), currency="EUR"))
+    if Refusal.NOT_AUTHORIZING in broken:
+        gateway.state.rollback_suspected = "the cloud has seen more"
+    intent = meter.intent(
+        gateway,
+        incarnation=7 if Refusal.INCARNATION_DIFFERS in broken else 1,
+        one_shot=3 if Refusal.MALFORMED in broken else None,
+        device_epoch=9 if Refusal.DEVICE_EPOCH_DIFFERS in broken else 1,
+        register=RegisterValue(
+            register_id="r9" if Refusal.REGISTER_UNKNOWN in broken else "r1",
+            register_epoch=4 if Refusal.REGISTER_EPOCH_DIFFERS in broken else 1,
+            value=5_000,
+        ),
+        recipient="G9" if Refusal.RECIPIENT_DIFFERS in broken else "G1",
+    )
+    reply = gateway.say(intent, meter.token)
+    assert reply is not None
+    return reply.refusal
+
+
+@pytest.mark.parametrize("row", range(len(ROWS)), ids=[refusal.name for refusal in ROWS])
+def test_first_broken_rule_names_the_refusal(row: int) -> None:
+    # A wrong register hides what else is wrong with that register; both say so in turn.
+    assert ask_with(*ROWS[row:]) is ROWS[row]
+
+
+def test_nothing_broken_is_granted() -> None:
+    assert ask_with() is None
+
+
+@pytest.mark.parametrize(
+    ("status", "refusal"),
+    [
+        (SUSPENDED, Refusal.DEVICE_SUSPENDED),
+        (DECOMMISSIONED, Refusal.DEVICE_DECOMMISSIONED),
+        (BLOCKED, Refusal.DEVICE_BLOCKED),
+        (directive_pb2.DEVICE_STATUS_UNSPECIFIED, Refusal.DEVICE_UNKNOWN),
+    ],
+)
+def test_a_device_that_may_not_ask_hears_why(site: Gateway, status: int, refusal: Refusal) -> None:
+    site.told(device=Policy.device("c1", status=status))
+    assert site.say(Meter("c1", 0).intent(site), "card").refusal is refusal
+
+
+def test_a_device_that_no_directive_named(site: Gateway) -> None:
+    before = site.state.position
+    assert site.say(Meter("nobody", 0).intent(site), "card").refusal is Refusal.DEVICE_UNKNOWN
+    assert site.state.position == before
+
+
+def test_an_account_that_no_directive_named(site: Gateway) -> None:
+    site.told(token=Policy.token("stray", "Q"))
+    assert site.say(Meter("c1", 0, token="stray").intent(site), "stray").refusal is Refusal.ACCOUNT_UNKNOWN
+
+
+def test_no_token_is_an_unknown_token(site: Gateway) -> None:
+    assert site.say(Meter("c1", 0).intent(site)).refusal is Refusal.TOKEN_UNKNOWN
+
+
+def test_a_reference_under_another_key_epoch_is_unknown(site: Gateway) -> None:
+    assert site.say(Meter("c1", 0).intent(site), "card", key_epoch=2).refusal is Refusal.TOKEN_UNKNOWN
+
+
+def test_one_open_authorization_per_register(site: Gateway) -> None:
+    meter = Meter("c1", 0)
+    assert site.say(meter.intent(site), "card").status is AnswerStatus.GRANTED
+    assert site.say(meter.intent(site), "card").refusal is Refusal.REGISTER_BUSY
+
+
+def test_same_counter_other_content(site: Gateway) -> None:
+    meter = Meter("c1", 0)
+    intent = meter.intent(site)
+    assert site.say(intent, "card").status is AnswerStatus.GRANTED
+    other = replace(intent, at=Instant(intent.at + 1))
+    assert site.say(other, "card").refusal is Refusal.COUNTER_REUSED
+    # It changed nothing: the first is still answered.
+    assert site.say(intent, "card").status is AnswerStatus.GRANTED
+
+
+def test_a_refused_intent_hears_the_same_number_again(site: Gateway) -> None:
+    site.told(quota_recalled=directive_pb2.QuotaRecalled(quota_id="q1", reason="test"))
+    meter = Meter("c1", 0)
+    intent = meter.intent(site)
+    assert site.say(intent, "card").refusal is Refusal.QUOTA_EXHAUSTED
+    site.told(quota_granted=Policy.quota("q2", "P", 50 * M, clock("20:00")))
+    before = site.state.position
+    assert site.say(intent, "card").refusal is Refusal.QUOTA_EXHAUSTED
+    assert site.state.position == before
+    assert site.say(meter.intent(site), "card").status is AnswerStatus.GRANTED
+
+
+def test_an_end_for_an_intent_that_never_came_refuses_it_for_ever(site: Gateway) -> None:
+    meter = Meter("c1", 0)
+    late = meter.intent(site)
+    meter.authorization = authorization_id("c1", 1, late.counter, "G1")
+    ended = site.say(meter.end(site, 0, tariff=None))
+    assert (ended.status, ended.closed) == (AnswerStatus.RECORDED, True)
+    assert site.say(late, "card").refusal is Refusal.INTENT_ENDED
+    assert site.replayed().devices["c1"].cancelled == site.state.devices["c1"].cancelled
+    assert site.say(meter.intent(site), "card").status is AnswerStatus.GRANTED
+
+
+def test_directives_that_are_too_old_leave_the_floor_only(site: Gateway) -> None:
+    site.at = Instant(site.at + site.settings.directive_max_age_us + 1)
+    intent = Meter("c1", 0).intent(site)
+    reply = site.say(intent, "card")
+    assert (reply.status, reply.refusal) == (AnswerStatus.LATER, Refusal.DIRECTIVES_TOO_OLD)
+    site.told(
+        floor=directive_pb2.FloorPolicy(
+            currency="EUR", per_token_micros=5 * M, per_account_micros=5 * M, all_tokens_micros=5 * M
+        )
+    )
+    site.at = Instant(site.at + site.settings.directive_max_age_us + 1)
+    assert site.say(intent, "card").status is AnswerStatus.GRANTED
+    assert site.state.floor.total_micros == 1_920_000
+    assert site.state.quotas["q1"].held_micros == 0
+
+
+def test_the_floor_has_three_caps_and_its_own_number(site: Gateway) -> None:
+    site.told(quota_recalled=directive_pb2.QuotaRecalled(quota_id="q1", reason="test"))
+    site.told(
+        floor=directive_pb2.FloorPolicy(
+            currency="EUR", per_token_micros=2 * M, per_account_micros=5 * M, all_tokens_micros=5 * M
+        )
+    )
+    assert site.say(Meter("c1", 0).intent(site), "card").status is AnswerStatus.GRANTED
+    site.told(device=Policy.device("c2"))
+    assert site.say(Meter("c2", 0).intent(site), "card").refusal is Refusal.FLOOR_EXHAUSTED
+    assert site.state.floor.by_token
+    assert site.state.floor.total_micros <= 2 * M
+
+
+def test_an_online_intent_short_of_money_waits_once(site: Gateway) -> None:
+    site.do(UplinkChanged(online=True))
+    site.told(quota_recalled=directive_pb2.QuotaRecalled(quota_id="q1", reason="test"))
+    intent = Meter("c1", 0).intent(site)
+    assert site.say(intent, "card") is None
+    assert site.last.wait is not None
+    assert [type(event).__name__ for event in site.last.events] == ["QuotaRequested"]
+    assert site.say(intent, "card", may_wait=False).refusal is Refusal.QUOTA_EXHAUSTED
+
+
+@pytest.fixture
+def site() -> Gateway:
+    gateway = Gateway("G1", "S1", at=clock("10:00"))
+    gateway.told(tariff=Policy.tariff("chg-3"))
+    fund(gateway, "P", "card")
+    gateway.told(device=Policy.device("c1"))
+    gateway.told(quota_granted=Policy.quota("q1", "P", 50 * M, clock("20:00")))
+    assert gateway.at > DAY
+    return gateway

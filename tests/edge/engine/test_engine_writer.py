@@ -1,0 +1,244 @@
+"""The writer: answers after the commit, repeats after a restart, batches signed once they are durable."""
+
+import asyncio
+
+import pytest
+from edge_playbook import M, Meter, Policy, clock, token_ref, until
+
+from farthing.device import cose
+from farthing.device.messages import AnswerStatus, decode_grant, encode
+from farthing.evidence import merkle
+from farthing.evidence.batches import BATCH_RECIPIENT, batch_hash
+from farthing.hsm import HsmError
+from farthing.refusal import Refusal
+from farthing.v1 import batch_pb2, directive_pb2, gateway_sync_pb2
+from farthing_edge.authorization import commands
+from farthing_edge.authorization.commands import DeviceStatement
+from farthing_edge.engine import Engine, EngineError
+from farthing_edge.journal import JournalBroken, JournalBusy, verify
+
+
+class Site:
+    """The directives of one site, told to an engine."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.policy = Policy("G1")
+
+    async def told(self, **body: object) -> None:
+        await self.engine.submit(self.policy.directive(clock("09:00"), **body))
+
+    async def open(self, *, quota: int = 0, seal_age_s: int = 3_600) -> None:
+        await self.told(
+            welcome=directive_pb2.Welcome(
+                operator_id="op", site_id="S1", incarnation=1, receipt_keys=[b"k"], time_zone="Europe/Berlin"
+            )
+        )
+        await self.told(seal=directive_pb2.SealPolicy(amount_micros=100 * M, records=100, age_s=seal_age_s))
+        for tariff in ("chg-3", "toll-1"):
+            await self.told(tariff=Policy.tariff(tariff))
+        await self.told(account=Policy.account("P"))
+        await self.told(token=Policy.token("card", "P"))
+        await self.told(device=Policy.device("c1"))
+        await self.told(
+            device=Policy.device("x1", profile="one-shot", unit="passage", rated_per_hour=3600, tariff_id="toll-1")
+        )
+        if quota:
+            await self.told(quota_granted=Policy.quota("q1", "P", quota, clock("20:00")))
+
+
+class Here:
+    """Where a meter says things: enough of a gateway to address statements to."""
+
+    gateway_id = "G1"
+    at = clock("10:00")
+
+
+def said(statement, token=None) -> DeviceStatement:
+    payload = encode(statement)
+    return DeviceStatement(
+        statement=statement,
+        cose=b"\x84" + payload,
+        payload=payload,
+        token_ref=None if token is None else token_ref(token),
+        key_epoch=None if token is None else 1,
+    )
+
+
+async def test_a_grant_is_signed_and_names_a_durable_position(bench) -> None:
+    async with bench.running() as engine:
+        await Site(engine).open(quota=10 * M)
+        answer = await engine.submit(said(Meter("c1", 100).intent(Here()), "card"))
+        assert answer.status is AnswerStatus.GRANTED
+        signed = cose.decode_sign1(answer.grant)
+        assert signed.kid == bench.grant_signer.kid
+        assert bench.grant_signer.key.verify("grant", "c1", signed.payload, signed.signature)
+        grant = decode_grant(signed.payload)
+        assert grant.witness.position <= answer.witness.position == bench.journal.position
+        assert grant.witness.start_id == engine.view.start_id
+
+
+async def test_a_session_survives_a_restart_and_repeats_are_answered_alike(bench) -> None:
+    meter = Meter("c1", 1_000)
+    async with bench.running() as engine:
+        await Site(engine).open(quota=10 * M)
+        intent = said(meter.intent(Here()), "card")
+        first = await engine.submit(intent)
+        meter.authorization = decode_grant(cose.decode_sign1(first.grant).payload).authorization
+        reading = said(meter.reading(Here(), 2_000))
+        told = await engine.submit(reading)
+        assert told.status is AnswerStatus.RECORDED
+    async with bench.running() as engine:
+        again = await engine.submit(reading)
+        assert (again.status, again.closed) == (AnswerStatus.RECORDED, False)
+        assert cose.decode_sign1(again.grant).payload == cose.decode_sign1(told.grant).payload
+        assert (await engine.submit(intent)).status is AnswerStatus.GRANTED
+        end = said(meter.end(Here(), 3_000))
+        ended = await engine.submit(end)
+        assert (ended.status, ended.closed, ended.grant) == (AnswerStatus.RECORDED, True, None)
+        assert engine.view.counts()["unsealed_records"] == 2
+        assert engine.view.counts()["quota_held_micros"] == 0
+    report = verify(bench.path, bench.settings)
+    assert report.fault is None
+    assert report.billed_micros == report.unsealed_micros == (500_000 + 2_000 * 250) * 12 // 10
+
+
+async def test_batches_are_sealed_signed_chained_and_rebuilt_from_the_journal(bench) -> None:
+    meter = Meter("c1", 0)
+    async with bench.running() as engine:
+        await Site(engine).open(quota=10 * M, seal_age_s=0)
+        granted = await engine.submit(said(meter.intent(Here()), "card"))
+        meter.authorization = decode_grant(cose.decode_sign1(granted.grant).payload).authorization
+        await engine.submit(said(meter.reading(Here(), 500)))
+        await engine.wait_for_batch(0)
+        await engine.submit(said(Meter("x1", 7, tariff="toll-1").intent(Here(), one_shot=1), "card"))
+        await engine.submit(said(meter.end(Here(), 900)))
+        await until(
+            lambda: (
+                not engine.view.counts()["unsealed_records"]
+                and engine.view.sealed_sequence == len(engine.batches_to_send(0))
+            )
+        )
+        rows = engine.batches_to_send(0)
+        previous = bytes(32)
+        finals = {}
+        for row in rows:
+            assert bench.batch_signer.key.verify("batch", BATCH_RECIPIENT, row.batch, row.signature)
+            batch = batch_pb2.Batch.FromString(row.batch)
+            assert batch.previous_hash == previous
+            previous = batch_hash(row.batch)
+            leaves = await engine.detail(row.sequence)
+            assert merkle.root(leaves) == batch.merkle_root
+            assert len(leaves) == batch.leaf_count == sum(line.leaf_count for line in batch.lines)
+            finals |= {claim.authorization_id: claim.final for claim in batch.claims}
+        assert all(finals.values())
+        assert len(finals) == 2
+        # A receipt moves the high-water mark, and what devices are told of it.
+        last = rows[-1]
+        receipt = batch_pb2.Receipt(
+            gateway_id="G1", incarnation=1, sequence=last.sequence, batch_hash=batch_hash(last.batch)
+        )
+        await engine.submit(commands.ReceiptArrived(receipt=receipt, raw=receipt.SerializeToString()))
+        assert engine.view.receipted_sequence == last.sequence
+        late = await engine.submit(said(meter.end(Here(), 900)))
+        assert (late.closed, late.receipted_counter) == (True, 3)
+
+
+async def test_same_bytes_are_signed_after_a_crash_between_seal_and_signature(bench) -> None:
+    bench.batch_signer.fail = HsmError("the token is away")
+    async with bench.running() as engine:
+        await Site(engine).open(quota=10 * M, seal_age_s=0)
+        await engine.submit(said(Meter("x1", 7, tariff="toll-1").intent(Here(), one_shot=1), "card"))
+        await until(lambda: engine.view.sealed_sequence > 0)
+        assert engine.batches_to_send(0) == []
+    bench.batch_signer.fail = None
+    async with bench.running() as engine:
+        await engine.wait_for_batch(0)
+        (row,) = engine.batches_to_send(0)
+        assert bench.batch_signer.key.verify("batch", BATCH_RECIPIENT, row.batch, row.signature)
+
+
+async def test_an_intent_waits_for_a_quota_while_the_cloud_can_be_asked(bench) -> None:
+    bench.limits = type(bench.limits)(quota_wait_ms=20_000, tick_ms=20)
+    async with bench.running() as engine:
+        site = Site(engine)
+        await site.open()
+        await engine.submit(commands.UplinkChanged(online=True))
+        waiting = asyncio.create_task(engine.submit(said(Meter("c1", 0).intent(Here()), "card")))
+        await engine.wait_for_quota_request(0)
+        (request,) = engine.outstanding_quota_requests()
+        assert (request.account_id, request.wanted_micros) == ("P", 1_920_000)
+        assert not waiting.done()
+        await site.told(quota_granted=Policy.quota("q1", "P", 5 * M, clock("20:00"), request_counter=request.counter))
+        assert (await waiting).status is AnswerStatus.GRANTED
+        assert engine.outstanding_quota_requests() == []
+
+
+async def test_the_wait_for_a_quota_is_bounded_and_a_no_ends_it(bench) -> None:
+    async with bench.running() as engine:
+        await Site(engine).open()
+        await engine.submit(commands.UplinkChanged(online=True))
+        meter = Meter("c1", 0)
+        first = await engine.submit(said(meter.intent(Here()), "card"))
+        assert first.refusal is Refusal.NO_QUOTA
+        second = asyncio.create_task(engine.submit(said(meter.intent(Here()), "card")))
+        await engine.submit(commands.QuotaAnswered(counter=1, answer=gateway_sync_pb2.QUOTA_ANSWER_NOTHING_AVAILABLE))
+        assert (await second).refusal is Refusal.NO_QUOTA
+
+
+async def test_a_full_queue_answers_later(bench) -> None:
+    bench.limits = type(bench.limits)(queue=1)
+    async with bench.running() as engine:
+        await Site(engine).open(quota=10 * M)
+        meter = Meter("c1", 0)
+        answers = await asyncio.gather(*(engine.submit(said(meter.intent(Here()), "card")) for _ in range(5)))
+        later = [answer for answer in answers if answer.status is AnswerStatus.LATER]
+        assert later
+        assert {answer.refusal for answer in later} == {Refusal.OVERLOADED}
+        assert all(answer.retry_after_ms for answer in later)
+
+
+async def test_a_poison_command_is_parked_and_its_group_goes_on(bench, monkeypatch) -> None:
+    from farthing_edge.authorization import applying, events
+
+    async with bench.running() as engine:
+        await Site(engine).open(quota=10 * M)
+        granted = applying._APPLY[events.Granted]
+
+        def poisoned(state, event) -> None:
+            if event.device == "c1":
+                raise KeyError("a bug")
+            granted(state, event)
+
+        monkeypatch.setitem(applying._APPLY, events.Granted, poisoned)
+        answers = await asyncio.gather(
+            engine.submit(said(Meter("c1", 0).intent(Here()), "card")),
+            engine.submit(said(Meter("x1", 7, tariff="toll-1").intent(Here(), one_shot=1), "card")),
+        )
+        assert [answer.status for answer in answers] == [AnswerStatus.LATER, AnswerStatus.GRANTED]
+        assert engine.poisoned == 1
+        monkeypatch.setitem(applying._APPLY, events.Granted, granted)
+        assert (
+            await engine.submit(said(Meter("c1", 0, counter=1).intent(Here()), "card"))
+        ).status is AnswerStatus.GRANTED
+
+
+async def test_a_commit_that_fails_for_io_is_the_last_thing(bench) -> None:
+    async with bench.running() as engine:
+        await Site(engine).open(quota=10 * M)
+
+        def broken(group) -> None:
+            raise JournalBroken("disk I/O error")
+
+        bench.journal.commit = broken
+        with pytest.raises(EngineError):
+            await engine.submit(said(Meter("c1", 0).intent(Here()), "card"))
+        with pytest.raises(EngineError):
+            await engine.submit(said(Meter("x1", 0).intent(Here()), "card"))
+
+
+async def test_a_second_daemon_is_refused(bench) -> None:
+    async with bench.running():
+        with pytest.raises(JournalBusy, match="another farthing-edge"):
+            async with bench.running():
+                raise AssertionError("two writers")
