@@ -21,7 +21,7 @@ from pkcs11 import Attribute, KeyType, Mechanism, ObjectClass
 
 from farthing.hsm import HsmError
 from farthing.hsm.tmpfs import find_tmpfs, private_directory
-from farthing.hsm.token import P256_PARAMETERS, find_token, unwrapped_point
+from farthing.hsm.token import MODULE_IN_USE, P256_PARAMETERS, find_token, unwrapped_point
 
 #: Where Debian, Fedora and Homebrew put the module.
 MODULE_PLACES = (
@@ -128,12 +128,17 @@ def opened(module: Path, configuration: Path) -> Iterator[Any]:
     """The module, initialised for the tokens under ``configuration``; on the calling thread, one at a time."""
     if not module.is_file():
         raise HsmError(f"no PKCS#11 module at {module}: apt-get install softhsm2")
-    os.environ["SOFTHSM2_CONF"] = str(configuration)
-    library = pkcs11.lib(str(module))
+    if not MODULE_IN_USE.acquire(blocking=False):
+        raise HsmError("this process has a running Hsm: close it first, or do this in a process of its own")
     try:
-        yield library
+        os.environ["SOFTHSM2_CONF"] = str(configuration)
+        library = pkcs11.lib(str(module))
+        try:
+            yield library
+        finally:
+            library.finalize()
     finally:
-        library.finalize()
+        MODULE_IN_USE.release()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

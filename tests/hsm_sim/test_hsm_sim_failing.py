@@ -6,6 +6,7 @@ import pytest
 
 from farthing.hsm import Hsm, HsmBusy, HsmError
 from farthing.hsm.thread import MAX_WAITING_HANDSHAKES
+from farthing.hsm.token import MODULE_IN_USE
 from farthing_hsm_sim.ceremony import destroy_below, hold
 from farthing_hsm_sim.failing import FailingHsm, Faults
 from farthing_hsm_sim.plan import Plan
@@ -99,8 +100,6 @@ def test_a_token_that_hangs_does_not_hold_up_the_end(party, faults, monkeypatch)
     faults.clear()
     thread.join()
     # The module is closed now; give the process back to the tests after this one.
-    from farthing.hsm import token as hsm_token
-
-    hsm_token._one_per_process.release()
+    MODULE_IN_USE.release()
     with Hsm.of(party) as again:
         assert again.attach(party).has_key("batch")

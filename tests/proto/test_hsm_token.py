@@ -192,6 +192,13 @@ async def test_sealed_is_bound_to_key_and_context(cloud):
             await cloud.unseal(label, data, context=context)
 
 
+async def test_a_key_that_need_not_leave_cannot(cloud, gateway):
+    await cloud.generate_hmac_key("lookup", wrappable=False)
+    with pytest.raises(HsmError):
+        await cloud.wrap_hmac_key("lookup", point(gateway, "unwrap"))
+    assert len(await cloud.hmac("lookup", b"token")) == 32
+
+
 async def test_a_missing_key_is_named_with_what_there_is(gateway):
     with pytest.raises(NoSuchKey, match=r"'receipt'.*batch.*site-ca"):
         await gateway.sign("receipt", b"")
@@ -250,12 +257,15 @@ def test_the_same_party_twice_is_one_token(hsm, parties, gateway):
     assert hsm.attach(parties.gateways["gw-1"]) is gateway
 
 
-def test_a_second_hsm_in_the_process_is_refused(hsm, parties):
+def test_a_second_hsm_in_the_process_is_refused(hsm, parties, tmp_path):
     with pytest.raises(HsmError, match="already"):
         Hsm.of(parties.cloud).start()
+    with pytest.raises(HsmError, match="running Hsm"):
+        hold(Plan(), tmp_path / "another")
+    destroy_below(tmp_path)
 
 
-# What is missing or wrong, each in a process of its own: one process has one Hsm.
+# What a kill leaves behind, and what is missing or wrong, each in a process of its own: one process has one Hsm.
 
 CHILD = """
 import sys
@@ -321,3 +331,61 @@ def test_a_wrong_pin_is_said_and_open_pin_files_are_refused(parties, tmp_path):
     pin.write_text("")
     assert "is empty" in run_child(parties.gateways["gw-1"], "pin", str(pin))[1]
     assert "no PIN file" in run_child(parties.gateways["gw-1"], "pin", str(tmp_path / "none"))[1]
+
+
+TORN = """
+import asyncio, sys
+from pathlib import Path
+from farthing.hsm import Hsm
+from farthing_hsm_sim.ceremony import hold
+from farthing_hsm_sim.plan import Plan
+party = hold(Plan(gateways=("gw-1",)), Path(sys.argv[1])).gateways["gw-1"]
+folder = (party.softhsm_conf.parent / "tokens").resolve()
+before = set(folder.rglob("*.object"))
+with Hsm.of(party) as hsm:
+    token = hsm.attach(party)
+    asyncio.run(token.generate_hmac_key("site"))
+    mac = asyncio.run(token.hmac("site", b"token"))
+    kept = token.labels()
+    made = sorted(set(folder.rglob("*.object")) - before)
+assert len(made) == 2, made
+seen = set()
+whole_of = {file: file.read_bytes() for file in made}
+for file, whole in whole_of.items():
+    for size in range(0, len(whole), 7):
+        file.write_bytes(whole[:size])
+        with Hsm.of(party) as hsm:
+            token = hsm.attach(party)
+            assert kept - token.labels() <= {"site"}, (size, token.labels())
+            seen.add(token.has_key("site"))
+            if token.has_key("site"):
+                assert asyncio.run(token.hmac("site", b"token")) == mac, size
+    with Hsm.of(party) as hsm:
+        token = hsm.attach(party)
+        asyncio.run(token.generate_hmac_key("site"))
+        again = asyncio.run(token.hmac("site", b"token"))
+        assert again != mac
+    with Hsm.of(party) as hsm:
+        token = hsm.attach(party)
+        assert asyncio.run(token.hmac("site", b"token")) == again
+        asyncio.run(token.destroy_key("site"))
+    for each in set(folder.rglob("*.object")) - before:
+        each.unlink()
+    for each, content in whole_of.items():
+        each.write_bytes(content)
+with Hsm.of(party) as hsm:
+    assert asyncio.run(hsm.attach(party).hmac("site", b"token")) == mac
+print(sorted(seen))
+"""
+
+
+def test_a_key_whose_making_was_cut_short_is_never_used(tmp_path):
+    """SoftHSM writes in place: a process killed meanwhile leaves objects cut at any byte."""
+    try:
+        ran = subprocess.run(
+            [sys.executable, "-c", TORN, str(tmp_path / "parties")], capture_output=True, text=True, timeout=100
+        )
+        assert ran.returncode == 0, ran.stderr
+        assert "False" in ran.stdout
+    finally:
+        destroy_below(tmp_path)

@@ -11,15 +11,17 @@ import stat
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeAlias, TypeVar
 
 import pkcs11
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from pkcs11 import KDF, Attribute, GCMParams, KeyType, Mechanism, ObjectClass
+from pkcs11._pkcs11 import SearchIter  # type: ignore[attr-defined]  # its stub leaves it out
 
 from farthing.hsm.errors import BadPoint, HsmError, NoSuchKey
 from farthing.hsm.party import Party
@@ -38,8 +40,8 @@ P256_PARAMETERS = bytes.fromhex("06082a8648ce3d030107")
 _CEREMONY = "`farthing-hsm-sim ceremony`"
 _MODULE_PACKAGE = "install SoftHSM (Debian: apt-get install softhsm2)"
 
-# One PKCS#11 module per process is initialised once: a second Hsm would share, and close, the first one's logins.
-_one_per_process = threading.Lock()
+#: Held by whoever has the module initialised: a second one in the process would share, and close, the first one's logins.
+MODULE_IN_USE = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,14 +76,14 @@ class Hsm:
             )
         if self.softhsm_conf is not None:
             _check_softhsm_conf(self.softhsm_conf)
-        if not _one_per_process.acquire(blocking=False):
+        if not MODULE_IN_USE.acquire(blocking=False):
             raise HsmError("this process has a running Hsm already: attach every party to that one")
         self._thread.start()
         try:
             self._thread.run(self._load)
         except BaseException:
             if self._thread.stop():
-                _one_per_process.release()
+                MODULE_IN_USE.release()
             raise
         self._started = True
 
@@ -95,7 +97,7 @@ class Hsm:
         finally:
             self._tokens.clear()
             if self._thread.stop():
-                _one_per_process.release()
+                MODULE_IN_USE.release()
 
     def __enter__(self) -> Self:
         self.start()
@@ -119,8 +121,8 @@ class Hsm:
         if known is not None:
             return known
         pin = read_pin(party.pin_file)
-        session, labels = self._thread.run(lambda: self._login(party, pin))
-        token = Token(party=party, thread=self._thread, session=session, labels=labels)
+        session, keys = self._thread.run(lambda: self._login(party, pin))
+        token = Token(party=party, thread=self._thread, session=session, keys=keys)
         self._tokens[party.token_label] = token
         return token
 
@@ -137,7 +139,7 @@ class Hsm:
         # Closing the session that logged in logs all out, and finalising closes all: no order to keep.
         self._module.finalize()
 
-    def _login(self, party: Party, pin: str) -> tuple[Any, set[str]]:
+    def _login(self, party: Party, pin: str) -> "tuple[Any, _Keys]":
         found = find_token(self._module, party.token_label)
         if found is None:
             raise HsmError(
@@ -152,8 +154,7 @@ class Hsm:
             raise HsmError(f"the PIN of token {party.token_label!r} is locked after too many wrong ones") from err
         except pkcs11.PKCS11Error as err:
             raise HsmError(f"cannot log in to token {party.token_label!r}") from err
-        keys = (ObjectClass.PRIVATE_KEY, ObjectClass.SECRET_KEY)
-        return session, {key.label for each in keys for key in session.get_objects({Attribute.CLASS: each})}
+        return session, _usable_keys(session)
 
 
 class Token:
@@ -162,20 +163,19 @@ class Token:
     Raised by all: ``NoSuchKey``, ``HsmBusy`` (nothing was done, ask again), ``HsmError``.
     """
 
-    def __init__(self, *, party: Party, thread: HsmThread, session: Any, labels: set[str]) -> None:
+    def __init__(self, *, party: Party, thread: HsmThread, session: Any, keys: "_Keys") -> None:
         self.party = party
         self._thread = thread
         self._session = session
-        self._labels = labels
-        self._keys: dict[tuple[ObjectClass, str], Any] = {}
+        self._keys = keys
 
     def has_key(self, label: str) -> bool:
         """Whether the token holds a private or secret key ``label``; from memory."""
-        return label in self._labels
+        return any(label == each for _, each in tuple(self._keys))
 
     def labels(self) -> frozenset[str]:
         """The labels of all private and secret keys in the token; from memory."""
-        return frozenset(self._labels)
+        return frozenset(label for _, label in tuple(self._keys))
 
     async def sign(self, label: str, data: bytes, *, urgent: bool = False) -> bytes:
         """ES256: ECDSA on P-256 over SHA-256 of ``data``, as r ‖ s, 64 bytes (RFC 9053, section 2.1)."""
@@ -197,9 +197,12 @@ class Token:
         """HMAC-SHA-256 of ``data``, 32 bytes."""
         return await self._ask(Lane.ORDINARY, lambda: self._hmac(label, data))
 
-    async def generate_hmac_key(self, label: str) -> None:
-        """Make an HMAC key, sensitive; it can leave only wrapped (``wrap_hmac_key``). ``HsmError`` if the label is taken."""
-        await self._ask(Lane.ORDINARY, lambda: self._generate_hmac_key(label))
+    async def generate_hmac_key(self, label: str, *, wrappable: bool = True) -> None:
+        """Make an HMAC key, sensitive; it can leave only wrapped (``wrap_hmac_key``), and that only if ``wrappable``.
+
+        ``HsmError`` if the label is taken.
+        """
+        await self._ask(Lane.ORDINARY, lambda: self._generate_hmac_key(label, wrappable=wrappable))
 
     async def wrap_hmac_key(self, label: str, peer_point: bytes) -> WrappedKey:
         """Wrap the HMAC key ``label`` for the token behind ``peer_point`` (65 bytes, uncompressed); ``BadPoint``.
@@ -249,14 +252,10 @@ class Token:
     def _key(self, kind: ObjectClass, label: str, operation: str) -> Any:
         key = self._keys.get((kind, label))
         if key is None:
-            try:
-                key = self._session.get_key(object_class=kind, label=label)
-            except pkcs11.NoSuchKey as err:
-                raise NoSuchKey(
-                    f"token {self.party.token_label!r} has no {kind.name.lower().replace('_', ' ')} {label!r}; "
-                    f"it has {', '.join(sorted(self._labels)) or 'none'}: {_CEREMONY} makes them"
-                ) from err
-            self._keys[kind, label] = key
+            raise NoSuchKey(
+                f"token {self.party.token_label!r} has no {kind.name.lower().replace('_', ' ')} {label!r}; "
+                f"it has {', '.join(sorted(self.labels())) or 'none'}: {_CEREMONY} makes them"
+            )
         # The library gives a key the operations that its attributes allow.
         if not hasattr(key, operation):
             raise NoSuchKey(
@@ -265,10 +264,23 @@ class Token:
         return key
 
     def _new_label(self, label: str) -> None:
-        if label in self._labels:
+        if self.has_key(label):
             raise HsmError(
                 f"token {self.party.token_label!r} has a key {label!r} already: keys are never replaced in place"
             )
+
+    def _keep(self, label: str, key: Any) -> None:
+        """Make the new secret key usable: with the check that tells it from one whose making was cut short."""
+        self._session.create_object(
+            {
+                Attribute.CLASS: ObjectClass.DATA,
+                Attribute.TOKEN: True,
+                Attribute.PRIVATE: True,
+                Attribute.LABEL: _CHECK_LABEL + label,
+                Attribute.VALUE: _check_value(key),
+            }
+        )
+        self._keys[ObjectClass.SECRET_KEY, label] = key
 
     def _sign(self, label: str, digest: bytes) -> bytes:
         signature: bytes = self._key(ObjectClass.PRIVATE_KEY, label, "sign").sign(digest, mechanism=Mechanism.ECDSA)
@@ -302,9 +314,9 @@ class Token:
         mac: bytes = self._key(ObjectClass.SECRET_KEY, label, "sign").sign(data, mechanism=Mechanism.SHA256_HMAC)
         return mac
 
-    def _generate_hmac_key(self, label: str) -> None:
+    def _generate_hmac_key(self, label: str, *, wrappable: bool) -> None:
         self._new_label(label)
-        self._session.generate_key(
+        key = self._session.generate_key(
             KeyType.GENERIC_SECRET,
             HMAC_KEY_SIZE * 8,
             label=label,
@@ -313,10 +325,10 @@ class Token:
             template={
                 **_ONLY_HMAC,
                 # Extractable means "may be wrapped" here: a sensitive key is never shown, wrapped is the only way out.
-                Attribute.EXTRACTABLE: True,
+                Attribute.EXTRACTABLE: wrappable,
             },
         )
-        self._labels.add(label)
+        self._keep(label, key)
 
     def _wrap_hmac_key(self, label: str, point: bytes) -> WrappedKey:
         key = self._key(ObjectClass.SECRET_KEY, label, "sign")
@@ -344,7 +356,7 @@ class Token:
         private = self._key(ObjectClass.PRIVATE_KEY, unwrap_label, "derive_key")
         kek = self._derive(private, point, KeyType.AES, {**_NEVER_SHOWN, Attribute.UNWRAP: True})
         try:
-            kek.unwrap_key(
+            key = kek.unwrap_key(
                 ObjectClass.SECRET_KEY,
                 KeyType.GENERIC_SECRET,
                 wrapped,
@@ -359,16 +371,18 @@ class Token:
             ) from err
         finally:
             kek.destroy()
-        self._labels.add(new_label)
+        self._keep(new_label, key)
 
     def _destroy_key(self, label: str) -> None:
-        self._key(ObjectClass.SECRET_KEY, label, "destroy").destroy()
+        key = self._key(ObjectClass.SECRET_KEY, label, "destroy")
         del self._keys[ObjectClass.SECRET_KEY, label]
-        self._labels.discard(label)
+        key.destroy()
+        for each in _objects(self._session, {Attribute.CLASS: ObjectClass.DATA, Attribute.LABEL: _CHECK_LABEL + label}):
+            each.destroy()
 
     def _generate_sealing_key(self, label: str) -> None:
         self._new_label(label)
-        self._session.generate_key(
+        key = self._session.generate_key(
             KeyType.AES,
             256,
             label=label,
@@ -383,7 +397,7 @@ class Token:
                 Attribute.UNWRAP: False,
             },
         )
-        self._labels.add(label)
+        self._keep(label, key)
 
     def _seal(self, label: str, plain: bytes, context: bytes) -> bytes:
         key = self._key(ObjectClass.SECRET_KEY, label, "encrypt")
@@ -405,6 +419,54 @@ class Token:
         except pkcs11.PKCS11Error as err:
             raise HsmError(f"not sealed with {label!r} in this context, or changed since") from err
         return plain
+
+
+_Keys: TypeAlias = dict[tuple[ObjectClass, str], Any]
+
+#: A secret key is used only if a data object of this name holds what the key makes of a constant. SoftHSM writes objects in
+#: place, unsynced: a process killed meanwhile leaves one that looks whole and holds another value.
+_CHECK_LABEL = "check/"
+_CHECKED = b"farthing/check/1"
+#: What comes of reading or using an object that was cut short: it lacks an attribute, its type, or the right to be used.
+_TORN = (pkcs11.PKCS11Error, AttributeError, TypeError, ValueError)
+
+
+def _check_value(key: Any) -> bytes:
+    if key.key_type is KeyType.AES:
+        # GCM would encrypt this block as a counter only 26 GB into a text: showing its image gives nothing away.
+        checked: bytes = key.encrypt(_CHECKED, mechanism=Mechanism.AES_ECB)
+    else:
+        checked = key.sign(_CHECKED, mechanism=Mechanism.SHA256_HMAC)
+    return checked
+
+
+def _objects(session: Any, attributes: dict[Attribute, object]) -> list[Any]:
+    """The token's objects with ``attributes``, without those that are torn."""
+    found: list[Any] = []
+    # One at a time, because one that cannot be read must not hide the others; and all of them before any is used, because
+    # a session that searches can do nothing else.
+    with SearchIter(session, attributes, 1) as search:
+        for batch in search:
+            with suppress(pkcs11.PKCS11Error):
+                found.extend(batch)
+    return found
+
+
+def _usable_keys(session: Any) -> _Keys:
+    """All private keys, and those secret keys that are what they were when they were made."""
+    keys: _Keys = {
+        (ObjectClass.PRIVATE_KEY, key.label): key
+        for key in _objects(session, {Attribute.CLASS: ObjectClass.PRIVATE_KEY})
+    }
+    checks = set()
+    for each in _objects(session, {Attribute.CLASS: ObjectClass.DATA}):
+        with suppress(*_TORN):
+            checks.add((each[Attribute.LABEL], each[Attribute.VALUE]))
+    for key in _objects(session, {Attribute.CLASS: ObjectClass.SECRET_KEY}):
+        with suppress(*_TORN):
+            if (_CHECK_LABEL + key.label, _check_value(key)) in checks:
+                keys[ObjectClass.SECRET_KEY, key.label] = key
+    return keys
 
 
 _NEVER_SHOWN: dict[Attribute, object] = {Attribute.SENSITIVE: True, Attribute.EXTRACTABLE: False}
