@@ -55,7 +55,7 @@ async def play(store: LedgerStore) -> list[object]:
     sealed = seal_all(story)
     said: list[object] = [await story.push(sealed[name]) for name in ORDER]
     said += [await story.push(sealed[name]) for name in ORDER]
-    said += [await story.ledger.decide_case(OP, await case_id(store), release=True, now=NOW)]
+    said += [await story.ledger.decide_case(await case_id(store), release=True, now=NOW)]
     for gateway, sequence in (("G1", 1), ("G1", 3), ("G2", 1), ("G1", 2)):
         said += [await story.ledger.prove(GatewayId(gateway), 1, sequence, events=(), now=NOW)]
         said += [await store.chain(GatewayId(gateway), 1)]
@@ -114,7 +114,7 @@ async def test_refusals_change_nothing(store: LedgerStore) -> None:
     with pytest.raises(LedgerRefusal):
         await story.ledger.fund(replace(pay, payment_id="pay-9", source="payer/P"), now=NOW)
     with pytest.raises(UnknownName):
-        await story.ledger.decide_case(OP, 99, release=True, now=NOW)
+        await story.ledger.decide_case(99, release=True, now=NOW)
     with pytest.raises(UnknownName):
         await story.ledger.close_window(OP, EUR, "w2", {}, now=NOW)
     assert await everything(store) == before
@@ -291,8 +291,8 @@ async def test_signatures_and_receipts_kept_first_win(store: LedgerStore) -> Non
         ("G2", 1),
         ("G2", 2),
     ]
-    await store.keep_signature(GatewayId("G1"), 1, b"1" * 64, b"k" * 8)
-    await store.keep_signature(GatewayId("G1"), 1, b"2" * 64, b"k" * 8)
+    for signature in (b"1" * 64, b"2" * 64):
+        await store.keep_signatures([replace(unsigned[0], signature=signature, key_id=b"k" * 8)])
     assert (await store.directives(GatewayId("G1"), 0, 1))[0].signature == b"1" * 64
     assert len(await store.unsigned(100)) == 4
 
@@ -301,13 +301,13 @@ async def test_a_gateway_without_journal_is_not_taken_for_new(store: LedgerStore
     story = Story(store)
     await story.open()
     ledger, gateway = story.ledger, GatewayId("G1")
-    fresh, posted, proven = await ledger.hello(gateway, incarnation=0, start_id=bytes(16), position=0)
-    assert (fresh.incarnation, posted, proven) == (1, 0, 0)
+    fresh, chain = await ledger.hello(gateway, incarnation=0, start_id=bytes(16), position=0)
+    assert (fresh.incarnation, chain.sequence, chain.proven_sequence) == (1, 0, 0)
     await ledger.hello(gateway, incarnation=0, start_id=bytes(16), position=0)
     await ledger.hello(gateway, incarnation=1, start_id=b"a" * 16, position=7)
-    before, _, _ = await ledger.hello(gateway, incarnation=1, start_id=b"b" * 16, position=3)
+    before, _ = await ledger.hello(gateway, incarnation=1, start_id=b"b" * 16, position=3)
     assert (before.witness_start_id, before.witness_position) == (b"a" * 16, 7)
-    again, _, _ = await ledger.hello(gateway, incarnation=1, start_id=b"c" * 16, position=9)
+    again, _ = await ledger.hello(gateway, incarnation=1, start_id=b"c" * 16, position=9)
     assert (again.witness_start_id, again.witness_position) == (b"a" * 16, 7)
     with pytest.raises(LostJournal, match="approval"):
         await ledger.hello(gateway, incarnation=0, start_id=bytes(16), position=0)
@@ -361,7 +361,7 @@ async def test_above_the_exposure_is_set_aside_and_a_case_decides(store: LedgerS
         "post | suspense/S1 | unearned/S1 1.55 | exposure",
     ]
     assert (await store.verify()).fault == ""
-    await story.ledger.decide_case(OP, await case_id(store), release=True, now=NOW)
+    await story.ledger.decide_case(await case_id(store), release=True, now=NOW)
     assert (await story.rows())[-5:] == [
         "post | unearned/S1 | suspense/S1 1.55 | reversed",
         "post | debt/P | clr/S1 0.833333 | late",

@@ -17,7 +17,7 @@ from farthing_cloud.ledger.core.funds import Funding, LedgerRefusal, UnknownName
 from farthing_cloud.ledger.core.posting import Event
 from farthing_cloud.ledger.core.quotas import GrantTerms, QuotaRequest
 from farthing_cloud.ledger.core.received import ReceivedBatch
-from farthing_cloud.ledger.core.rows import AccountStatus, Gateway, Payer, QuotaRequested, Touch
+from farthing_cloud.ledger.core.rows import AccountStatus, Chain, Gateway, Payer, QuotaRequested, Touch
 from farthing_cloud.ledger.core.windows import SplitRule
 from farthing_cloud.ledger.store.interface import LedgerStore, ReceiptContent, Signed, Transaction
 
@@ -136,8 +136,8 @@ class Ledger:
 
     async def hello(
         self, gateway_id: GatewayId, *, incarnation: int, start_id: bytes, position: int
-    ) -> tuple[Gateway, int, int]:
-        """Agree on the incarnation: the gateway as it stood before, highest posted and proven sequence.
+    ) -> tuple[Gateway, Chain]:
+        """Agree on the incarnation: the gateway as it stood before, with its witness, and its chain of batches.
 
         Raises ``LostJournal`` for a gateway without incarnation of which the ledger has heard before.
         """
@@ -155,7 +155,7 @@ class Ledger:
             )
         if incarnation == gateway.incarnation:
             await self.store.witness(gateway_id, start_id, position, adopted=True)
-        return gateway, chain.sequence, chain.proven_sequence
+        return gateway, chain
 
     async def request_quota(self, request: QuotaRequest, *, now: Instant) -> QuotaRequested:
         """Answer a gateway's wish for money; the same request gets the same answer."""
@@ -242,11 +242,12 @@ class Ledger:
             recalled.extend(await self.store.run(work))
         return tuple(recalled)
 
-    async def decide_case(self, operator_id: OperatorId, case_id: int, *, release: bool, now: Instant) -> bool:
+    async def decide_case(self, case_id: int, *, release: bool, now: Instant) -> bool:
         """Release or void what was set aside; whether anything changed."""
-        currency = await self.store.currency_of_case(operator_id, case_id)
-        if currency is None:
+        books = await self.store.books_of_case(case_id)
+        if books is None:
             raise UnknownName(f"no case {case_id}")
+        operator_id, currency = books
 
         async def work(tx: Transaction) -> bool:
             view = await tx.load(Touch(operator_id=operator_id, currency=currency, case_id=case_id))

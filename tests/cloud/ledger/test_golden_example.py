@@ -189,8 +189,8 @@ async def test_the_second_claim_released() -> None:
     story, store, _ = await told()
     (case,) = await store.cases(OP)
     assert (case.authorization_id, case.other_authorization_id) == (b"t3".ljust(16), b"t1".ljust(16))
-    assert await story.ledger.decide_case(OP, case.case_id, release=True, now=NOW)
-    assert not await story.ledger.decide_case(OP, case.case_id, release=True, now=NOW)
+    assert await story.ledger.decide_case(case.case_id, release=True, now=NOW)
+    assert not await story.ledger.decide_case(case.case_id, release=True, now=NOW)
     assert await story.rows(38) == RELEASED
     assert (await store.verify()).fault == ""
 
@@ -198,7 +198,7 @@ async def test_the_second_claim_released() -> None:
 async def test_the_second_claim_voided_then_the_window_closed() -> None:
     story, store, _ = await told()
     (case,) = await store.cases(OP)
-    assert await story.ledger.decide_case(OP, case.case_id, release=False, now=NOW)
+    assert await story.ledger.decide_case(case.case_id, release=False, now=NOW)
     assert await story.rows(38) == RELEASED[:1]
     for gateway in ("G1", "G2"):
         for sequence in (1, 2, 3):

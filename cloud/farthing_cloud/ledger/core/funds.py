@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 
 from farthing.clock import Instant
-from farthing.ids import AccountId, OperatorId
+from farthing.ids import AccountId, OperatorId, parse_id
 from farthing.money import Currency
 from farthing.v1 import events_pb2
 from farthing_cloud.ledger.core import paths
@@ -62,8 +62,10 @@ def fund(view: View, funding: Funding, *, now: Instant) -> Posting | None:
         return None
     if funding.amount_micros <= 0:
         raise LedgerRefusal("a funding is more than 0")
-    if funding.source.partition("/")[0] not in ("bank", "psp"):
+    kind, _, name = funding.source.partition("/")
+    if kind not in ("bank", "psp"):
         raise LedgerRefusal('money arrives on "bank/..." or "psp/..."')
+    parse_id(name)
     book = Book(view)
     book.post(funding.source, paths.payer(funding.account_id), funding.amount_micros, Cause.FUND)
     book.touch(funding.account_id)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from farthing.clock import Instant
-from farthing.ids import SiteId
+from farthing.ids import SiteId, parse_id
 from farthing.money import PPM
 from farthing.v1 import events_pb2, ledger_pb2
 from farthing_cloud.ledger.core import paths
@@ -28,8 +28,11 @@ class SplitRule:
             raise LedgerRefusal("a split names each party once, and the remainder's owner is one of them")
         if sum(share for _, share in self.parts) != PPM or any(share < 0 for _, share in self.parts):
             raise LedgerRefusal(f"the shares of a split add up to {PPM} parts per million")
-        if any(path.partition("/")[0] not in ("agency", "fee") or not path.partition("/")[2] for path in names):
-            raise LedgerRefusal('a split goes to "agency/<id>" and "fee/<id>"')
+        for path in names:
+            kind, _, name = path.partition("/")
+            if kind not in ("agency", "fee"):
+                raise LedgerRefusal('a split goes to "agency/<id>" and "fee/<id>"')
+            parse_id(name)
 
     def split(self, amount_micros: int) -> tuple[tuple[str, int], ...]:
         """Floor for each party, the remainder to its owner; the parts add up to ``amount_micros`` (≥ 0)."""

@@ -141,6 +141,9 @@ class LedgerStore(Protocol):
         Raises ``StoreError`` where the store cannot be reached, and whatever ``work`` raises, with nothing written.
         """
 
+    async def ledger_epoch(self) -> int:
+        """Counts up when the ledger was restored."""
+
     async def gateway(self, gateway_id: GatewayId) -> Gateway | None:
         """As committed last."""
 
@@ -168,8 +171,8 @@ class LedgerStore(Protocol):
     async def unsigned(self, limit: int) -> Sequence[StoredDirective]:
         """Links not signed yet, by gateway and version."""
 
-    async def keep_signature(self, gateway_id: GatewayId, version: int, signature: bytes, key_id: bytes) -> None:
-        """The signature of a link; the one kept first wins."""
+    async def keep_signatures(self, signed: Sequence[StoredDirective]) -> None:
+        """The signatures of links; the one kept first wins."""
 
     async def told(self, operator_id: OperatorId, account_id: AccountId) -> Sequence[GatewayId]:
         """The gateways that know an account, in id order."""
@@ -182,8 +185,8 @@ class LedgerStore(Protocol):
     async def currency_of(self, operator_id: OperatorId, account_id: AccountId) -> Currency | None:
         """The currency of a payer's account."""
 
-    async def currency_of_case(self, operator_id: OperatorId, case_id: int) -> Currency | None:
-        """The currency of a case."""
+    async def books_of_case(self, case_id: int) -> tuple[OperatorId, Currency] | None:
+        """Whose case it is."""
 
     async def closing(self, operator_id: OperatorId, currency: Currency, window: str) -> bytes | None:
         """What closing a window answered; None while it was not closed."""

@@ -333,6 +333,9 @@ class MemoryStore:
 
     # ---- reading
 
+    async def ledger_epoch(self) -> int:
+        return self._epoch
+
     async def gateway(self, gateway_id: GatewayId) -> Gateway | None:
         return self._gateways.get(gateway_id)
 
@@ -376,10 +379,11 @@ class MemoryStore:
         rows = [row for gateway_id in sorted(self._directives) for row in self._directives[gateway_id]]
         return [row for row in rows if not row.signature][:limit]
 
-    async def keep_signature(self, gateway_id: GatewayId, version: int, signature: bytes, key_id: bytes) -> None:
-        rows = self._directives[gateway_id]
-        if not rows[version - 1].signature:
-            rows[version - 1] = replace(rows[version - 1], signature=signature, key_id=key_id)
+    async def keep_signatures(self, signed: Sequence[StoredDirective]) -> None:
+        for row in signed:
+            rows = self._directives[row.gateway_id]
+            if not rows[row.version - 1].signature:
+                rows[row.version - 1] = replace(rows[row.version - 1], signature=row.signature, key_id=row.key_id)
 
     async def told(self, operator_id: OperatorId, account_id: AccountId) -> Sequence[GatewayId]:
         return sorted(self._told.get((operator_id, account_id), ()))
@@ -400,9 +404,9 @@ class MemoryStore:
         found = (c for (o, c), books in self._books.items() if o == operator_id and account_id in books.payers)
         return next(found, None)
 
-    async def currency_of_case(self, operator_id: OperatorId, case_id: int) -> Currency | None:
+    async def books_of_case(self, case_id: int) -> tuple[OperatorId, Currency] | None:
         found = self._cases.get(case_id)
-        return found[1] if found is not None and found[0] == operator_id else None
+        return found[:2] if found is not None else None
 
     async def closing(self, operator_id: OperatorId, currency: Currency, window: str) -> bytes | None:
         books = self._books.get((operator_id, currency))

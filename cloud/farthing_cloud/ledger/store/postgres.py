@@ -102,11 +102,12 @@ QUARANTINE_GATEWAY = _sql("quarantine_gateway")
 WITNESS = _sql("witness")
 READ_DIRECTIVES = _sql("read_directives")
 READ_UNSIGNED = _sql("read_unsigned")
-KEEP_SIGNATURE = _sql("keep_signature")
+KEEP_SIGNATURES = _sql("keep_signatures")
+READ_EPOCH = _sql("read_epoch")
 READ_TOLD = _sql("read_told")
 LIST_OPEN_QUOTAS = _sql("list_open_quotas")
 READ_CURRENCY_OF = _sql("read_currency_of")
-READ_CURRENCY_OF_CASE = _sql("read_currency_of_case")
+READ_BOOKS_OF_CASE = _sql("read_books_of_case")
 READ_CLOSING = _sql("read_closing")
 LIST_BALANCES = _sql("list_balances")
 LIST_ALL_TRANSFERS = _sql("list_all_transfers")
@@ -707,6 +708,12 @@ class PostgresStore:
         except (psycopg.OperationalError, psycopg_pool.PoolTimeout) as err:
             raise StoreError("the ledger's database is out of reach; nothing was written") from err
 
+    async def ledger_epoch(self) -> int:
+        row = await self._row(READ_EPOCH, {})
+        assert row is not None
+        epoch: int = row[0]
+        return epoch
+
     async def gateway(self, gateway_id: GatewayId) -> Gateway | None:
         row = await self._row(READ_GATEWAY, {"gateway_id": gateway_id})
         return _gateway(row) if row is not None else None
@@ -785,11 +792,16 @@ class PostgresStore:
     async def unsigned(self, limit: int) -> Sequence[StoredDirective]:
         return [_directive(row) for row in await self._rows(READ_UNSIGNED, {"limit": limit})]
 
-    async def keep_signature(self, gateway_id: GatewayId, version: int, signature: bytes, key_id: bytes) -> None:
+    async def keep_signatures(self, signed: Sequence[StoredDirective]) -> None:
         await self._write(
             (
-                KEEP_SIGNATURE,
-                {"gateway_id": gateway_id, "version": version, "signature": signature, "key_id": key_id},
+                KEEP_SIGNATURES,
+                {
+                    "gateways": _names(row.gateway_id for row in signed),
+                    "versions": _numbers(row.version for row in signed),
+                    "signatures": _bytes(row.signature for row in signed),
+                    "key_ids": _bytes(row.key_id for row in signed),
+                },
             )
         )
 
@@ -809,9 +821,9 @@ class PostgresStore:
         row = await self._row(READ_CURRENCY_OF, {"operator_id": operator_id, "account_id": account_id})
         return Currency(row[0]) if row is not None else None
 
-    async def currency_of_case(self, operator_id: OperatorId, case_id: int) -> Currency | None:
-        row = await self._row(READ_CURRENCY_OF_CASE, {"operator_id": operator_id, "case_id": case_id})
-        return Currency(row[0]) if row is not None else None
+    async def books_of_case(self, case_id: int) -> tuple[OperatorId, Currency] | None:
+        row = await self._row(READ_BOOKS_OF_CASE, {"case_id": case_id})
+        return (OperatorId(row[0]), Currency(row[1])) if row is not None else None
 
     async def closing(self, operator_id: OperatorId, currency: Currency, window: str) -> bytes | None:
         row = await self._row(READ_CLOSING, {"operator_id": operator_id, "currency": currency, "window": window})

@@ -1,0 +1,389 @@
+"""The ledger's API inside: accounts, funding, policy, cases, windows, and what may be seen of it all."""
+
+from collections.abc import AsyncIterator, Callable
+from typing import Any, Final
+
+import grpc
+from typing_extensions import override
+
+from farthing.clock import BusinessClock
+from farthing.device.cose import VerifyingKey
+from farthing.device.reject import MessageError
+from farthing.ids import AccountId, GatewayId, OperatorId, SiteId, parse_id
+from farthing.money import parse_amount_micros, parse_currency
+from farthing.v1 import directive_pb2, ledger_pb2, ledger_pb2_grpc
+from farthing_cloud.callers import Caller
+from farthing_cloud.ledger.bell import Bell
+from farthing_cloud.ledger.core.directives import Body
+from farthing_cloud.ledger.core.funds import Funding, UnknownName
+from farthing_cloud.ledger.core.rows import AccountStatus
+from farthing_cloud.ledger.core.windows import SplitRule
+from farthing_cloud.ledger.operations import Ledger
+from farthing_cloud.ledger.refusals import Context, Refused, malformed, refusals
+from farthing_cloud.ledger.reports import Reports
+from farthing_cloud.ledger.signing import LOOK_AGAIN_S
+from farthing_cloud.ledger.store.interface import Cursor
+
+MAX_TRANSFERS: Final = 1_000
+#: Outbox rows read at once.
+EVENTS_AT_ONCE: Final = 500
+#: Texts of people and services that end up in rows.
+MAX_TEXT: Final = 200
+
+_STATUS: Final = {
+    directive_pb2.ACCOUNT_STATUS_ACTIVE: AccountStatus.ACTIVE,
+    directive_pb2.ACCOUNT_STATUS_SUSPENDED: AccountStatus.SUSPENDED,
+}
+#: What reduces: a device in one of these may do nothing more.
+_REDUCED: Final = frozenset(
+    {
+        directive_pb2.DEVICE_STATUS_SUSPENDED,
+        directive_pb2.DEVICE_STATUS_BLOCKED,
+        directive_pb2.DEVICE_STATUS_DECOMMISSIONED,
+    }
+)
+
+
+class LedgerServicer(ledger_pb2_grpc.LedgerServicer):
+    """See ``ledger.proto``."""
+
+    def __init__(
+        self,
+        *,
+        ledger: Ledger,
+        reports: Reports,
+        clock: BusinessClock,
+        directives_wanted: Bell,
+        events: Bell,
+        caller: Callable[[Any], Caller],
+    ) -> None:
+        self._ledger = ledger
+        self._store = ledger.store
+        self._reports = reports
+        self._clock = clock
+        self._directives_wanted = directives_wanted
+        self._events = events
+        self._caller = caller
+
+    # --- who there is -------------------------------------------------------------------------------------------------
+
+    @override
+    async def CreateGateway(
+        self, request: ledger_pb2.CreateGatewayRequest, context: Context
+    ) -> ledger_pb2.CreateGatewayResponse:
+        """Make a gateway known, or change its exposure or keys."""
+        async with refusals(context):
+            for name, key in (("batch_key", request.batch_key), ("grant_key", request.grant_key)):
+                try:
+                    VerifyingKey.from_spki(key)
+                except MessageError as err:
+                    raise malformed(f"{name}: {err}") from err
+            changed = await self._ledger.put_gateway(
+                gateway_id=GatewayId(parse_id(request.gateway_id)),
+                operator_id=OperatorId(parse_id(request.operator_id)),
+                site_id=SiteId(parse_id(request.site_id)),
+                currency=parse_currency(request.currency),
+                exposure_micros=parse_amount_micros(request.exposure_micros),
+                batch_key=request.batch_key,
+                grant_key=request.grant_key,
+                time_zone=_text("time_zone", request.time_zone),
+                now=self._clock.now(),
+            )
+        self._directives_wanted.ring()
+        return ledger_pb2.CreateGatewayResponse(changed=changed)
+
+    @override
+    async def CreateAccount(
+        self, request: ledger_pb2.CreateAccountRequest, context: Context
+    ) -> ledger_pb2.CreateAccountResponse:
+        """Make an account, or change its terms; gateways that know it hear of it."""
+        async with refusals(context):
+            status = _STATUS.get(request.status)
+            if status is None:
+                raise malformed("an account is active or suspended: say which")
+            changed = await self._ledger.put_account(
+                operator_id=OperatorId(parse_id(request.operator_id)),
+                account_id=AccountId(parse_id(request.account_id)),
+                currency=parse_currency(request.currency),
+                credit_limit_micros=parse_amount_micros(request.credit_limit_micros),
+                debt_limit_micros=parse_amount_micros(request.debt_limit_micros),
+                status=status,
+                preload_micros=parse_amount_micros(request.preload_micros),
+                now=self._clock.now(),
+                dry_run=request.dry_run,
+            )
+        self._directives_wanted.ring()
+        return ledger_pb2.CreateAccountResponse(changed=changed)
+
+    @override
+    async def FundAccount(
+        self, request: ledger_pb2.FundAccountRequest, context: Context
+    ) -> ledger_pb2.FundAccountResponse:
+        """Credit an account; what it owes is paid first."""
+        async with refusals(context):
+            funding = Funding(
+                operator_id=OperatorId(parse_id(request.operator_id)),
+                account_id=AccountId(parse_id(request.account_id)),
+                currency=parse_currency(request.currency),
+                amount_micros=parse_amount_micros(request.amount_micros),
+                payment_id=_text("payment_id", request.payment_id),
+                source=request.source,
+            )
+            changed = await self._ledger.fund(funding, now=self._clock.now(), dry_run=request.dry_run)
+            account = await self._payer(funding.operator_id, funding.account_id)
+        self._events.ring()
+        available = account.available_micros
+        if changed and request.dry_run:
+            # Debts are paid first, from what was not available before.
+            available += max(0, funding.amount_micros - account.debt_micros)
+        return ledger_pb2.FundAccountResponse(changed=changed, available_micros=available)
+
+    async def _payer(self, operator_id: str, account_id: str) -> ledger_pb2.PayerAccount:
+        found = await self._reports.payers(operator_id, parse_id(account_id))
+        if not found:
+            raise UnknownName(f"no account {account_id} of operator {operator_id}")
+        return found[0]
+
+    @override
+    async def ShowAccount(
+        self, request: ledger_pb2.ShowAccountRequest, context: Context
+    ) -> ledger_pb2.ShowAccountResponse:
+        """One account."""
+        async with refusals(context):
+            return ledger_pb2.ShowAccountResponse(account=await self._payer(request.operator_id, request.account_id))
+
+    @override
+    async def ListAccounts(
+        self, request: ledger_pb2.ListAccountsRequest, context: Context
+    ) -> ledger_pb2.ListAccountsResponse:
+        """All accounts of an operator."""
+        async with refusals(context):
+            return ledger_pb2.ListAccountsResponse(accounts=await self._reports.payers(request.operator_id))
+
+    # --- what was posted ----------------------------------------------------------------------------------------------
+
+    @override
+    async def ListBalances(
+        self, request: ledger_pb2.ListBalancesRequest, context: Context
+    ) -> ledger_pb2.ListBalancesResponse:
+        """Ledger accounts by path."""
+        async with refusals(context):
+            balances = await self._reports.balances(request.operator_id, request.path_prefix)
+        return ledger_pb2.ListBalancesResponse(balances=balances)
+
+    @override
+    async def ListTransfers(
+        self, request: ledger_pb2.ListTransfersRequest, context: Context
+    ) -> ledger_pb2.ListTransfersResponse:
+        """A page of transfers."""
+        async with refusals(context):
+            if not 0 <= request.limit <= MAX_TRANSFERS:
+                raise malformed(f"a page has at most {MAX_TRANSFERS} transfers")
+            transfers = await self._reports.transfers(
+                request.operator_id, request.path, request.after_id, request.limit or MAX_TRANSFERS
+            )
+        return ledger_pb2.ListTransfersResponse(transfers=transfers)
+
+    @override
+    async def Verify(self, request: ledger_pb2.VerifyRequest, context: Context) -> ledger_pb2.VerifyResponse:
+        """Replay everything."""
+        async with refusals(context):
+            verdict = await self._store.verify()
+        return ledger_pb2.VerifyResponse(
+            ok=not verdict.fault,
+            fault=verdict.fault,
+            transfers=verdict.transfers,
+            accounts=verdict.accounts,
+            batches=verdict.batches,
+        )
+
+    @override
+    async def ListBatches(
+        self, request: ledger_pb2.ListBatchesRequest, context: Context
+    ) -> ledger_pb2.ListBatchesResponse:
+        """Posted batches."""
+        async with refusals(context):
+            batches = await self._reports.batches(request.operator_id, request.gateway_id)
+        return ledger_pb2.ListBatchesResponse(batches=batches)
+
+    @override
+    async def ListClaims(
+        self, request: ledger_pb2.ListClaimsRequest, context: Context
+    ) -> ledger_pb2.ListClaimsResponse:
+        """The highest claim of each authorization."""
+        async with refusals(context):
+            claims = await self._reports.claims(request.operator_id, request.device_id)
+        return ledger_pb2.ListClaimsResponse(claims=claims)
+
+    # --- quotas -------------------------------------------------------------------------------------------------------
+
+    @override
+    async def ListQuotas(
+        self, request: ledger_pb2.ListQuotasRequest, context: Context
+    ) -> ledger_pb2.ListQuotasResponse:
+        """Quotas."""
+        async with refusals(context):
+            quotas = await self._reports.quotas(
+                request.operator_id, request.gateway_id, request.account_id, open_only=request.open_only
+            )
+        return ledger_pb2.ListQuotasResponse(quotas=quotas)
+
+    @override
+    async def RecallQuotas(
+        self, request: ledger_pb2.RecallQuotasRequest, context: Context
+    ) -> ledger_pb2.RecallQuotasResponse:
+        """Ask gateways to stop quotas."""
+        async with refusals(context):
+            recalled = await self._ledger.recall(
+                OperatorId(parse_id(request.operator_id)),
+                gateway_id=request.gateway_id,
+                account_id=request.account_id,
+                reason=_text("reason", request.reason),
+                now=self._clock.now(),
+            )
+        self._directives_wanted.ring()
+        return ledger_pb2.RecallQuotasResponse(quota_ids=recalled)
+
+    # --- cases --------------------------------------------------------------------------------------------------------
+
+    @override
+    async def ListOverlapCases(
+        self, request: ledger_pb2.ListOverlapCasesRequest, context: Context
+    ) -> ledger_pb2.ListOverlapCasesResponse:
+        """What was set aside."""
+        async with refusals(context):
+            cases = await self._reports.cases(request.operator_id)
+        return ledger_pb2.ListOverlapCasesResponse(cases=cases)
+
+    @override
+    async def DecideOverlapCase(
+        self, request: ledger_pb2.DecideOverlapCaseRequest, context: Context
+    ) -> ledger_pb2.DecideOverlapCaseResponse:
+        """Bill what was set aside after all, or never."""
+        async with refusals(context):
+            await self._ledger.decide_case(request.case_id, release=request.release, now=self._clock.now())
+        return ledger_pb2.DecideOverlapCaseResponse()
+
+    # --- policy -------------------------------------------------------------------------------------------------------
+
+    @override
+    async def IssueDirective(
+        self, request: ledger_pb2.IssueDirectiveRequest, context: Context
+    ) -> ledger_pb2.IssueDirectiveResponse:
+        """Put policy on a gateway's chain, once per key. Fraud may only send what reduces."""
+        async with refusals(context):
+            who = self._caller(context)
+            body = _body(request)
+            if (who.kind, who.id) == ("service", "fraud") and not _reduces(body):
+                raise Refused(grpc.StatusCode.PERMISSION_DENIED, "fraud may only reduce what is allowed")
+            version = await self._ledger.issue_directive(
+                OperatorId(parse_id(request.operator_id)),
+                GatewayId(parse_id(request.gateway_id)),
+                body,
+                idempotency_key=_text("idempotency_key", request.idempotency_key),
+                now=self._clock.now(),
+            )
+        self._directives_wanted.ring()
+        return ledger_pb2.IssueDirectiveResponse(version=version)
+
+    # --- events -------------------------------------------------------------------------------------------------------
+
+    @override
+    async def FollowEvents(
+        self, request: ledger_pb2.FollowEventsRequest, context: Context
+    ) -> AsyncIterator[ledger_pb2.FollowEventsResponse]:
+        """Events after a cursor, in order; a late commit is never skipped."""
+        async with refusals(context):
+            cursor = Cursor(transaction_id=request.after.transaction_id, sequence=request.after.sequence)
+            kinds = tuple(request.kinds)
+            while True:
+                seen = self._events.rung
+                rows = await self._store.events(cursor, EVENTS_AT_ONCE, kinds)
+                for row in rows:
+                    cursor = row.cursor
+                    yield ledger_pb2.FollowEventsResponse(
+                        cursor=ledger_pb2.EventCursor(
+                            transaction_id=row.cursor.transaction_id, sequence=row.cursor.sequence
+                        ),
+                        kind=row.kind,
+                        key=row.key,
+                        at_us=row.at,
+                        value=row.value,
+                        traceparent=row.traceparent,
+                    )
+                if len(rows) == EVENTS_AT_ONCE:
+                    continue
+                if not request.follow:
+                    return
+                await self._events.wait(seen, seconds=LOOK_AGAIN_S)
+
+    # --- settlement ---------------------------------------------------------------------------------------------------
+
+    @override
+    async def CloseWindow(
+        self, request: ledger_pb2.CloseWindowRequest, context: Context
+    ) -> ledger_pb2.CloseWindowResponse:
+        """Split what stands in clearing; once."""
+        async with refusals(context):
+            rules = {
+                SiteId(parse_id(split.site_id)): SplitRule(
+                    rule_version=split.rule_version,
+                    parts=tuple((part.path, part.share_ppm) for part in split.parts),
+                    remainder_path=split.remainder_path,
+                )
+                for split in request.splits
+            }
+            answer = await self._ledger.close_window(
+                OperatorId(parse_id(request.operator_id)),
+                parse_currency(request.currency),
+                request.window,
+                rules,
+                now=self._clock.now(),
+            )
+        self._events.ring()
+        return answer
+
+    @override
+    async def Reconcile(self, request: ledger_pb2.ReconcileRequest, context: Context) -> ledger_pb2.ReconcileResponse:
+        """Every sum of an operator, in one snapshot."""
+        async with refusals(context):
+            return await self._reports.reconcile(request.operator_id)
+
+
+def _text(name: str, value: str) -> str:
+    if not 1 <= len(value) <= MAX_TEXT or not value.isprintable():
+        raise malformed(f"{name} is 1 to {MAX_TEXT} printable characters")
+    return value
+
+
+def _body(request: ledger_pb2.IssueDirectiveRequest) -> Body:
+    body: Body
+    match request.WhichOneof("body"):
+        case "site_key":
+            body = request.site_key
+        case "tariff":
+            body = request.tariff
+        case "device":
+            body = request.device
+            for register in body.registers:
+                parse_id(register.register_id)
+            parse_id(body.device_id)
+        case "token":
+            body = request.token
+        case "token_denied":
+            body = request.token_denied
+        case "floor":
+            body = request.floor
+            for micros in (body.per_token_micros, body.per_account_micros, body.all_tokens_micros):
+                parse_amount_micros(micros)
+        case "seal":
+            body = request.seal
+        case _:
+            raise malformed("a directive has a body")
+    return body
+
+
+def _reduces(body: Body) -> bool:
+    if isinstance(body, directive_pb2.DeviceRecord):
+        return body.status in _REDUCED
+    return isinstance(body, directive_pb2.TokenDenied)

@@ -1,0 +1,357 @@
+"""The gateways' door: batches in, receipts and directives out.
+
+Rule 1: the caller is the gateway that its certificate names; a message that names another one is refused.
+Rule 2: signature first, then parsing, then the chain, then money; what fails changes nothing and says why.
+Rule 3: a receipt leaves after the commit (P2), and a batch that comes again gets the same bytes.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any, Final
+
+import grpc
+import grpc.aio
+import structlog
+from typing_extensions import override
+
+from farthing.clock import BusinessClock
+from farthing.device.cose import VerifyingKey
+from farthing.device.reject import MessageError
+from farthing.evidence.batches import BATCH_RECIPIENT, DetailError, decompress_leaves
+from farthing.evidence.detail import EvidenceError, VerifiedLeaf, verify
+from farthing.ids import START_ID_SIZE, AccountId, GatewayId, parse_bytes, parse_id
+from farthing.money import parse_amount_micros, parse_currency
+from farthing.v1 import batch_pb2, directive_pb2, events_pb2, gateway_sync_pb2, gateway_sync_pb2_grpc
+from farthing_cloud.callers import Caller
+from farthing_cloud.ledger import metrics
+from farthing_cloud.ledger.bell import Bell
+from farthing_cloud.ledger.core.batches import ChainStep
+from farthing_cloud.ledger.core.posting import Event
+from farthing_cloud.ledger.core.quotas import QuotaRequest
+from farthing_cloud.ledger.core.received import MAX_BATCH_SIZE, BatchError, ReceivedBatch, receive
+from farthing_cloud.ledger.core.rows import Gateway
+from farthing_cloud.ledger.facts import Facts, GatewayFacts
+from farthing_cloud.ledger.operations import Ledger
+from farthing_cloud.ledger.refusals import Context, Refused, malformed, refusals
+from farthing_cloud.ledger.signing import LOOK_AGAIN_S, Signatures, receipt_message
+from farthing_cloud.ledger.store.interface import StoredDirective
+
+#: Directives read for one gateway at once.
+DIRECTIVES_AT_ONCE: Final = 64
+#: A counter or position of a gateway: more cannot be stored, and none is reached by counting.
+MAX_COUNT: Final = 2**63 - 1
+
+_log = structlog.stdlib.get_logger(__name__)
+
+_CHAIN_CODES: Final = {
+    # The gateway can help itself: send what is missing first.
+    ChainStep.GAP: grpc.StatusCode.OUT_OF_RANGE,
+    # Only a person can.
+    ChainStep.FORK: grpc.StatusCode.FAILED_PRECONDITION,
+    ChainStep.UNKNOWN_INCARNATION: grpc.StatusCode.FAILED_PRECONDITION,
+}
+
+
+class GatewaySyncServicer(gateway_sync_pb2_grpc.GatewaySyncServicer):
+    """See ``gateway_sync.proto``."""
+
+    def __init__(
+        self,
+        *,
+        ledger: Ledger,
+        signatures: Signatures,
+        clock: BusinessClock,
+        caller: Callable[[Any], Caller],
+        events: Bell,
+        head_interval_s: float,
+    ) -> None:
+        self._ledger = ledger
+        self._store = ledger.store
+        self._signatures = signatures
+        self._clock = clock
+        self._caller = caller
+        self._events = events
+        self._head_interval_s = head_interval_s
+        self._facts = Facts(ledger.store)
+
+    async def _gateway(self, context: Context) -> Gateway:
+        """The gateway that calls; raise ``Refused`` for everybody else."""
+        who = self._caller(context)
+        if who.kind != "gateway":
+            raise Refused(grpc.StatusCode.PERMISSION_DENIED, "only gateways use this door")
+        gateway = await self._store.gateway(GatewayId(who.id))
+        if gateway is None:
+            raise Refused(grpc.StatusCode.NOT_FOUND, f"the ledger does not know gateway {who.id}: create it first")
+        return gateway
+
+    # --- hello --------------------------------------------------------------------------------------------------------
+
+    @override
+    async def Hello(self, request: gateway_sync_pb2.HelloRequest, context: Context) -> gateway_sync_pb2.HelloResponse:
+        """Agree on incarnation and positions."""
+        async with refusals(context):
+            gateway = await self._gateway(context)
+            metrics.HELLOS.labels("heard").inc()
+            parse_bytes(request.start_id, START_ID_SIZE)
+            if max(request.position, request.incarnation) > MAX_COUNT:
+                raise malformed("a position or incarnation above 2^63 - 1")
+            before, chain = await self._ledger.hello(
+                gateway.gateway_id,
+                incarnation=request.incarnation,
+                start_id=request.start_id,
+                position=request.position,
+            )
+            epoch = await self._store.ledger_epoch()
+        metrics.HELLOS.labels("agreed").inc()
+        return gateway_sync_pb2.HelloResponse(
+            incarnation=before.incarnation,
+            ledger_epoch=epoch,
+            posted_sequence=chain.sequence,
+            proven_sequence=chain.proven_sequence,
+            witnessed_start_id=before.witness_start_id,
+            witnessed_position=before.witness_position,
+        )
+
+    # --- batches ------------------------------------------------------------------------------------------------------
+
+    @override
+    async def PushBatches(
+        self, request_iterator: AsyncIterator[batch_pb2.SignedBatch], context: Context
+    ) -> AsyncIterator[batch_pb2.SignedReceipt]:
+        """Post batches in order; a receipt for each."""
+        async with refusals(context):
+            async for signed in request_iterator:
+                yield await self._push(await self._gateway(context), signed)
+
+    async def _push(self, gateway: Gateway, signed: batch_pb2.SignedBatch) -> batch_pb2.SignedReceipt:
+        try:
+            batch = _verified(gateway, signed)
+        except Refused:
+            metrics.BATCHES.labels("refused").inc()
+            raise
+        began = time.monotonic()
+        outcome = await self._ledger.post_batch(batch, currency=gateway.currency, now=self._clock.now())
+        metrics.BATCHES.labels(outcome.step.value).inc()
+        if outcome.receipt is None:
+            _log.warning(
+                "a batch does not fit its chain",
+                gateway=gateway.gateway_id,
+                step=outcome.step.value,
+                incarnation=batch.incarnation,
+                sequence=batch.sequence,
+            )
+            raise Refused(
+                _CHAIN_CODES[outcome.step],
+                f"{outcome.step.value}: batch {batch.sequence} of incarnation {batch.incarnation};"
+                f" the next one here is {outcome.expected}",
+            )
+        if outcome.step is ChainStep.REPLAY:
+            return await self._signatures.receipt(outcome.receipt)
+        self._events.ring()
+        metrics.POSTING_SECONDS.observe(time.monotonic() - began)
+        metrics.LINES.inc(len(batch.lines))
+        metrics.LINES_PARKED.inc(len(outcome.receipt.parked))
+        return receipt_message(await self._signatures.first_receipt(outcome.receipt))
+
+    # --- directives ---------------------------------------------------------------------------------------------------
+
+    @override
+    async def FollowDirectives(
+        self, request: gateway_sync_pb2.FollowDirectivesRequest, context: Context
+    ) -> AsyncIterator[gateway_sync_pb2.FollowDirectivesResponse]:
+        """Signed directives, gapless, and dated heads in between."""
+        async with refusals(context):
+            gateway = await self._gateway(context)
+            version, body_hash = await self._start_of(gateway, request.after_version)
+            head_due = 0.0
+            while True:
+                seen = self._signatures.signed.rung
+                rows = await self._store.directives(gateway.gateway_id, version, DIRECTIVES_AT_ONCE)
+                for row in _signed_front(rows):
+                    version, body_hash = row.version, row.body_hash
+                    yield gateway_sync_pb2.FollowDirectivesResponse(
+                        directive=directive_pb2.SignedDirective(
+                            directive=row.body, signature=row.signature, key_id=row.key_id
+                        )
+                    )
+                    head_due = 0.0  # a chain that grew has a new head
+                if rows and version == rows[-1].version:
+                    continue
+                now = time.monotonic()
+                # A head says where the chain ends: not while a link waits for its signature.
+                if not rows and version and now >= head_due:
+                    head = await self._signatures.head(
+                        gateway.gateway_id, version=version, body_hash=body_hash, at=self._clock.now()
+                    )
+                    yield gateway_sync_pb2.FollowDirectivesResponse(head=head)
+                    head_due = now + self._head_interval_s
+                await self._signatures.signed.wait(seen, seconds=LOOK_AGAIN_S)
+
+    async def _start_of(self, gateway: Gateway, after_version: int) -> tuple[int, bytes]:
+        if after_version > gateway.directive_version:
+            raise Refused(
+                grpc.StatusCode.FAILED_PRECONDITION,
+                f"the chain of {gateway.gateway_id} ends at {gateway.directive_version}, not {after_version}:"
+                " the ledger was restored, or the gateway belongs elsewhere",
+            )
+        if after_version == 0:
+            return 0, b""
+        (last,) = await self._store.directives(gateway.gateway_id, after_version - 1, 1)
+        return last.version, last.body_hash
+
+    # --- quotas -------------------------------------------------------------------------------------------------------
+
+    @override
+    async def RequestQuota(
+        self, request: gateway_sync_pb2.RequestQuotaRequest, context: Context
+    ) -> gateway_sync_pb2.RequestQuotaResponse:
+        """Grant, or say why not; the quota itself travels as a directive."""
+        async with refusals(context):
+            gateway = await self._gateway(context)
+            if parse_currency(request.currency) != gateway.currency:
+                raise malformed(f"{gateway.gateway_id} works in {gateway.currency}")
+            if request.wanted_micros < 1:
+                raise malformed("a quota is more than 0")
+            if not 1 <= request.counter <= MAX_COUNT or request.incarnation > MAX_COUNT:
+                raise malformed("counters and incarnations are 1 to 2^63 - 1")
+            wish = QuotaRequest(
+                operator_id=gateway.operator_id,
+                gateway_id=gateway.gateway_id,
+                incarnation=request.incarnation,
+                counter=request.counter,
+                account_id=AccountId(parse_id(request.account_id)),
+                currency=gateway.currency,
+                wanted_micros=parse_amount_micros(request.wanted_micros),
+            )
+            answer = await self._ledger.request_quota(wish, now=self._clock.now())
+        if answer.quota_id:
+            self._signatures.wanted.ring()
+        name = gateway_sync_pb2.QuotaAnswer.Name(answer.answer)  # type: ignore[arg-type]  # a stored number of the enum
+        metrics.QUOTA_ANSWERS.labels(name.removeprefix("QUOTA_ANSWER_").lower()).inc()
+        return gateway_sync_pb2.RequestQuotaResponse(
+            answer=gateway_sync_pb2.QuotaAnswer.Value(name),
+            quota_id=answer.quota_id,
+            amount_micros=answer.amount_micros,
+        )
+
+    # --- evidence -----------------------------------------------------------------------------------------------------
+
+    @override
+    async def UploadEvidence(
+        self, request_iterator: AsyncIterator[gateway_sync_pb2.UploadEvidenceRequest], context: Context
+    ) -> AsyncIterator[gateway_sync_pb2.UploadEvidenceResponse]:
+        """Check the detail of posted batches leaf by leaf; say which rule fails where."""
+        async with refusals(context):
+            gateway = await self._gateway(context)
+            async for request in request_iterator:
+                fault = await self._prove(gateway, request)
+                metrics.EVIDENCE.labels("faulty" if fault else "verified").inc()
+                if fault:
+                    _log.warning(
+                        "evidence does not hold",
+                        gateway=gateway.gateway_id,
+                        incarnation=request.incarnation,
+                        sequence=request.sequence,
+                        fault=fault,
+                    )
+                yield gateway_sync_pb2.UploadEvidenceResponse(
+                    incarnation=request.incarnation, sequence=request.sequence, verified=not fault, fault=fault
+                )
+
+    async def _prove(self, gateway: Gateway, request: gateway_sync_pb2.UploadEvidenceRequest) -> str:
+        if max(request.incarnation, request.sequence) > MAX_COUNT:
+            raise malformed("incarnation or sequence above 2^63 - 1")
+        stored = await self._store.batch(gateway.gateway_id, request.incarnation, request.sequence)
+        if stored is None:
+            return "this batch has not been posted"
+        if stored.proven:
+            return ""
+        facts = await self._facts.of(gateway.gateway_id)
+        batch = batch_pb2.Batch.FromString(stored.batch)
+        try:
+            # Thousands of signatures: not on the event loop.
+            leaves = await asyncio.to_thread(_check, batch, request.compressed_leaves, facts)
+        except (DetailError, EvidenceError) as err:
+            return str(err)
+        await self._ledger.prove(
+            gateway.gateway_id,
+            request.incarnation,
+            request.sequence,
+            events=_verified_events(batch, leaves),
+            now=self._clock.now(),
+        )
+        self._events.ring()
+        return ""
+
+
+def _verified(gateway: Gateway, signed: batch_pb2.SignedBatch) -> ReceivedBatch:
+    """The batch, if the gateway's own key signed exactly these bytes and they speak of it."""
+    if len(signed.batch) > MAX_BATCH_SIZE:
+        raise malformed(f"a batch is at most {MAX_BATCH_SIZE} bytes")
+    try:
+        key = VerifyingKey.from_spki(gateway.batch_key)
+    except MessageError as err:
+        raise Refused(
+            grpc.StatusCode.FAILED_PRECONDITION, f"the batch key of {gateway.gateway_id} on record is none: {err}"
+        ) from err
+    if signed.key_id != key.key_id:
+        raise malformed("signed with a key that is not this gateway's batch key")
+    if not key.verify("batch", BATCH_RECIPIENT, signed.batch, signed.signature):
+        raise malformed("the signature does not hold")
+    try:
+        batch = receive(signed.batch, signature=signed.signature, key_id=signed.key_id, currency=gateway.currency)
+    except BatchError as err:
+        raise malformed(str(err)) from err
+    if (batch.gateway_id, batch.operator_id, batch.site_id) != (
+        gateway.gateway_id,
+        gateway.operator_id,
+        gateway.site_id,
+    ):
+        raise Refused(grpc.StatusCode.PERMISSION_DENIED, "the batch speaks of another gateway, operator or site")
+    return batch
+
+
+def _check(batch: batch_pb2.Batch, compressed: bytes, facts: GatewayFacts) -> Sequence[VerifiedLeaf]:
+    return verify(
+        batch,
+        decompress_leaves(compressed),
+        device_key=facts.device_key,
+        tariff=facts.tariff,
+        register=facts.register,
+    )
+
+
+def _verified_events(batch: batch_pb2.Batch, leaves: Sequence[VerifiedLeaf]) -> tuple[Event, ...]:
+    return tuple(
+        Event(
+            kind="evidence.verified",
+            key=verified.leaf.device,
+            value=events_pb2.EvidenceVerified(
+                operator_id=batch.operator_id,
+                site_id=batch.site_id,
+                gateway_id=batch.gateway_id,
+                incarnation=batch.incarnation,
+                sequence=batch.sequence,
+                leaf=verified.index,
+                authorization_id=verified.leaf.authorization,
+                device_id=verified.leaf.device,
+                account_id=batch.lines[verified.leaf.line].account_id,
+                net_micros=verified.leaf.net_micros,
+                tax_micros=verified.leaf.tax_micros,
+                statements=verified.leaf.statements,
+                traceparent=verified.leaf.traceparent or "",
+            ).SerializeToString(),
+            traceparent=verified.leaf.traceparent or "",
+        )
+        for verified in leaves
+    )
+
+
+def _signed_front(rows: Sequence[StoredDirective]) -> list[StoredDirective]:
+    front = []
+    for row in rows:
+        if not row.signature:
+            break
+        front.append(row)
+    return front

@@ -1,0 +1,5 @@
+SELECT b.gateway_id, b.incarnation, b.sequence, b.batch_hash, b.sealed_at_us, b.posted_at_us, b.lines, b.claims, b.leaf_count,
+    b.net_micros, b.tax_micros, b.proven
+FROM batches b
+WHERE b.operator_id = %(operator_id)s AND %(gateway_id)s IN ('', b.gateway_id)
+ORDER BY b.gateway_id, b.incarnation, b.sequence

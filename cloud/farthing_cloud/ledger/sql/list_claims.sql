@@ -1,0 +1,6 @@
+SELECT c.authorization_id, c.gateway_id, r.device_id, r.register_id, r.register_epoch, c.register_from, c.register_to,
+    c.net_micros, c.tax_micros, c.final, c.aside
+FROM claims c
+JOIN registers r ON r.id = c.register
+WHERE c.operator_id = %(operator_id)s AND %(device_id)s IN ('', r.device_id)
+ORDER BY r.device_id, r.register_id, r.register_epoch, c.register_from, c.authorization_id

@@ -1,0 +1,32 @@
+WITH mine AS (
+    SELECT split_part(a.path, '/', 1) AS kind, a.path, a.debits_pending, a.debits_posted, a.credits_pending, a.credits_posted,
+        a.credits_posted - a.debits_posted AS balance
+    FROM accounts a
+    WHERE a.operator_id = %(operator_id)s
+), sums AS (
+    SELECT kind, sum(debits_posted) AS debits, sum(balance) AS balance FROM mine GROUP BY kind
+)
+SELECT
+    coalesce((SELECT b.open_window FROM books b WHERE b.operator_id = %(operator_id)s ORDER BY b.currency LIMIT 1), 'w1'),
+    coalesce((SELECT sum(c.net_micros + c.tax_micros) FROM claims c WHERE c.operator_id = %(operator_id)s), 0)::bigint,
+    coalesce((SELECT debits FROM sums WHERE kind = 'payer'), 0)::bigint,
+    coalesce((SELECT -balance FROM sums WHERE kind = 'debt'), 0)::bigint,
+    coalesce((SELECT -balance FROM sums WHERE kind = 'risk'), 0)::bigint,
+    coalesce((SELECT -balance FROM sums WHERE kind = 'suspense'), 0)::bigint,
+    coalesce((SELECT balance FROM sums WHERE kind = 'clearing'), 0)::bigint,
+    coalesce((SELECT balance FROM sums WHERE kind = 'agency'), 0)::bigint,
+    coalesce((SELECT balance FROM sums WHERE kind = 'fee'), 0)::bigint,
+    coalesce((SELECT balance FROM sums WHERE kind = 'tax'), 0)::bigint,
+    coalesce((SELECT -sum(balance) FROM sums WHERE kind IN ('bank', 'psp')), 0)::bigint,
+    coalesce((SELECT balance FROM sums WHERE kind = 'payer'), 0)::bigint,
+    (SELECT count(*) FROM payers y
+     JOIN mine m ON m.path = 'payer/' || y.account_id
+     WHERE y.operator_id = %(operator_id)s
+        AND m.debits_posted + m.debits_pending > m.credits_posted + y.credit_limit_micros),
+    (SELECT count(*) FROM batches b WHERE b.operator_id = %(operator_id)s AND NOT b.proven),
+    coalesce((SELECT sum(b.clearing_micros) FROM batches b
+        WHERE b.operator_id = %(operator_id)s AND NOT b.proven), 0)::bigint,
+    (SELECT count(*) FROM quotas q WHERE q.operator_id = %(operator_id)s AND q.status <> 'closed'),
+    coalesce((SELECT sum(least(g.exposure_micros, m.credits_pending + g.floor_micros + g.beyond_micros)) FROM gateways g
+        JOIN mine m ON m.path = 'quota/' || g.gateway_id
+        WHERE g.operator_id = %(operator_id)s), 0)::bigint
