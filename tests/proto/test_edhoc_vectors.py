@@ -1,5 +1,6 @@
 """RFC 9529: the trace of method 3 with cipher suite 2, value by value, and the invalid traces."""
 
+import copy
 import json
 import os
 from pathlib import Path
@@ -223,3 +224,13 @@ async def test_another_peers_credential_ends_the_handshake():
     with pytest.raises(EdhocError):
         handshake.receive(value("message_3", "message_3 "))
     assert handshake.state is State.FAILED
+
+
+async def test_a_copy_is_a_handshake_of_its_own():
+    handshake = await opened(find=lambda _: None)
+    trial = copy.copy(handshake)
+    with pytest.raises(EdhocError):
+        trial.receive(value("message_3", "message_3 "))
+    assert (trial.state, handshake.state) == (State.FAILED, State.WAITING_FOR_MESSAGE_3)
+    handshake._find_credential = lambda _: initiator_credential()
+    assert handshake.receive(value("message_3", "message_3 ")).message_4 == value("message_4", "message_4 ")

@@ -124,7 +124,10 @@ class Responder:
 
 
 class Handshake:
-    """One handshake after message_2. ``c_i`` and ``c_r`` are raw: OSCORE's sender id (ours) and recipient id."""
+    """One handshake after message_2. ``c_i`` and ``c_r`` are raw: OSCORE's sender id (ours) and recipient id.
+
+    ``copy.copy`` makes a handshake of its own: a caller that knows several peers by one key identifier tries each on a copy.
+    """
 
     __slots__ = (
         "_ephemeral",
