@@ -2,11 +2,15 @@
 
 import asyncio
 
+import grpc
 import pytest
 
 from farthing.hsm import Hsm, HsmBusy, HsmError
 from farthing.hsm.thread import MAX_WAITING_HANDSHAKES
+from farthing.hsm.tls import channel_credentials
+from farthing.hsm.tmpfs import find_tmpfs
 from farthing.hsm.token import MODULE_IN_USE
+from farthing.hsm.transport import make_transport_key
 from farthing_hsm_sim.ceremony import destroy_below, hold
 from farthing_hsm_sim.failing import FailingHsm, Faults
 from farthing_hsm_sim.plan import Plan
@@ -23,7 +27,7 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def party(tmp_path_factory):
     folder = tmp_path_factory.mktemp("failing") / "parties"
-    yield hold(Plan(gateways=("gw-1",)), folder).gateways["gw-1"]
+    yield hold(Plan(gateways=("gw-1",), shared_tokens=True), folder).gateways["gw-1"]
     destroy_below(folder)
 
 
@@ -42,6 +46,10 @@ def token(party, faults):
     faults.loosen(failing_ppm=0, seed=0)
     faults.fail_next(0)
     hsm.close()
+
+
+async def echo(request: bytes, _: grpc.aio.ServicerContext) -> bytes:
+    return request
 
 
 async def test_pulled_and_put_back(token, faults):
@@ -82,6 +90,46 @@ async def test_while_it_hangs_the_loop_runs_and_the_queue_is_bounded(token, faul
     faults.clear()
     assert len(await stuck) == 64
     assert len({*await asyncio.gather(*waiting)}) == 1
+
+
+@pytest.mark.skipif(find_tmpfs() is None, reason="no tmpfs to keep the listener's transport key on")
+async def test_a_channel_comes_up_when_the_token_is_back(token, faults, tmp_path):
+    party = token.party
+    listener = make_transport_key(
+        token,
+        "site-ca",
+        issuer_certificate=party.certificate("site-ca"),
+        roots=party.certificate("ca"),
+        directory=tmp_path,
+        common_name="listener",
+        dns_names=("localhost",),
+        addresses=("127.0.0.1",),
+        server=True,
+        client=False,
+    )
+    server = grpc.aio.server()
+    health = grpc.method_handlers_generic_handler("t.Door", {"Echo": grpc.unary_unary_rpc_method_handler(echo)})
+    server.add_generic_rpc_handlers((health,))
+    pair = (listener.key_file.read_bytes(), listener.certificate_file.read_bytes())
+    port = server.add_secure_port(
+        "127.0.0.1:0",
+        grpc.ssl_server_credentials([pair], root_certificates=listener.ca_file.read_bytes(), require_client_auth=True),
+    )
+    await server.start()
+    credentials = channel_credentials(
+        token, "tls", certificate_chain=party.certificate("tls"), roots=party.certificate("ca")
+    )
+    faults.unplug()
+    options = (("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 200))
+    async with grpc.aio.secure_channel(f"127.0.0.1:{port}", credentials, options=options) as channel:
+        call = channel.unary_unary("/t.Door/Echo")
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await call(b"hello", timeout=10)
+        assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
+        faults.plug_in()
+        assert await call(b"hello", timeout=10, wait_for_ready=True) == b"hello"
+    await server.stop(None)
+    listener.remove()
 
 
 def test_a_token_that_hangs_does_not_hold_up_the_end(party, faults, monkeypatch):
