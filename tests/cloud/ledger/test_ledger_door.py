@@ -1,0 +1,529 @@
+"""A gateway's conversation with the door, over gRPC, with the real store behind it."""
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from ledger_story import EUR, OP, TERMS
+
+from farthing.clock import Instant, quarter_of, real_clock
+from farthing.device import cose
+from farthing.device import messages as m
+from farthing.device.cose import VerifyingKey
+from farthing.evidence import merkle
+from farthing.evidence.batches import compress_leaves
+from farthing.evidence.leaf import Leaf
+from farthing.ids import AccountId, GatewayId, authorization_id
+from farthing.v1 import (
+    batch_pb2,
+    directive_pb2,
+    events_pb2,
+    gateway_sync_pb2,
+    gateway_sync_pb2_grpc,
+    ledger_pb2,
+    ledger_pb2_grpc,
+)
+from farthing_cloud.callers import Caller
+from farthing_cloud.database import Pool
+from farthing_cloud.ledger.back_office import LedgerServicer
+from farthing_cloud.ledger.bell import Bell
+from farthing_cloud.ledger.door import GatewaySyncServicer
+from farthing_cloud.ledger.operations import Ledger
+from farthing_cloud.ledger.reports import Reports
+from farthing_cloud.ledger.signing import PublicKeys, Signatures
+from farthing_cloud.ledger.store.interface import Cursor
+from farthing_cloud.ledger.store.postgres import PostgresStore
+
+pytestmark = pytest.mark.real
+
+START = b"s" * 16
+NOON = Instant(1_700_000_000_000_000)
+COMMITMENT = b"c" * 32
+TOLL = b"""{"id": "toll-1", "currency": "EUR", "tax_included": true, "elements": [{"price_components": [
+    {"type": "UNIT", "price": 1.20, "vat": 7, "step_size": 1}]}]}"""
+NET, TAX = 1_121_495, 78_505
+
+
+class SoftKey:
+    """A key where a token has one: signs what it is given."""
+
+    def __init__(self) -> None:
+        self._key = ec.generate_private_key(ec.SECP256R1())
+        self.spki = self._key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        self.public = VerifyingKey.from_spki(self.spki)
+
+    def sign(self, data: bytes) -> bytes:
+        r, s = decode_dss_signature(self._key.sign(data, ec.ECDSA(SHA256())))
+        return r.to_bytes(32, "big") + s.to_bytes(32, "big")
+
+
+class SoftToken:
+    """The cloud's token, as far as the ledger uses it."""
+
+    def __init__(self) -> None:
+        self.keys = {"receipt": SoftKey(), "directive": SoftKey()}
+
+    async def sign(self, label: str, data: bytes, *, urgent: bool = False) -> bytes:
+        del urgent  # nobody waits here
+        return self.keys[label].sign(data)
+
+
+@dataclass
+class Gateway:
+    """A gateway that seals passages of one transponder."""
+
+    name: str = "G1"
+    batch_key: SoftKey = field(default_factory=SoftKey)
+    device_key: SoftKey = field(default_factory=SoftKey)
+    head: bytes = bytes(32)
+    sequence: int = 0
+    counter: int = 0
+    leaves: dict[int, list[bytes]] = field(default_factory=dict)
+
+    def passage(self, quota_id: str) -> tuple[batch_pb2.Line, batch_pb2.Claim, bytes]:
+        self.counter += 1
+        intent = m.Intent(
+            recipient=self.name,
+            device="toll",
+            device_epoch=0,
+            counter=self.counter,
+            at=NOON,
+            register=m.RegisterValue(register_id="x1", register_epoch=0, value=40 + self.counter),
+            commitment=COMMITMENT,
+            incarnation=1,
+            one_shot=1,
+        )
+        payload = m.encode(intent)
+        signature = self.device_key.sign(cose.to_be_signed("intent", self.name, payload))
+        authorization = authorization_id("toll", 0, self.counter, GatewayId(self.name))
+        leaf = Leaf(
+            authorization=authorization,
+            line=0,
+            device="toll",
+            register_id="x1",
+            register_epoch=0,
+            register_from=40 + self.counter,
+            register_to=41 + self.counter,
+            net_micros=NET,
+            tax_micros=TAX,
+            total_net_micros=NET,
+            total_tax_micros=TAX,
+            closing=True,
+            tariff=m.TariffVersion(tariff_id="toll-1", version=1),
+            at=NOON,
+            statements=(cose.encode_sign1(self.device_key.public.key_id, payload, signature),),
+            grant=None,
+            traceparent="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+        )
+        line = batch_pb2.Line(
+            account_id="P",
+            currency=EUR,
+            quota_id=quota_id,
+            tariff_id="toll-1",
+            tariff_version=1,
+            tax_rate_ppm=70_000,
+            evidence_class=batch_pb2.EVIDENCE_CLASS_DEVICE_SIGNED,
+            quarter=quarter_of(NOON),
+            net_micros=NET,
+            tax_micros=TAX,
+            leaf_count=1,
+        )
+        claim = batch_pb2.Claim(
+            authorization_id=authorization,
+            device_id="toll",
+            register_id="x1",
+            register_from=40 + self.counter,
+            register_to=41 + self.counter,
+            net_micros=NET,
+            tax_micros=TAX,
+            final=True,
+            shares=[batch_pb2.Share(line=0, net_micros=NET, tax_micros=TAX)],
+        )
+        return line, claim, leaf.encode()
+
+    def seal(self, quota_id: str, **changes: Any) -> batch_pb2.SignedBatch:
+        line, claim, leaf = self.passage(quota_id)
+        self.sequence += 1
+        self.leaves[self.sequence] = [leaf]
+        batch = batch_pb2.Batch(
+            operator_id=OP,
+            site_id="S1",
+            gateway_id=self.name,
+            incarnation=1,
+            start_id=START,
+            sequence=self.sequence,
+            previous_hash=self.head,
+            first_position=self.sequence,
+            last_position=self.sequence,
+            sealed_at_us=NOON,
+            totals=[batch_pb2.CurrencyTotal(currency=EUR, net_micros=NET, tax_micros=TAX)],
+            merkle_root=merkle.root([leaf]),
+            leaf_count=1,
+            lines=[line],
+            claims=[claim],
+        )
+        for name, value in changes.items():
+            setattr(batch, name, value)
+        raw = batch.SerializeToString(deterministic=True)
+        self.head = hashlib.sha256(raw).digest()
+        return self.sign(raw)
+
+    def sign(self, raw: bytes) -> batch_pb2.SignedBatch:
+        signature = self.batch_key.sign(cose.to_be_signed("batch", "cloud", raw))
+        return batch_pb2.SignedBatch(batch=raw, signature=signature, key_id=self.batch_key.public.key_id)
+
+
+@dataclass
+class Cloud:
+    """Door and back office of one ledger; ``who`` calls."""
+
+    door: Any
+    back_office: Any
+    store: PostgresStore
+    signatures: Signatures
+    token: SoftToken
+    callers: list[Caller]
+
+    def calls(self, kind: str, name: str) -> None:
+        self.callers[0] = Caller(kind=kind, id=name)
+
+
+@pytest.fixture
+async def cloud(ledger_pool: Pool) -> AsyncIterator[Cloud]:
+    store, token, events = PostgresStore(ledger_pool), SoftToken(), Bell()
+    keys = PublicKeys(receipt=token.keys["receipt"].spki, directive=token.keys["directive"].spki)
+    signatures = Signatures(signer=token, keys=keys, store=store)
+    ledger = Ledger(store, terms=TERMS, receipt_keys=(keys.receipt,))
+    callers = [Caller(kind="gateway", id="G1")]
+    clock = real_clock()
+    server = grpc.aio.server()
+    gateway_sync_pb2_grpc.add_GatewaySyncServicer_to_server(
+        GatewaySyncServicer(
+            ledger=ledger,
+            signatures=signatures,
+            clock=clock,
+            caller=lambda _: callers[0],
+            events=events,
+            head_interval_s=60,
+        ),
+        server,
+    )
+    ledger_pb2_grpc.add_LedgerServicer_to_server(
+        LedgerServicer(
+            ledger=ledger,
+            reports=Reports(ledger_pool),
+            clock=clock,
+            directives_wanted=signatures.wanted,
+            events=events,
+            caller=lambda _: callers[0],
+        ),
+        server,
+    )
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    signing = asyncio.create_task(signatures.run())
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        yield Cloud(
+            door=gateway_sync_pb2_grpc.GatewaySyncStub(channel),
+            back_office=ledger_pb2_grpc.LedgerStub(channel),
+            store=store,
+            signatures=signatures,
+            token=token,
+            callers=callers,
+        )
+    signing.cancel()
+    with suppress(asyncio.CancelledError):
+        await signing
+    await server.stop(None)
+
+
+async def opened(cloud: Cloud, gateway: Gateway) -> str:
+    """Operator, gateway, device, tariff, account, money, and a quota; its id."""
+    back = cloud.back_office
+    await back.CreateGateway(
+        ledger_pb2.CreateGatewayRequest(
+            operator_id=OP,
+            site_id="S1",
+            gateway_id=gateway.name,
+            currency=EUR,
+            exposure_micros=50_000_000,
+            batch_key=gateway.batch_key.spki,
+            grant_key=gateway.batch_key.spki,
+            time_zone="Europe/Berlin",
+        )
+    )
+    await back.CreateAccount(
+        ledger_pb2.CreateAccountRequest(
+            operator_id=OP, account_id="P", currency=EUR, status=directive_pb2.ACCOUNT_STATUS_ACTIVE
+        )
+    )
+    await back.FundAccount(
+        ledger_pb2.FundAccountRequest(
+            operator_id=OP,
+            account_id="P",
+            currency=EUR,
+            amount_micros=10_000_000,
+            payment_id="pay-1",
+            source="bank/main",
+        )
+    )
+    wishes: list[dict[str, Any]] = [
+        {"tariff": directive_pb2.TariffRecord(tariff_id="toll-1", version=1, currency=EUR, ocpi_json=TOLL)},
+        {
+            "device": directive_pb2.DeviceRecord(
+                device_id="toll",
+                status=directive_pb2.DEVICE_STATUS_ACTIVE,
+                statement_key=gateway.device_key.spki,
+                registers=[directive_pb2.RegisterRecord(register_id="x1", unit="passage", modulus=1_000_000)],
+                standing_account_id="P",
+            )
+        },
+    ]
+    for number, wish in enumerate(wishes):
+        await back.IssueDirective(
+            ledger_pb2.IssueDirectiveRequest(
+                operator_id=OP, idempotency_key=f"w{number}", gateway_id=gateway.name, **wish
+            )
+        )
+    answer = await cloud.door.RequestQuota(
+        gateway_sync_pb2.RequestQuotaRequest(
+            incarnation=1, counter=1, account_id="P", currency=EUR, wanted_micros=5_000_000
+        )
+    )
+    assert answer.answer == gateway_sync_pb2.QUOTA_ANSWER_GRANTED
+    return str(answer.quota_id)
+
+
+async def push(cloud: Cloud, *batches: batch_pb2.SignedBatch) -> list[batch_pb2.SignedReceipt]:
+    async def all_of() -> AsyncIterator[batch_pb2.SignedBatch]:
+        for batch in batches:
+            yield batch
+
+    return [receipt async for receipt in cloud.door.PushBatches(all_of())]
+
+
+async def refused(call: Any) -> tuple[grpc.StatusCode, str]:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call
+    return caught.value.code(), caught.value.details() or ""
+
+
+async def test_batches_go_in_and_the_same_receipts_come_out(cloud: Cloud) -> None:
+    gateway = Gateway()
+    quota_id = await opened(cloud, gateway)
+    batches = [gateway.seal(quota_id) for _ in range(3)]
+    receipts = await push(cloud, *batches)
+    for number, signed in enumerate(receipts, 1):
+        assert cloud.token.keys["receipt"].public.verify("receipt", "G1", signed.receipt, signed.signature)
+        receipt = batch_pb2.Receipt.FromString(signed.receipt)
+        assert (receipt.gateway_id, receipt.incarnation, receipt.sequence) == ("G1", 1, number)
+        assert receipt.batch_hash == hashlib.sha256(batches[number - 1].batch).digest()
+        assert receipt.ledger_epoch == 1
+    assert await push(cloud, *batches) == receipts
+    verdict = await cloud.back_office.Verify(ledger_pb2.VerifyRequest())
+    assert (verdict.ok, verdict.batches, verdict.transfers) == (True, 3, 2 + 3 * 2)
+    account = (
+        await cloud.back_office.ShowAccount(ledger_pb2.ShowAccountRequest(operator_id=OP, account_id="P"))
+    ).account
+    assert (account.posted_micros, account.held_micros, account.available_micros) == (3_600_000, 1_400_000, 5_000_000)
+    hello = await cloud.door.Hello(gateway_sync_pb2.HelloRequest(incarnation=1, start_id=START, position=9))
+    assert (hello.incarnation, hello.posted_sequence, hello.proven_sequence) == (1, 3, 0)
+    assert (hello.witnessed_start_id, hello.witnessed_position) == (START, 3)
+    reconciled = await cloud.back_office.Reconcile(ledger_pb2.ReconcileRequest(operator_id=OP))
+    assert reconciled.claimed_micros == reconciled.payers_micros == 3_600_000
+    assert (reconciled.unproven_batches, reconciled.unproven_micros) == (3, 3 * NET)
+    assert (reconciled.open_quotas, reconciled.maximum_loss_micros, reconciled.window) == (1, 1_400_000, "w1")
+
+
+async def test_a_receipt_lost_after_the_commit_is_signed_again(cloud: Cloud) -> None:
+    gateway = Gateway()
+    batch = gateway.seal(await opened(cloud, gateway))
+    (first,) = await push(cloud, batch)
+    # As if the process had died between commit and signature: the batch is posted, no receipt is kept.
+    async with cloud.store._pool.connection() as connection, connection.transaction():
+        await connection.execute(b"SET LOCAL session_replication_role = replica")
+        await connection.execute(b"DELETE FROM receipts")
+    (second,) = await push(cloud, batch)
+    assert second.receipt == first.receipt
+    assert cloud.token.keys["receipt"].public.verify("receipt", "G1", second.receipt, second.signature)
+
+
+async def test_what_is_wrong_with_a_batch_is_said_and_changes_nothing(cloud: Cloud) -> None:
+    gateway = Gateway()
+    quota_id = await opened(cloud, gateway)
+    first, second = gateway.seal(quota_id), gateway.seal(quota_id)
+    invalid, denied = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.PERMISSION_DENIED
+    before = await cloud.store.balances(OP, "")
+
+    stranger = Gateway(name="G1").sign(first.batch)
+    assert await refused(push(cloud, stranger)) == (invalid, "signed with a key that is not this gateway's batch key")
+    stranger.key_id = first.key_id
+    assert await refused(push(cloud, stranger)) == (invalid, "the signature does not hold")
+    assert await refused(push(cloud, gateway.sign(b"\xff" * 40))) == (invalid, "not a batch")
+    assert (await refused(push(cloud, gateway.sign(b""))))[0] == invalid
+    other = Gateway(batch_key=gateway.batch_key).seal(quota_id, site_id="S2")
+    assert (await refused(push(cloud, other)))[0] == denied
+    code, details = await refused(push(cloud, second))
+    assert (code, details) == (
+        grpc.StatusCode.OUT_OF_RANGE,
+        "gap: batch 2 of incarnation 1; the next one here is 1",
+    )
+    cloud.calls("gateway", "G9")
+    assert (await refused(push(cloud, first)))[0] == grpc.StatusCode.NOT_FOUND
+    cloud.calls("person", "anna")
+    assert (await refused(push(cloud, first)))[0] == denied
+    cloud.calls("gateway", "G1")
+    assert await cloud.store.balances(OP, "") == before
+
+    assert len(await push(cloud, first)) == 1
+    fork = batch_pb2.Batch.FromString(first.batch)
+    fork.sealed_at_us += 1
+    code, details = await refused(push(cloud, gateway.sign(fork.SerializeToString())))
+    assert (code, details.partition(":")[0]) == (grpc.StatusCode.FAILED_PRECONDITION, "fork")
+    later = batch_pb2.Batch.FromString(second.batch)
+    later.incarnation = 2
+    code, details = await refused(push(cloud, gateway.sign(later.SerializeToString())))
+    assert (code, details.partition(":")[0]) == (grpc.StatusCode.FAILED_PRECONDITION, "unknown incarnation")
+    assert len(await push(cloud, second)) == 1
+
+
+async def test_directives_follow_signed_and_gapless_with_heads_between(cloud: Cloud) -> None:
+    gateway = Gateway()
+    await opened(cloud, gateway)
+    call = cloud.door.FollowDirectives(gateway_sync_pb2.FollowDirectivesRequest(after_version=0))
+    kinds, previous = [], bytes(32)
+    public = cloud.token.keys["directive"].public
+    while item := await call.read():
+        if item.HasField("head"):
+            head = directive_pb2.DirectiveHead.FromString(item.head.head)
+            assert public.verify("directive-head", "G1", item.head.head, item.head.signature)
+            assert (head.version, head.hash) == (len(kinds), previous)
+            break
+        assert public.verify("directive", "G1", item.directive.directive, item.directive.signature)
+        directive = directive_pb2.Directive.FromString(item.directive.directive)
+        assert (directive.version, directive.previous_hash) == (len(kinds) + 1, previous)
+        previous = hashlib.sha256(item.directive.directive).digest()
+        kinds.append(directive.WhichOneof("body"))
+    assert kinds == ["welcome", "tariff", "account", "device", "quota_granted"]
+    # What comes while it listens.
+    await cloud.back_office.RecallQuotas(
+        ledger_pb2.RecallQuotasRequest(operator_id=OP, account_id="P", reason="lost card")
+    )
+    item = await call.read()
+    assert directive_pb2.Directive.FromString(item.directive.directive).quota_recalled.reason == "lost card"
+    item = await call.read()
+    assert directive_pb2.DirectiveHead.FromString(item.head.head).version == 6
+    call.cancel()
+    # From the middle, and from beyond the end.
+    call = cloud.door.FollowDirectives(gateway_sync_pb2.FollowDirectivesRequest(after_version=5))
+    assert directive_pb2.Directive.FromString((await call.read()).directive.directive).version == 6
+    call.cancel()
+    beyond = cloud.door.FollowDirectives(gateway_sync_pb2.FollowDirectivesRequest(after_version=7))
+    assert (await refused(beyond.read()))[0] == grpc.StatusCode.FAILED_PRECONDITION
+
+
+async def test_detail_is_checked_leaf_by_leaf_and_published(cloud: Cloud) -> None:
+    gateway = Gateway()
+    quota_id = await opened(cloud, gateway)
+    await push(cloud, gateway.seal(quota_id), gateway.seal(quota_id))
+
+    async def upload(*details: tuple[int, bytes]) -> list[tuple[int, bool, str]]:
+        async def all_of() -> AsyncIterator[gateway_sync_pb2.UploadEvidenceRequest]:
+            for sequence, compressed in details:
+                yield gateway_sync_pb2.UploadEvidenceRequest(
+                    incarnation=1, sequence=sequence, compressed_leaves=compressed
+                )
+
+        answers = cloud.door.UploadEvidence(all_of())
+        return [(answer.sequence, answer.verified, answer.fault) async for answer in answers]
+
+    first, second = (compress_leaves(gateway.leaves[sequence]) for sequence in (1, 2))
+    assert await upload((1, second), (1, b"rubbish"), (3, first)) == [
+        (1, False, "the leaves have another Merkle root than the batch"),
+        (1, False, "not zlib"),
+        (3, False, "this batch has not been posted"),
+    ]
+    assert await upload((2, second)) == [(2, True, "")]
+    hello = gateway_sync_pb2.HelloRequest(incarnation=1, start_id=START, position=9)
+    assert (await cloud.door.Hello(hello)).proven_sequence == 0
+    assert await upload((1, first), (1, first)) == [(1, True, ""), (1, True, "")]
+    assert (await cloud.door.Hello(hello)).proven_sequence == 2
+    rows = await cloud.store.events(Cursor(), 100, ("evidence.verified",))
+    events = [events_pb2.EvidenceVerified.FromString(row.value) for row in rows]
+    assert [(event.sequence, event.device_id, event.account_id) for event in events] == [
+        (2, "toll", "P"),
+        (1, "toll", "P"),
+    ]
+    assert events[0].net_micros + events[0].tax_micros == 1_200_000
+    assert rows[0].traceparent == events[0].traceparent != ""
+    listed = (await cloud.back_office.ListBatches(ledger_pb2.ListBatchesRequest(operator_id=OP))).batches
+    assert [batch.proven for batch in listed] == [True, True]
+    assert (await cloud.store.verify()).fault == ""
+
+
+async def test_quota_requests_are_checked_and_repeat_their_answer(cloud: Cloud) -> None:
+    gateway = Gateway()
+    quota_id = await opened(cloud, gateway)
+
+    def ask(**changes: Any) -> Any:
+        fields = {"incarnation": 1, "counter": 1, "account_id": "P", "currency": EUR, "wanted_micros": 5_000_000}
+        return cloud.door.RequestQuota(gateway_sync_pb2.RequestQuotaRequest(**{**fields, **changes}))
+
+    assert (await ask()).quota_id == quota_id
+    assert (await refused(ask(wanted_micros=1)))[0] == grpc.StatusCode.ALREADY_EXISTS
+    for wrong in (
+        {"currency": "USD"},
+        {"wanted_micros": 0},
+        {"counter": 0},
+        {"account_id": "a/b"},
+        {"currency": "???"},
+    ):
+        assert (await refused(ask(counter=2, **wrong) if "counter" not in wrong else ask(**wrong)))[
+            0
+        ] == grpc.StatusCode.INVALID_ARGUMENT
+    assert (await ask(counter=2, account_id="Q")).answer == gateway_sync_pb2.QUOTA_ANSWER_ACCOUNT_UNKNOWN
+    assert await cloud.store.currency_of(OP, AccountId("Q")) is None
+
+
+async def test_fraud_may_only_reduce(cloud: Cloud) -> None:
+    gateway = Gateway()
+    await opened(cloud, gateway)
+    cloud.calls("service", "fraud")
+
+    def issue(key: str, **body: Any) -> Any:
+        return cloud.back_office.IssueDirective(
+            ledger_pb2.IssueDirectiveRequest(operator_id=OP, idempotency_key=key, gateway_id="G1", **body)
+        )
+
+    active = directive_pb2.DeviceRecord(device_id="toll", status=directive_pb2.DEVICE_STATUS_ACTIVE)
+    blocked = directive_pb2.DeviceRecord(device_id="toll", status=directive_pb2.DEVICE_STATUS_BLOCKED)
+    for body in ({"device": active}, {"floor": directive_pb2.FloorPolicy(currency=EUR)}):
+        assert (await refused(issue("no", **body)))[0] == grpc.StatusCode.PERMISSION_DENIED
+    version = (await issue("yes", device=blocked)).version
+    assert (await issue("yes", device=blocked)).version == version
+    assert (await issue("token", token_denied=directive_pb2.TokenDenied(token_ref=bytes(32)))).version == version + 1
+
+
+async def test_events_are_followed_as_they_come(cloud: Cloud) -> None:
+    gateway = Gateway()
+    cloud.calls("service", "fraud")
+    call = cloud.back_office.FollowEvents(ledger_pb2.FollowEventsRequest(follow=True, kinds=["batch.posted"]))
+    cloud.calls("gateway", "G1")
+    quota_id = await opened(cloud, gateway)
+    await push(cloud, gateway.seal(quota_id))
+    event = await call.read()
+    posted = events_pb2.BatchPosted.FromString(event.value)
+    assert (event.kind, event.key, posted.sequence, posted.net_micros) == ("batch.posted", "G1", 1, NET)
+    call.cancel()
+    ended = cloud.back_office.FollowEvents(ledger_pb2.FollowEventsRequest(after=event.cursor))
+    assert [row.kind async for row in ended] == []
