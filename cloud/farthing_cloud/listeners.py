@@ -6,9 +6,10 @@ and tells the caller only the trace id.
 """
 
 import asyncio
+import contextlib
 import inspect
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import grpc
@@ -180,11 +181,13 @@ class Doorkeeper(_Interceptor):
     def _streaming(self, method: str, behaviour: Callable[..., Any]) -> Callable[..., Any]:
         async def answer(request: Any, context: Context) -> AsyncIterator[Any]:
             call = _Call(self, method, context)
-            async with call:
+            async with call as who:
                 replies = behaviour(request, context)
                 if inspect.isawaitable(replies):
                     await replies  # it wrote its answers itself, through the context
                     return
+                if who.kind == "gateway":
+                    replies = self._until_left(replies, who)
                 try:
                     async for reply in replies:
                         yield reply
@@ -192,6 +195,51 @@ class Doorkeeper(_Interceptor):
                     await replies.aclose()
 
         return answer
+
+    async def _until_left(self, replies: AsyncGenerator[Any, None], who: Caller) -> AsyncGenerator[Any, None]:
+        """``replies`` until the gateway may no longer call; then raise ``_Refused``.
+
+        The servicer runs in a task of its own, because cancelling gRPC's task can hit it in the middle of a write, and the
+        caller would never hear the end.
+        """
+        assert self._admission is not None, "admit refused the gateway"
+        left = asyncio.get_running_loop().create_future()
+        ready: asyncio.Queue[Any] = asyncio.Queue(maxsize=1)
+
+        async def pump() -> None:
+            async for reply in replies:
+                await ready.put(reply)
+
+        def leave() -> None:
+            if not left.done():
+                left.set_result(None)
+
+        unwatch = self._admission.watch(who.id, leave)
+        pumping = asyncio.create_task(pump())
+        try:
+            while True:
+                taking = asyncio.create_task(ready.get())
+                try:
+                    await asyncio.wait((taking, pumping, left), return_when=asyncio.FIRST_COMPLETED)
+                    if left.done():
+                        raise _not_active(who.id)
+                    if taking.done():
+                        yield taking.result()
+                        continue
+                finally:
+                    taking.cancel()
+                if not ready.empty():
+                    continue
+                # The servicer has ended and all it said was taken: what it raised is raised here.
+                pumping.result()
+                return
+        finally:
+            unwatch()
+            pumping.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait((pumping,))
+            if not pumping.cancelled():
+                pumping.exception()
 
     async def admit(self, method: str, context: Context) -> Caller:
         """Who calls, if it may; raise ``_Refused`` otherwise."""
@@ -229,12 +277,6 @@ class Doorkeeper(_Interceptor):
         if not admitted:
             raise _not_active(gateway_id)
 
-    def watch(self, who: Caller, leave: Callable[[], object]) -> Callable[[], None]:
-        """Call ``leave`` when ``who`` may no longer call; returns what ends the watch."""
-        if who.kind != "gateway" or self._admission is None:
-            return lambda: None
-        return self._admission.watch(who.id, leave)
-
     @property
     def metrics(self) -> CallMetrics:
         """What is counted."""
@@ -255,10 +297,8 @@ class _Call:
         self._method = method
         self._context = context
         self._trace = ""
-        self._left: Caller | None = None
-        self._unwatch: Callable[[], None] = lambda: None
 
-    async def __aenter__(self) -> None:
+    async def __aenter__(self) -> Caller:
         metadata = dict(self._context.invocation_metadata() or ())
         self._trace = tracing.enter(str(metadata.get("traceparent", "")))
         structlog.contextvars.bind_contextvars(trace_id=self._trace, method=self._method)
@@ -271,29 +311,17 @@ class _Call:
             raise AssertionError("abort raises") from refused
         set_caller(who)
         structlog.contextvars.bind_contextvars(caller=who.uri)
-        task = asyncio.current_task()
-        assert task is not None
-
-        def leave() -> None:
-            self._left = who
-            task.cancel()
-
-        self._unwatch = self._keeper.watch(who, leave)
+        return who
 
     async def __aexit__(self, kind: type[BaseException] | None, err: BaseException | None, trace: object) -> None:
-        self._unwatch()
         if err is None:
             # A servicer may have set a code itself.
             self._count(self._context.code())
             return
-        if isinstance(err, asyncio.CancelledError) and self._left is not None:
-            task = asyncio.current_task()
-            assert task is not None
-            task.uncancel()
-            refused = _not_active(self._left.id)
-            self._keeper.metrics.refused.labels(self._method, refused.why).inc()
-            _log.info("live call ended", details=refused.details)
-            await self._abort(refused.code, refused.details)
+        if isinstance(err, _Refused):
+            self._keeper.metrics.refused.labels(self._method, err.why).inc()
+            _log.info("live call ended", details=err.details)
+            await self._abort(err.code, err.details)
         if isinstance(err, grpc.aio.AbortError):
             self._count(self._context.code())
             return
