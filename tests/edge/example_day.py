@@ -16,7 +16,9 @@ def eur(micros: int) -> str:
 class Day:
     """What the example says of the day, in its own words."""
 
-    def __init__(self) -> None:
+    def __init__(self, quota_ids: dict[str, str] | None = None) -> None:
+        #: What the page calls q1, q2, q3 may have other names where a ledger granted them.
+        self.quota_ids = quota_ids or {name: name for name in ("q1", "q2", "q3")}
         self.gateways = {"G1": Gateway("G1", "S1"), "G2": Gateway("G2", "S2")}
         self.t1: dict[str, list[str]] = {"G1": [], "G2": []}
         self.t2: list[str] = []
@@ -119,7 +121,7 @@ class Day:
         return batch
 
     def quota(self, name: str, when: str, quota: str, amount: int, until: str) -> None:
-        self.at(name, when).told(quota_granted=Policy.quota(quota, "P", amount, clock(until)))
+        self.at(name, when).told(quota_granted=Policy.quota(self.quota_ids[quota], "P", amount, clock(until)))
 
     def play(self) -> None:
         one, two = self.gateways["G1"], self.gateways["G2"]
@@ -134,7 +136,7 @@ class Day:
         self.read("G1", "a1", "10:36", self.c1, 824_891)
         refusal = self.passage("G1", "t2", "10:37", "x1", 42, "p-card")
         assert refusal is Refusal.QUOTA_EXHAUSTED
-        q3, q2 = one.state.quotas["q3"], two.state.quotas["q2"]
+        q3, q2 = one.state.quotas[self.quota_ids["q3"]], two.state.quotas[self.quota_ids["q2"]]
         self.t2.append(
             f"|10:37|G1|x1 of P: 1.20|**refused**: q3 unspent {eur(q3.unspent_micros)}, free {eur(q3.free_micros)}; "
             f"G2 has {eur(q2.free_micros)}, the ledger 1.00|"
@@ -142,7 +144,7 @@ class Day:
         self.seal("G1", "10:40")
         # The clone says the same counter to another gateway.
         assert self.passage("G2", "t3", "10:40", "x1", 41, "p-card") is None
-        self.t2.append(f"|10:40|G2|clone of x1, passage 41→42|yes, q2 free {eur(two.state.quotas['q2'].free_micros)}|")
+        self.t2.append(f"|10:40|G2|clone of x1, passage 41→42|yes, q2 free {eur(q2.free_micros)}|")
         assert self.passage("G2", "t4", "10:45", "x9", 7, "f-card") is None
         room = 1_500_000 - two.state.floor.by_account["F"]
         self.t2.append(f"|10:45|G2|x9 of F (no quota)|yes on the floor, room left {eur(room)}|")
@@ -151,7 +153,9 @@ class Day:
         self.seal("G2", "11:06")
         self.read("G1", "a1", "11:12", self.c1, 834_820, end=True)
         self.seal("G1", "11:13")
-        self.at("G2", "11:15").told(quota_recalled=directive_pb2.QuotaRecalled(quota_id="q2", reason="asked"))
+        self.at("G2", "11:15").told(
+            quota_recalled=directive_pb2.QuotaRecalled(quota_id=self.quota_ids["q2"], reason="asked")
+        )
         self.read("G2", "a3", "11:18", self.c2, 56_640)
         self.seal("G2", "11:19")
         self.read("G2", "a3", "11:24", self.c2, 56_640, end=True)
