@@ -29,7 +29,7 @@ async def test_from_batches_to_a_plan() -> None:
     for name in ORDER:
         await story.push(sealed[name])
     (case,) = await store.cases(OP)
-    await story.ledger.decide_case(OP, case.case_id, release=False, now=NOW)
+    await story.ledger.decide_case(case.case_id, release=False, now=NOW)
     for gateway, sequence in (("G1", 1), ("G1", 2), ("G1", 3), ("G2", 1), ("G2", 2)):
         await story.ledger.prove(GatewayId(gateway), 1, sequence, events=(), now=NOW)
 
