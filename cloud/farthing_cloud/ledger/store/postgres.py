@@ -391,7 +391,7 @@ class _PostgresTransaction:
 
     async def post(self, posting: Posting) -> Posted:
         case_ids = await self._case_ids(posting)
-        row = await (await self._connection.execute(POST, _arguments(posting, case_ids))).fetchone()
+        row = await (await self._connection.execute(POST, arguments(posting, case_ids))).fetchone()
         assert row is not None
         return Posted(posting_id=row[0], audit_head=row[1], case_ids=case_ids)
 
@@ -410,7 +410,7 @@ def _chain(incarnation: int, row: TupleRow | None) -> Chain:
     return Chain(incarnation=incarnation, sequence=row[0], head_hash=row[1], proven_sequence=row[2])
 
 
-def _arguments(posting: Posting, case_ids: Sequence[int]) -> dict[str, Any]:
+def arguments(posting: Posting, case_ids: Sequence[int]) -> dict[str, Any]:
     """A posting as the parameters of ``post``."""
     changes = posting.changes
     # An index for each path; transfers name accounts by it.
