@@ -1,7 +1,9 @@
 """A gateway small enough to read: what a device may expect, told by the protocol's own words, without farthing_edge."""
 
-from collections.abc import Callable
+import random
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import pytest
 
@@ -32,7 +34,25 @@ from farthing.ids import (
 )
 from farthing.money import Currency
 from farthing.refusal import Refusal
-from farthing_firmware_sim.device.values import Moment, Nameplate, Plan, Profile, RetryPolicy
+from farthing_firmware_sim.device.step import is_finished, new_state, restored, step
+from farthing_firmware_sim.device.stored import dump, load
+from farthing_firmware_sim.device.values import (
+    Answered,
+    Arrive,
+    Draw,
+    Finish,
+    Finished,
+    Input,
+    Moment,
+    Nameplate,
+    Plan,
+    Profile,
+    Reconnected,
+    RefusedIntent,
+    RetryPolicy,
+    Send,
+    Tick,
+)
 
 TARIFF = TariffVersion(tariff_id=TariffId("charge"), version=1)
 GATEWAY = GatewayId("gw-1")
@@ -249,6 +269,133 @@ def moment(seconds: float = 0, *, real_s: float | None = None) -> Moment:
         business_us=Instant(1_772_420_400 * SECOND_US + business_us),
         real_us=business_us // 900 if real_s is None else int(real_s * SECOND_US),
     )
+
+
+@dataclass
+class Storm:
+    """A device, one or two gateways, and what is in the air between them."""
+
+    plate: Nameplate
+    gateways: dict[str, Any]
+    at: Callable[..., Moment]
+    plan: Callable[..., Any]
+    start: int
+    seconds: float = 0
+    up: list[Send] = field(default_factory=list)
+    down: list[tuple[str, Answer, Grant | None]] = field(default_factory=list)
+    contents: dict[int, tuple[str, bytes]] = field(default_factory=dict)
+    finished: list[Finished] = field(default_factory=list)
+    refused: list[RefusedIntent] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.state = new_state(self.plate, register_value=self.start, now=self.at(0))
+        self.stored = dump(self.state, self.plate.profile)
+
+    def give(self, given: Input) -> None:
+        before = self.state
+        outcome = step(self.plate, before, given, now=self.at(self.seconds))
+        self.state = outcome.state
+        if outcome.durable:
+            self.stored = dump(self.state, self.plate.profile)
+        for send in outcome.sends:
+            # What is sent was stored: a power cut now must find the counter passed.
+            assert load(self.stored).next_counter > send.counter
+            content = (str(send.gateway), send.payload)
+            assert self.contents.setdefault(send.counter, content) == content
+            statement = decode_statement(send.payload)
+            assert statement.recipient == send.gateway
+            assert (send.token is not None) == isinstance(statement, Intent)
+        self.up.extend(outcome.sends)
+        for event in outcome.events:
+            if isinstance(event, Finished):
+                self.finished.append(event)
+            elif isinstance(event, RefusedIntent):
+                self.refused.append(event)
+        use = self.state.use
+        if use is not None and self.plate.stoppable and self.plate.profile is Profile.SESSION:
+            assert use.used <= use.covered
+
+    def do(self, op: tuple[str, int]) -> None:
+        kind, number = op
+        match kind:
+            case "time":
+                self.seconds += number
+                self.give(Tick())
+            case "arrive":
+                names = tuple(GatewayId(name) for name in self.gateways)
+                if self.plate.profile is Profile.STANDING:
+                    self.give(Draw(rate_per_hour=number * 50))
+                elif self.plate.profile is Profile.ONE_SHOT:
+                    self.give(Arrive(plan=self.plan(target=1, gateways=names[number % len(names) :][:1])))
+                else:
+                    self.give(Arrive(plan=self.plan(target=100 + number * 20, gateways=names)))
+            case "hear" | "hear twice" if self.up:
+                index = number % len(self.up)
+                send = self.up[index] if kind == "hear twice" else self.up.pop(index)
+                answer, grant = self.gateways[send.gateway].hear(send.payload)
+                self.down.append((send.gateway, answer, grant))
+            case "answer" | "answer twice" if self.down:
+                index = number % len(self.down)
+                gateway, answer, grant = self.down[index] if kind == "answer twice" else self.down.pop(index)
+                self.give(Answered(gateway=GatewayId(gateway), answer=answer, grant=grant))
+            case "lose" if self.up:
+                self.up.pop(number % len(self.up))
+            case "lose answer" if self.down:
+                self.down.pop(number % len(self.down))
+            case "power cut":
+                self.state = restored(load(self.stored), now=self.at(self.seconds))
+                # Delivered since the last thing it said or heard, and unsigned: a meter that lost its power counts on from there.
+            case "refuse":
+                next(iter(self.gateways.values())).refuse_next = Refusal.QUOTA_EXHAUSTED
+            case "no receipts":
+                for each in self.gateways.values():
+                    each.receipting = number % 2 == 0
+            case "reconnect":
+                for name in self.gateways:
+                    self.give(Reconnected(gateway=GatewayId(name)))
+            case _:
+                pass
+
+    def calm_down(self) -> None:
+        """The network is good from now on: everything is said and answered."""
+        for each in self.gateways.values():
+            each.receipting, each.refuse_next = True, None
+        self.give(Finish())
+        for _ in range(400):
+            if is_finished(self.state):
+                return
+            self.seconds += 900
+            self.give(Tick())
+            while self.up:
+                self.do(("hear", 0))
+            while self.down:
+                self.do(("answer", 0))
+        raise AssertionError(f"not finished: {self.state}")
+
+
+#: (what, how often): mostly a day at work, now and then a blow.
+OPS = {
+    "time": 30, "hear": 30, "answer": 30, "arrive": 8, "hear twice": 4, "answer twice": 4, "lose": 3, "lose answer": 3,
+    "power cut": 1, "refuse": 1, "no receipts": 1, "reconnect": 1,
+}  # fmt: skip
+
+
+def a_day(seed: int, length: int) -> Iterator[tuple[str, int]]:
+    """Ops from a seed: hypothesis chooses the seed, so that a day is long enough for sessions to end in it."""
+    lot = random.Random(seed)
+    for _ in range(length):
+        kind = lot.choices(list(OPS), list(OPS.values()))[0]
+        yield kind, lot.randint(0, 300) if kind == "time" else lot.choice((0, 0, 0, lot.randint(0, 200)))
+
+
+@pytest.fixture
+def storm() -> type[Storm]:
+    return Storm
+
+
+@pytest.fixture
+def day() -> Callable[..., Iterator[tuple[str, int]]]:
+    return a_day
 
 
 @pytest.fixture

@@ -343,6 +343,7 @@ class Fleet:
 
     def __init__(self, *arguments: str, log: Path) -> None:
         self._log = log.open("wb")
+        self._never = asyncio.get_running_loop().create_future()
         self.process = subprocess.Popen(
             [sys.executable, "-c", "from farthing_firmware_sim.command import app; app()", *arguments],
             stdout=subprocess.PIPE,
@@ -353,7 +354,8 @@ class Fleet:
         async with asyncio.timeout(timeout_s):
             while not condition():
                 assert self.process.poll() is None, f"ended with {self.process.returncode}: {self._text()}"
-                await asyncio.sleep(0.05)
+                # What another process brings about has no event here: look again after a while.
+                await asyncio.wait([self._never], timeout=0.05)
 
     async def ended(self, timeout_s: float = 40) -> int:
         code = await asyncio.to_thread(self.process.wait, timeout_s)
