@@ -16,7 +16,7 @@ from farthing.clock import SECOND_US, Instant
 from farthing.device.messages import AnswerStatus, End, Intent, Reading
 from farthing.ids import AuthorizationId, authorization_id, standing_authorization_id
 from farthing.refusal import Refusal
-from farthing.tariff import Priced, TariffError, Use, limit, price
+from farthing.tariff import TariffError, Use, limit, price
 from farthing.v1 import directive_pb2, gateway_sync_pb2
 from farthing_edge.authorization import commands, events
 from farthing_edge.authorization.commands import Command, DeviceStatement, Reply, WaitForQuota
@@ -100,13 +100,13 @@ def _no(statement: Intent | Reading | End, refusal: Refusal, *happened: Event) -
 
 def _intent(state: GatewayState, command: DeviceStatement, intent: Intent, now: Instant) -> Decision:
     ask = Ask(state, command, intent)
+    digest = digest_of(command.payload)
     for rule in RULES_OF_THE_DEVICE:
         refusal = rule(state, ask)
         if refusal is not None:
-            return _no(intent, refusal)
+            return _refuse(ask, digest, refusal, now) if _no_stays(state, ask) else _no(intent, refusal)
     device = ask.device
     assert device is not None  # device_may_ask
-    digest = digest_of(command.payload)
     if not ask.is_new and device.seen[intent.counter].digest == digest:
         return _again(device, intent)
     for rule in RULES_OF_THE_INTENT:
@@ -116,6 +116,20 @@ def _intent(state: GatewayState, command: DeviceStatement, intent: Intent, now: 
                 return _no(intent, refusal)
             return _refuse(ask, digest, refusal, now)
     return _money(state, ask, digest, now)
+
+
+def _no_stays(state: GatewayState, ask: Ask) -> bool:
+    """Whether this no is remembered: a device in good standing goes by it, so a late copy of the intent must not become a yes
+    (the register free by then, the hold nobody's). What anybody else says changes nothing."""
+    intent, device = ask.intent, ask.device
+    return (
+        device is not None
+        and ask.is_new
+        and intent.recipient == state.gateway_id
+        and device.epoch == intent.device_epoch
+        and device.status == directive_pb2.DEVICE_STATUS_ACTIVE
+        and intent.counter > device.window_floor()
+    )
 
 
 def _again(device: Device, statement: Intent | Reading | End) -> Decision:
@@ -175,13 +189,12 @@ def _money(state: GatewayState, ask: Ask, digest: bytes, now: Instant) -> Decisi
         until = Instant(intent.at + device.report_interval_s * SECOND_US)
     else:
         most, until = one_shot, intent.at
-    use = Use(unit=register.unit, start=start, end=start + most, started_at=intent.at, ended_at=until)
     try:
-        priced = price(tariff.tariff, use, closing=True)
+        closing = tariff.closing(register.unit, start, most, intent.at, until)
     except TariffError:
         # A price beyond one amount: this tariff does not price such a use.
         return _refuse(ask, digest, Refusal.TARIFF_MISSING, now)
-    need = priced.net_micros + priced.tax_micros
+    need = closing.gross_micros
     held = hold(purse, (), need, now, floor=True)
     if held.missing_micros:
         if ask.command.may_wait and state.online and not stale:
@@ -191,13 +204,13 @@ def _money(state: GatewayState, ask: Ask, digest: bytes, now: Instant) -> Decisi
         if one_shot is not None or not device.stoppable:
             return _short_of_money(state, ask, digest, now, stale=stale)
     if one_shot is not None:
-        charges = bill(purse, due({}, priced.parts), now)
+        charges = bill(purse, closing.parts, now)
         granted = _granted(state, ask, digest, now, holds=(), limit_value=start + one_shot, charges=charges)
     else:
-        try:
+        covered = closing.covered
+        if held.missing_micros:
+            use = Use(unit=register.unit, start=start, end=start + most, started_at=intent.at, ended_at=until)
             covered = limit(tariff.tariff, use, most=most, until=until, budget_micros=need - held.missing_micros)
-        except TariffError:
-            return _refuse(ask, digest, Refusal.TARIFF_MISSING, now)
         if covered == 0 and most > 0:
             return _short_of_money(state, ask, digest, now, stale=stale)
         granted = _granted(state, ask, digest, now, holds=held.parts, limit_value=start + covered, charges=())
@@ -493,7 +506,8 @@ def _meter(
     account = state.accounts.get(authorization.account_id)
     purse = purse_for(state, account, authorization.token_key, authorization.holds)
     value = statement.register.value
-    at = Instant(max(statement.at, authorization.at))
+    # What the statement says, so that its evidence stands alone; a device whose clock went back adds no time (``due``).
+    at = statement.at
     try:
         charges, holds, limit_value = _bill_and_roll(
             device, authorization, entry, purse, value=value, at=at, now=now, closing=closing
@@ -556,17 +570,15 @@ def _bill_and_roll(
     register = device.registers.get(authorization.register_id)
     most = value - start + (0 if register is None else register.reach(authorization.report_interval_s))
     until = Instant(at + authorization.report_interval_s * SECOND_US)
-    furthest: Priced = price(
-        tariff,
-        Use(unit=use.unit, start=start, end=start + most, started_at=use.started_at, ended_at=until),
-        closing=True,
-    )
-    need = furthest.net_micros + furthest.tax_micros - billed
+    furthest = entry.closing(use.unit, start, most, use.started_at, until)
+    need = furthest.gross_micros - billed
     held = hold(purse, charges, need, now, floor=FLOOR_FUNDING in purse.holds)
-    budget = billed
-    for _, amount in held.parts:
-        budget += amount
-    covered = limit(tariff, use, most=most, until=until, budget_micros=budget)
+    covered = furthest.covered
+    if held.missing_micros or need < 0:
+        budget = billed
+        for _, amount in held.parts:
+            budget += amount
+        covered = limit(tariff, use, most=most, until=until, budget_micros=budget)
     return charges, held.parts, max(value, start + covered)
 
 

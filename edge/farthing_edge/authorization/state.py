@@ -25,7 +25,7 @@ from farthing.ids import (
     TokenId,
 )
 from farthing.money import PPM, Currency
-from farthing.tariff import Tariff
+from farthing.tariff import Part, Tariff, Use, limit, price
 from farthing.v1 import directive_pb2
 
 #: Statements of a device that a gateway remembers by counter. A device has a handful under way at once; below the window an
@@ -194,13 +194,45 @@ class Token:
     key_epoch: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+class Closing(NamedTuple):
+    """What a use of some width costs in the end (tax rates with nothing due left out), and how far that sum goes."""
+
+    parts: tuple[Part, ...]
+    gross_micros: int
+    covered: int
+
+
+#: Widths whose price is remembered for each tariff: devices of a site share a handful.
+MAX_CLOSINGS = 64
+
+
 class TariffEntry:
     """A tariff version as this gateway knows it."""
 
-    name: TariffVersion
-    currency: Currency
-    tariff: Tariff
+    __slots__ = ("_closings", "_timeless", "currency", "name", "tariff")
+
+    def __init__(self, *, name: TariffVersion, currency: Currency, tariff: Tariff) -> None:
+        self.name = name
+        self.currency = currency
+        self.tariff = tariff
+        # Where time costs nothing beside the register, the price of a width is always the same.
+        self._timeless = all(rate.per_us == 0 for plan in tariff.plans.values() for rate in plan.rates)
+        self._closings: dict[tuple[str, int], Closing] = {}
+
+    def closing(self, unit: str, start: int, most: int, started_at: Instant, until: Instant) -> Closing:
+        """The price of ``most`` units from ``start``, used by ``until``; raise ``TariffError`` where there is none."""
+        known = self._closings.get((unit, most))
+        if known is not None:
+            return known
+        use = Use(unit=unit, start=start, end=start + most, started_at=started_at, ended_at=until)
+        priced = price(self.tariff, use, closing=True)
+        gross = priced.net_micros + priced.tax_micros
+        covered = limit(self.tariff, use, most=most, until=until, budget_micros=gross)
+        parts = tuple(part for part in priced.parts if part.net_micros or part.tax_micros)
+        closing = Closing(parts, gross, covered)
+        if self._timeless and len(self._closings) < MAX_CLOSINGS:
+            self._closings[unit, most] = closing
+        return closing
 
 
 class Register:

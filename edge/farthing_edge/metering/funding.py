@@ -41,10 +41,13 @@ class Held(NamedTuple):
     missing_micros: int
 
 
+_NOTHING_HELD = Held((), 0)
+
+
 def floor_room_micros(state: GatewayState, account: Account | None, token_key: bytes) -> int:
     """What the floor still allows this token: the least of its three caps' rooms."""
     policy = state.floor_policy
-    if account is None or policy.currency != account.currency or account.currency == "":
+    if policy.per_token_micros == 0 or account is None or policy.currency != account.currency or account.currency == "":
         return 0
     floor = state.floor
     return max(
@@ -67,9 +70,20 @@ def purse_for(
 
 def bill(purse: Purse, due: Sequence[Part], now: Instant) -> tuple[Charge, ...]:
     """Charges for what is ``due`` (one part for each tax rate), in billing order, one for each funding and rate."""
+    holds = purse.holds
+    if not holds:
+        # Nearly always the first quota that is usable pays all of it: nothing to cut.
+        for quota in purse.quotas:
+            usable = quota.usable_micros(now)
+            if usable > 0:
+                total = 0
+                for part in due:
+                    total += part.net_micros + part.tax_micros
+                if total <= usable:
+                    return tuple([Charge(quota.id, part.rate_ppm, part.net_micros, part.tax_micros) for part in due])
+                break
     sources: list[list[int]] = []
     names: list[str] = []
-    holds = purse.holds
     for quota in purse.quotas:
         held = holds.get(quota.id, 0)
         if held:
@@ -109,7 +123,11 @@ def bill(purse: Purse, due: Sequence[Part], now: Instant) -> tuple[Charge, ...]:
 def hold(purse: Purse, charges: Sequence[Charge], need_micros: int, now: Instant, *, floor: bool) -> Held:
     """What is held after ``charges`` were paid from ``purse``, for ``need_micros`` more; of the floor only if ``floor``."""
     if need_micros <= 0:
-        return Held((), 0)
+        return _NOTHING_HELD
+    if not charges and not purse.holds and purse.quotas:
+        quota = purse.quotas[0]
+        if need_micros <= quota.usable_micros(now):
+            return Held(((quota.id, need_micros),), 0)
     paid: dict[str, int] = {}
     for charge in charges:
         paid[charge.funding] = paid.get(charge.funding, 0) + charge.net_micros + charge.tax_micros
