@@ -308,7 +308,10 @@ def _report(rows: list[Row], *, dry_run: bool, as_json: bool) -> None:
     if as_json:
         show(rows, (), as_json=True)
         return
-    changed = [row for row in rows if row["change"] != NONE]
+    # What is new is in the file already: people want to see what differs from before.
+    changed: list[Row] = [
+        row if row["change"] == UPDATED else {**row, "differences": ()} for row in rows if row["change"] != NONE
+    ]
     if changed:
         show(changed, ("kind", "id", "change", "differences"), as_json=False)
     counts: Mapping[str, int] = {name: sum(row["change"] == name for row in rows) for name in (CREATED, UPDATED, NONE)}
