@@ -1,0 +1,222 @@
+"""The journal: what was committed is there, what is damaged is named, what failed left no trace but a mark."""
+
+import errno
+import io
+import json
+import sqlite3
+from pathlib import Path
+
+import pytest
+from edge_playbook import DAY, Gateway, M, Meter, Policy, clock, fund
+
+from farthing_edge.authorization.events import KIND_OF, Sealed, Started
+from farthing_edge.authorization.events import encode as encode_event
+from farthing_edge.journal import (
+    Entry,
+    Group,
+    Journal,
+    JournalBroken,
+    JournalBusy,
+    JournalError,
+    JournalFull,
+    JournalRejected,
+    export,
+    recovery,
+    show,
+    verify,
+)
+
+
+def entries(count: int, first: int = 1) -> list[Entry]:
+    return [
+        Entry(position, DAY, *encode_event(Started(bytes(16), "boot", 0, 0, 1)))
+        for position in range(first, first + count)
+    ]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "state" / "journal.sqlite"
+
+
+@pytest.fixture
+def journal(path: Path, tmp_path: Path):
+    journal = Journal(path, mark_directory=tmp_path)
+    journal.open()
+    yield journal
+    journal.close()
+
+
+def day_in(journal: Journal) -> Gateway:
+    """A played day, committed entry by entry group of five."""
+    gateway = Gateway("G1", "S1")
+    gateway.told(tariff=Policy.tariff("chg-3"))
+    fund(gateway, "P", "card")
+    gateway.told(device=Policy.device("c1"))
+    gateway.told(quota_granted=Policy.quota("q1", "P", 50 * M, clock("20:00")))
+    gateway.at = clock("10:00")
+    meter = Meter("c1", 0)
+    meter.authorization = gateway.say(meter.intent(gateway), "card").grant_of
+    gateway.say(meter.reading(gateway, 1_000))
+    gateway.seal()
+    gateway.say(meter.end(gateway, 1_500))
+    gateway.seal()
+    group = Group()
+    for position, event in enumerate((e for e in gateway.journal if e.__class__ in KIND_OF), start=1):
+        group.entries.append(Entry(position, clock("10:00"), *encode_event(event)))
+        if isinstance(event, Sealed):
+            group.batches.append((event.incarnation, event.sequence, position, event.batch_hash))
+        if len(group.entries) == 5:
+            journal.commit(group)
+            group = Group()
+    journal.commit(group)
+    return gateway
+
+
+def test_what_was_committed_is_there_after_a_reopen(journal: Journal, path: Path) -> None:
+    journal.commit(Group(entries=entries(3)))
+    journal.commit(Group(entries=entries(2, first=4)))
+    journal.close()
+    journal.open()
+    assert journal.position == 5
+    assert [entry.position for entry in journal.entries()] == [1, 2, 3, 4, 5]
+    connection = sqlite3.connect(path)
+    assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    tables = connection.execute("SELECT sql FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'")
+    assert all(sql.rstrip().endswith("STRICT") for (sql,) in tables)
+    connection.close()
+
+
+def test_one_writer_any_number_of_readers(journal: Journal, path: Path) -> None:
+    gateway = day_in(journal)
+    with pytest.raises(JournalBusy, match="another farthing-edge"):
+        Journal(path).open()
+    report = verify(path, gateway.settings)
+    assert report.fault is None
+    assert (report.entries, report.batches, report.open_authorizations) == (journal.position, 2, 0)
+    assert report.billed_micros == (500_000 + 1_500 * 250) * 12 // 10
+    assert report.unsealed_micros == 0
+    kinds = [row["kind"] for row in show(path, limit=1_000)]
+    assert kinds.count("Metered") == 2
+    out = io.StringIO()
+    assert export(path, out) == journal.position
+    assert json.loads(out.getvalue().splitlines()[0])["position"] == 1
+
+
+def test_a_changed_entry_is_named(journal: Journal, path: Path) -> None:
+    gateway = day_in(journal)
+    journal.close()
+    connection = sqlite3.connect(path)
+    connection.execute("UPDATE entries SET at_us = at_us + 1 WHERE position = 4")
+    connection.commit()
+    connection.close()
+    assert verify(path, gateway.settings).fault.position == 4
+    journal.open()
+    with pytest.raises(JournalError, match="damaged at position 4"):
+        list(journal.entries())
+
+
+def test_a_missing_entry_is_named(journal: Journal, path: Path) -> None:
+    gateway = day_in(journal)
+    journal.close()
+    connection = sqlite3.connect(path)
+    connection.execute("DELETE FROM entries WHERE position = 6")
+    connection.commit()
+    connection.close()
+    assert verify(path, gateway.settings).fault.position == 6
+
+
+def test_a_group_that_the_database_refuses_leaves_nothing(journal: Journal) -> None:
+    journal.commit(Group(entries=entries(2)))
+    with pytest.raises(JournalRejected):
+        journal.commit(Group(entries=entries(2, first=2)))
+    assert journal.position == 2
+    journal.commit(Group(entries=entries(1, first=3)))
+    assert [entry.position for entry in journal.entries()] == [1, 2, 3]
+
+
+class Failing:
+    """A connection that fails at COMMIT with one of SQLite's codes, ``times`` times."""
+
+    def __init__(self, connection: sqlite3.Connection, code: int, times: int = 1) -> None:
+        self.connection, self.code, self.times = connection, code, times
+
+    def execute(self, sql: str, *arguments):
+        if sql == "COMMIT" and self.times:
+            self.times -= 1
+            err = sqlite3.OperationalError("it failed")
+            err.sqlite_errorcode = self.code
+            raise err
+        return self.connection.execute(sql, *arguments)
+
+    def __getattr__(self, name: str):
+        return getattr(self.connection, name)
+
+
+def test_a_commit_that_fails_for_io_leaves_a_mark_and_the_next_start_copies(
+    journal: Journal, path: Path, tmp_path: Path
+) -> None:
+    journal.commit(Group(entries=entries(2)))
+    journal._connection = Failing(journal._connection, 10)
+    with pytest.raises(JournalBroken, match="check the disk"):
+        journal.commit(Group(entries=entries(1, first=3)))
+    mark = recovery.mark_path(path, tmp_path)
+    assert mark.exists()
+    with pytest.raises(JournalBroken):
+        journal.commit(Group(entries=entries(1, first=3)))
+    journal.close()
+    again = Journal(path, mark_directory=tmp_path)
+    again.open()
+    assert not mark.exists()
+    assert again.moved_aside is not None
+    assert again.moved_aside.exists()
+    assert [entry.position for entry in again.entries()] == [1, 2]
+    again.commit(Group(entries=entries(1, first=3)))
+    again.close()
+
+
+def test_a_full_disk_gives_up_the_reserve_once(journal: Journal) -> None:
+    journal.commit(Group(entries=entries(1)))
+    real = journal._connection
+    assert journal.has_reserve
+    journal._connection = Failing(real, 13)
+    journal.commit(Group(entries=entries(1, first=2)))
+    assert not journal.has_reserve
+    journal._connection = Failing(real, 13)
+    with pytest.raises(JournalFull, match="free some space"):
+        journal.commit(Group(entries=entries(1, first=3)))
+    journal._connection = real
+    assert journal.position == 2
+    assert journal.try_to_reserve()
+    assert journal.has_reserve
+
+
+def test_a_newer_format_is_not_touched(journal: Journal, path: Path) -> None:
+    journal.close()
+    connection = sqlite3.connect(path)
+    connection.execute("PRAGMA user_version = 99")
+    connection.close()
+    with pytest.raises(JournalError, match="install the newer program"):
+        journal.open()
+
+
+def test_a_file_that_is_no_database(tmp_path: Path) -> None:
+    path = tmp_path / "journal.sqlite"
+    path.write_bytes(b"not a database, but long enough to be read as one" * 100)
+    with pytest.raises(JournalError, match="never delete it"):
+        Journal(path, mark_directory=tmp_path).open()
+    assert path.read_bytes().startswith(b"not a database")
+
+
+def test_a_directory_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(JournalError, match="state_dir") as caught:
+        Journal(tmp_path / "file" / "journal.sqlite").open()
+    assert caught.value.__cause__.errno in {errno.ENOTDIR, errno.EEXIST}
+
+
+def test_verify_names_a_batch_whose_bytes_changed_with_its_chain(journal: Journal, path: Path) -> None:
+    gateway = day_in(journal)
+    report = verify(path, gateway.settings)
+    assert report.last_position == journal.position
+    assert report.directives == gateway.state.directive_version
