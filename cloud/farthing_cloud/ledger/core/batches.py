@@ -108,24 +108,13 @@ def plan(view: View, batch: ReceivedBatch, *, now: Instant) -> Posting:
             parked.append(Parked(line=index, reason=fault, net_micros=due[0], tax_micros=due[1]))
             continue
 
-        def aside_of(net: int, tax: int, line: Line = line, index: int = index) -> Aside:
-            return Aside(
-                gateway_id=batch.gateway_id,
-                incarnation=batch.incarnation,
-                sequence=batch.sequence,
-                line=index,
-                account_id=AccountId(line.account_id),
-                site_id=batch.site_id,
-                rate_ppm=line.rate_ppm,
-                net_micros=net,
-                tax_micros=tax,
-            )
-
-        second = [part for part in mine if part.aside and part.net + part.tax]
+        second = [part for part in mine if part.aside]
         if second:
             amount = sum(part.net + part.tax for part in second)
             for part in second:
-                asides.setdefault(part.claim.authorization_id, []).append(aside_of(part.net, part.tax))
+                asides.setdefault(part.claim.authorization_id, []).append(
+                    _aside_of(batch, line, index, part.net, part.tax)
+                )
             book.post(
                 paths.suspense(batch.site_id),
                 paths.unearned(batch.site_id),
@@ -137,8 +126,10 @@ def plan(view: View, batch: ReceivedBatch, *, now: Instant) -> Posting:
             aside_micros += amount
             if quota is not None:
                 book.void(quota, min(amount, book.held(quota)), Cause.SECOND_CLAIM, line=index)
-        net = sum(part.net for part in mine if not part.aside)
-        tax = sum(part.tax for part in mine if not part.aside)
+        net = tax = 0
+        for part in mine:
+            if not part.aside:
+                net, tax = net + part.net, tax + part.tax
         book.touch(line.account_id)
         if net + tax == 0:
             continue
@@ -178,7 +169,7 @@ def plan(view: View, batch: ReceivedBatch, *, now: Instant) -> Posting:
                     device_id="",
                     authorization_id=b"",
                     other_authorization_id=b"",
-                    asides=(aside_of(poured.above_net_micros, poured.above_tax_micros),),
+                    asides=(_aside_of(batch, line, index, poured.above_net_micros, poured.above_tax_micros),),
                 )
             )
 
@@ -244,6 +235,20 @@ def plan(view: View, batch: ReceivedBatch, *, now: Instant) -> Posting:
             *_case_events(view, batch.gateway_id, cases),
         ),
         batch=added,
+    )
+
+
+def _aside_of(batch: ReceivedBatch, line: Line, index: int, net_micros: int, tax_micros: int) -> Aside:
+    return Aside(
+        gateway_id=batch.gateway_id,
+        incarnation=batch.incarnation,
+        sequence=batch.sequence,
+        line=index,
+        account_id=AccountId(line.account_id),
+        site_id=batch.site_id,
+        rate_ppm=line.rate_ppm,
+        net_micros=net_micros,
+        tax_micros=tax_micros,
     )
 
 

@@ -1,23 +1,27 @@
 """A working copy of a view: each transfer is recorded and felt at once, so that the next decision sees it."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import cast
 
-from farthing.ids import AccountId, GatewayId, QuotaId
+from farthing.ids import GatewayId, QuotaId
 from farthing.money import MAX_AMOUNT_MICROS
 from farthing_cloud.ledger.core import paths
 from farthing_cloud.ledger.core.posting import Cause, QuotaAfter, Transfer, TransferKind
-from farthing_cloud.ledger.core.rows import Balances, Quota, QuotaStatus, View
+from farthing_cloud.ledger.core.rows import Balances, Payer, Quota, QuotaStatus, View
 
 _DEBITS_PENDING, _DEBITS, _CREDITS_PENDING, _CREDITS = range(4)
-_ZERO = Balances()
 
 
 class Book:
     """Mutable only inside one decision; what leaves it is immutable."""
 
     def __init__(self, view: View) -> None:
-        self._view = view
+        self._payers: Mapping[str, Payer] = cast("Mapping[str, Payer]", view.payers)
         self._changes: dict[str, list[int]] = {}
+        self._now = {
+            path: [b.debits_pending, b.debits_posted, b.credits_pending, b.credits_posted]
+            for path, b in view.balances.items()
+        }
         self._transfers: list[Transfer] = []
         self._posted: dict[QuotaId, int] = {}
         self._voided: dict[QuotaId, int] = {}
@@ -27,14 +31,12 @@ class Book:
     # ---- what stands now, micros
 
     def _balance(self, path: str, of: int) -> int:
-        stored = self._view.balances.get(path, _ZERO)
-        before = (stored.debits_pending, stored.debits_posted, stored.credits_pending, stored.credits_posted)[of]
-        change = self._changes.get(path)
-        return before + (change[of] if change else 0)
+        balances = self._now.get(path)
+        return balances[of] if balances is not None else 0
 
     def available(self, account_id: str) -> int:
         """Funds + credit limit − posted − held; 0 for no account, and below 0 only after an outside event."""
-        payer = self._view.payers.get(AccountId(account_id))
+        payer = self._payers.get(account_id)
         if payer is None:
             return 0
         path = paths.payer(account_id)
@@ -48,7 +50,7 @@ class Book:
 
     def debt_room(self, account_id: str) -> int:
         """How much more it may owe."""
-        payer = self._view.payers.get(AccountId(account_id))
+        payer = self._payers.get(account_id)
         return max(0, payer.debt_limit_micros - self.debt(account_id)) if payer else 0
 
     def open_with(self, gateway_id: GatewayId) -> int:
@@ -62,10 +64,13 @@ class Book:
     # ---- what is decided
 
     def _change(self, path: str, of: int, by: int) -> None:
-        change = self._changes.get(path)
-        if change is None:
-            change = self._changes[path] = [0, 0, 0, 0]
-        change[of] += by
+        try:
+            self._changes[path][of] += by
+        except KeyError:
+            self._changes[path] = [0, 0, 0, 0]
+            self._changes[path][of] = by
+            self._now.setdefault(path, [0, 0, 0, 0])
+        self._now[path][of] += by
 
     def post(
         self,
@@ -74,33 +79,42 @@ class Book:
         amount_micros: int,
         cause: Cause,
         *,
+        line: int | None = None,
+        authorization_id: bytes | None = None,
+    ) -> None:
+        """Move money. Nothing is written for 0."""
+        self.post_parts(debit, ((credit, amount_micros),), cause, line=line, authorization_id=authorization_id)
+
+    def post_parts(
+        self,
+        debit: str,
+        parts: tuple[tuple[str, int], ...],
+        cause: Cause,
+        *,
         quota: Quota | None = None,
         line: int | None = None,
         authorization_id: bytes | None = None,
     ) -> None:
-        """Move money; with a quota, end that part of its hold. Nothing is written for 0."""
-        if amount_micros == 0:
-            return
-        assert 0 < amount_micros <= MAX_AMOUNT_MICROS
-        assert debit != credit
-        self._change(debit, _DEBITS, amount_micros)
-        self._change(credit, _CREDITS, amount_micros)
-        if quota is not None:
-            assert amount_micros <= self.held(quota)
-            self._pend(quota, -amount_micros)
-            self._posted[quota.quota_id] = self._posted.get(quota.quota_id, 0) + amount_micros
-        self._transfers.append(
-            Transfer(
-                TransferKind.POST,
-                debit,
-                credit,
-                amount_micros,
-                quota.quota_id if quota is not None else None,
-                cause,
-                line,
-                authorization_id,
+        """Move money from one account to several, each part its own transfer; with a quota, end that much of its hold."""
+        total = 0
+        quota_id = quota.quota_id if quota is not None else None
+        for credit, amount in parts:
+            if amount == 0:
+                continue
+            assert 0 < amount <= MAX_AMOUNT_MICROS
+            assert debit != credit
+            total += amount
+            self._change(credit, _CREDITS, amount)
+            self._transfers.append(
+                Transfer(TransferKind.POST, debit, credit, amount, quota_id, cause, line, authorization_id)
             )
-        )
+        if total == 0:
+            return
+        self._change(debit, _DEBITS, total)
+        if quota is not None:
+            assert total <= self.held(quota)
+            self._pend(quota, -total)
+            self._posted[quota.quota_id] = self._posted.get(quota.quota_id, 0) + total
 
     def hold(self, quota: Quota) -> None:
         """Hold a new quota's amount."""

@@ -122,7 +122,9 @@ def receive(batch: bytes, *, signature: bytes, key_id: bytes, currency: str) -> 
     if message.sequence < 1 or message.incarnation < 1:
         raise BatchError("sequence and incarnation count from 1")
     try:
-        claims = tuple(_claim(claim, len(message.lines)) for claim in message.claims)
+        registers: dict[tuple[str, str, int], RegisterKey] = {}
+        count = len(message.lines)
+        claims = tuple(_claim(claim, count, registers) for claim in message.claims)
         head = ReceivedBatch(
             operator_id=OperatorId(parse_id(message.operator_id)),
             site_id=SiteId(parse_id(message.site_id)),
@@ -163,25 +165,30 @@ def _amount(micros: int) -> int:
     return micros
 
 
-def _claim(message: batch_pb2.Claim, lines: int) -> Claim:
+def _claim(message: batch_pb2.Claim, lines: int, registers: dict[tuple[str, str, int], RegisterKey]) -> Claim:
     if len(message.shares) > MAX_SHARES:
         raise BatchError(f"more than {MAX_SHARES} shares of one claim")
-    if message.register_to < message.register_from:
+    start, end = message.register_from, message.register_to
+    if end < start:
         raise BatchError("a claim whose register went back")
     shares = []
     for share in message.shares:
-        if share.line >= lines:
-            raise BatchError(f"a share of line {share.line}, which is not there")
-        shares.append(Share(share.line, _amount(share.net_micros), _amount(share.tax_micros)))
+        line, net, tax = share.line, share.net_micros, share.tax_micros
+        if line >= lines:
+            raise BatchError(f"a share of line {line}, which is not there")
+        if not (0 <= net <= MAX_AMOUNT_MICROS and 0 <= tax <= MAX_AMOUNT_MICROS):
+            raise BatchError(f"amount out of range in a share of line {line}")
+        shares.append(Share(line, net, tax))
+    name = message.device_id, message.register_id, message.register_epoch
+    register = registers.get(name)
+    if register is None:
+        register = RegisterKey(device_id=parse_id(name[0]), register_id=parse_id(name[1]), register_epoch=name[2])
+        registers[name] = register
     return Claim(
         AuthorizationId(parse_bytes(message.authorization_id, AUTHORIZATION_ID_SIZE)),
-        RegisterKey(
-            device_id=parse_id(message.device_id),
-            register_id=parse_id(message.register_id),
-            register_epoch=message.register_epoch,
-        ),
-        message.register_from,
-        message.register_to,
+        register,
+        start,
+        end,
         _amount(message.net_micros),
         _amount(message.tax_micros),
         message.final,

@@ -54,20 +54,27 @@ def pour(book: Book, due: Due, *, hold: Quota | None, cause: Cause, room_micros:
             return 0
         step_net, step_tax = cut(net, tax, amount)
         net, tax = net - step_net, tax - step_tax
-        for credit, part in ((clearing, step_net), (tax_path, step_tax)):
-            book.post(source, credit, part, why, quota=quota, line=due.line, authorization_id=due.authorization_id)
+        book.post_parts(
+            source,
+            ((clearing, step_net), (tax_path, step_tax)),
+            why,
+            quota=quota,
+            line=due.line,
+            authorization_id=due.authorization_id,
+        )
         return amount
 
     held = step(paths.payer(due.account_id), book.held(hold), Cause.USE, hold) if hold is not None else 0
     rest = net + tax
     # Posting from the hold made that much room: the open quotas are smaller now.
     allowed = rest if room_micros is None else max(0, min(rest, room_micros + held))
-    account = due.account_id
     left = allowed
-    if account:
-        left -= step(paths.payer(account), min(left, book.available(account)), cause, None)
-        left -= step(paths.debt(account), min(left, book.debt_room(account)), cause, None)
-    left -= step(paths.RISK, left, cause, None)
+    if left:
+        account = due.account_id
+        if account:
+            left -= step(paths.payer(account), min(left, book.available(account)), cause, None)
+            left -= step(paths.debt(account), min(left, book.debt_room(account)), cause, None)
+        left -= step(paths.RISK, left, cause, None)
     assert left == 0
     return Poured(
         net_micros=due.net_micros - net,
