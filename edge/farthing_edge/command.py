@@ -5,6 +5,7 @@ What a command needs is imported when it is called: `status` answers before the 
 
 import contextlib
 import json
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -55,10 +56,17 @@ def run(config: ConfigOption) -> None:
     settings = _config(config)
     from farthing_edge.gateway import StartError, run_gateway
 
+    code = 0
     try:
         run_gateway(settings)
     except StartError as err:
-        _fail(err)
+        print(f"farthing-edge: {err}", file=sys.stderr)
+        code = 1
+    # Everything is closed. gRPC keeps a thread that is no daemon for as long as anything, a traceback included, refers to
+    # credentials with a signer of ours, and an ordinary exit would wait for it for ever.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 @app.command()

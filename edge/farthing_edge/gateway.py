@@ -48,6 +48,8 @@ from farthing_edge.uplink import session
 _log = structlog.get_logger(__name__)
 
 EDHOC = "edhoc"
+#: The promise is 5 s.
+STOP_AT_MOST_S = 4.5
 _DECOMMISSIONED = directive_pb2.DEVICE_STATUS_DECOMMISSIONED
 
 
@@ -256,6 +258,7 @@ class _Gateway:
                     _log.info("started", gateway=config.gateway_id, pid=os.getpid(), **addresses)
                     await stop.wait()
                     _log.info("stopping")
+                    loop.call_later(STOP_AT_MOST_S, _stop_hard)
                     # One after the other: who waits in the engine is still answered, or hears nothing and asks again.
                     for door in doors:
                         door.cancel()
@@ -405,6 +408,12 @@ class _Gateway:
         metrics.receipted.set(view.receipted_sequence)
         metrics.directive_version.set(view.directive_version)
         return metrics.page()
+
+
+def _stop_hard() -> None:
+    # Nothing is lost by it: what was said is durable, and what was not is asked for again.
+    _log.error("stop_took_too_long", seconds=STOP_AT_MOST_S)
+    os._exit(1)
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> str:
