@@ -177,12 +177,19 @@ def _check_money(state: GatewayState, authorization: Authorization, charges: Seq
         if quota is not None and quota.free_micros < 0:
             raise StateError(f"quota {quota.id} is overspent")
     account = state.accounts.get(authorization.account_id)
-    if account is not None and account.preload_micros:
+    if account is not None:
         _see_whether_low(state, account)
 
 
+def _ask_ahead_again(state: GatewayState, account_id: AccountId) -> None:
+    """The account is spent from here again: what was recalled from it is history."""
+    account = state.accounts.get(account_id)
+    if account is not None:
+        account.ahead = True
+
+
 def _see_whether_low(state: GatewayState, account: Account) -> None:
-    if account.preload_micros and account.request is None:
+    if account.ahead and account.preload_micros and account.request is None:
         free = sum(quota.free_micros for quota in account.quotas if not quota.stopped)
         if free < account.low_water_micros:
             state.low.add(account.id)
@@ -300,6 +307,7 @@ def _granted(state: GatewayState, event: events.Granted) -> None:
     _tell(state, authorization, event.decided_at, event.incarnation, event.limit, event.holds)
     if one_shot:
         _close(state, device, authorization)
+    _ask_ahead_again(state, authorization.account_id)
     _check_money(state, authorization, event.charges)
     for statistics in (state.statistics, state.totals):
         if event.online:
@@ -384,6 +392,8 @@ def _metered(state: GatewayState, event: events.Metered) -> None:
         _tell(state, authorization, event.decided_at, event.incarnation, event.limit, event.holds)
     if event.closing:
         _close(state, device, authorization)
+    if authorization.standing and event.charges:
+        _ask_ahead_again(state, authorization.account_id)
     _check_money(state, authorization, event.charges)
 
 
@@ -662,7 +672,13 @@ def _obey_quota_granted(state: GatewayState, record: directive_pb2.QuotaGranted)
 
 def _obey_quota_recalled(state: GatewayState, record: directive_pb2.QuotaRecalled) -> None:
     quota = state.quotas.get(record.quota_id)
-    if quota is not None and not quota.stopped:
+    if quota is None:
+        return
+    account = state.accounts.get(quota.account_id)
+    if account is not None:
+        account.ahead = False
+        state.low.discard(account.id)
+    if not quota.stopped:
         _stop(state, quota)
 
 

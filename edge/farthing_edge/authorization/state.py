@@ -87,13 +87,16 @@ class Told(NamedTuple):
 class Account:
     """Who pays, and the quotas this gateway may spend for it, earliest ``spend_until`` first."""
 
-    __slots__ = ("ask_after", "currency", "id", "preload_micros", "quotas", "request", "status")
+    __slots__ = ("ahead", "ask_after", "currency", "id", "preload_micros", "quotas", "request", "status")
 
     def __init__(self, account_id: AccountId, currency: Currency, status: int, preload_micros: int) -> None:
         self.id = account_id
         self.currency = currency
         self.status = status
         self.preload_micros = preload_micros
+        #: Ask for quota before somebody needs it: not after a recall, until the account is spent from here again. Else what the
+        #: cloud calls back would be asked for again at once.
+        self.ahead = True
         # Bounded by the cloud: at most k open quotas per account.
         self.quotas: list[Quota] = []
         #: The request not yet answered; one at a time.
