@@ -79,8 +79,8 @@ class Relay:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._pump(reader, upstream))
                 group.create_task(self._pump(back, writer))
-        except* OSError:
-            pass  # either end went away: so does this connection
+        except* (OSError, asyncio.CancelledError):
+            pass  # either end went away, or the wire was cut: so does this connection
         finally:
             self._open.discard(task)
             for end in (writer, upstream):

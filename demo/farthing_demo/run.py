@@ -53,9 +53,10 @@ class Run:
         self._settings = settings
         self._story = Story()
         self._view = View(seconds=settings.seconds, currency=cast.CURRENCY)
-        self._folders = scene.Folders(
-            out=settings.out, database=Path(tempfile.mkdtemp(prefix="farthing-demo-", dir="/tmp")) / "postgresql"
-        )
+        database = Path(tempfile.mkdtemp(prefix="farthing-demo-", dir="/tmp"))
+        # As root the embedded PostgreSQL runs as a user of its own, who must get in.
+        database.chmod(0o755)
+        self._folders = scene.Folders(out=settings.out, database=database / "postgresql")
         self._stage = Stage(folder=settings.out)
         self._began = time.monotonic()
         self._traffic_began = 0.0
@@ -316,9 +317,9 @@ class Run:
             at_s=self._now_s(),
             gateways=tuple(gateways),
             posted_micros=self._posted_micros,
-            sessions=devices.get("sessions", 0),
+            sessions=devices.get("uses", 0),
             devices=len(cast.DEVICES),
-            open_sessions=devices.get("open_sessions", 0),
+            open_sessions=devices.get("open", 0),
         )
 
     async def _look_at(self, site: Site) -> GatewaySample:
@@ -353,8 +354,7 @@ class Run:
         say("fraud: two statements of one key with one counter")
         await until(self._clone_caught, what="the clone's case to be acted on", within_s=END_WITHIN_S, every_s=0.5)
         say("quotas: recalled, stopped, closed")
-        await self._call_admin("quotas", "recall", "--operator", cast.OPERATOR, "--reason", "end of day")
-        await until(self._quotas_closed, what="all quotas to close", within_s=END_WITHIN_S, every_s=0.5)
+        await until(self._quotas_closed, what="all quotas to close", within_s=END_WITHIN_S, every_s=0.3)
         await until(self._drained, what="the last batches to be proven", within_s=END_WITHIN_S, every_s=0.2)
 
     async def _drained(self) -> bool:
@@ -369,7 +369,11 @@ class Run:
         return any(row["device_id"] == cast.CLONED and row["status"] == "acted" for row in cases)
 
     async def _quotas_closed(self) -> bool:
-        return not await self._call_admin("quotas", "list", "--operator", cast.OPERATOR, "--open")
+        """Recall what is open (a grant may have been under way at the recall before) and look whether anything is left."""
+        left = await self._call_admin("quotas", "list", "--operator", cast.OPERATOR, "--open")
+        if any(row["status"] == "open" for row in left):
+            await self._call_admin("quotas", "recall", "--operator", cast.OPERATOR, "--reason", "end of day")
+        return not left
 
     async def _call_admin(self, *arguments: str) -> Any:
         return json.loads(await self._stage.call("farthing-admin", [*self._admin, *arguments, "--json"]))

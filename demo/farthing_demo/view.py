@@ -55,7 +55,8 @@ class View:
             )
             self._console.print(
                 f"  {sample.at_s:5.1f} s  sessions {sample.sessions}, open {sample.open_sessions}; {gateways}; "
-                f"posted {format_micros(sample.posted_micros)} {self._currency}"
+                f"posted {format_micros(sample.posted_micros)} {self._currency}",
+                soft_wrap=True,
             )
 
     def _picture(self, sample: Sample, story: Story) -> Group:
