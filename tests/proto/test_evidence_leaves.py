@@ -49,7 +49,9 @@ def test_a_leaf_reads_back(item: Leaf) -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(any_leaf, st.integers(0, 10), st.none() | st.integers(-5, 5) | st.binary(max_size=3) | st.lists(st.integers(0, 1)))
+@given(
+    any_leaf, st.integers(0, 10), st.none() | st.integers(-5, 5) | st.binary(max_size=3) | st.lists(st.integers(0, 1))
+)
 def test_a_changed_leaf_is_refused_or_is_another_legal_leaf(item: Leaf, at: int, value: object) -> None:
     fields = cbor2.loads(item.encode())
     fields[at] = value

@@ -543,7 +543,7 @@ class World:
     """Everything, and the only clock."""
 
     seed: int
-    minutes: int = 35
+    minutes: int = 25
     trouble: Trouble = field(default_factory=Trouble)
     protections: Protections = field(default_factory=Protections)
 
