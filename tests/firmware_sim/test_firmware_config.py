@@ -1,8 +1,10 @@
 """``devices.toml`` is strict: what it does not know, or cannot mean, stops the start with a sentence."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 from typer.testing import CliRunner
 
 from farthing_firmware_sim.command import app
@@ -58,6 +60,13 @@ report_interval_s = 1800
 tariffs = [{id = "house", version = 2}]
 register = {id = "1", epoch = 1, unit = "Wh", modulus = 1000000000, rated_per_hour = 14000}
 """
+
+
+@pytest.fixture(autouse=True)
+def own_log() -> Iterator[None]:
+    """Commands configure the process's log; other tests of this process want theirs."""
+    yield
+    structlog.reset_defaults()
 
 
 def write(tmp_path: Path, text: str) -> Path:
