@@ -1,0 +1,213 @@
+"""Whatever two gateways bill, in whatever order: P1, P3 and P5 hold after every step."""
+
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from ledger_story import EUR, NOW, OP, TERMS
+
+from farthing.ids import AccountId, GatewayId, QuotaId, SiteId
+from farthing.v1 import batch_pb2
+from farthing_cloud.ledger.core.batches import ChainStep
+from farthing_cloud.ledger.core.funds import Funding
+from farthing_cloud.ledger.core.quotas import QuotaRequest
+from farthing_cloud.ledger.core.received import receive
+from farthing_cloud.ledger.core.rows import AccountStatus, QuotaStatus
+from farthing_cloud.ledger.operations import Ledger
+from farthing_cloud.ledger.store.memory import MemoryStore
+
+EXPOSURE = 3_000
+DEBT_LIMIT = 200
+CREDIT = {"A": 0, "B": 300}
+
+use = st.tuples(
+    st.sampled_from(["A", "B", ""]),  # account
+    st.sampled_from(["quota", "floor", "overrun"]),
+    st.integers(0, 3),  # register
+    st.integers(0, 5),  # authorization of that register at that gateway
+    st.integers(1, 4),  # width
+    st.integers(0, 700),  # net
+    st.integers(0, 150),  # tax
+)
+step = st.one_of(
+    st.tuples(st.just("fund"), st.sampled_from(["A", "B"]), st.integers(1, 1500)),
+    st.tuples(st.just("ask"), st.sampled_from(["G1", "G2"]), st.sampled_from(["A", "B"]), st.integers(1, 1500)),
+    st.tuples(st.just("seal"), st.sampled_from(["G1", "G2"]), st.lists(use, max_size=5), st.sampled_from([0, 1, 2])),
+    st.tuples(st.just("again"), st.sampled_from(["G1", "G2"])),
+    st.tuples(st.just("decide"), st.booleans()),
+)
+
+
+@dataclass
+class Edge:
+    """What a gateway says: its chain, and what each of its authorizations has billed so far."""
+
+    name: str
+    sent: list[bytes] = field(default_factory=list)
+    head: bytes = bytes(32)
+    so_far: dict[tuple[int, int], tuple[int, int, int, int]] = field(default_factory=dict)
+    quotas: list[tuple[str, str]] = field(default_factory=list)
+
+
+@pytest.mark.parametrize("site_of", [{"G1": "S1", "G2": "S2"}])
+@settings(max_examples=150, deadline=None)
+@given(steps=st.lists(step, min_size=1, max_size=14))
+async def test_nothing_is_overspent_lost_or_counted_twice(
+    site_of: dict[str, str], steps: list[tuple[object, ...]]
+) -> None:
+    store = MemoryStore()
+    ledger = Ledger(store, terms=TERMS, receipt_keys=())
+    edges = {name: Edge(name) for name in ("G1", "G2")}
+    for name in edges:
+        await ledger.put_gateway(
+            gateway_id=GatewayId(name),
+            operator_id=OP,
+            site_id=SiteId(site_of[name]),
+            currency=EUR,
+            exposure_micros=EXPOSURE,
+            batch_key=b"",
+            grant_key=b"",
+            time_zone="UTC",
+            now=NOW,
+        )
+    for account, credit in CREDIT.items():
+        await ledger.put_account(
+            operator_id=OP,
+            account_id=AccountId(account),
+            currency=EUR,
+            credit_limit_micros=credit,
+            debt_limit_micros=DEBT_LIMIT,
+            status=AccountStatus.ACTIVE,
+            preload_micros=0,
+            now=NOW,
+        )
+    for number, action in enumerate(steps):
+        await act(ledger, store, edges, number, action)
+        await check(store, edges)
+
+
+async def act(
+    ledger: Ledger, store: MemoryStore, edges: dict[str, Edge], number: int, action: tuple[object, ...]
+) -> None:
+    match action:
+        case ("fund", str(account), int(amount)):
+            funding = Funding(
+                operator_id=OP,
+                account_id=AccountId(account),
+                currency=EUR,
+                amount_micros=amount,
+                payment_id=f"p{number}",
+                source="bank/main",
+            )
+            await ledger.fund(funding, now=NOW)
+        case ("ask", str(gateway), str(account), int(wanted)):
+            request = QuotaRequest(
+                operator_id=OP,
+                gateway_id=GatewayId(gateway),
+                incarnation=1,
+                counter=number + 1,
+                account_id=AccountId(account),
+                currency=EUR,
+                wanted_micros=wanted,
+            )
+            answer = await ledger.request_quota(request, now=NOW)
+            if answer.quota_id:
+                edges[gateway].quotas.append((account, answer.quota_id))
+        case ("seal", str(gateway), list(uses), int(ending)):
+            raw = seal(edges[gateway], uses, ending)
+            batch = receive(raw, signature=b"", key_id=b"", currency=EUR)
+            edges[gateway].sent.append(raw)
+            edges[gateway].head = batch.batch_hash
+            assert (await ledger.post_batch(batch, currency=EUR, now=NOW)).step is ChainStep.NEXT
+        case ("again", str(gateway)):
+            before = await store.transfers(OP)
+            for raw in edges[gateway].sent:
+                batch = receive(raw, signature=b"", key_id=b"", currency=EUR)
+                assert (await ledger.post_batch(batch, currency=EUR, now=NOW)).step is ChainStep.REPLAY
+            assert await store.transfers(OP) == before
+        case ("decide", bool(release)):
+            waiting = [case for case in await store.cases(OP) if case.asides and case.status == "open"]
+            if waiting:
+                await ledger.decide_case(waiting[0].case_id, release=release, now=NOW)
+
+
+def seal(edge: Edge, uses: list[tuple[str, str, int, int, int, int, int]], ending: int) -> bytes:
+    batch = batch_pb2.Batch(
+        operator_id=OP,
+        site_id={"G1": "S1", "G2": "S2"}[edge.name],
+        gateway_id=edge.name,
+        incarnation=1,
+        start_id=bytes(16),
+        sequence=len(edge.sent) + 1,
+        previous_hash=edge.head,
+        merkle_root=bytes(32),
+    )
+    seen = set()
+    for account, funding, register, which, width, net, tax in uses:
+        if (register, which) in seen:
+            continue
+        seen.add((register, which))
+        start = which * 3
+        end, billed_net, billed_tax, begin = edge.so_far.get((register, which), (start, 0, 0, start))
+        end, billed_net, billed_tax = end + width, billed_net + net, billed_tax + tax
+        edge.so_far[register, which] = end, billed_net, billed_tax, begin
+        line = batch.lines.add(
+            account_id=account,
+            currency=EUR,
+            tax_rate_ppm=200_000,
+            evidence_class=batch_pb2.EVIDENCE_CLASS_DEVICE_SIGNED,
+            net_micros=net,
+            tax_micros=tax,
+        )
+        mine = [quota for who, quota in edge.quotas if who == account]
+        if funding == "quota" and mine:
+            line.quota_id = mine[-1]
+        elif funding == "floor":
+            line.floor = True
+        else:
+            line.overrun = True
+        claim = batch.claims.add(
+            authorization_id=f"{edge.name}/{register}/{which}".encode().ljust(16),
+            device_id=f"d{register}",
+            register_id="1",
+            register_from=begin,
+            register_to=end,
+            net_micros=billed_net,
+            tax_micros=billed_tax,
+        )
+        claim.shares.add(line=len(batch.lines) - 1, net_micros=net, tax_micros=tax)
+    if ending == 1:
+        batch.stopped.extend(batch_pb2.StoppedQuota(quota_id=q, still_held_micros=100) for _, q in edge.quotas[:1])
+    if ending == 2:
+        batch.closed_quota_ids.extend(q for _, q in edge.quotas[:1])
+    return batch.SerializeToString(deterministic=True)
+
+
+async def check(store: MemoryStore, edges: dict[str, Edge]) -> None:
+    assert (await store.verify()).fault == ""
+    balances = {path: b for path, _, b in await store.balances(OP, "")}
+    for account, credit in CREDIT.items():
+        payer, debt = balances[f"payer/{account}"], balances[f"debt/{account}"]
+        assert payer.debits_posted + payer.debits_pending <= payer.credits_posted + credit  # P1
+        assert 0 <= debt.debits_posted - debt.credits_posted <= DEBT_LIMIT
+    for name in edges:
+        gateway = await store.gateway(GatewayId(name))
+        assert gateway is not None
+        # Exposure: what is open, and what was billed beyond holds.
+        assert balances[f"quota/{name}"].credits_pending + gateway.beyond_micros <= EXPOSURE
+    quotas = {quota.quota_id: quota for quota in await store.quotas(OP)}
+    for edge in edges.values():
+        for _, quota_id in edge.quotas:
+            quota = quotas[QuotaId(quota_id)]
+            assert (quota.status is QuotaStatus.CLOSED) <= (quota.held_micros == 0)
+    # P3, P5: what was claimed is paid, owed, borne or set aside; once.
+    claimed = sum(net + tax for edge in edges.values() for _, net, tax, _ in edge.so_far.values())
+    voided = sum(
+        aside.gross_micros for case in await store.cases(OP) if case.status == "voided" for aside in case.asides
+    )
+    paid = sum(b.debits_posted for path, b in balances.items() if path.startswith("payer/"))
+    owed = sum(b.debits_posted - b.credits_posted for path, b in balances.items() if path.startswith("debt/"))
+    risk = sum(b.debits_posted for path, b in balances.items() if path == "risk")
+    aside = sum(b.debits_posted - b.credits_posted for path, b in balances.items() if path.startswith("suspense/"))
+    assert claimed == paid + owed + risk + aside + voided
