@@ -4,7 +4,8 @@ Rule 1: it changes nothing; the decision's events, applied in order, are all tha
 Rule 2: a statement that verified is never lost: it is billed, or recorded, or parked with its reason, or asked for again.
 Rule 3: whatever was said once is said again: a repeat is answered with the first answer and what became of it, and a late or
 reordered statement changes nothing twice.
-Rule 4: use is always billed, whatever its device's status has become; rules stop new use only.
+Rule 4: use is always billed, whatever its device's status has become; rules stop new use only. (Each reading of a standing
+authorization is new use.)
 """
 
 import hashlib
@@ -21,11 +22,12 @@ from farthing.v1 import directive_pb2, gateway_sync_pb2
 from farthing_edge.authorization import commands, events
 from farthing_edge.authorization.commands import Command, DeviceStatement, Reply, WaitForQuota
 from farthing_edge.authorization.events import Event
-from farthing_edge.authorization.rules import RULES_OF_THE_DEVICE, RULES_OF_THE_INTENT, Ask
+from farthing_edge.authorization.rules import RULES_OF_THE_DEVICE, RULES_OF_THE_INTENT, STATUS_REFUSALS, Ask
 from farthing_edge.authorization.state import (
     FLOOR_FUNDING,
     Account,
     Authorization,
+    Charge,
     Device,
     GatewayState,
     Quota,
@@ -39,6 +41,8 @@ from farthing_edge.metering.sealing import seal
 DIGEST_SIZE = 16
 #: A head is journaled only when it is this part of the allowed age newer than the last: it bounds writes, not safety.
 _HEAD_RECORDS = 16
+#: A standing authorization asks for this many times what its next reading would lack, so that not every reading asks.
+STANDING_AHEAD = 4
 _GATEWAY_RULES = frozenset({13, 14})
 
 
@@ -245,7 +249,7 @@ def _granted(
     *,
     holds: tuple[tuple[str, int], ...],
     limit_value: int,
-    charges: tuple[Any, ...],
+    charges: tuple[Charge, ...],
 ) -> events.Granted:
     intent, device, register, account, tariff = ask.intent, ask.device, ask.register, ask.account, ask.tariff
     assert device is not None  # the rules before
@@ -424,6 +428,9 @@ def _standing_reading(
 ) -> Decision:
     if device.profile != directive_pb2.DEVICE_PROFILE_STANDING:
         return _no(reading, Refusal.MALFORMED)
+    # Each reading of a standing authorization is a new yes. What is refused now is billed by the first reading after.
+    if device.status != directive_pb2.DEVICE_STATUS_ACTIVE:
+        return _no(reading, STATUS_REFUSALS.get(device.status, Refusal.DEVICE_UNKNOWN))
     register = device.registers.get(reading.register.register_id)
     if register is None:
         return _no(reading, Refusal.REGISTER_UNKNOWN)
@@ -432,7 +439,7 @@ def _standing_reading(
     )
     authorization = state.authorizations.get(name)
     if authorization is None:
-        return _baseline(state, command, reading, device, register, name, digest)
+        return _baseline(state, command, reading, device, register, name, digest, now)
     fault = _does_not_fit(device, authorization, reading)
     if fault is not None:
         return _park(command, reading, digest, fault, now)
@@ -451,10 +458,9 @@ def _baseline(
     register: Register,
     name: AuthorizationId,
     digest: bytes,
+    now: Instant,
 ) -> Decision:
     """Where a standing authorization begins. Nothing is billed, so only what it will be billed by must fit."""
-    if device.status != directive_pb2.DEVICE_STATUS_ACTIVE:
-        return _no(reading, Refusal.DEVICE_SUSPENDED)
     if register.epoch != reading.register.register_epoch:
         return _no(reading, Refusal.REGISTER_EPOCH_DIFFERS)
     if reading.register.value >= register.modulus:
@@ -485,7 +491,26 @@ def _baseline(
     reply = Reply(
         device=device.id, answers=(reading.device_epoch, reading.counter), status=AnswerStatus.RECORDED, closed=False
     )
-    return Decision((taken,), reply)
+    more = _ask_ahead(state, device, register, tariff, reading, now)
+    return Decision((taken,) if more is None else (taken, more), reply)
+
+
+def _ask_ahead(
+    state: GatewayState, device: Device, register: Register, tariff: TariffEntry, reading: Reading, now: Instant
+) -> events.QuotaRequested | None:
+    """The first reading to bill should find a quota."""
+    account = state.accounts.get(device.standing_account_id)
+    if account is None:
+        return None
+    until = Instant(reading.at + device.report_interval_s * SECOND_US)
+    try:
+        closing = tariff.closing(
+            register.unit, reading.register.value, register.reach(device.report_interval_s), reading.at, until
+        )
+    except TariffError:
+        return None
+    missing = closing.gross_micros - account.free_micros(now)
+    return _ask_for_more(state, account, STANDING_AHEAD * missing, now) if missing > 0 else None
 
 
 def _meter(
@@ -509,7 +534,7 @@ def _meter(
     # What the statement says, so that its evidence stands alone; a device whose clock went back adds no time (``due``).
     at = statement.at
     try:
-        charges, holds, limit_value = _bill_and_roll(
+        charges, holds, limit_value, short_micros = _bill_and_roll(
             device, authorization, entry, purse, value=value, at=at, now=now, closing=closing
         )
     except TariffError:
@@ -543,7 +568,8 @@ def _meter(
         grant_of=None if closing or authorization.standing else authorization.id,
         closed=closing,
     )
-    return Decision((metered,), reply)
+    more = None if account is None or short_micros <= 0 else _ask_for_more(state, account, short_micros, now)
+    return Decision((metered,) if more is None else (metered, more), reply)
 
 
 def _bill_and_roll(
@@ -556,14 +582,14 @@ def _bill_and_roll(
     at: Instant,
     now: Instant,
     closing: bool,
-) -> tuple[tuple[Any, ...], tuple[tuple[str, int], ...], int]:
-    """(charges, holds after them, limit)."""
+) -> tuple[tuple[Charge, ...], tuple[tuple[str, int], ...], int, int]:
+    """(charges, holds after them, limit, what is short for the use until the next reading)."""
     tariff, start = entry.tariff, authorization.start
     use = Use(unit=authorization.unit, start=start, end=value, started_at=authorization.started_at, ended_at=at)
     added = due(authorization.billed, price(tariff, use, closing=closing).parts)
     charges = bill(purse, added, now) if added else ()
-    if closing or authorization.standing:
-        return charges, (), value
+    if closing:
+        return charges, (), value, 0
     billed = authorization.net_micros + authorization.tax_micros
     for charge in charges:
         billed += charge.net_micros + charge.tax_micros
@@ -573,13 +599,16 @@ def _bill_and_roll(
     furthest = entry.closing(use.unit, start, most, use.started_at, until)
     need = furthest.gross_micros - billed
     held = hold(purse, charges, need, now, floor=FLOOR_FUNDING in purse.holds)
+    if authorization.standing:
+        # It keeps no hold between readings: only what the next one will find is asked.
+        return charges, (), value, STANDING_AHEAD * held.missing_micros
     covered = furthest.covered
     if held.missing_micros or need < 0:
         budget = billed
         for _, amount in held.parts:
             budget += amount
         covered = limit(tariff, use, most=most, until=until, budget_micros=budget)
-    return charges, held.parts, max(value, start + covered)
+    return charges, held.parts, max(value, start + covered), held.missing_micros
 
 
 # Quotas ---------------------------------------------------------------------------------------------------------------
@@ -589,10 +618,17 @@ def _wait_for(state: GatewayState, account: Account, missing_micros: int, now: I
     """Ask the cloud, or wait for what was asked; None when it had nothing a moment ago."""
     if account.request is not None:
         return Decision(wait=WaitForQuota(account=account.id))
-    if now < account.ask_after:
+    request = _ask_for_more(state, account, missing_micros, now)
+    return None if request is None else Decision((request,), wait=WaitForQuota(account=account.id))
+
+
+def _ask_for_more(
+    state: GatewayState, account: Account, missing_micros: int, now: Instant
+) -> events.QuotaRequested | None:
+    """A request for what is missing, unless one is under way, or the cloud had nothing a moment ago."""
+    if account.request is not None or now < account.ask_after or state.not_authorizing_reason:
         return None
-    wanted = max(missing_micros, account.preload_micros - account.free_micros(now))
-    return Decision((_request(state, account, wanted),), wait=WaitForQuota(account=account.id))
+    return _request(state, account, max(missing_micros, account.preload_micros - account.free_micros(now)))
 
 
 def _request(state: GatewayState, account: Account, wanted_micros: int, offset: int = 1) -> events.QuotaRequested:

@@ -19,7 +19,8 @@ from farthing.v1 import directive_pb2
 from farthing_edge.authorization.commands import DeviceStatement
 from farthing_edge.authorization.state import Account, Device, GatewayState, Register, TariffEntry
 
-_STATUS_REFUSALS: dict[int, Refusal] = {
+#: What a device that is not active hears.
+STATUS_REFUSALS: dict[int, Refusal] = {
     directive_pb2.DEVICE_STATUS_UNSPECIFIED: Refusal.DEVICE_UNKNOWN,
     directive_pb2.DEVICE_STATUS_SUSPENDED: Refusal.DEVICE_SUSPENDED,
     directive_pb2.DEVICE_STATUS_BLOCKED: Refusal.DEVICE_BLOCKED,
@@ -83,7 +84,7 @@ def device_may_ask(state: GatewayState, ask: Ask) -> Refusal | None:  # noqa: AR
     if device is None:
         return Refusal.DEVICE_UNKNOWN
     if device.status != directive_pb2.DEVICE_STATUS_ACTIVE:
-        return _STATUS_REFUSALS.get(device.status, Refusal.DEVICE_UNKNOWN)
+        return STATUS_REFUSALS.get(device.status, Refusal.DEVICE_UNKNOWN)
     if device.epoch != ask.intent.device_epoch:
         return Refusal.DEVICE_EPOCH_DIFFERS
     return None
