@@ -17,7 +17,7 @@ from farthing_cloud.ledger.core.rows import AccountStatus, QuotaStatus
 from farthing_cloud.ledger.operations import Ledger
 from farthing_cloud.ledger.store.memory import MemoryStore
 
-EXPOSURE = 3_000
+EXPOSURE = 1_200
 DEBT_LIMIT = 200
 CREDIT = {"A": 0, "B": 300}
 
@@ -52,7 +52,7 @@ class Edge:
 
 @pytest.mark.parametrize("site_of", [{"G1": "S1", "G2": "S2"}])
 @settings(max_examples=150, deadline=None)
-@given(steps=st.lists(step, min_size=1, max_size=14))
+@given(steps=st.lists(step, min_size=4, max_size=20))
 async def test_nothing_is_overspent_lost_or_counted_twice(
     site_of: dict[str, str], steps: list[tuple[object, ...]]
 ) -> None:
@@ -177,6 +177,7 @@ def seal(edge: Edge, uses: list[tuple[str, str, int, int, int, int, int]], endin
             tax_micros=billed_tax,
         )
         claim.shares.add(line=len(batch.lines) - 1, net_micros=net, tax_micros=tax)
+    batch.leaf_count = len(batch.lines)
     if ending == 1:
         batch.stopped.extend(batch_pb2.StoppedQuota(quota_id=q, still_held_micros=100) for _, q in edge.quotas[:1])
     if ending == 2:

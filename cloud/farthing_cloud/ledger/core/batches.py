@@ -205,7 +205,8 @@ def plan(view: View, batch: ReceivedBatch, *, now: Instant) -> Posting:
         aside_micros=aside_micros,
         parked_micros=parked_micros,
         beyond_micros=beyond_micros,
-        proven=batch.leaf_count == 0,
+        # Money without leaves is never proven: there is nothing that could show it.
+        proven=batch.leaf_count == 0 and not batch.lines,
         parked=tuple(parked),
     )
     return Posting(

@@ -173,7 +173,7 @@ class BatchAdded:
     aside_micros: int
     parked_micros: int
     beyond_micros: int
-    #: A batch without leaves has nothing left to prove.
+    #: A batch that bills nothing has nothing left to prove.
     proven: bool
     parked: tuple[Parked, ...]
 
