@@ -6,7 +6,7 @@ from functools import partial
 
 from farthing.hsm import Party
 from farthing.ids import GatewayId
-from farthing_firmware_sim.config import Config, Device, Transport
+from farthing_firmware_sim.config import Config, ConfigError, Device, Transport
 from farthing_firmware_sim.transport.coap import CoapEndpoint, CoapLink, load_peer_key, load_static_key
 from farthing_firmware_sim.transport.link import Link
 from farthing_firmware_sim.transport.mqtt import MqttLink
@@ -21,13 +21,19 @@ async def links_of(
     connected: Callable[[GatewayId], None],
     stack: AsyncExitStack,
 ) -> Mapping[GatewayId, Link]:
-    """A link to each gateway of ``device``; sockets are closed by ``stack``. ``CoapKeyError`` for a key that is none."""
+    """A link to each gateway of ``device``; sockets are closed by ``stack``. ``CoapKeyError``, ``ConfigError`` for keys that are none."""
     links: dict[GatewayId, Link] = {}
     if device.transport is Transport.MQTT:
         for name, key in device.mqtt.items():
             gateway = config.gateway(name)
             assert gateway.mqtt is not None
             assert gateway.ca_file is not None
+            for file in (gateway.ca_file, key.certificate_file, key.key_file):
+                if not file.is_file():
+                    raise ConfigError(
+                        f"device {device.id} cannot speak to {name}: {file} is missing;"
+                        " `farthing-edge client-certificate` makes a device's transport key, for one day"
+                    )
             links[GatewayId(name)] = MqttLink(
                 device=device.id,
                 address=gateway.mqtt,

@@ -50,6 +50,7 @@ class MqttLink:
     async def run(self) -> None:
         """Connect, listen, and connect again whenever it breaks."""
         wait_s = FIRST_RECONNECT_S
+        said: str | None = None
         while True:
             try:
                 async with aiomqtt.Client(
@@ -67,12 +68,16 @@ class MqttLink:
                     await client.subscribe(f"farthing/{self._device}/down", qos=1)
                     self._client = client
                     wait_s = FIRST_RECONNECT_S
+                    said = None
                     self._connected()
                     async for message in client.messages:
                         if len(message.payload) <= MAX_ANSWER_SIZE:
                             self._deliver(message.payload)
             except (aiomqtt.MqttError, OSError) as err:
-                self._log.info("mqtt channel is down", why=str(err))
+                # Once per outage and cause, not once per attempt.
+                if str(err) != said:
+                    said = str(err)
+                    self._log.info("mqtt channel is down", why=said)
             finally:
                 self._client = None
             await asyncio.sleep(wait_s)
