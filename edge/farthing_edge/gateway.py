@@ -7,7 +7,7 @@ anybody. Order of a stop: no new statements, then the uplink, then the engine af
 import asyncio
 import os
 import signal
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
@@ -28,7 +28,7 @@ from farthing_edge.authorization.commands import DeviceStatement
 from farthing_edge.authorization.state import CoreSettings
 from farthing_edge.broker import client_key
 from farthing_edge.config import GATEWAY_USER, EdgeConfig, MqttSection
-from farthing_edge.engine import Engine, EngineLimits, SignedBatchRow, TokenSigner
+from farthing_edge.engine import Engine, EngineError, EngineLimits, SignedBatchRow, TokenSigner
 from farthing_edge.http import HttpListener
 from farthing_edge.http import ListenError as HttpListenError
 from farthing_edge.ingress.coap import CoapIngress
@@ -160,7 +160,14 @@ class _ForUplink:
         )
 
     def receipt_keys(self) -> Sequence[VerifyingKey]:
-        return [VerifyingKey.from_spki(each) for each in self._view.receipt_keys]
+        found = []
+        for each in self._view.receipt_keys:
+            try:
+                found.append(VerifyingKey.from_spki(each))
+            except MessageError as err:
+                # What it signs is not believed; the others still count.
+                _log.error("receipt_key_unusable", fault=str(err))
+        return found
 
     def receipted_sequence(self) -> int:
         return self._view.receipted_sequence
@@ -265,8 +272,8 @@ class _Gateway:
                         await asyncio.wait([door])
                     await self._engine.stop()
                     await asyncio.wait([engine])
-            except* (JournalError, HsmError, HttpListenError, CoapListenError) as group:
-                raise StartError(_first(group)) from group
+            except* (JournalError, HsmError, EngineError, HttpListenError, CoapListenError) as group:
+                raise StartError(_cause(group)) from group
         except HttpListenError as err:
             raise StartError(str(err)) from err
         finally:
@@ -339,13 +346,17 @@ class _Gateway:
     async def _restore_site_keys(self) -> None:
         view = self._engine.view
         for row in view.site_keys():
-            await take_site_key(
-                self._token,
-                site_id=view.site_id,
-                epoch=row.epoch,
-                ephemeral_public_key=row.ephemeral_public_key,
-                wrapped_key=row.wrapped_key,
-            )
+            try:
+                await take_site_key(
+                    self._token,
+                    site_id=view.site_id,
+                    epoch=row.epoch,
+                    ephemeral_public_key=row.ephemeral_public_key,
+                    wrapped_key=row.wrapped_key,
+                )
+            except HsmError:
+                # Metering and closing need no site key; an intent is answered "later" (1302) until there is one.
+                _log.exception("site_key_not_restored", epoch=row.epoch)
 
     # What people see --------------------------------------------------------------------------------------------------
 
@@ -416,8 +427,15 @@ def _stop_hard() -> None:
     os._exit(1)
 
 
-def _first(group: BaseExceptionGroup[BaseException]) -> str:
-    err: BaseException = group
-    while isinstance(err, BaseExceptionGroup):
-        err = err.exceptions[0]
-    return str(err)
+def _cause(group: BaseExceptionGroup[BaseException]) -> str:
+    """What ended the run: an engine that stopped is only what others saw of it."""
+    leaves = list(_leaves(group))
+    return str(next((err for err in leaves if not isinstance(err, EngineError)), leaves[0]))
+
+
+def _leaves(err: BaseException) -> Iterator[BaseException]:
+    if isinstance(err, BaseExceptionGroup):
+        for each in err.exceptions:
+            yield from _leaves(each)
+    else:
+        yield err

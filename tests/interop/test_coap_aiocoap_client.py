@@ -100,6 +100,7 @@ class Site:
     """A gateway's CoAP door, and what a meter needs to go through it."""
 
     ingress: CoapIngress
+    door: StatementDoor
     engine: Recorder
     metrics: Metrics
     handshakes: Handshakes
@@ -180,6 +181,7 @@ async def open_site(*, odd: bool = False, kid: bytes = b"\x07", **limits: Any) -
     await ingress.start()
     return Site(
         ingress=ingress,
+        door=door,
         engine=engine,
         metrics=metrics,
         handshakes=handshakes,
@@ -315,11 +317,8 @@ async def test_after_a_restart_the_device_hears_so(serve: Any) -> None:
 
 async def test_a_taken_port_is_said(serve: Any) -> None:
     site, _ = await serve()
-    second = CoapIngress(
-        section=CoapSection(listen=site.ingress.address),
-        door=None,
-        handshakes=site.handshakes,  # type: ignore[arg-type]  # it never opens
-    )
+    section = CoapSection(listen=site.ingress.address)
+    second = CoapIngress(section=section, door=site.door, handshakes=site.handshakes)
 
     with pytest.raises(ListenError, match="stop what uses it"):
         await second.start()

@@ -187,7 +187,8 @@ class Uplink:
             self._metrics.uplink_breaks.labels(cause).inc()
             # One line per outage and cause, not one per attempt.
             if self.fault != said:
-                _log.warning("uplink_down", address=section.address, cause=cause, reason=self.fault)
+                tell = _log.info if cause == "over" else _log.warning
+                tell("uplink_down", address=section.address, cause=cause, reason=self.fault)
                 said = self.fault
             if self.online:
                 said = ""

@@ -20,7 +20,7 @@ from farthing_hsm_sim.plan import Plan
 pytestmark = pytest.mark.real
 
 #: Imports, token and journal on a busy machine.
-PATIENCE_S = 30
+PATIENCE_S = 60
 
 
 @pytest.fixture(scope="session")

@@ -93,10 +93,12 @@ class Recorder:
     keys: dict[DeviceId, VerifyingKey] = field(default_factory=dict)
     heard: list[DeviceStatement] = field(default_factory=list)
     let_go: asyncio.Event = field(default_factory=asyncio.Event)
+    something_heard: asyncio.Event = field(default_factory=asyncio.Event)
     key: tuple[str, int] | None = (SITE_KEY, 1)
 
     async def submit(self, command: DeviceStatement, /) -> Answer:
         self.heard.append(command)
+        self.something_heard.set()
         if command.statement.counter != 999:  # 999 is the slow one
             self.let_go.set()
         await self.let_go.wait()
@@ -149,7 +151,7 @@ def parties(tmp_path_factory: pytest.TempPathFactory) -> Parties:
     return hold(plan, tmp_path_factory.mktemp("ceremony") / "parties")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # one a process, and other modules have their own
 def hsm(parties: Parties) -> Iterator[Hsm]:
     with Hsm.of(parties.gateways["gw-1"]) as running:
         yield running
@@ -160,7 +162,7 @@ def party(parties: Parties) -> Party:
     return parties.gateways["gw-1"]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def token(hsm: Hsm, party: Party) -> Token:
     return hsm.attach(party)
 

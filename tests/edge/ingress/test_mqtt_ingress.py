@@ -1,8 +1,10 @@
 """The MQTT ingress against a real Mosquitto, with the certificates and rules that we write for it."""
 
 import asyncio
+import contextlib
 import ssl
-from collections.abc import AsyncIterator, Callable
+import subprocess
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from farthing.device.messages import AnswerStatus, decode_answer
 from farthing.hsm import Hsm, Party, Token
 from farthing.hsm.transport import TransportKey
 from farthing.refusal import Refusal
-from farthing_edge.broker import client_key, device_key
+from farthing_edge.broker import BrokerFiles, client_key, device_key, write_broker
 from farthing_edge.config import MqttSection
 from farthing_edge.ingress.mqtt import MqttIngress
 from farthing_hsm_sim.ceremony import Parties
@@ -34,31 +36,46 @@ def client(broker: Any, key: TransportKey, **more: Any) -> aiomqtt.Client:
 class Serving:
     """An ingress that runs, and says when it is connected."""
 
-    def __init__(self, ingress: MqttIngress, up: asyncio.Event) -> None:
-        self.task = asyncio.create_task(ingress.run())
-        self.up = up
+    def __init__(self, make: Callable[[Callable[[bool], None]], MqttIngress]) -> None:
+        self.up, self.down = asyncio.Event(), asyncio.Event()
+        self.task = asyncio.create_task(make(self._changed).run())
+
+    def _changed(self, connected: bool) -> None:
+        (self.up if connected else self.down).set()
+        (self.down if connected else self.up).clear()
+
+
+@contextlib.contextmanager
+def running(files: BrokerFiles) -> Iterator[None]:
+    """A broker for as long as it is needed."""
+    process = subprocess.Popen(files.command, stderr=subprocess.DEVNULL)
+    yield
+    process.terminate()
+    process.wait(10)
 
 
 @pytest.fixture
 async def serve(token: Token, party: Party, tmp_path: Path) -> AsyncIterator[Callable[..., Serving]]:
-    running: list[Serving] = []
+    begun: list[Serving] = []
 
     def start(address: str, door: Any) -> Serving:
-        up = asyncio.Event()
-        ingress = MqttIngress(
-            section=MqttSection(address=address, max_backoff_s=0.2, min_backoff_s=0.05),
-            door=door.door,
-            metrics=door.metrics,
-            make_key=lambda: client_key(token, party, "gateway", directory=None),
-            on_change=lambda connected: up.set() if connected else up.clear(),
+        begun.append(
+            Serving(
+                lambda on_change: MqttIngress(
+                    section=MqttSection(address=address, max_backoff_s=0.2, min_backoff_s=0.05),
+                    door=door.door,
+                    metrics=door.metrics,
+                    make_key=lambda: client_key(token, party, "gateway", directory=None),
+                    on_change=on_change,
+                )
+            )
         )
-        running.append(Serving(ingress, up))
-        return running[-1]
+        return begun[-1]
 
     yield start
-    for each in running:
+    for each in begun:
         each.task.cancel()
-    await asyncio.gather(*(each.task for each in running), return_exceptions=True)
+    await asyncio.gather(*(each.task for each in begun), return_exceptions=True)
 
 
 async def ask(device: aiomqtt.Client, name: str, payload: bytes) -> bytes:
@@ -173,29 +190,16 @@ async def test_a_client_id_of_the_gateways_evicts_nobody(
 async def test_without_a_broker_it_keeps_trying_until_there_is_one(
     token: Token, party: Party, serve: Any, open_door: Any, tmp_path: Path, said: Any
 ) -> None:
-    import subprocess
-
-    from farthing_edge.broker import write_broker
-
-    port = said.free_port()
-    address = f"127.0.0.1:{port}"
+    address = f"127.0.0.1:{said.free_port()}"
     serving = serve(address, open_door())
     files = write_broker(token, party, listen=address, directory=tmp_path / "late")
     assert not serving.up.is_set()
-    process = subprocess.Popen(files.command, stderr=subprocess.DEVNULL)
-    try:
+    with running(files):
         await asyncio.wait_for(serving.up.wait(), 15)
-        process.terminate()
-        process.wait(10)
-        async with asyncio.timeout(10):
-            while serving.up.is_set():
-                await asyncio.sleep(0)
-        assert not serving.task.done()
-        process = subprocess.Popen(files.command, stderr=subprocess.DEVNULL)
+    await asyncio.wait_for(serving.down.wait(), 15)
+    assert not serving.task.done()
+    with running(files):
         await asyncio.wait_for(serving.up.wait(), 15)
-    finally:
-        process.terminate()
-        process.wait(10)
 
 
 async def test_garbage_is_counted_sampled_and_refused(

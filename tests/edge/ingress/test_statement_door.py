@@ -32,7 +32,7 @@ def test_the_first_broken_rule_names_the_refusal(said: Any, meter: Any) -> None:
         return encode(Envelope(statement=element.sign(statement), **{"token": said.CARD, "salt": said.SALT, **parts}))
 
     wrong_token = {"token": b"another card"}
-    rows = [
+    rows: list[tuple[bytes, dict[str, Any], Refusal | None]] = [
         (bytes(5000), {}, Refusal.TOO_LARGE),
         (b"\x00", {}, Refusal.MALFORMED),
         (encode(Envelope(statement=b"\x84")), {}, Refusal.MALFORMED),
@@ -97,8 +97,7 @@ async def test_over_its_rate_a_peer_is_told_when_and_another_is_served(open_door
 async def test_above_what_may_be_in_flight_the_answer_is_later(open_door: Any, said: Any, meter: Any) -> None:
     door = open_door(statements_in_flight=1)
     slow = asyncio.create_task(door.door.answer(said.envelope(meter, said.intent(999)), channel="mqtt", peer="meter-1"))
-    while not door.engine.heard:
-        await asyncio.sleep(0)
+    await door.engine.something_heard.wait()
 
     refused = decode_answer(
         await door.door.answer(said.envelope(meter, said.intent(1)), channel="mqtt", peer="meter-1")

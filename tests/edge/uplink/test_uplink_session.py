@@ -42,10 +42,17 @@ def parties(tmp_path_factory: pytest.TempPathFactory) -> Parties:
     return hold(Plan(gateways=(GATEWAY,), shared_tokens=True), tmp_path_factory.mktemp("uplink") / "parties")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # one a process, and other modules have their own
 def hsm(parties: Parties) -> Any:
     with Hsm.of(parties.gateways[GATEWAY]) as running:
         yield running
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for something that rings no bell."""
+    async with asyncio.timeout(60):
+        while not condition():  # noqa: ASYNC110 the uplink's fault is a plain value, read by people
+            await asyncio.sleep(0)
 
 
 @dataclass(frozen=True)
@@ -206,7 +213,7 @@ class Cloud(GatewaySyncServicer):
             key_id=key_id(self.receipt_spki),
         )
 
-    async def Hello(self, request: Any, context: Any) -> gateway_sync_pb2.HelloResponse:  # type: ignore[override]  # noqa: N802 gRPC's name
+    async def Hello(self, request: Any, context: Any) -> gateway_sync_pb2.HelloResponse:  # noqa: N802, ARG002 gRPC's signature
         return gateway_sync_pb2.HelloResponse(
             incarnation=self.incarnation,
             ledger_epoch=1,
@@ -214,7 +221,7 @@ class Cloud(GatewaySyncServicer):
             proven_sequence=max(self.proven, default=0),
         )
 
-    async def PushBatches(self, request_iterator: Any, context: Any) -> AsyncIterator[Any]:  # type: ignore[override]  # noqa: N802 gRPC's name
+    async def PushBatches(self, request_iterator: Any, context: Any) -> AsyncIterator[Any]:  # noqa: N802 gRPC's signature
         async for signed in request_iterator:
             sequence = int(signed.batch.split()[1])
             self.pushed.append(sequence)
@@ -227,7 +234,7 @@ class Cloud(GatewaySyncServicer):
             if self.repeat_receipts:
                 yield answer
 
-    async def FollowDirectives(self, request: Any, context: Any) -> AsyncIterator[Any]:  # type: ignore[override]  # noqa: N802 gRPC's name
+    async def FollowDirectives(self, request: Any, context: Any) -> AsyncIterator[Any]:  # noqa: N802, ARG002 gRPC's signature
         sent = request.after_version
         while True:
             while sent < len(self.chain):
@@ -236,13 +243,14 @@ class Cloud(GatewaySyncServicer):
             while self.heads:
                 yield gateway_sync_pb2.FollowDirectivesResponse(head=self.heads.pop())
             async with self.more:
-                await self.more.wait_for(lambda: sent < len(self.chain) or bool(self.heads))
+                while sent >= len(self.chain) and not self.heads:
+                    await self.more.wait()
 
-    async def RequestQuota(self, request: Any, context: Any) -> gateway_sync_pb2.RequestQuotaResponse:  # type: ignore[override]  # noqa: N802 gRPC's name
+    async def RequestQuota(self, request: Any, context: Any) -> gateway_sync_pb2.RequestQuotaResponse:  # noqa: N802, ARG002 gRPC's signature
         self.asked.append(request.counter)
         return gateway_sync_pb2.RequestQuotaResponse(answer=gateway_sync_pb2.QUOTA_ANSWER_GRANTED)
 
-    async def UploadEvidence(self, request_iterator: Any, context: Any) -> AsyncIterator[Any]:  # type: ignore[override]  # noqa: N802 gRPC's name
+    async def UploadEvidence(self, request_iterator: Any, context: Any) -> AsyncIterator[Any]:  # noqa: N802, ARG002 gRPC's signature
         async for upload in request_iterator:
             self.proven[upload.sequence] = decompress_leaves(upload.compressed_leaves)
             yield gateway_sync_pb2.UploadEvidenceResponse(
@@ -381,10 +389,7 @@ async def test_a_new_gateway_is_welcomed_and_its_batches_are_receipted_and_prove
 
     assert world.gateway.incarnation == 1
     assert world.cloud.pushed == [1, 2, 3]
-    async with asyncio.timeout(20):
-        while len(world.cloud.proven) < 3:
-            await world.gateway.tell()
-            await asyncio.sleep(0)
+    await until(lambda: len(world.cloud.proven) >= 3)
     assert world.cloud.proven == {n: [b"leaf of %d" % n] for n in (1, 2, 3)}
 
 
@@ -449,9 +454,7 @@ async def test_what_does_not_fit_the_chain_is_not_taken(world: World, wrong: dic
     await world.cloud.welcome()
     await world.gateway.until(lambda: world.gateway.version == 1)
     await world.cloud.direct(seal=directive_pb2.SealPolicy(records=5), **wrong)
-    async with asyncio.timeout(20):
-        while why not in world.uplink.fault:
-            await asyncio.sleep(0)
+    await until(lambda: why in world.uplink.fault)
     assert world.gateway.version == 1
 
     # The cloud mends its chain: the gateway, which has kept trying, goes on.
@@ -476,9 +479,7 @@ async def test_heads_say_how_fresh_the_chain_is_and_another_chain_is_noticed(wor
     await head(world.gateway.directive_hash)
     await world.gateway.until(lambda: world.gateway.of(HeadArrived) == [HeadArrived(version=1, at=77)])  # type: ignore[arg-type]  # an instant is an int
     await head(bytes(32))
-    async with asyncio.timeout(20):
-        while "another one than ours" not in world.uplink.fault:
-            await asyncio.sleep(0)
+    await until(lambda: "another one than ours" in world.uplink.fault)
 
 
 async def test_a_quota_request_is_asked_once_a_session_until_it_is_answered(world: World) -> None:
@@ -492,8 +493,6 @@ async def test_a_quota_request_is_asked_once_a_session_until_it_is_answered(worl
 async def test_a_receipt_that_the_welcomed_key_did_not_sign_is_not_believed(world: World) -> None:
     world.gateway.keys = [VerifyingKey.from_spki(world.cloud.directive_spki)]
     await world.gateway.seal(1)
-    async with asyncio.timeout(20):
-        while "which no welcome named" not in world.uplink.fault:
-            await asyncio.sleep(0)
+    await until(lambda: "which no welcome named" in world.uplink.fault)
     assert world.gateway.of(ReceiptArrived) == []
     assert world.gateway.of(Connected)
