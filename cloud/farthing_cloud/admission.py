@@ -41,6 +41,8 @@ class RegistryAdmission:
         self._active: frozenset[str] | None = None
         self._asked_at_s = float("-inf")
         self._asking = asyncio.Lock()
+        #: Whether it was logged that the registry does not answer: once, not each second.
+        self._silent = False
         self._watches: dict[object, tuple[str, Callable[[], object]]] = {}
 
     async def admits(self, gateway_id: str) -> bool:
@@ -74,8 +76,11 @@ class RegistryAdmission:
                     registry_pb2.ListGatewaysRequest(), timeout=REFRESH_TIMEOUT_S
                 )
             except grpc.aio.AioRpcError as err:
-                _log.warning("the registry does not say which gateways may connect: %s", err.details())
+                if not self._silent:
+                    _log.warning("the registry does not say which gateways may connect: %s", err.details())
+                self._silent = True
                 return
+            self._silent = False
             self._active = frozenset(
                 gateway.gateway_id
                 for gateway in answer.gateways

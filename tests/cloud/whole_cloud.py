@@ -70,6 +70,7 @@ class RunningCloud:
         self.process.send_signal(number)
         status = self.process.wait(30)
         self.process = None
+        assert status in (0, -number), self.log.read_text()[-3000:]
         return status, time.monotonic() - began
 
 

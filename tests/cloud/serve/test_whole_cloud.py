@@ -142,7 +142,7 @@ def test_a_database_that_dies_costs_nothing(place: Path, parties: Path, cloud: R
     alice = write_person(place, parties, addresses["back_office"])
     (place / "all.toml").write_text(everything(parties))
     applied(alice, place / "all.toml")
-    before = alice.json("ledger", "balances", "--operator", "city")
+    before = alice.json("ledger", "balance", "--operator", "city")
 
     dead = postmaster(cloud)
     assert dead is not None
@@ -151,7 +151,7 @@ def test_a_database_that_dies_costs_nothing(place: Path, parties: Path, cloud: R
     done = alice("operators", "list")
     assert done.returncode == 0 or "the database is out of reach" in done.stderr
     wait_until(lambda: health(addresses["http"])[0] == 200, "the database to be back")
-    assert alice.json("ledger", "balances", "--operator", "city") == before
+    assert alice.json("ledger", "balance", "--operator", "city") == before
     assert set(applied(alice, place / "all.toml")) == {"none"}
     assert "farthing_cloud_calls_total" in page(addresses["http"], "/metrics")
 
@@ -266,6 +266,7 @@ def test_no_start_says_what_to_do(place: Path, parties: Path) -> None:
         assert "another process has that port" in attempt(cloud)
     copied = place / "parties"
     shutil.copytree(parties / "cloud", copied / "cloud", symlinks=True)
+    shutil.copy(parties / "softhsm2.conf", copied / "softhsm2.conf")
     cloud.config.write_text(cloud.config.read_text().replace(str(parties / "cloud"), str(copied / "cloud")))
     (copied / "cloud" / "pin").unlink()
     assert "no PIN file" in attempt(cloud)

@@ -1,0 +1,140 @@
+"""The file of ``farthing-admin apply``: read exactly, refused by place, planned in the order in which things need each other."""
+
+import subprocess
+import sys
+from decimal import Decimal
+from pathlib import Path
+
+import grpc
+import pytest
+
+from farthing_cloud.admin.apply import CREATED, NONE, Step, execute, plan
+from farthing_cloud.admin.document import exact_json, read_document, token_bytes
+from farthing_cloud.config import ConfigError
+
+SMALL = """
+[[tokens]]
+operator = "city"
+account = "acme"
+label = "card"
+token = "hex:04a2"
+
+[[fundings]]
+operator = "city"
+account = "acme"
+amount = "10.000001"
+payment_id = "pay-1"
+source = "bank/main"
+
+[[accounts]]
+id = "acme"
+operator = "city"
+currency = "EUR"
+
+[[tariffs]]
+id = "t"
+operator = "city"
+version = 1
+currency = "EUR"
+ocpi = { id = "t", price = 0.10, count = 3, sure = true, at = 2026-03-01T00:00:00Z, name = "Straße" }
+
+[[operators]]
+id = "city"
+name = "City"
+currency = "EUR"
+"""
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "all.toml"
+    path.write_text(text)
+    return path
+
+
+def test_amounts_and_prices_stay_what_was_written(tmp_path: Path) -> None:
+    document = read_document(write(tmp_path, SMALL))
+    assert document.fundings[0].amount == 10_000_001
+    tariff = document.tariffs[0].message(tmp_path)
+    assert tariff.tariff.ocpi_json == (
+        '{"id":"t","price":0.10,"count":3,"sure":true,"at":"2026-03-01T00:00:00Z","name":"Straße"}'.encode()
+    )
+    assert exact_json([Decimal("1E+2"), None]) == "[100,null]"
+    with pytest.raises(ConfigError, match="JSON has no"):
+        exact_json(Decimal("NaN"))
+    assert token_bytes("hex:04a2") == b"\x04\xa2"
+    assert token_bytes("PLATE 1") == b"PLATE 1"
+
+
+def test_steps_come_after_what_they_need(tmp_path: Path) -> None:
+    steps = plan(read_document(write(tmp_path, SMALL)), tmp_path)
+    assert [step.kind for step in steps] == ["operator", "tariff", "account", "funding", "token"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ('"10.000001"', '"10.0000001"', "fundings.0.amount"),
+        ('"10.000001"', "10.0", 'fundings.0.amount: write it as text, for example "12.50"'),
+        ('"10.000001"', '"-1"', "fundings.0.amount"),
+        ('label = "card"', 'label = "card"\ncolour = "red"', "unknown key tokens.0.colour"),
+        ("[[operators]]", "[[operatros]]", "unknown key operatros"),
+        ("version = 1", 'version = "1"', "tariffs.0.version"),
+        ('token = "hex:04a2"', "", "tokens.0.token is missing: add it"),
+    ],
+)
+def test_a_fault_is_named_by_its_place(tmp_path: Path, old: str, new: str, words: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        read_document(write(tmp_path, SMALL.replace(old, new)))
+    assert words in str(caught.value)
+    assert "04a2" not in str(caught.value)
+
+
+def test_what_is_missing_beside_the_file_is_found_before_the_first_call(tmp_path: Path) -> None:
+    wrong = SMALL.replace("hex:04a2", "hex:04a")
+    with pytest.raises(ConfigError, match="pairs of hexadecimal digits") as caught:
+        plan(read_document(write(tmp_path, wrong)), tmp_path)
+    assert "04a" not in str(caught.value)
+    both = SMALL.replace("ocpi = {", 'file = "t.json"\nocpi = {')
+    with pytest.raises(ConfigError, match="either ocpi"):
+        plan(read_document(write(tmp_path, both)), tmp_path)
+    gone = "[[gateways]]\nid = 'gw-1'\noperator = 'city'\nsite = 'S1'\nexposure = '1'\nparty = 'nowhere'\n"
+    with pytest.raises(ConfigError, match=r"gateway gw-1: no party in .*nowhere"):
+        plan(read_document(write(tmp_path, gone)), tmp_path)
+
+
+def test_a_dry_run_asks_nobody_about_what_stands_on_what_is_new() -> None:
+    asked: list[tuple[str, bool]] = []
+
+    def step(name: str, change: str, *needs: str) -> Step:
+        def run(channel: grpc.Channel, dry_run: bool) -> tuple[str, list[str]]:
+            asked.append((name, dry_run))
+            return change, []
+
+        return Step(kind="account", id=name, run=run, needs=needs)
+
+    steps = [
+        step("old", NONE),
+        step("new", CREATED),
+        step("on-old", NONE, "account old"),
+        step("on-new", NONE, "account new"),
+    ]
+    with grpc.insecure_channel("127.0.0.1:1") as channel:
+        changes = [change for _, (change, _) in execute(steps, channel, dry_run=True)]
+        assert changes == [NONE, CREATED, NONE, CREATED]
+        assert asked == [("old", True), ("new", True), ("on-old", True)]
+        asked.clear()
+        assert [change for _, (change, _) in execute(steps, channel, dry_run=False)] == [NONE, CREATED, NONE, NONE]
+        assert len(asked) == 4
+
+
+def test_a_command_loads_only_what_it_needs() -> None:
+    """Half of what a person waits for is imports."""
+    script = (
+        "import sys; from farthing_cloud.admin.command import app\n"
+        "heavy = {'grpc', 'rich.table', 'pydantic', 'pkcs11', 'psycopg', 'structlog', 'uvicorn', 'cryptography'}\n"
+        "print(sorted(heavy & set(sys.modules)))\n"
+        "from farthing_cloud.admin.registry import operators; from farthing_cloud.admin.connection import Connection\n"
+        "print(sorted({'psycopg', 'structlog', 'uvicorn', 'starlette'} & set(sys.modules)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.splitlines() == ["[]", "[]"]
