@@ -28,7 +28,7 @@ async def until(condition: Callable[[], bool]) -> None:
     """Wait for what another task brings about; twenty seconds are a failure."""
     async with asyncio.timeout(20):
         while not condition():  # noqa: ASYNC110  # any condition of a running daemon, which has no event for each
-            await asyncio.sleep(0.002)
+            await asyncio.sleep(0)
 
 
 def clock(text: str) -> Instant:

@@ -13,6 +13,10 @@ def eur(micros: int) -> str:
     return format_micros(micros) if micros else "0"
 
 
+def held_text(holds: dict[str, int]) -> str:
+    return " + ".join(f"{quota} {eur(amount)}" for quota, amount in holds.items()) or "-"
+
+
 class Day:
     """What the example says of the day, in its own words."""
 
@@ -62,7 +66,6 @@ class Day:
     def note(self, name: str, label: str, meter: Meter, before: dict[str, int], record: int, limit: int | None) -> None:
         state = self.gateways[name].state
         authorization = state.authorizations[meter.authorization or b""]
-        show = lambda holds: " + ".join(f"{q} {eur(x)}" for q, x in holds.items()) or "-"  # noqa: E731
         columns = [
             label,
             str(authorization.value),
@@ -71,8 +74,8 @@ class Day:
             eur(authorization.tax_micros),
             eur(authorization.gross_micros),
             eur(record),
-            show(before),
-            show(authorization.holds),
+            held_text(before),
+            held_text(authorization.holds),
             "-" if limit is None else str(limit - authorization.start),
             ", ".join(
                 f"{quota.id} {eur(quota.unspent_micros)}/{eur(quota.free_micros)}"

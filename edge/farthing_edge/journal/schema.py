@@ -5,6 +5,10 @@ index into it, save a batch's signature (ES256 is randomized: it is stored, not 
 """
 
 import sqlite3
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sqlite_utils import Database
 
 VERSION = 1
 
@@ -30,7 +34,7 @@ def migrate(connection: sqlite3.Connection) -> None:
     connection.execute("COMMIT")
 
 
-def _first(database: "Database") -> None:  # type: ignore[name-defined]  # imported where it is used  # noqa: F821
+def _first(database: "Database") -> None:
     database.table("entries").create(
         {"position": int, "at_us": int, "kind": int, "body": bytes, "chain": bytes},
         pk="position",

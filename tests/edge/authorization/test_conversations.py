@@ -158,7 +158,10 @@ def test_a_standing_reading_beyond_its_quota_is_overrun_and_more_is_asked_for(si
 
 def test_low_water_asks_once_until_it_is_answered(site: Gateway) -> None:
     site.told(account=Policy.account("Q", preload_micros=8 * M))
-    asked = lambda: [event for event in site.journal if isinstance(event, QuotaRequested)]  # noqa: E731
+
+    def asked() -> list[QuotaRequested]:
+        return [event for event in site.journal if isinstance(event, QuotaRequested)]
+
     site.do(commands.Tick())
     site.do(commands.Tick())
     (request,) = asked()
