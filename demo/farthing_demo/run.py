@@ -387,6 +387,9 @@ class Run:
         before_closing = await self._call_admin("ledger", "reconcile", *operator)
         closing = await self._call_admin("settlement", "close", *operator)
         plan = await self._call_admin("settlement", "plan", *operator)
+        shown = await self._call_admin("settlement", "show", plan[0]["plan_id"])
+        if shown != plan:
+            raise DemoError(f"the plan that is shown is not the plan that was made: {plan[0]['plan_id']}")
         findings = Findings(
             settings=self._settings,
             story=self._story,
@@ -404,7 +407,7 @@ class Run:
             before_closing=before_closing,
             after_closing=await self._call_admin("ledger", "reconcile", *operator),
             closing=closing,
-            plan=plan,
+            plan=plan[0],
             verified=await self._call_admin("ledger", "verify"),
             balances=await self._call_admin("ledger", "balance", *operator),
             journals={

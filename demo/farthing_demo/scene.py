@@ -11,6 +11,8 @@ from farthing_demo.settings import DAY_BEGINS_US, Settings
 
 #: Statistics of meters are read and printed in the zone of their site.
 TIME_ZONE = "Europe/Berlin"
+#: A quota outlives the day: what is set aside before the uplinks go must be there until they are back, five hours later.
+QUOTA_LIFETIME_S = 48 * 3_600
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +86,7 @@ def cloud_toml(folders: Folders, settings: Settings, real_epoch_us: int) -> str:
     return (
         keys({"state_dir": folders.state("cloud"), "party": folders.party("cloud"), "ca_file": folders.ca_file})
         + table("database", {"embedded": True, "data_dir": folders.database})
-        + table("ledger", {"directive_head_interval_s": 1})
+        + table("ledger", {"directive_head_interval_s": 1, "quota_lifetime_s": QUOTA_LIFETIME_S})
         + clock_table(settings, real_epoch_us)
     )
 
