@@ -6,6 +6,7 @@ Signatures are not asked here (ingress does), so a "COSE" is the payload with a 
 import asyncio
 import hashlib
 import json
+import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
@@ -22,6 +23,24 @@ from farthing_edge.authorization.state import CoreSettings, GatewayState
 
 DAY = Instant(1_790_000_000 // 86_400 * 86_400 * SECOND_US)
 M = 1_000_000
+
+
+class FailingConnection:
+    """A connection that fails at COMMIT with one of SQLite's codes, ``times`` times."""
+
+    def __init__(self, connection: sqlite3.Connection, code: int, times: int = 1) -> None:
+        self.connection, self.code, self.times = connection, code, times
+
+    def execute(self, sql: str, *arguments):
+        if sql == "COMMIT" and self.times:
+            self.times -= 1
+            err = sqlite3.OperationalError("it failed")
+            err.sqlite_errorcode = self.code
+            raise err
+        return self.connection.execute(sql, *arguments)
+
+    def __getattr__(self, name: str):
+        return getattr(self.connection, name)
 
 
 async def until(condition: Callable[[], bool]) -> None:

@@ -69,11 +69,12 @@ class Bench:
         self.limits = EngineLimits(quota_wait_ms=200, tick_ms=20)
         self.policy_source = Gateway("G1", "S1")
         self.journal: Journal | None = None
+        self.keep_ballast = False
         self.settings = CoreSettings(gateway_id="G1", clock_epoch_us=DAY, clock_real_epoch_us=0, clock_rate=1)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Engine]:
-        self.journal = Journal(self.path, mark_directory=self.marks, keep_ballast=False)
+        self.journal = Journal(self.path, mark_directory=self.marks, keep_ballast=self.keep_ballast)
         engine = Engine(
             journal=self.journal,
             settings=self.settings,

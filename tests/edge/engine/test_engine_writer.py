@@ -3,7 +3,7 @@
 import asyncio
 
 import pytest
-from edge_playbook import M, Meter, Policy, clock, token_ref, until
+from edge_playbook import FailingConnection, M, Meter, Policy, clock, token_ref, until
 
 from farthing.device import cose
 from farthing.device.messages import AnswerStatus, decode_grant, encode
@@ -242,3 +242,49 @@ async def test_a_second_daemon_is_refused(bench) -> None:
         with pytest.raises(JournalBusy, match="another farthing-edge"):
             async with bench.running():
                 raise AssertionError("two writers")
+
+
+async def test_a_full_disk_stops_new_uses_and_goes_on_metering(bench) -> None:
+    bench.keep_ballast = True
+    meter, other = Meter("c1", 0), Meter("x1", 7, tariff="toll-1")
+    async with bench.running() as engine:
+        await Site(engine).open(quota=10 * M)
+        granted = await engine.submit(said(meter.intent(Here()), "card"))
+        meter.authorization = decode_grant(cose.decode_sign1(granted.grant).payload).authorization
+        real = bench.journal._connection
+        bench.journal.try_to_reserve = lambda: False
+        # The first full disk is met with the reserve: what was asked then is still written.
+        bench.journal._connection = FailingConnection(real, 13)
+        assert (await engine.submit(said(meter.reading(Here(), 500)))).status is AnswerStatus.RECORDED
+        refused = await engine.submit(said(other.intent(Here(), one_shot=1), "card"))
+        assert (refused.status, refused.refusal) == (AnswerStatus.LATER, Refusal.STORAGE_FULL)
+        assert (await engine.submit(said(meter.reading(Here(), 600)))).status is AnswerStatus.RECORDED
+        # With the reserve gone too, nothing is said that was not written, and nothing is lost: the device asks again.
+        bench.journal._connection = FailingConnection(real, 13)
+        end = said(meter.end(Here(), 900))
+        assert (await engine.submit(end)).refusal is Refusal.STORAGE_FULL
+        bench.journal._connection = real
+        assert (await engine.submit(end)).closed
+        del bench.journal.try_to_reserve
+        await until(lambda: bench.journal.has_reserve)
+        other.counter = 0
+        await until(lambda: not engine._storage_full)
+        assert (await engine.submit(said(other.intent(Here(), one_shot=1), "card"))).status is AnswerStatus.GRANTED
+    report = verify(bench.path, bench.settings)
+    assert report.fault is None
+    assert report.billed_micros == (500_000 + 900 * 250) * 12 // 10 + 1_200_000
+
+
+async def test_after_a_failed_fsync_the_next_start_copies_first(bench) -> None:
+    meter = Meter("c1", 0)
+    intent = said(meter.intent(Here()), "card")
+    async with bench.running() as engine:
+        await Site(engine).open(quota=10 * M)
+        bench.journal._connection = FailingConnection(bench.journal._connection, 10)
+        with pytest.raises(EngineError):
+            await engine.submit(intent)
+    assert list(bench.marks.iterdir())
+    async with bench.running() as engine:
+        assert bench.journal.moved_aside is not None
+        assert not list(bench.marks.iterdir())
+        assert (await engine.submit(intent)).status is AnswerStatus.GRANTED

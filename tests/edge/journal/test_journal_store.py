@@ -7,7 +7,7 @@ import sqlite3
 from pathlib import Path
 
 import pytest
-from edge_playbook import DAY, Gateway, M, Meter, Policy, clock, fund
+from edge_playbook import DAY, FailingConnection, Gateway, M, Meter, Policy, clock, fund
 
 from farthing_edge.authorization.events import KIND_OF, Sealed, Started
 from farthing_edge.authorization.events import encode as encode_event
@@ -135,29 +135,11 @@ def test_a_group_that_the_database_refuses_leaves_nothing(journal: Journal) -> N
     assert [entry.position for entry in journal.entries()] == [1, 2, 3]
 
 
-class Failing:
-    """A connection that fails at COMMIT with one of SQLite's codes, ``times`` times."""
-
-    def __init__(self, connection: sqlite3.Connection, code: int, times: int = 1) -> None:
-        self.connection, self.code, self.times = connection, code, times
-
-    def execute(self, sql: str, *arguments):
-        if sql == "COMMIT" and self.times:
-            self.times -= 1
-            err = sqlite3.OperationalError("it failed")
-            err.sqlite_errorcode = self.code
-            raise err
-        return self.connection.execute(sql, *arguments)
-
-    def __getattr__(self, name: str):
-        return getattr(self.connection, name)
-
-
 def test_a_commit_that_fails_for_io_leaves_a_mark_and_the_next_start_copies(
     journal: Journal, path: Path, tmp_path: Path
 ) -> None:
     journal.commit(Group(entries=entries(2)))
-    journal._connection = Failing(journal._connection, 10)
+    journal._connection = FailingConnection(journal._connection, 10)
     with pytest.raises(JournalBroken, match="check the disk"):
         journal.commit(Group(entries=entries(1, first=3)))
     mark = recovery.mark_path(path, tmp_path)
@@ -179,10 +161,10 @@ def test_a_full_disk_gives_up_the_reserve_once(journal: Journal) -> None:
     journal.commit(Group(entries=entries(1)))
     real = journal._connection
     assert journal.has_reserve
-    journal._connection = Failing(real, 13)
+    journal._connection = FailingConnection(real, 13)
     journal.commit(Group(entries=entries(1, first=2)))
     assert not journal.has_reserve
-    journal._connection = Failing(real, 13)
+    journal._connection = FailingConnection(real, 13)
     with pytest.raises(JournalFull, match="free some space"):
         journal.commit(Group(entries=entries(1, first=3)))
     journal._connection = real
