@@ -56,7 +56,7 @@ def round_down_to_minor_unit(amount_micros: int, currency: Currency) -> int:
     exponent = Iso4217Currency(currency).exponent
     if exponent is None:
         raise MoneyError(f"{currency} has no minor unit to pay in")
-    unit_micros = MICROS // 10**exponent
+    unit_micros: int = MICROS // 10**exponent
     return amount_micros // unit_micros * unit_micros
 
 

@@ -282,7 +282,7 @@ def _plan(
         )
     capped, cap_net, cap_gross = _with_caps(rates, max_price, tax_included=tax_included)
     minimum = _minimum(capped, min_price)
-    if minimum is not None and cap_gross is not None and minimum.net_micros + minimum.tax_micros > cap_gross:
+    if minimum is not None and max_price is not None and _exceeds(minimum, max_price):
         raise TariffError("min_price is above max_price")
     return Plan(
         rates=capped,
@@ -350,3 +350,10 @@ def _minimum(rates: tuple[RatePlan, ...], min_price: Bound | None) -> Amount | N
         net = net_of_gross_micros(gross, rate_ppm)
         tax = gross - net
     return Amount(net_micros=net, tax_micros=tax)
+
+
+def _exceeds(amount: Amount, bound: Bound) -> bool:
+    gross_micros = amount.net_micros + amount.tax_micros
+    return (bound.net_micros is not None and amount.net_micros > bound.net_micros) or (
+        bound.gross_micros is not None and gross_micros > bound.gross_micros
+    )
