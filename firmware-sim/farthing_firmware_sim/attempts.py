@@ -13,7 +13,7 @@ from farthing.device.messages import SALT_SIZE
 from farthing.ids import GatewayId
 from farthing.refusal import Refusal
 from farthing_firmware_sim.config import token_bytes
-from farthing_firmware_sim.device.values import Event, Finished, Plan, Profile, RefusedIntent
+from farthing_firmware_sim.device.values import ArrivalTurnedAway, Event, Finished, Plan, Profile, RefusedIntent
 from farthing_firmware_sim.record import write_atomically
 
 if TYPE_CHECKING:
@@ -88,6 +88,10 @@ class Desk:
                 self._open[name] = request
 
     def _happened(self, event: Event) -> None:
+        if isinstance(event, ArrivalTurnedAway):
+            # Somebody else was quicker: it is still asked for, and starts at the next look.
+            self._open.pop(event.source.removeprefix("attempt "), None)
+            return
         if not isinstance(event, Finished | RefusedIntent) or not event.source.startswith("attempt "):
             return
         name = event.source.removeprefix("attempt ")

@@ -43,7 +43,7 @@ pytestmark = pytest.mark.real
 
 GATEWAYS = ("gw-1", "gw-2")
 DEVICES = ("charge-1", "park-1", "house-1", "toll-1")
-RATE = 900
+RATE = 3_600
 DAY_US = 1_772_420_400_000_000
 
 
@@ -543,7 +543,7 @@ async def test_a_fleet_stopped_and_started_again_goes_on(world: World, fleet: An
     run.process.kill()
     await asyncio.to_thread(run.process.wait, 10)
     again = fleet("run", "--config", str(config))
-    await again.until(lambda: len(sessions(config)) >= 1)
+    await again.until(lambda: delivered(config, "charge-1", "gw-1") > 0)
     again.process.send_signal(signal.SIGUSR1)
     assert await again.ended() == 0
     assert delivered(config, "charge-1", "gw-1") == claimed(world, "charge-1", "gw-1") > 0
