@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import aiomqtt
+import paho.mqtt.client as paho
 import structlog
 
 from farthing.device.messages import MAX_ENVELOPE_SIZE
@@ -29,8 +30,8 @@ _log = structlog.get_logger(__name__)
 
 UP = "farthing/+/up"
 QOS = 1
-#: Messages read from the socket and not yet given to a task; the reader takes them in the same turn of the loop.
-MAX_UNREAD = 4_096
+#: One TLS record; paho would ask for a packet in four reads, a byte first.
+READ_AHEAD = 16_384
 #: Answers on their way to the broker; beyond it an answer is dropped and counted, and the device asks again.
 MAX_UNSENT = 4_096
 #: PUBACKs we wait for at once.
@@ -90,6 +91,17 @@ class MqttIngress:
     async def _serve(self, backoff: Backoff) -> None:
         section = self._section
         host, port = split_address(section.address)
+        tasks: set[asyncio.Task[None]] = set()
+
+        def take(message: aiomqtt.Message) -> None:
+            if len(tasks) >= MAX_TASKS:
+                # Not even "later" has room: the device asks again.
+                self._metrics.answers_lost.inc()
+                return
+            task = asyncio.create_task(self._answer(client, message))
+            tasks.add(task)
+            task.add_done_callback(tasks.discard)
+
         async with aiomqtt.Client(
             host,
             port,
@@ -99,25 +111,18 @@ class MqttIngress:
             tls_context=await asyncio.to_thread(self._tls),
             keepalive=section.keepalive_s,
             timeout=section.timeout_s,
-            max_queued_incoming_messages=MAX_UNREAD,
+            queue_type=_straight_to(take),
             max_queued_outgoing_messages=MAX_UNSENT,
             max_inflight_messages=MAX_UNACKNOWLEDGED,
         ) as client:
-            client.pending_calls_threshold = MAX_TASKS
             await client.subscribe(UP, qos=QOS)
             backoff.reset()
             self._connected(up=True)
             _log.info("broker_connected", address=section.address)
-            tasks: set[asyncio.Task[None]] = set()
             try:
-                async for message in client.messages:
-                    if len(tasks) >= MAX_TASKS:
-                        # Not even "later" has room: the device asks again.
-                        self._metrics.answers_lost.inc()
-                        continue
-                    task = asyncio.create_task(self._answer(client, message))
-                    tasks.add(task)
-                    task.add_done_callback(tasks.discard)
+                # Messages take the straight way; this ends when the connection does.
+                async for _ in client.messages:
+                    raise AssertionError("messages take the straight way")
             finally:
                 self._connected(up=False)
                 for task in tasks:
@@ -133,9 +138,10 @@ class MqttIngress:
             return
         try:
             answer = await self._door.answer(payload[: MAX_ENVELOPE_SIZE + 1], channel="mqtt", peer=device)
-            await client.publish(f"farthing/{device}/down", answer, qos=QOS)
-        except aiomqtt.MqttError:
-            self._metrics.answers_lost.inc()
+            # paho's own publish: aiomqtt's waits for a PUBACK, which says nothing to us (rule 2).
+            sent = client._client.publish(f"farthing/{device}/down", answer, qos=QOS)  # noqa: SLF001 no public way
+            if sent.rc != paho.MQTT_ERR_SUCCESS:
+                self._metrics.answers_lost.inc()
         except Exception:  # noqa: BLE001 -- one message must not end the others; it is logged, and its device asks again
             self._metrics.answers_lost.inc()
             _log.exception("statement_failed", device=device)
@@ -145,6 +151,7 @@ class MqttIngress:
         if key is None or key.not_after - datetime.now(UTC) < RENEW_BEFORE:
             key = self._key = self._make_key()
         context = ssl.create_default_context(cafile=str(key.ca_file))
+        context.sslsocket_class = _ReadAhead
         context.minimum_version = ssl.TLSVersion.TLSv1_3
         context.load_cert_chain(str(key.certificate_file), str(key.key_file))
         return context
@@ -152,6 +159,32 @@ class MqttIngress:
     def _connected(self, *, up: bool) -> None:
         self._metrics.broker_up.set(int(up))
         self._on_change(up)
+
+
+class _ReadAhead(ssl.SSLSocket):
+    """A TLS socket that reads what there is and hands it out in the pieces that are asked for."""
+
+    _ahead = b""
+
+    def recv(self, buflen: int = READ_AHEAD, flags: int = 0) -> bytes:
+        """As a socket does."""
+        ahead = self._ahead or super().recv(READ_AHEAD, flags)
+        taken, self._ahead = ahead[:buflen], ahead[buflen:]
+        return taken
+
+    def pending(self) -> int:
+        """Bytes that a read gives without waiting."""
+        return len(self._ahead) or super().pending()
+
+
+def _straight_to(take: Callable[[aiomqtt.Message], None]) -> type[asyncio.Queue[aiomqtt.Message]]:
+    """A queue for aiomqtt that keeps nothing: each message goes on in the turn of the loop that read it."""
+
+    class Straight(asyncio.Queue[aiomqtt.Message]):
+        def put_nowait(self, item: aiomqtt.Message) -> None:
+            take(item)
+
+    return Straight
 
 
 def _device_of(topic: str) -> str | None:
