@@ -372,6 +372,38 @@ async def test_above_the_exposure_is_set_aside_and_a_case_decides(store: LedgerS
     assert (await store.verify()).fault == ""
 
 
+async def test_room_of_the_floor_returns_when_it_is_proven_and_nothing_is_owed(store: LedgerStore) -> None:
+    story = Story(store)
+    await grants(story)
+    sealed = seal_all(story)
+    await story.push(sealed["G2#1"])
+    gateway = await store.gateway(GatewayId("G2"))
+    assert gateway is not None
+    assert gateway.beyond_micros == micros("1.20")
+
+    async def resolved() -> list[tuple[str, int]]:
+        bodies = [directive_pb2.Directive.FromString(d.body) for d in await store.directives(GatewayId("G2"), 0, 99)]
+        return [
+            (body.floor_resolved.account_id, body.floor_resolved.amount_micros)
+            for body in bodies
+            if body.HasField("floor_resolved")
+        ]
+
+    # Proven, but F owes 0.40: the exposure is free again, the floor's room is not.
+    assert await story.ledger.prove(GatewayId("G2"), 1, 1, events=(), now=NOW)
+    gateway = await store.gateway(GatewayId("G2"))
+    assert gateway is not None
+    assert (gateway.beyond_micros, await resolved()) == (0, [])
+    assert await story.ledger.resolve_floors(now=NOW) == 0
+    await story.fund("F", "0.39", "pay-3")
+    assert await story.ledger.resolve_floors(now=NOW) == 0
+    await story.fund("F", "5.00", "pay-4")
+    assert await story.ledger.resolve_floors(now=NOW) == 1
+    assert await resolved() == [("F", micros("1.20"))]
+    assert await story.ledger.resolve_floors(now=NOW) == 0
+    assert (await store.verify()).fault == ""
+
+
 @pytest.mark.real
 async def test_two_gateways_at_once_collide_and_nothing_is_lost(ledger_pool: Pool) -> None:
     store = PostgresStore(ledger_pool)

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+import structlog
+
 from farthing.clock import SECOND_US, BusinessClock
 from farthing.hsm import Token
 from farthing.money import MICROS
@@ -20,12 +22,17 @@ from farthing_cloud.ledger.door import GatewaySyncServicer
 from farthing_cloud.ledger.operations import Ledger
 from farthing_cloud.ledger.reports import Reports
 from farthing_cloud.ledger.signing import PublicKeys, Signatures
+from farthing_cloud.ledger.store.interface import StoreError
 from farthing_cloud.ledger.store.postgres import PostgresStore
 from farthing_cloud.offering import Mounted
 
 SCHEMA: Final = "ledger"
 #: Half a unit: a share smaller than a short stay would cost a directive for every use.
 SMALLEST_QUOTA_MICROS: Final = MICROS // 2
+#: How often settled debts are looked for, real seconds: nobody waits for it at a device.
+RESOLVE_EVERY_S: Final = 2.0
+
+_log = structlog.stdlib.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +42,8 @@ class LedgerService:
     door: GatewaySyncServicer
     back_office: LedgerServicer
     signatures: Signatures
+    ledger: Ledger
+    clock: BusinessClock
 
     @property
     def servicers(self) -> Sequence[Mounted]:
@@ -45,9 +54,19 @@ class LedgerService:
         )
 
     async def run(self) -> None:
-        """Sign directives, until cancelled."""
+        """Sign directives, and give room of floors back, until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self.signatures.run())
+            tasks.create_task(self._resolve_floors())
+
+    async def _resolve_floors(self) -> None:
+        while True:
+            try:
+                if await self.ledger.resolve_floors(now=self.clock.now()):
+                    self.signatures.wanted.ring()
+            except StoreError as err:
+                _log.warning("floors wait to be resolved", cause=str(err))
+            await asyncio.sleep(RESOLVE_EVERY_S)
 
 
 def grant_terms(settings: LedgerSection) -> GrantTerms:
@@ -89,4 +108,6 @@ def build(
             caller=caller,
         ),
         signatures=signatures,
+        ledger=ledger,
+        clock=clock,
     )

@@ -5,11 +5,12 @@ Each takes ``now``, the business instant. Nothing here decides about money: that
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Final
 
 from farthing.clock import Instant
 from farthing.ids import AccountId, GatewayId, OperatorId, QuotaId, SiteId
 from farthing.money import Currency
-from farthing.v1 import ledger_pb2
+from farthing.v1 import batch_pb2, ledger_pb2
 from farthing_cloud.ledger.core import batches, cases, evidence, funds, policy, quotas, windows
 from farthing_cloud.ledger.core.batches import ChainStep
 from farthing_cloud.ledger.core.directives import Body
@@ -20,6 +21,9 @@ from farthing_cloud.ledger.core.received import ReceivedBatch
 from farthing_cloud.ledger.core.rows import AccountStatus, Chain, Gateway, Payer, QuotaRequested, Touch
 from farthing_cloud.ledger.core.windows import SplitRule
 from farthing_cloud.ledger.store.interface import LedgerStore, ReceiptContent, Signed, Transaction
+
+#: Rows resolved in one round; the next round takes the rest.
+FLOORS_AT_ONCE: Final = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -323,6 +327,7 @@ class Ledger:
         stored = await self.store.batch(gateway_id, incarnation, sequence)
         if stored is None:
             raise UnknownName(f"batch {sequence} of {gateway_id} has not been posted")
+        floor = evidence.floor_of(batch_pb2.Batch.FromString(stored.batch))
 
         async def work(tx: Transaction) -> bool:
             view = await tx.load(
@@ -330,7 +335,9 @@ class Ledger:
                     operator_id=gateway.operator_id,
                     currency=gateway.currency,
                     gateway_ids=(gateway_id,),
+                    account_ids=tuple(floor),
                     chain=(gateway_id, incarnation, sequence),
+                    floors=True,
                 )
             )
             posting = evidence.prove(
@@ -339,6 +346,7 @@ class Ledger:
                 incarnation,
                 sequence,
                 beyond_micros=stored.beyond_micros,
+                floor=floor,
                 events=events,
                 now=now,
             )
@@ -347,6 +355,27 @@ class Ledger:
             return posting is not None
 
         return await self.store.run(work)
+
+    async def resolve_floors(self, *, now: Instant) -> int:
+        """Give room of floors back where debts were settled; how many accounts and gateways there were to look at."""
+        settled = await self.store.settled_floors(FLOORS_AT_ONCE)
+        for gateway_id, account_id in settled:
+            gateway = await self._gateway(gateway_id)
+            touch = Touch(
+                operator_id=gateway.operator_id,
+                currency=gateway.currency,
+                gateway_ids=(gateway_id,),
+                account_ids=(account_id,),
+                floors=True,
+            )
+
+            async def work(tx: Transaction, touch: Touch = touch, gateway_id: GatewayId = gateway_id) -> None:
+                posting = evidence.resolve(await tx.load(touch), gateway_id, now=now)
+                if posting is not None:
+                    await tx.post(posting)
+
+            await self.store.run(work)
+        return len(settled)
 
     async def _gateway(self, gateway_id: GatewayId) -> Gateway:
         gateway = await self.store.gateway(gateway_id)

@@ -234,6 +234,8 @@ class Posting:
     quota_request: tuple[GatewayId, int, QuotaRequested] | None = None
     payment: Payment | None = None
     window_closed: WindowClosed | None = None
+    #: (gateway, account, micros): what now waits of an account's spending on a gateway's floor.
+    floors: tuple[tuple[GatewayId, AccountId, int], ...] = ()
     #: (gateway, account) pairs: the gateway was told of the account.
     told: tuple[tuple[GatewayId, AccountId], ...] = ()
 

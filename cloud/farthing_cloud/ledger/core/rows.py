@@ -239,6 +239,8 @@ class Touch:
     quota_request: tuple[GatewayId, int, int] | None = None
     payment_id: str | None = None
     case_id: int | None = None
+    #: Load what the touched accounts spent on the floor of the touched gateways.
+    floors: bool = False
     #: (gateway, idempotency key) of another service's wish for a directive.
     wish: tuple[GatewayId, str] | None = None
     #: Take the books for closing: nobody posts meanwhile.
@@ -284,5 +286,7 @@ class View:
     wish_version: int | None = None
     #: Of the touched accounts, those that the wish's gateway was told of.
     told: frozenset[AccountId] = frozenset()
+    #: (gateway, account) → proven spending on the floor that waits for the account's debt to be settled; micros.
+    floors: Mapping[tuple[GatewayId, AccountId], int] = field(default_factory=dict)
     #: Only for an exclusive touch.
     clearings: tuple[SiteClearing, ...] = ()

@@ -308,6 +308,14 @@ CREATE TABLE told (
     PRIMARY KEY (operator_id, account_id, gateway_id)
 );
 
+-- Proven spending on the floor whose account still owes: its room returns when the debt is settled.
+CREATE TABLE floors (
+    gateway_id   text NOT NULL REFERENCES gateways (gateway_id),
+    account_id   text NOT NULL,
+    spent_micros bigint NOT NULL CHECK (spent_micros >= 0),
+    PRIMARY KEY (gateway_id, account_id)
+);
+
 CREATE TABLE closings (
     operator_id  text NOT NULL,
     currency     text NOT NULL,

@@ -158,6 +158,11 @@ BEGIN
     FROM jsonb_to_recordset(p_rest -> 'directives') AS n (gateway_id text, version bigint, previous_hash bytea, body bytea,
         body_hash bytea, idempotency_key text);
 
+    INSERT INTO floors (gateway_id, account_id, spent_micros)
+    SELECT n.gateway_id, n.account_id, n.spent_micros
+    FROM jsonb_to_recordset(p_rest -> 'floors') AS n (gateway_id text, account_id text, spent_micros bigint)
+    ON CONFLICT (gateway_id, account_id) DO UPDATE SET spent_micros = excluded.spent_micros;
+
     INSERT INTO told (gateway_id, operator_id, account_id)
     SELECT n.gateway_id, p_operator_id, n.account_id
     FROM jsonb_to_recordset(p_rest -> 'told') AS n (gateway_id text, account_id text);

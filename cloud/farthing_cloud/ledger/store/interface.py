@@ -182,6 +182,9 @@ class LedgerStore(Protocol):
     ) -> Sequence[tuple[GatewayId, AccountId, QuotaId]]:
         """Quotas with status open; an empty gateway or account stands for all."""
 
+    async def settled_floors(self, limit: int) -> Sequence[tuple[GatewayId, AccountId]]:
+        """Gateways and accounts whose proven spending on the floor waits, and owes nothing any more."""
+
     async def currency_of(self, operator_id: OperatorId, account_id: AccountId) -> Currency | None:
         """The currency of a payer's account."""
 

@@ -88,6 +88,7 @@ class MemoryStore:
         self._directives: dict[GatewayId, list[StoredDirective]] = {}
         self._wishes: dict[tuple[GatewayId, str], int] = {}
         self._told: dict[tuple[OperatorId, AccountId], dict[GatewayId, None]] = {}
+        self._floors: dict[tuple[GatewayId, AccountId], int] = {}
         self._outbox: list[StoredEvent] = []
         self._heads: dict[OperatorId, bytes] = {}
         self._links: list[tuple[OperatorId, bytes, bytes]] = []
@@ -155,6 +156,14 @@ class MemoryStore:
             told=frozenset(a for a in touch.account_ids if touch.wish[0] in self._told.get((touch.operator_id, a), ()))
             if touch.wish is not None
             else frozenset(),
+            floors={
+                (g, a): self._floors[g, a]
+                for g in touch.gateway_ids
+                for a in touch.account_ids
+                if (g, a) in self._floors
+            }
+            if touch.floors
+            else {},
             clearings=self._clearings(touch, books) if touch.exclusive else (),
         )
 
@@ -240,6 +249,8 @@ class MemoryStore:
             )
             if row.idempotency_key:
                 self._wishes[row.gateway_id, row.idempotency_key] = row.version
+        for gateway_id, account_id, micros in posting.floors:
+            self._floors[gateway_id, account_id] = micros
         for gateway_id, account_id in posting.told:
             self._told.setdefault((posting.operator_id, account_id), {})[gateway_id] = None
         if posting.quota_request is not None:
@@ -399,6 +410,15 @@ class MemoryStore:
             and gateway_id in ("", quota.gateway_id)
             and account_id in ("", quota.account_id)
         )
+
+    async def settled_floors(self, limit: int) -> Sequence[tuple[GatewayId, AccountId]]:
+        out = []
+        for (gateway_id, account_id), micros in sorted(self._floors.items()):
+            gateway = self._gateways[gateway_id]
+            debt = self._books[gateway.operator_id, gateway.currency].balances.get(paths.debt(account_id))
+            if micros and debt is not None and debt.debits_posted == debt.credits_posted:
+                out.append((gateway_id, account_id))
+        return out[:limit]
 
     async def currency_of(self, operator_id: OperatorId, account_id: AccountId) -> Currency | None:
         found = (c for (o, c), books in self._books.items() if o == operator_id and account_id in books.payers)

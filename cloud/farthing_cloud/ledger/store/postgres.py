@@ -92,6 +92,8 @@ READ_ASIDES = _sql("read_asides")
 READ_WISH = _sql("read_wish")
 READ_TOLD_ACCOUNTS = _sql("read_told_accounts")
 READ_CLEARINGS = _sql("read_clearings")
+READ_FLOORS = _sql("read_floors")
+LIST_SETTLED_FLOORS = _sql("list_settled_floors")
 NEXT_CASE_IDS = _sql("next_case_ids")
 POST = _sql("post")
 READ_BATCH = _sql("read_batch")
@@ -265,7 +267,7 @@ class _PostgresTransaction:
             balances = await run(TAKE_PAYERS, named)
             payers = await run(READ_PAYERS, named)
             quotas = await run(READ_QUOTAS, named) if touch.quota_ids else None
-            chain = posted = asked = open_quotas = payment = wish = told = None
+            chain = posted = asked = open_quotas = payment = wish = told = floors = None
             if touch.chain is not None:
                 link = dict(zip(("gateway_id", "incarnation", "sequence"), touch.chain, strict=True))
                 chain, posted = await run(READ_CHAIN, link), await run(READ_POSTED_BATCH, link)
@@ -277,6 +279,8 @@ class _PostgresTransaction:
             if touch.wish is not None:
                 wish = await run(READ_WISH, {"gateway_id": touch.wish[0], "key": touch.wish[1]})
                 told = await run(READ_TOLD_ACCOUNTS, {**named, "gateway_id": touch.wish[0]})
+            if touch.floors:
+                floors = await run(READ_FLOORS, {**named, "gateway_ids": list(touch.gateway_ids)})
         window, epoch = await self._books(await books.fetchone(), take_books, operator)
         chain_row = await chain.fetchone() if chain is not None else None
         posted_row = await posted.fetchone() if posted is not None else None
@@ -342,6 +346,9 @@ class _PostgresTransaction:
             case=await self._case(case, asides),
             wish_version=wish_row[0] if wish_row is not None else None,
             told=frozenset(AccountId(row[0]) for row in await told.fetchall()) if told is not None else frozenset(),
+            floors={(GatewayId(row[0]), AccountId(row[1])): row[2] for row in await floors.fetchall()}
+            if floors is not None
+            else {},
             clearings=await self._clearings(operator, window) if touch.exclusive else (),
         )
 
@@ -562,6 +569,10 @@ def _rest(posting: Posting, case_ids: Sequence[int]) -> dict[str, Any]:
                 "idempotency_key": row.idempotency_key or None,
             }
             for row in posting.directives
+        ],
+        "floors": [
+            {"gateway_id": gateway_id, "account_id": account_id, "spent_micros": micros}
+            for gateway_id, account_id, micros in posting.floors
         ],
         "told": [{"gateway_id": gateway_id, "account_id": account_id} for gateway_id, account_id in posting.told],
         "released": [
@@ -816,6 +827,10 @@ class PostgresStore:
             LIST_OPEN_QUOTAS, {"operator_id": operator_id, "gateway_id": gateway_id, "account_id": account_id}
         )
         return [(GatewayId(row[0]), AccountId(row[1]), QuotaId(row[2])) for row in rows]
+
+    async def settled_floors(self, limit: int) -> Sequence[tuple[GatewayId, AccountId]]:
+        rows = await self._rows(LIST_SETTLED_FLOORS, {"limit": limit})
+        return [(GatewayId(row[0]), AccountId(row[1])) for row in rows]
 
     async def currency_of(self, operator_id: OperatorId, account_id: AccountId) -> Currency | None:
         row = await self._row(READ_CURRENCY_OF, {"operator_id": operator_id, "account_id": account_id})
