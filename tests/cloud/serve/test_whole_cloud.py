@@ -21,7 +21,8 @@ from farthing.hsm import Hsm, load_party
 from farthing.hsm.tls import channel_credentials
 from farthing.v1 import directive_pb2, gateway_sync_pb2, gateway_sync_pb2_grpc
 
-pytestmark = [pytest.mark.real, pytest.mark.slow]
+# A dozen processes are started one after the other: minutes on a machine that does other things too.
+pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.timeout(400)]
 
 TOKEN = bytes.fromhex("04a2b17790c3d1")
 
