@@ -67,7 +67,8 @@ def parties() -> Iterator[Path]:
     )  # fmt: skip
     assert held.returncode == 0, held.stderr
     yield out
-    run_command("farthing-hsm-sim", "destroy", "--out", out)
+    ended = run_command("farthing-hsm-sim", "destroy", out)
+    assert ended.returncode == 0, ended.stderr
     shutil.rmtree(folder, ignore_errors=True)
 
 
