@@ -98,6 +98,8 @@ def write_report(findings: Findings, console: Console) -> bool:
     )
     (out / "report.json").write_text(json.dumps(report, indent=1) + "\n")
     _print(report, checks, console)
+    if report["replay"]:
+        console.print(f"replayed: {json.dumps(report['replay'])}", highlight=False, soft_wrap=True)
     console.print(f"{out / 'report.html'}  {out / 'report.json'}", highlight=False, soft_wrap=True)
     return bool(report["ok"])
 

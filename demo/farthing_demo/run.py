@@ -252,7 +252,7 @@ class Run:
 
     def _happens(self, what: str) -> None:
         self._story.happenings.append(Happening(at_s=self._now_s(), what=what))
-        self._view.say(f"{self._now_s():5.1f} s  {what}")
+        self._view.say(what)
 
     async def _cut(self) -> None:
         for part, kind, wire, what in (

@@ -1,5 +1,7 @@
 """What a person sees while the run goes on: a table that changes on a terminal, plain lines elsewhere."""
 
+import time
+
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
@@ -21,6 +23,7 @@ class View:
         self._currency = currency
         self._live: Live | None = None
         self._last_line_at_s = -LINE_EVERY_S
+        self._began = time.monotonic()
 
     @property
     def console(self) -> Console:
@@ -29,7 +32,7 @@ class View:
 
     def say(self, what: str) -> None:
         """One step of the run."""
-        self._console.print(Text("· " + what))
+        self._console.print(Text(f"{time.monotonic() - self._began:6.1f}  {what}"), soft_wrap=True)
 
     def begin(self) -> None:
         """Traffic begins: show the table where there is a terminal."""
