@@ -323,8 +323,9 @@ class GatewayNode:
         for funding in {*self.spent, *held}:
             if funding == OVERRUN_FUNDING:
                 continue
+            # Room of the floor returns by directive: what was spent there may be spent again.
             allowed = (
-                state.floor_policy.all_tokens_micros
+                state.floor_policy.all_tokens_micros + self.world.resolved_micros(self.id)
                 if funding == FLOOR_FUNDING
                 else self.world.granted_micros(self.id, funding)
             )
@@ -559,6 +560,7 @@ class World:
         self.tariffs = {name: parse_tariff(self.ocpi(name)) for name in TARIFFS}
         self.units: dict[str, str] = {}
         self._granted: dict[tuple[str, str], int] = {}
+        self._resolved: dict[str, tuple[int, int]] = {}
         rng = self.rng
         self.accounts = {
             "rich": Terms(funds_micros=200 * M, debt_micros=M, preload_micros=rng.choice((0, 5 * M))),
@@ -771,6 +773,15 @@ class World:
             for quota in drive(self.cloud.store.quotas(OP)):
                 self._granted[quota.gateway_id, quota.quota_id] = quota.amount_micros
         return self._granted.get((gateway_id, quota_id), 0)
+
+    def resolved_micros(self, gateway_id: str) -> int:
+        """What the ledger gave back of a gateway's floor so far."""
+        version, resolved = self._resolved.get(gateway_id, (0, 0))
+        for row in drive(self.cloud.store.directives(GatewayId(gateway_id), version, 1_000)):
+            version = row.version
+            resolved += directive_pb2.Directive.FromString(row.body).floor_resolved.amount_micros
+        self._resolved[gateway_id] = version, resolved
+        return resolved
 
     # ---- the run
 

@@ -21,7 +21,7 @@ from farthing_cloud.ledger.core.windows import SplitRule
 from farthing_cloud.ledger.operations import Ledger
 from farthing_cloud.ledger.refusals import Context, Refused, malformed, refusals
 from farthing_cloud.ledger.reports import Reports
-from farthing_cloud.ledger.signing import LOOK_AGAIN_S
+from farthing_cloud.ledger.signing import LOOK_AGAIN_MS
 from farthing_cloud.ledger.store.interface import Cursor
 
 MAX_TRANSFERS: Final = 1_000
@@ -315,7 +315,7 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServicer):
                     continue
                 if not request.follow:
                     return
-                await self._events.wait(seen, seconds=LOOK_AGAIN_S)
+                await self._events.wait(seen, milliseconds=LOOK_AGAIN_MS)
 
     # --- settlement ---------------------------------------------------------------------------------------------------
 

@@ -21,12 +21,12 @@ class Bell:
         """How often it rang: take it before looking, give it to ``wait``."""
         return self._rung
 
-    async def wait(self, seen: int, *, seconds: float) -> None:
-        """Return when it has rung more often than ``seen``, or after ``seconds`` (real)."""
+    async def wait(self, seen: int, *, milliseconds: int) -> None:
+        """Return when it has rung more often than ``seen``, or after ``milliseconds`` (real)."""
         if self._rung != seen:
             return
         try:
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout(milliseconds / 1_000):
                 await self._event.wait()
         except TimeoutError:
             return

@@ -34,7 +34,7 @@ from farthing_cloud.ledger.core.rows import Gateway
 from farthing_cloud.ledger.facts import Facts, GatewayFacts
 from farthing_cloud.ledger.operations import Ledger
 from farthing_cloud.ledger.refusals import Context, Refused, malformed, refusals
-from farthing_cloud.ledger.signing import LOOK_AGAIN_S, Signatures, receipt_message
+from farthing_cloud.ledger.signing import LOOK_AGAIN_MS, Signatures, receipt_message
 from farthing_cloud.ledger.store.interface import StoredDirective
 
 #: Directives read for one gateway at once.
@@ -64,7 +64,7 @@ class GatewaySyncServicer(gateway_sync_pb2_grpc.GatewaySyncServicer):
         clock: BusinessClock,
         caller: Callable[[Any], Caller],
         events: Bell,
-        head_interval_s: float,
+        head_interval_s: int,
     ) -> None:
         self._ledger = ledger
         self._store = ledger.store
@@ -186,7 +186,7 @@ class GatewaySyncServicer(gateway_sync_pb2_grpc.GatewaySyncServicer):
                     )
                     yield gateway_sync_pb2.FollowDirectivesResponse(head=head)
                     head_due = now + self._head_interval_s
-                await self._signatures.signed.wait(seen, seconds=LOOK_AGAIN_S)
+                await self._signatures.signed.wait(seen, milliseconds=LOOK_AGAIN_MS)
 
     async def _start_of(self, gateway: Gateway, after_version: int) -> tuple[int, bytes]:
         if after_version > gateway.directive_version:

@@ -19,8 +19,8 @@ RECEIPT_KEY: Final = "receipt"
 DIRECTIVE_KEY: Final = "directive"
 #: Signed in one go, and kept in one transaction.
 DIRECTIVES_AT_ONCE: Final = 256
-#: Another process may have written directives: looked for this often, real seconds.
-LOOK_AGAIN_S: Final = 0.5
+#: Another process may have written directives: looked for this often, real milliseconds.
+LOOK_AGAIN_MS: Final = 500
 #: After a fault of token or database, real seconds.
 PAUSE_S: Final = 1.0
 
@@ -94,7 +94,7 @@ class Signatures:
                 _log.warning("directives wait for their signatures", cause=str(err))
                 await asyncio.sleep(PAUSE_S)
                 continue
-            await self.wanted.wait(seen, seconds=LOOK_AGAIN_S)
+            await self.wanted.wait(seen, milliseconds=LOOK_AGAIN_MS)
 
     async def sign_directives(self) -> int:
         """Sign what is there to sign, at most ``DIRECTIVES_AT_ONCE``; how many."""
