@@ -43,7 +43,12 @@ def main(wanted: list[str]) -> int:
     for column in ("id", "what", "value", "unit", "floor", "what the floor is", "ratio", "budget", "met"):
         table.add_column(column, justify="right" if column in ("value", "floor", "ratio") else "left")
     for row in rows:
-        table.add_row(*(_shown(row[key]) for key in ("id", "what", "value", "unit", "floor", "floor_what", "ratio", "budget", "met")))
+        table.add_row(
+            *(
+                _shown(row[key])
+                for key in ("id", "what", "value", "unit", "floor", "floor_what", "ratio", "budget", "met")
+            )
+        )
     Console().print(table)
     return 0
 

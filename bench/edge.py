@@ -64,38 +64,46 @@ def gateway() -> GatewayState:
     register = directive_pb2.RegisterRecord(
         register_id="r1", register_epoch=1, unit="Wh", modulus=10**9, rated_per_hour=22_000
     )
-    bodies: list[dict[str, object]] = [
-        {"welcome": directive_pb2.Welcome(operator_id="op", site_id="S1", incarnation=1, time_zone="UTC")},
-        {
-            "tariff": directive_pb2.TariffRecord(
+    bodies = (
+        directive_pb2.Directive(
+            welcome=directive_pb2.Welcome(operator_id="op", site_id="S1", incarnation=1, time_zone="UTC")
+        ),
+        directive_pb2.Directive(
+            tariff=directive_pb2.TariffRecord(
                 tariff_id="chg-3", version=1, currency="EUR", ocpi_json=json.dumps(TARIFF).encode()
             )
-        },
-        {"account": directive_pb2.AccountRecord(account_id="P", currency="EUR", status="ACCOUNT_STATUS_ACTIVE")},
-        {"token": directive_pb2.TokenRecord(token_ref=TOKEN, key_epoch=1, token_id="t", account_id="P")},
-        {
-            "device": directive_pb2.DeviceRecord(
+        ),
+        directive_pb2.Directive(
+            account=directive_pb2.AccountRecord(
+                account_id="P", currency="EUR", status=directive_pb2.ACCOUNT_STATUS_ACTIVE
+            )
+        ),
+        directive_pb2.Directive(
+            token=directive_pb2.TokenRecord(token_ref=TOKEN, key_epoch=1, token_id="t", account_id="P")
+        ),
+        directive_pb2.Directive(
+            device=directive_pb2.DeviceRecord(
                 device_id="c1",
-                status="DEVICE_STATUS_ACTIVE",
+                status=directive_pb2.DEVICE_STATUS_ACTIVE,
                 device_epoch=1,
-                profile="DEVICE_PROFILE_SESSION",
+                profile=directive_pb2.DEVICE_PROFILE_SESSION,
                 registers=[register],
                 tariff_id="chg-3",
                 tariff_version=1,
                 report_interval_s=720,
                 stoppable=True,
             )
-        },
-        {
-            "quota_granted": directive_pb2.QuotaGranted(
+        ),
+        directive_pb2.Directive(
+            quota_granted=directive_pb2.QuotaGranted(
                 quota_id="q1", account_id="P", currency="EUR", amount_micros=2**50, spend_until_us=2**62, incarnation=1
             )
-        },
-    ]
+        ),
+    )
     previous = ZERO_HASH
-    for version, body in enumerate(bodies, start=1):
-        directive = directive_pb2.Directive(
-            gateway_id=GATEWAY, version=version, previous_hash=previous, dated_at_us=NOW, **body
+    for version, directive in enumerate(bodies, start=1):
+        directive.MergeFrom(
+            directive_pb2.Directive(gateway_id=GATEWAY, version=version, previous_hash=previous, dated_at_us=NOW)
         )
         raw = directive.SerializeToString(deterministic=True)
         previous = batch_hash(raw)
