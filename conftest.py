@@ -5,6 +5,9 @@ from collections.abc import Generator
 
 import pytest
 
+# gRPC's own fork handlers crash the child of a process that runs a channel; we only ever fork to exec.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+
 REQUIRE_REAL = "FARTHING_REQUIRE_REAL"
 
 

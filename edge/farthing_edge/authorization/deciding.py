@@ -105,14 +105,13 @@ def _no(statement: Intent | Reading | End, refusal: Refusal, *happened: Event) -
 def _intent(state: GatewayState, command: DeviceStatement, intent: Intent, now: Instant) -> Decision:
     ask = Ask(state, command, intent)
     digest = digest_of(command.payload)
+    if _is_repeat(state, ask, digest):
+        assert ask.device is not None  # a repeat is of a device that is known
+        return _again(ask.device, intent)
     for rule in RULES_OF_THE_DEVICE:
         refusal = rule(state, ask)
         if refusal is not None:
             return _refuse(ask, digest, refusal, now) if _no_stays(state, ask) else _no(intent, refusal)
-    device = ask.device
-    assert device is not None  # device_may_ask
-    if not ask.is_new and device.seen[intent.counter].digest == digest:
-        return _again(device, intent)
     for rule in RULES_OF_THE_INTENT:
         refusal = rule(state, ask)
         if refusal is not None:
@@ -120,6 +119,19 @@ def _intent(state: GatewayState, command: DeviceStatement, intent: Intent, now: 
                 return _no(intent, refusal)
             return _refuse(ask, digest, refusal, now)
     return _money(state, ask, digest, now)
+
+
+def _is_repeat(state: GatewayState, ask: Ask, digest: bytes) -> bool:
+    """Whether this very intent was answered before. Then nothing is decided: a device that was blocked since hears what it was
+    told then, or it would forget a yes whose hold only its end can release."""
+    intent, device = ask.intent, ask.device
+    return (
+        device is not None
+        and device.epoch == intent.device_epoch
+        and intent.recipient == state.gateway_id
+        and not ask.is_new
+        and device.seen[intent.counter].digest == digest
+    )
 
 
 def _no_stays(state: GatewayState, ask: Ask) -> bool:

@@ -182,9 +182,9 @@ def tariff_prices_it(state: GatewayState, ask: Ask) -> Refusal | None:  # noqa: 
     return None
 
 
-#: Before the counter: what is asked of a repeat too.
+#: Before the counter. A repeat of what was answered meets no rule at all: nothing is decided anew.
 RULES_OF_THE_DEVICE: tuple[Rule, ...] = (well_formed, device_may_ask, register_is_free)
-#: After a repeat was answered.
+#: From the counter on.
 RULES_OF_THE_INTENT: tuple[Rule, ...] = (
     counter_is_new,
     gateway_may_authorize,
