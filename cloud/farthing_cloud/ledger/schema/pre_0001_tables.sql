@@ -356,20 +356,24 @@ CREATE TRIGGER append_only BEFORE DELETE OR TRUNCATE ON directives
     FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
 REVOKE UPDATE, DELETE, TRUNCATE ON transfers, postings, receipts FROM PUBLIC;
 
--- The role that serves: may add, may not change what was posted. Production logs in as a member of it.
+-- The role that serves: may add, may not change what was posted. Production logs in as a member of it. Where the one who
+-- migrates may not make roles, somebody who may does so before: CREATE ROLE farthing_ledger NOLOGIN.
 DO $$
 BEGIN
     IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'farthing_ledger') THEN
         CREATE ROLE farthing_ledger NOLOGIN;
     END IF;
-EXCEPTION WHEN duplicate_object OR unique_violation THEN
-    NULL; -- another database of this server made it just now
+EXCEPTION
+    WHEN duplicate_object OR unique_violation THEN NULL; -- another database of this server made it just now
+    WHEN insufficient_privilege THEN RAISE WARNING 'role farthing_ledger is missing and may not be made here';
 END
 $$;
 DO $$
 BEGIN
-    EXECUTE format('GRANT USAGE ON SCHEMA %I TO farthing_ledger', current_schema());
-    EXECUTE format('GRANT SELECT, INSERT, UPDATE ON ALL TABLES IN SCHEMA %I TO farthing_ledger', current_schema());
+    IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'farthing_ledger') THEN
+        EXECUTE format('GRANT USAGE ON SCHEMA %I TO farthing_ledger', current_schema());
+        EXECUTE format('GRANT SELECT, INSERT, UPDATE ON ALL TABLES IN SCHEMA %I TO farthing_ledger', current_schema());
+        REVOKE UPDATE ON transfers, postings, receipts FROM farthing_ledger;
+    END IF;
 END
 $$;
-REVOKE UPDATE ON transfers, postings, receipts FROM farthing_ledger;

@@ -1,11 +1,17 @@
-SELECT n.authorization_id, min(c.authorization_id)
+SELECT n.authorization_id, other.authorization_id
 FROM unnest(%(authorizations)s::bytea[], %(claim_devices)s::text[], %(claim_registers)s::text[], %(claim_epochs)s::bigint[],
         %(froms)s::numeric[], %(tos)s::numeric[])
     AS n (authorization_id, device_id, register_id, register_epoch, register_from, register_to)
 JOIN registers r USING (device_id, register_id, register_epoch)
-JOIN claims c ON c.register = r.id AND c.register_to > n.register_from
-WHERE c.register_from < n.register_to
-    AND c.authorization_id <> n.authorization_id
-    AND c.register_from < c.register_to
-    AND n.register_from < n.register_to
-GROUP BY n.authorization_id
+CROSS JOIN LATERAL (
+    SELECT c.authorization_id
+    FROM claims c
+    WHERE c.register = r.id
+        AND c.register_to > n.register_from
+        AND c.register_from < n.register_to
+        AND c.authorization_id <> n.authorization_id
+        AND c.register_from < c.register_to
+    ORDER BY c.authorization_id
+    LIMIT 1
+) AS other
+WHERE n.register_from < n.register_to
