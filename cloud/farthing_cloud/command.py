@@ -26,9 +26,10 @@ def serve(
     # Our children are PostgreSQL's tools, started and waited for: gRPC's fork handlers only complain about them.
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
     from farthing.clock import ClockError
+    from farthing.configuration import ConfigError
     from farthing.hsm import HsmError
     from farthing_cloud.callers import CallerTableError
-    from farthing_cloud.config import ConfigError, load_config
+    from farthing_cloud.config import load_config
     from farthing_cloud.database import DatabaseError
     from farthing_cloud.listeners import ListenError
     from farthing_cloud.logs import configure_logs
@@ -52,8 +53,9 @@ def serve(
 @app.command()
 def check(config: Annotated[Path, typer.Option("--config", help="cloud.toml")]) -> None:
     """Read the configuration and say whether it can be used; start nothing."""
+    from farthing.configuration import ConfigError
     from farthing_cloud.callers import CallerTableError, make_table
-    from farthing_cloud.config import ConfigError, load_config
+    from farthing_cloud.config import load_config
 
     try:
         make_table(load_config(config).callers)

@@ -6,14 +6,11 @@ Order of start: token, database and schemas, ports, channels, services, listener
 import asyncio
 import contextlib
 import ipaddress
-import json
-import os
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import assert_never
 
 import psycopg
@@ -21,11 +18,13 @@ import structlog
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge
 
 from farthing.clock import BusinessClock
+from farthing.configuration import ConfigError
+from farthing.daemon import RUN_FILE, write_run_file
 from farthing.hsm import Hsm, Party, Token, load_party
 from farthing_cloud.admission import RegistryAdmission
 from farthing_cloud.callers import make_table
 from farthing_cloud.channel import BackOfficeChannel, open_channel
-from farthing_cloud.config import SERVICE_NAMES, CloudConfig, ConfigError, ListenSection, ServiceName
+from farthing_cloud.config import SERVICE_NAMES, CloudConfig, ListenSection, ServiceName
 from farthing_cloud.database import EmbeddedServer, Pool, migrate, open_pool, with_password
 from farthing_cloud.http import HttpListener
 from farthing_cloud.listeners import CallMetrics, Doorkeeper, Issuers, ListenerServer
@@ -41,8 +40,6 @@ PROBE_TIMEOUT_S = 2.0
 #: A service whose background work fails for a fault of ours starts again after this, then twice as late each time.
 FIRST_RESTART_PAUSE_S = 1.0
 MAX_RESTART_PAUSE_S = 30.0
-
-RUN_FILE = "run.json"
 
 _log = structlog.stdlib.get_logger(__name__)
 
@@ -87,10 +84,7 @@ def check_names(names: Sequence[str]) -> tuple[ServiceName, ...]:
     if unknown:
         raise ConfigError(f"no service is called {', '.join(unknown)}: there are {', '.join(SERVICE_NAMES)}")
     wanted = set(names) or set(SERVICE_NAMES)
-    return tuple(name for name in _ORDER if name in wanted)
-
-
-_ORDER: tuple[ServiceName, ...] = ("ledger", "vault", "registry", "settlement", "fraud")
+    return tuple(name for name in SERVICE_NAMES if name in wanted)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,6 +136,7 @@ class Cloud:
         table = make_table(config.callers)
         clock = config.clock.clock()
         config.state_dir.mkdir(parents=True, exist_ok=True)
+        run_file = config.state_dir / RUN_FILE
         async with AsyncExitStack() as stack:
             token = await stack.enter_async_context(_token(party))
             url, embedded = await stack.enter_async_context(_database(config))
@@ -203,8 +198,8 @@ class Cloud:
                 if embedded is not None:
                     tasks.append(group.create_task(embedded.watch(), name="embedded PostgreSQL"))
                 group.create_task(http.run(), name="http")
-                write_run_file(config.state_dir, self.addresses)
-                stack.callback((config.state_dir / RUN_FILE).unlink, missing_ok=True)
+                write_run_file(run_file, started_at=datetime.now(UTC), addresses=self.addresses)
+                stack.callback(run_file.unlink, missing_ok=True)
                 _log.info("ready", services=list(self._names), addresses=self.addresses)
                 self.ready.set()
                 await self._stopping.wait()
@@ -270,7 +265,7 @@ class Cloud:
 
     def _peers(self, own_address: str) -> Mapping[str, str]:
         peers: dict[str, str] = {}
-        for name in _ORDER:
+        for name in SERVICE_NAMES:
             if name in self._names:
                 peers[name] = own_address
                 continue
@@ -365,22 +360,6 @@ def _reachable(address: str) -> str:
     """Where this process reaches its own listener."""
     host, _, port = address.rpartition(":")
     return f"127.0.0.1:{port}" if host in ("0.0.0.0", "[::]") else address  # noqa: S104 compared, not bound
-
-
-def write_run_file(state_dir: Path, addresses: Mapping[str, str]) -> None:
-    """Say, in one step, that we are ready and where."""
-    scratch = state_dir / f".{RUN_FILE}.{os.getpid()}"
-    scratch.write_text(
-        json.dumps(
-            {
-                "pid": os.getpid(),
-                "started_at": datetime.now(UTC).isoformat(timespec="milliseconds"),
-                "addresses": dict(addresses),
-            }
-        )
-        + "\n"
-    )
-    scratch.replace(state_dir / RUN_FILE)
 
 
 async def serve(config: CloudConfig, names: Sequence[ServiceName]) -> None:

@@ -14,12 +14,13 @@ from pathlib import Path
 
 from cryptography import x509
 
+from farthing.configuration import split_address
 from farthing.device.messages import MAX_ENVELOPE_SIZE
 from farthing.hsm import Party, Token
 from farthing.hsm.certificate import CertificateRequest, sign_certificate
 from farthing.hsm.transport import TransportKey, make_transport_key
 from farthing.ids import parse_id
-from farthing_edge.config import GATEWAY_USER, split_address
+from farthing_edge.config import GATEWAY_USER
 
 SITE_CA = "site-ca"
 BROKER_NAME = "broker"

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from farthing_edge.config import ConfigError, EdgeConfig, load_config
+from farthing.configuration import ConfigError
+from farthing_edge.config import EdgeConfig, load_config
 
 if TYPE_CHECKING:
     from farthing.hsm import Party, Token

@@ -1,47 +1,31 @@
 """``edge.toml`` as one frozen object: an unknown key or a missing file is no start, and the message says what to do."""
 
-import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeAlias
+from typing import Annotated, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
-from farthing.clock import MAX_RATE, BusinessClock, real_clock, simulated_clock
+from farthing.configuration import (
+    Address,
+    ClockSection,
+    ConfigError,
+    FilePath,
+    LogSection,
+    Section,
+    existing,
+    explain,
+    read_toml,
+    resolved,
+)
+from farthing.daemon import RUN_FILE
 from farthing.ids import GatewayId, parse_id
 
 #: The user name of a site's gateway at its broker; no device may be called so.
 GATEWAY_USER = "gateway"
 
 
-class ConfigError(Exception):
-    """The configuration cannot be used; the message names the key and says what to do."""
-
-
-def _host_port(value: str) -> str:
-    host, colon, port = value.rpartition(":")
-    if not colon or not host or not port.isascii() or not port.isdigit() or int(port) > 65_535:
-        raise ValueError('write it as "host:port", for example "127.0.0.1:0" (0: any free port)')
-    return value
-
-
 def _gateway_id(value: str) -> str:
     return parse_id(value)
-
-
-Address: TypeAlias = Annotated[str, AfterValidator(_host_port)]
-FilePath: TypeAlias = Annotated[Path, Field(strict=False)]
-
-
-def split_address(address: str) -> tuple[str, int]:
-    """``host:port`` (IPv6 hosts in brackets) as its two parts."""
-    host, _, port = address.rpartition(":")
-    return host.removeprefix("[").removesuffix("]"), int(port)
-
-
-class Section(BaseModel):
-    """A part of the configuration: frozen, and strict about its keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
 class UplinkSection(Section):
@@ -105,34 +89,6 @@ class HttpSection(Section):
     listen: Address = "127.0.0.1:0"
 
 
-class ClockSection(Section):
-    """Business time: as it is, or a simulation that several processes share."""
-
-    simulation: bool = False
-    #: Business µs since 1970 at the real instant ``real_epoch_us``.
-    epoch_us: int | None = None
-    real_epoch_us: int | None = None
-    #: Business seconds per real second.
-    rate: Annotated[int, Field(ge=1, le=MAX_RATE)] = 1
-
-    @model_validator(mode="after")
-    def _only_a_simulation_is_fast(self) -> Self:
-        if self.simulation:
-            if self.epoch_us is None or self.real_epoch_us is None:
-                raise ValueError("a simulation needs epoch_us and real_epoch_us")
-        elif self.epoch_us is not None or self.real_epoch_us is not None or self.rate != 1:
-            raise ValueError("epoch_us, real_epoch_us and rate need simulation = true")
-        return self
-
-    def clock(self) -> BusinessClock:
-        """The clock that this section describes."""
-        if not self.simulation:
-            return real_clock()
-        assert self.epoch_us is not None
-        assert self.real_epoch_us is not None
-        return simulated_clock(epoch_us=self.epoch_us, real_epoch_us=self.real_epoch_us, rate=self.rate)
-
-
 class LimitsSection(Section):
     """What one gateway takes on at once; above it the answer is "later"."""
 
@@ -159,12 +115,6 @@ class LimitsSection(Section):
     #: Intents that wait for a quota, and how long, real time.
     parked_intents: Annotated[int, Field(ge=0, le=100_000)] = 1_024
     quota_wait_ms: Annotated[int, Field(ge=0, le=60_000)] = 1_500
-
-
-class LogSection(Section):
-    """JSON lines on standard error."""
-
-    level: Literal["debug", "info", "warning", "error"] = "info"
 
 
 class EdgeConfig(Section):
@@ -197,7 +147,7 @@ class EdgeConfig(Section):
     @property
     def run_file(self) -> Path:
         """Where a running daemon says its process id and addresses."""
-        return self.state_dir / "run.json"
+        return self.state_dir / RUN_FILE
 
     @property
     def journal_file(self) -> Path:
@@ -213,61 +163,24 @@ class EdgeConfig(Section):
 
 def load_config(path: Path) -> EdgeConfig:
     """Read ``path``; relative paths in it are relative to its folder. Raise ``ConfigError``."""
-    document = _read_toml(path)
+    document = read_toml(path, absent="no such file: write it as docs/runbook.md shows")
     try:
         config = EdgeConfig.model_validate(document)
     except ValidationError as err:
-        raise ConfigError(_explain(path, err)) from err
+        raise ConfigError(explain(path, err)) from err
     return config.model_copy(
         update={
-            "state_dir": _resolved(path, config.state_dir),
-            "party": _existing(
+            "state_dir": resolved(path, config.state_dir),
+            "party": existing(
                 path, "party", config.party, "this gateway's folder, made with `farthing-hsm-sim ceremony`"
             ),
-            "ca_file": _existing(path, "ca_file", config.ca_file, "the certificate of the ceremony's CA, ca.pem"),
-            "directive_key_file": _existing(
+            "ca_file": existing(path, "ca_file", config.ca_file, "the certificate of the ceremony's CA, ca.pem"),
+            "directive_key_file": existing(
                 path,
                 "directive_key_file",
                 config.directive_key_file,
                 "the public key of the cloud's directives: <cloud's party>/public/directive.der",
             ),
-            "transport_dir": None if config.transport_dir is None else _resolved(path, config.transport_dir),
+            "transport_dir": None if config.transport_dir is None else resolved(path, config.transport_dir),
         }
     )
-
-
-def _read_toml(path: Path) -> dict[str, Any]:
-    try:
-        with path.open("rb") as file:
-            return tomllib.load(file)
-    except FileNotFoundError as err:
-        raise ConfigError(f"{path}: no such file: write it as docs/runbook.md shows") from err
-    except OSError as err:
-        raise ConfigError(f"{path}: {err.strerror}") from err
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as err:
-        raise ConfigError(f"{path}: not TOML: {err}") from err
-
-
-def _explain(path: Path, err: ValidationError) -> str:
-    # One line per fault. Values are not repeated: one may be a secret in the wrong place.
-    lines = []
-    for fault in err.errors(include_url=False, include_input=False):
-        key = ".".join(str(part) for part in fault["loc"]) or "the file"
-        if fault["type"] == "extra_forbidden":
-            lines.append(f"{path}: unknown key {key}: remove it or correct its name")
-        elif fault["type"] == "missing":
-            lines.append(f"{path}: {key} is missing: add it")
-        else:
-            lines.append(f"{path}: {key}: {fault['msg'].removeprefix('Value error, ')}")
-    return "\n".join(lines)
-
-
-def _resolved(config_file: Path, path: Path) -> Path:
-    return (config_file.parent / path).absolute()
-
-
-def _existing(config_file: Path, key: str, path: Path, what: str) -> Path:
-    absolute = _resolved(config_file, path)
-    if not absolute.exists():
-        raise ConfigError(f"{config_file}: {key}: {absolute} does not exist; it names {what}")
-    return absolute

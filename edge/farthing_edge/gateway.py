@@ -15,6 +15,7 @@ from typing import Any
 import structlog
 
 from farthing.clock import SECOND_US, BusinessClock
+from farthing.daemon import write_run_file
 from farthing.device.cose import VerifyingKey
 from farthing.device.messages import Answer, MessageError
 from farthing.edhoc import TokenKey, credential
@@ -42,7 +43,6 @@ from farthing_edge.journal.store import Journal
 from farthing_edge.log import configure_logs
 from farthing_edge.metrics import Metrics
 from farthing_edge.site_keys import site_key_label, take_site_key
-from farthing_edge.status import write_run_file
 from farthing_edge.uplink import session
 
 _log = structlog.get_logger(__name__)
@@ -202,7 +202,7 @@ class _Gateway:
         self._metrics = Metrics()
         self._rubbish = RubbishRing(samples=config.limits.rubbish_samples)
         self._broker_up = False
-        self._started_at = datetime.now(UTC).isoformat()
+        self._started_at = datetime.now(UTC)
         limits = config.limits
         clock = config.clock.clock()
         self._engine = Engine(
@@ -261,7 +261,7 @@ class _Gateway:
                         await coap.start()
                         addresses["coap"] = coap.address
                     doors = self._open_doors(tasks, http, coap)
-                    write_run_file(config.run_file, pid=os.getpid(), started_at=self._started_at, addresses=addresses)
+                    write_run_file(config.run_file, started_at=self._started_at, addresses=addresses)
                     _log.info("started", gateway=config.gateway_id, pid=os.getpid(), **addresses)
                     await stop.wait()
                     _log.info("stopping")

@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from farthing_edge.config import split_address
+from farthing.configuration import split_address
 
 #: Connections waiting to be accepted: a scraper, a person, a load balancer's probe.
 BACKLOG = 16

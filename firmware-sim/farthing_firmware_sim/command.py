@@ -13,9 +13,10 @@ from typing import Annotated, NoReturn
 import structlog
 import typer
 
+from farthing.configuration import ConfigError
 from farthing.hsm import HsmError
 from farthing_firmware_sim.attempts import PATIENCE_US, Desk
-from farthing_firmware_sim.config import Config, ConfigError, load
+from farthing_firmware_sim.config import Config, load
 from farthing_firmware_sim.device.stored import StateError
 from farthing_firmware_sim.element import GrantError
 from farthing_firmware_sim.store import StoreError, StoreInUse

@@ -53,15 +53,15 @@ Example (paths may be relative to the file)::
     register = {id = "1", epoch = 1, unit = "passage", modulus = 4294967296, rated_per_hour = 3600}
 """
 
-import tomllib
 from collections.abc import Mapping
 from enum import StrEnum, unique
 from pathlib import Path
 from typing import Annotated, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_validator
 
-from farthing.clock import MAX_RATE, BusinessClock, real_clock, simulated_clock
+from farthing.clock import BusinessClock
+from farthing.configuration import ClockSection, ConfigError, FilePath, Section, explain, read_toml
 from farthing.device.messages import MAX_COUNT, MAX_EPOCH, MAX_TOKEN_SIZE
 from farthing.ids import parse_id
 from farthing_firmware_sim.device.values import Profile
@@ -71,17 +71,8 @@ MAX_DEVICES = 1_000
 _PPM = 1_000_000
 
 
-class ConfigError(ValueError):
-    """A configuration that cannot be run; says where and what to do."""
-
-
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
 Id = Annotated[str, AfterValidator(parse_id)]
 Ppm = Annotated[int, Field(ge=0, le=_PPM)]
-FilePath = Annotated[Path, Field(strict=False)]
 
 
 def _token(text: str) -> str:
@@ -142,22 +133,7 @@ class ReplayFormat(StrEnum):
     ACN_JSON = "acn-json"
 
 
-class Clock(_Part):
-    """The business clock that all processes of a run share."""
-
-    simulation: bool = False
-    epoch_us: Annotated[int, Field(ge=0)] = 0
-    real_epoch_us: Annotated[int, Field(ge=0)] = 0
-    rate: Annotated[int, Field(ge=1, le=MAX_RATE)] = 1
-
-    @model_validator(mode="after")
-    def _only_in_simulation(self) -> Self:
-        if not self.simulation and (self.rate != 1 or self.epoch_us or self.real_epoch_us):
-            raise ValueError("a clock other than the real one needs simulation = true")
-        return self
-
-
-class Network(_Part):
+class Network(Section):
     """Faults between a device and its transport, per message and direction, in parts per million."""
 
     loss_ppm: Ppm = 0
@@ -167,7 +143,7 @@ class Network(_Part):
     reorder_ms: Annotated[int, Field(ge=1, le=10_000)] = 250
 
 
-class Retry(_Part):
+class Retry(Section):
     """Real time between repetitions of an unanswered statement."""
 
     #: Several times what a gateway takes to answer (a group commit is milliseconds), so that most are never repeated.
@@ -178,7 +154,7 @@ class Retry(_Part):
     receipt_ms: Annotated[int, Field(ge=10, le=3_600_000)] = 2_000
 
 
-class Traffic(_Part):
+class Traffic(Section):
     """What payers do."""
 
     mode: Mode = Field(default=Mode.STATISTICS, strict=False)
@@ -200,7 +176,7 @@ class Traffic(_Part):
         return self
 
 
-class Gateway(_Part):
+class Gateway(Section):
     """A gateway as a device knows it: where it is and by which keys it is known."""
 
     id: Id
@@ -217,7 +193,7 @@ class Gateway(_Part):
     edhoc_kid: Annotated[str, Field(pattern=r"^([0-9a-f]{2}){1,16}$")] | None = None
 
 
-class Register(_Part):
+class Register(Section):
     """The device's count."""
 
     id: Id
@@ -229,21 +205,21 @@ class Register(_Part):
     starts_at: Annotated[int, Field(ge=0, le=MAX_COUNT)] = 0
 
 
-class Tariff(_Part):
+class Tariff(Section):
     """A tariff version the device can show to a payer."""
 
     id: Id
     version: Annotated[int, Field(ge=0, le=MAX_EPOCH)]
 
 
-class MqttKey(_Part):
+class MqttKey(Section):
     """The transport key of a device's MQTT client."""
 
     certificate_file: FilePath
     key_file: FilePath
 
 
-class Device(_Part):
+class Device(Section):
     """One device."""
 
     id: Id
@@ -263,7 +239,7 @@ class Device(_Part):
     #: What payers present here, one drawn for each use.
     tokens: Annotated[tuple[Annotated[str, AfterValidator(_token)], ...], Field(strict=False)] = ()
     #: MQTT: the client's transport key by gateway.
-    mqtt: dict[str, MqttKey] = {}
+    mqtt: dict[str, MqttKey] = Field(default_factory=dict)
     #: CoAP: the raw static Diffie-Hellman key (COSE_Key in CBOR, PEM, or 32 bytes), mode 0600.
     dh_key_file: FilePath | None = None
     #: Mean business time between two uses; left out: the kind's.
@@ -289,20 +265,20 @@ class Device(_Part):
         return self
 
 
-class Clone(_Part):
+class Clone(Section):
     """For ``clone-attack``: the original's state that is copied with its element."""
 
     #: `state_dir` of the run that the original belongs to.
     of_state_dir: FilePath
 
 
-class Config(_Part):
+class Config(Section):
     """All of ``devices.toml``."""
 
     out_dir: FilePath
     state_dir: FilePath
     seed: Annotated[int, Field(ge=0)]
-    clock: Clock = Clock()
+    clock: ClockSection = ClockSection()
     network: Network = Network()
     retry: Retry = Retry()
     traffic: Traffic = Traffic()
@@ -336,26 +312,16 @@ class Config(_Part):
 
     def business_clock(self) -> BusinessClock:
         """The clock of the run."""
-        if not self.clock.simulation:
-            return real_clock()
-        return simulated_clock(
-            epoch_us=self.clock.epoch_us, real_epoch_us=self.clock.real_epoch_us, rate=self.clock.rate
-        )
+        return self.clock.clock()
 
 
 def load(file: Path) -> Config:
     """Read ``file``; paths in it are relative to it. Raise ``ConfigError``, which says what is wrong and where."""
-    try:
-        content = tomllib.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError as err:
-        raise ConfigError(f"no configuration {file}: write one, `farthing-firmware-sim run --help` says how") from err
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as err:
-        raise ConfigError(f"cannot read {file} as TOML") from err
+    content = read_toml(file, absent="no such file: write one, `farthing-firmware-sim run --help` says how")
     try:
         config = Config.model_validate(content)
     except ValidationError as err:
-        faults = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in err.errors()[:5])
-        raise ConfigError(f"{file}: {faults}") from err
+        raise ConfigError(explain(file, err)) from err
     return _anchored(config, file.absolute().parent)
 
 

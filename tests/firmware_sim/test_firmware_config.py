@@ -7,8 +7,9 @@ import pytest
 import structlog
 from typer.testing import CliRunner
 
+from farthing.configuration import ConfigError
 from farthing_firmware_sim.command import app
-from farthing_firmware_sim.config import ConfigError, Kind, Transport, load, token_bytes
+from farthing_firmware_sim.config import Kind, Transport, load, token_bytes
 from farthing_firmware_sim.device.values import Profile
 from farthing_firmware_sim.fleet import nameplate_of
 

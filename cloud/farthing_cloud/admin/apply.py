@@ -14,6 +14,7 @@ from typing import Annotated
 import grpc
 import typer
 
+from farthing.configuration import ConfigError
 from farthing.money import format_micros
 from farthing.v1 import (
     ledger_pb2,
@@ -26,7 +27,6 @@ from farthing.v1 import (
 )
 from farthing_cloud.admin.document import Account, Document, Funding, read_document
 from farthing_cloud.admin.session import CALL_TIMEOUT_S, DryRun, Json, Row, back_office, fail, show
-from farthing_cloud.config import ConfigError
 
 #: What a step did: a change, and its differences field by field.
 Outcome = tuple[str, list[str]]

@@ -2,16 +2,15 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
 
 import grpc
 import typer
-from pydantic import Field, ValidationError
+from pydantic import ValidationError
 
+from farthing.configuration import Address, ConfigError, FilePath, Section, explain, read_toml, resolved
 from farthing.hsm import Hsm, HsmError, load_party
 from farthing.hsm.tls import channel_credentials
 from farthing_cloud.channel import CHANNEL_OPTIONS
-from farthing_cloud.config import Address, ConfigError, Section, explain, read_toml
 
 #: The label of a person's key.
 TLS_KEY = "tls"
@@ -23,9 +22,9 @@ class AdminConfig(Section):
     #: The back office, "host:port".
     address: Address
     #: Folder of a person that ``farthing-hsm-sim`` made.
-    party: Annotated[Path, Field(strict=False)]
+    party: FilePath
     #: The root that all certificates lead to, PEM.
-    ca_file: Annotated[Path, Field(strict=False)]
+    ca_file: FilePath
 
 
 def load_admin_config(path: Path) -> AdminConfig:
@@ -36,8 +35,8 @@ def load_admin_config(path: Path) -> AdminConfig:
         raise ConfigError(explain(path, err)) from err
     return config.model_copy(
         update={
-            "party": (path.parent / config.party).absolute(),
-            "ca_file": (path.parent / config.ca_file).absolute(),
+            "party": resolved(path, config.party),
+            "ca_file": resolved(path, config.ca_file),
         }
     )
 

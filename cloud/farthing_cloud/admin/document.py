@@ -1,6 +1,5 @@
 """The declarative file of ``farthing-admin apply``: read strictly, amounts as exact decimals, paths relative to the file."""
 
-import tomllib
 from collections.abc import Callable, Mapping
 from datetime import date, datetime, time
 from decimal import Decimal
@@ -12,10 +11,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
 from pydantic import BeforeValidator, Field, ValidationError
 
+from farthing.configuration import ConfigError, Section, explain, read_toml
 from farthing.hsm import Party, PartyError, load_party
 from farthing.v1 import directive_pb2, ledger_pb2, registry_pb2, settlement_pb2, vault_pb2
 from farthing_cloud.admin.session import amount_micros, share_ppm
-from farthing_cloud.config import ConfigError, Section, explain
 
 PROFILES: Mapping[str, directive_pb2.DeviceProfile.ValueType] = {
     "session": directive_pb2.DEVICE_PROFILE_SESSION,
@@ -302,15 +301,8 @@ class Document(Section):
 def read_document(path: Path) -> Document:
     """Read ``path``; raise ``ConfigError`` naming every fault's place."""
     try:
-        with path.open("rb") as file:
-            # Decimals, so that a tariff's 0.25 stays 0.25.
-            content = tomllib.load(file, parse_float=Decimal)
-    except OSError as err:
-        raise ConfigError(f"{path}: {err.strerror}") from err
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as err:
-        raise ConfigError(f"{path}: not TOML: {err}") from err
-    try:
-        return Document.model_validate(content)
+        # Decimals, so that a tariff's 0.25 stays 0.25.
+        return Document.model_validate(read_toml(path, parse_float=Decimal))
     except ValidationError as err:
         raise ConfigError(explain(path, err)) from err
 

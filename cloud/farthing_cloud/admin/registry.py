@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from farthing.configuration import ConfigError
 from farthing.v1 import directive_pb2, registry_pb2, registry_pb2_grpc
 from farthing_cloud.admin.apply import (
     Step,
@@ -27,7 +28,6 @@ from farthing_cloud.admin.session import (
     show,
     show_one,
 )
-from farthing_cloud.config import ConfigError
 
 operators = typer.Typer(help="Who runs devices and gateways.", no_args_is_help=True)
 sites = typer.Typer(help="Places.", no_args_is_help=True)

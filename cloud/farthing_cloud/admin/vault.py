@@ -6,11 +6,11 @@ from typing import Annotated
 
 import typer
 
+from farthing.configuration import ConfigError
 from farthing.v1 import vault_pb2, vault_pb2_grpc
 from farthing_cloud.admin.apply import change_name
 from farthing_cloud.admin.document import token_bytes
 from farthing_cloud.admin.session import CALL_TIMEOUT_S, DryRun, Json, Operator, Row, back_office, fail, show, show_one
-from farthing_cloud.config import ConfigError
 
 tokens = typer.Typer(help="What payers present.", no_args_is_help=True)
 

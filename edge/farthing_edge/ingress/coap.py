@@ -18,9 +18,10 @@ from aiocoap.numbers.optionnumbers import OptionNumber
 from aiocoap.oscore_sitewrapper import OscoreSiteWrapper
 from aiocoap.resource import Resource, Site
 
+from farthing.configuration import split_address
 from farthing.edhoc import EdhocError, OutOfTurn
 from farthing.hsm import HsmBusy, HsmError
-from farthing_edge.config import CoapSection, split_address
+from farthing_edge.config import CoapSection
 from farthing_edge.ingress.handshakes import (
     DeviceContext,
     EchoNeeded,

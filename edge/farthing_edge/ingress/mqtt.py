@@ -17,12 +17,13 @@ import aiomqtt
 import paho.mqtt.client as paho
 import structlog
 
+from farthing.configuration import split_address
 from farthing.device.messages import MAX_ENVELOPE_SIZE
 from farthing.hsm import HsmError
 from farthing.hsm.transport import TransportKey
 from farthing.ids import IdError, parse_id
 from farthing_edge.backoff import Backoff
-from farthing_edge.config import MqttSection, split_address
+from farthing_edge.config import MqttSection
 from farthing_edge.ingress.statements import StatementDoor
 from farthing_edge.metrics import Metrics
 

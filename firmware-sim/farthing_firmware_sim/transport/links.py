@@ -4,9 +4,10 @@ from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from functools import partial
 
+from farthing.configuration import ConfigError
 from farthing.hsm import Party
 from farthing.ids import GatewayId
-from farthing_firmware_sim.config import Config, ConfigError, Device, Transport
+from farthing_firmware_sim.config import Config, Device, Transport
 from farthing_firmware_sim.transport.coap import CoapEndpoint, CoapLink, load_peer_key, load_static_key
 from farthing_firmware_sim.transport.link import Link
 from farthing_firmware_sim.transport.mqtt import MqttLink

@@ -8,9 +8,9 @@ from pathlib import Path
 import grpc
 import pytest
 
+from farthing.configuration import ConfigError
 from farthing_cloud.admin.apply import CREATED, NONE, Step, execute, plan
 from farthing_cloud.admin.document import exact_json, read_document, token_bytes
-from farthing_cloud.config import ConfigError
 
 SMALL = """
 [[tokens]]

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from farthing_cloud.config import ConfigError, load_config
+from farthing.configuration import ConfigError
+from farthing_cloud.config import load_config
 from farthing_cloud.database import DatabaseError, describe, with_password
 
 

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from farthing_edge.config import ConfigError, load_config
+from farthing.configuration import ConfigError
+from farthing_edge.config import load_config
 
 GOOD = """\
 gateway_id = "gw-1"
