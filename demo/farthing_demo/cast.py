@@ -65,10 +65,13 @@ CLONED = "toll-1"
 SHARED = "fleet"
 #: Used up early; then refused by number.
 SMALL = "visitor"
+#: Charges where nothing can be stopped: uses more than it has, and owes it.
+LATE = "late-payer"
 
 ACCOUNTS = (
     AccountPart(account=SHARED, funds="60.00", preload="12.00", tokens=("fleet-card-a", "fleet-card-b")),
     AccountPart(account=SMALL, funds="2.00", preload="1.00", tokens=("visitor-card",)),
+    AccountPart(account=LATE, funds="4.00", preload="4.00", tokens=("late-card",), debt_limit="1.00"),
     AccountPart(account="anna", funds="40.00", preload="8.00", tokens=("anna-card",)),
     AccountPart(account="bela", funds="40.00", preload="8.00", tokens=("bela-card",)),
     AccountPart(account="home-1", funds="20.00", preload="4.00"),
@@ -82,7 +85,7 @@ TOKENS_BY_KIND = {
     "parking": ("fleet-card-a", "anna-card", "visitor-card", "bela-card"),
     "charger": ("fleet-card-b", "bela-card", "anna-card"),
 }
-TOKENS_BY_DEVICE = {"toll-1": ("lorry-tag-1",), "toll-2": ("lorry-tag-2",)}
+TOKENS_BY_DEVICE = {"charge-2": ("late-card", "bela-card"), "toll-1": ("lorry-tag-1",), "toll-2": ("lorry-tag-2",)}
 
 #: Register, rating and reporting by kind. Ratings: 11 kW chargers, a 14 kW house connection; a parking meter counts seconds.
 KINDS: dict[str, dict[str, Any]] = {
