@@ -2,8 +2,7 @@
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc.aio
@@ -102,21 +101,3 @@ async def pool(database_url: str) -> AsyncIterator[Pool]:
     pool = await open_pool(database_url, schema=schema)
     yield pool
     await pool.close()
-
-
-@pytest.fixture
-def until() -> Callable[..., Any]:
-    """Wait for a condition; the test's own time limit ends what never comes."""
-
-    async def wait(condition: Callable[[], Any]) -> None:
-        while True:
-            result = condition()
-            if hasattr(result, "__await__"):
-                result = await result
-            if result:
-                return
-            with suppress(TimeoutError):
-                async with asyncio.timeout(0.01):
-                    await asyncio.Event().wait()
-
-    return wait

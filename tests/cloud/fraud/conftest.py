@@ -234,24 +234,6 @@ def running() -> Callable[[Any], Any]:
 
 
 @pytest.fixture
-def until() -> Callable[..., Any]:
-    """Wait for a condition; the test's own time limit ends what never comes."""
-
-    async def wait(condition: Callable[[], Any]) -> None:
-        while True:
-            result = condition()
-            if hasattr(result, "__await__"):
-                result = await result
-            if result:
-                return
-            with suppress(TimeoutError):
-                async with asyncio.timeout(0.01):
-                    await asyncio.Event().wait()
-
-    return wait
-
-
-@pytest.fixture
 def elements() -> SimpleNamespace:
     """The class of elements, for tests that make their own."""
     return SimpleNamespace(Element=Element)
