@@ -125,14 +125,12 @@ class _ForIngress:
         return self._engine.answer_refusal(answers=answers, refusal=refusal, retry_after_ms=retry_after_ms)
 
     def statement_key(self, device: DeviceId, /) -> VerifyingKey | None:
-        known = self._view.device(device)
-        return None if known is None else known.key
+        return self._view.statement_key(device)
 
     def site_key(self) -> tuple[str, int] | None:
-        keys = self._view.site_keys()
-        if not keys:
+        newest = self._view.newest_site_key()
+        if newest is None:
             return None
-        newest = keys[-1]
         return site_key_label(self._view.site_id, newest.epoch, newest.wrapped_key), newest.epoch
 
 

@@ -5,6 +5,7 @@ one, still in the token, must not be taken for it.
 """
 
 import hashlib
+from functools import lru_cache
 
 from farthing.hsm import Token, WrappedKey
 
@@ -12,6 +13,7 @@ UNWRAP = "unwrap"
 _DIGEST_SIZE = 4
 
 
+@lru_cache(maxsize=64)  # asked for every intent; a site has a key or two
 def site_key_label(site_id: str, epoch: int, wrapped_key: bytes) -> str:
     """What the key is called in this gateway's token."""
     return f"site-{site_id}-{epoch}-{hashlib.sha256(wrapped_key).digest()[:_DIGEST_SIZE].hex()}"

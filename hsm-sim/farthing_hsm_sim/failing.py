@@ -6,14 +6,11 @@ Everything but the fault is the real thing, so what is tested is what runs: ``Fa
 import random
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 from farthing.hsm import Hsm, HsmError
-from farthing.hsm.thread import HsmThread, Lane
-
-T = TypeVar("T")
+from farthing.hsm.thread import Answer, HsmThread, Lane
 
 PPM = 1_000_000
 
@@ -77,12 +74,12 @@ class _FailingThread(HsmThread):
         super().__init__()
         self._faults = faults
 
-    def submit(self, lane: Lane, call: Callable[[], T]) -> Future[T]:
-        def struck() -> T:
+    def put(self, lane: Lane, call: Callable[[], Any], answer: Answer) -> None:
+        def struck() -> Any:
             self._faults.strike()
             return call()
 
-        return super().submit(lane, struck)
+        super().put(lane, struck, answer)
 
 
 class FailingHsm(Hsm):

@@ -66,6 +66,9 @@ class CountingSigner:
     async def sign(self, to_be_signed: bytes) -> bytes:
         return hashlib.sha256(to_be_signed).digest() + os.urandom(32)
 
+    async def sign_many(self, to_be_signed: list[bytes]) -> list[bytes]:
+        return [await self.sign(each) for each in to_be_signed]
+
 
 class Wire:
     """Frames on pipes."""

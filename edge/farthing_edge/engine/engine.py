@@ -185,7 +185,7 @@ class Engine:
         self._room = _Bell()
         self._waiting: dict[AccountId, list[_Item]] = {}
         self._waiting_count = 0
-        self._answering: set[asyncio.Task[None]] = set()
+        self._answering: set[asyncio.Task[list[bytes] | None]] = set()
         self._signing_count = 0
         self._unsigned: deque[tuple[int, int, bytes]] = deque()
         self._unsigned_bell = _Bell()
@@ -236,7 +236,7 @@ class Engine:
                 await self._one_group()
                 if signing.done():
                     signing.result()
-            if self._answering:
+            while self._answering:
                 await asyncio.wait(self._answering)
         except BaseException as err:
             self._failure = err
@@ -374,11 +374,11 @@ class Engine:
         if self._queue:
             return
         wait_s = max(0.0, (self._due_ns() - self._monotonic_ns()) / _NS)
+        alarm = asyncio.get_running_loop().call_later(wait_s, self._arrived.set)
         try:
-            async with asyncio.timeout(wait_s):
-                await self._arrived.wait()
-        except TimeoutError:
-            return
+            await self._arrived.wait()
+        finally:
+            alarm.cancel()
 
     def _due_ns(self) -> int:
         due = self._next_tick_ns
@@ -392,8 +392,10 @@ class Engine:
     async def _one_group(self) -> None:
         self._arrived.clear()
         self._expire_waiting()
+        was_full = len(self._queue) >= self._limits.queue
         items = [self._queue.popleft() for _ in range(min(len(self._queue), self._limits.group))]
-        self._room.ring()
+        if was_full:
+            self._room.ring()
         now = self._clock.now()
         group = Group()
         drafts: list[_Draft] = []
@@ -530,7 +532,7 @@ class Engine:
         self,
         items: Sequence[_Item],
         drafts: Sequence[_Draft],
-        signatures: "asyncio.Task[list[bytes | None]] | None",
+        signatures: "asyncio.Task[list[bytes] | None] | None",
         happened: Iterable[Event],
     ) -> None:
         self.groups += 1
@@ -543,9 +545,11 @@ class Engine:
             if draft.grant is None:
                 _resolve(draft.item, self._answer(draft, witness, None))
         if signatures is not None:
-            task = asyncio.create_task(self._answer_signed(signed, signatures, witness))
-            self._answering.add(task)
-            task.add_done_callback(self._answering.discard)
+            if signatures.done():
+                self._answer_signed(signed, witness, signatures)
+            else:
+                self._answering.add(signatures)
+                signatures.add_done_callback(lambda task: self._answer_signed(signed, witness, task))
         wake = False
         for event in happened:
             if isinstance(event, Sealed):
@@ -602,7 +606,7 @@ class Engine:
 
     # Answers ----------------------------------------------------------------------------------------------------------
 
-    def _start_signing(self, drafts: Sequence[_Draft]) -> "asyncio.Task[list[bytes | None]] | None":
+    def _start_signing(self, drafts: Sequence[_Draft]) -> "asyncio.Task[list[bytes] | None] | None":
         grants = [draft.grant for draft in drafts if draft.grant is not None]
         if not grants:
             return None
@@ -614,27 +618,35 @@ class Engine:
     def _signed(self, count: int) -> None:
         self._signing_count -= count
 
-    async def _sign_grants(self, grants: Sequence[Grant]) -> list[bytes | None]:
-        return list(await asyncio.gather(*(self._sign_grant(grant) for grant in grants)))
-
-    async def _sign_grant(self, grant: Grant) -> bytes | None:
-        payload = encode(grant)
+    async def _sign_grants(self, grants: Sequence[Grant]) -> list[bytes] | None:
+        payloads = [encode(grant) for grant in grants]
         try:
-            signature = await self._grant_signer.sign(cose.to_be_signed("grant", grant.recipient, payload))
+            signatures = await self._grant_signer.sign_many(
+                [
+                    cose.to_be_signed("grant", grant.recipient, payload)
+                    for grant, payload in zip(grants, payloads, strict=True)
+                ]
+            )
         except HsmError as err:
-            # The grant is durable: the device asks again and hears it then.
-            _log.warning("a grant could not be signed", fault=str(err))
+            # The grants are durable: their devices ask again and hear them then.
+            _log.warning("grants could not be signed", count=len(grants), fault=str(err))
             return None
-        return cose.encode_sign1(self._grant_signer.kid, payload, signature)
+        kid = self._grant_signer.kid
+        return [
+            cose.encode_sign1(kid, payload, signature) for payload, signature in zip(payloads, signatures, strict=True)
+        ]
 
-    async def _answer_signed(
-        self, drafts: Sequence[_Draft], signatures: "asyncio.Task[list[bytes | None]]", witness: Witness
+    def _answer_signed(
+        self, drafts: Sequence[_Draft], witness: Witness, signatures: "asyncio.Task[list[bytes] | None]"
     ) -> None:
-        for draft, signed in zip(drafts, await signatures, strict=True):
-            if signed is None:
+        self._answering.discard(signatures)
+        grants = signatures.result()
+        if grants is None:
+            for draft in drafts:
                 self._answer_unwritten(draft.item, Refusal.OVERLOADED)
-            else:
-                _resolve(draft.item, self._answer(draft, witness, signed))
+            return
+        for draft, grant in zip(drafts, grants, strict=True):
+            _resolve(draft.item, self._answer(draft, witness, grant))
 
     def _answer(self, draft: _Draft, witness: Witness, grant: bytes | None) -> Answer | None:
         reply = draft.reply
@@ -840,7 +852,7 @@ def _resolve(item: _Item, answer: Answer | None) -> None:
         item.future.set_result(answer)
 
 
-def _cancel(task: "asyncio.Task[list[bytes | None]] | None") -> None:
+def _cancel(task: "asyncio.Task[list[bytes] | None] | None") -> None:
     if task is not None:
         task.cancel()
 

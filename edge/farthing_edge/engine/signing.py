@@ -1,5 +1,6 @@
 """Who signs for the gateway: keys stay in the token, the engine knows only how to ask."""
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from farthing.device.cose import key_id
@@ -7,18 +8,25 @@ from farthing.hsm import Token
 
 
 class GrantSigner(Protocol):
-    """Signs grants: ``sign`` takes ``Sig_structure`` bytes and gives 64 bytes r ‖ s."""
+    """Signs the grants of a group, all in one go: a way to the token and back costs more than a signature."""
+
+    @property
+    def kid(self) -> bytes:
+        """The first 8 bytes of SHA-256 of its SubjectPublicKeyInfo."""
+
+    async def sign_many(self, to_be_signed: Sequence[bytes]) -> list[bytes]:
+        """ES256 of each ``Sig_structure``, 64 bytes r ‖ s, in order; ``HsmError`` when the token cannot, ``HsmBusy`` when too much waits."""
+
+
+class BatchSigner(Protocol):
+    """Signs batches: another key, and before everything else that waits for the token."""
 
     @property
     def kid(self) -> bytes:
         """The first 8 bytes of SHA-256 of its SubjectPublicKeyInfo."""
 
     async def sign(self, to_be_signed: bytes) -> bytes:
-        """ES256; raise ``HsmError`` when the token cannot, ``HsmBusy`` when too much waits."""
-
-
-class BatchSigner(GrantSigner, Protocol):
-    """Signs batches: another key, and before everything else that waits for the token."""
+        """ES256 of a ``Sig_structure``; ``HsmError``, ``HsmBusy``."""
 
 
 class TokenSigner:
@@ -38,3 +46,7 @@ class TokenSigner:
     async def sign(self, to_be_signed: bytes) -> bytes:
         """ES256 in the token."""
         return await self._token.sign(self._label, to_be_signed, urgent=self._urgent)
+
+    async def sign_many(self, to_be_signed: Sequence[bytes]) -> list[bytes]:
+        """ES256 in the token, in order; never urgent."""
+        return await self._token.sign_many(self._label, to_be_signed)

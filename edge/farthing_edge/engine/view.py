@@ -144,6 +144,11 @@ class GatewayView:
             receipted_counter=device.receipted_counter(self._state.receipted_position),
         )
 
+    def statement_key(self, device_id: str) -> VerifyingKey | None:
+        """The key of a device's statements; None when no directive named the device, or its key is none."""
+        device = self._state.devices.get(device_id)
+        return None if device is None else _verifying_key(device.statement_key)
+
     def device_ids(self) -> Iterable[str]:
         """Every device that a directive named."""
         return tuple(self._state.devices)
@@ -151,6 +156,11 @@ class GatewayView:
     def site_keys(self) -> tuple[SiteKeyRow, ...]:
         """The site's HMAC keys as they came, newest last."""
         return tuple(self._state.site_keys[epoch] for epoch in sorted(self._state.site_keys))
+
+    def newest_site_key(self) -> SiteKeyRow | None:
+        """The key that token refs are made with; None before the first."""
+        keys = self._state.site_keys
+        return keys[max(keys)] if keys else None
 
     def refusals(self) -> dict[int, int]:
         """Refusals that were journaled, by number, since the journal began."""

@@ -150,11 +150,12 @@ class StatementDoor:
             rate_per_s=limits.peer_rate_per_s, burst=limits.peer_burst, peers=limits.peers_remembered
         )
         self._in_flight = 0
+        metrics.in_flight.set_function(lambda: self._in_flight)
 
     async def answer(self, payload: bytes, *, channel: str, peer: str) -> bytes:
         """The encoded answer to ``payload`` from ``peer``, the device that ``channel`` ("mqtt", "coap") proved."""
         metrics = self._metrics
-        metrics.statements.labels(channel).inc()
+        metrics.statements_of(channel).inc()
         began_ns = self._monotonic_ns()
         wait_ns = self._rates.admit(peer, now_ns=began_ns)
         if wait_ns:
@@ -163,13 +164,11 @@ class StatementDoor:
             answer = self._later(retry_after_ms=self._limits.retry_after_ms)
         else:
             self._in_flight += 1
-            metrics.in_flight.set(self._in_flight)
             try:
                 answer = await self._decide(payload, channel=channel, peer=peer)
             finally:
                 self._in_flight -= 1
-                metrics.in_flight.set(self._in_flight)
-        metrics.answers.labels(channel, answer.status.name.lower()).inc()
+        metrics.answers_of(channel, answer.status).inc()
         metrics.answer_seconds.observe((self._monotonic_ns() - began_ns) / 1e9)
         return encode(answer)
 

@@ -86,6 +86,7 @@ class Journal:
         self._position = 0
         self._chain = GENESIS
         self._broken = False
+        self._has_reserve = not keep_ballast
         #: Where a marked journal went at this start.
         self.moved_aside: Path | None = None
 
@@ -107,7 +108,7 @@ class Journal:
             if row is not None:
                 self._position, self._chain = row
             if self._keep_ballast:
-                recovery.reserve(self._ballast)
+                self._has_reserve = recovery.reserve(self._ballast)
         except BaseException:
             self.close()
             raise
@@ -173,7 +174,7 @@ class Journal:
     @property
     def has_reserve(self) -> bool:
         """Whether the reserved extent is there, or was never wanted."""
-        return not self._keep_ballast or self._ballast.exists()
+        return self._has_reserve
 
     def _open_connection(self) -> sqlite3.Connection:
         if self._connection is None or self._broken:
@@ -192,6 +193,7 @@ class Journal:
         except JournalFull:
             if not (self._keep_ballast and recovery.release(self._ballast)):
                 raise
+            self._has_reserve = False
             self._commit(group)
 
     def _commit(self, group: Group) -> None:
@@ -258,7 +260,8 @@ class Journal:
         """Set the reserve aside again when the disk has room; whether it is there."""
         if self.has_reserve:
             return True
-        return recovery.room_to_reserve(self._ballast) and recovery.reserve(self._ballast)
+        self._has_reserve = recovery.room_to_reserve(self._ballast) and recovery.reserve(self._ballast)
+        return self._has_reserve
 
     # Reading ----------------------------------------------------------------------------------------------------------
 

@@ -6,13 +6,15 @@ waits, so that strangers who open handshakes cannot slow who is already served.
 Rule 3: every lane is bounded; a full one refuses at once (``HsmBusy``), nothing waits for room.
 """
 
+import asyncio
+import contextlib
 import enum
 import os
 import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from farthing.hsm.errors import HsmBusy, HsmError
 
@@ -42,22 +44,88 @@ class Lane(enum.Enum):
     HANDSHAKE = MAX_WAITING_HANDSHAKES
 
 
+class Answer(Protocol):
+    """Where a call's outcome goes; the thread asks before it begins and tells when it is done."""
+
+    def set_running_or_notify_cancel(self) -> bool:
+        """Whether anybody still waits for it."""
+        ...
+
+    def set_result(self, result: Any, /) -> None:
+        """It worked."""
+        ...
+
+    def set_exception(self, err: BaseException, /) -> None:
+        """It did not."""
+        ...
+
+
+class _ToLoop:
+    """Outcomes on their way to one event loop, which is woken once for all that are ready: a wake-up is a system call."""
+
+    __slots__ = ("_is_woken", "_ready", "loop")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self._ready: deque[tuple[asyncio.Future[Any], Any, BaseException | None]] = deque()
+        self._is_woken = False
+
+    def send(self, future: "asyncio.Future[Any]", result: Any, err: BaseException | None) -> None:
+        # First what is ready, then the look at the flag; the loop does it the other way round, so nothing is left lying.
+        self._ready.append((future, result, err))
+        if not self._is_woken:
+            self._is_woken = True
+            # A loop that is closed has nobody left who waits.
+            with contextlib.suppress(RuntimeError):
+                self.loop.call_soon_threadsafe(self._deliver)
+
+    def _deliver(self) -> None:
+        self._is_woken = False
+        while self._ready:
+            future, result, err = self._ready.popleft()
+            if future.done():
+                continue
+            if err is None:
+                future.set_result(result)
+            else:
+                future.set_exception(err)
+
+
+class _LoopAnswer:
+    """The answer to a coroutine."""
+
+    __slots__ = ("_future", "_to_loop")
+
+    def __init__(self, future: "asyncio.Future[Any]", to_loop: _ToLoop) -> None:
+        self._future = future
+        self._to_loop = to_loop
+
+    def set_running_or_notify_cancel(self) -> bool:
+        return not self._future.cancelled()
+
+    def set_result(self, result: Any, /) -> None:
+        self._to_loop.send(self._future, result, None)
+
+    def set_exception(self, err: BaseException, /) -> None:
+        self._to_loop.send(self._future, None, err)
+
+
 class Lanes:
     """What waits, and who is next. No thread, no lock: the caller holds one."""
 
     __slots__ = ("_since_handshake", "_waiting")
 
     def __init__(self) -> None:
-        self._waiting: dict[Lane, deque[tuple[Callable[[], Any], Future[Any]]]] = {lane: deque() for lane in Lane}
+        self._waiting: dict[Lane, deque[tuple[Callable[[], Any], Answer]]] = {lane: deque() for lane in Lane}
         self._since_handshake = 0
 
-    def put(self, lane: Lane, call: Callable[[], Any], answer: Future[Any]) -> None:
+    def put(self, lane: Lane, call: Callable[[], Any], answer: Answer) -> None:
         """Queue ``call``; raise ``HsmBusy`` if its lane is full."""
         if len(self._waiting[lane]) >= lane.value:
             raise HsmBusy(f"{lane.value} {lane.name.lower()} operations are waiting for the token already")
         self._waiting[lane].append((call, answer))
 
-    def next(self) -> tuple[Callable[[], Any], Future[Any]] | None:
+    def next(self) -> tuple[Callable[[], Any], Answer] | None:
         """Take what is next by rule 2, or None."""
         urgent, ordinary, handshakes = (self._waiting[lane] for lane in Lane)
         others = urgent or ordinary
@@ -77,7 +145,7 @@ class Lanes:
 class HsmThread:
     """Runs calls one after the other on a thread of its own, from ``start`` to ``stop``."""
 
-    __slots__ = ("_changed", "_lanes", "_pid", "_stopping", "_thread")
+    __slots__ = ("_changed", "_lanes", "_pid", "_stopping", "_thread", "_to_loop")
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -85,6 +153,7 @@ class HsmThread:
         self._stopping = True
         self._thread: threading.Thread | None = None
         self._pid = 0
+        self._to_loop: _ToLoop | None = None
 
     def start(self) -> None:
         """Start the thread; illegal twice."""
@@ -109,17 +178,31 @@ class HsmThread:
         thread.join(CLOSING_TIMEOUT_S)
         return not thread.is_alive()
 
-    def submit(self, lane: Lane, call: Callable[[], T]) -> Future[T]:
-        """Queue ``call``; its result or exception arrives in the future. Raise ``HsmBusy`` or ``HsmError``."""
+    def put(self, lane: Lane, call: Callable[[], Any], answer: Answer) -> None:
+        """Queue ``call``; its result or exception goes to ``answer``. Raise ``HsmBusy`` or ``HsmError``."""
         if self._pid != os.getpid() and self._thread is not None:
             raise HsmError("a forked process cannot use its parent's token: start processes with spawn")
-        answer: Future[T] = Future()
         with self._changed:
             if self._stopping:
                 raise HsmError("the HSM thread is not running: call start() first, and nothing after close()")
             self._lanes.put(lane, call, answer)
             self._changed.notify()
+
+    def submit(self, lane: Lane, call: Callable[[], T]) -> Future[T]:
+        """Queue ``call``; its result or exception arrives in the future. Raise ``HsmBusy`` or ``HsmError``."""
+        answer: Future[T] = Future()
+        self.put(lane, call, answer)
         return answer
+
+    async def ask(self, lane: Lane, call: Callable[[], T]) -> T:
+        """The result of ``call``, for a coroutine; cancelled before its turn, it is not called. As ``submit``."""
+        loop = asyncio.get_running_loop()
+        to_loop = self._to_loop
+        if to_loop is None or to_loop.loop is not loop:
+            to_loop = self._to_loop = _ToLoop(loop)
+        future: asyncio.Future[T] = loop.create_future()
+        self.put(lane, call, _LoopAnswer(future, to_loop))
+        return await future
 
     def run(self, call: Callable[[], T], *, lane: Lane = Lane.ORDINARY, timeout_s: float = BLOCKING_TIMEOUT_S) -> T:
         """Run ``call`` on the thread and wait for it, at most ``timeout_s``. Not for an event loop."""

@@ -1,7 +1,7 @@
 """An engine on a real journal in a temporary directory, with keys in memory where the daemon has them in a token."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -37,6 +37,9 @@ class MemorySigner:
             raise self.fail
         r, s = decode_dss_signature(self.private_key.sign(to_be_signed, ec.ECDSA(SHA256())))
         return r.to_bytes(32, "big") + s.to_bytes(32, "big")
+
+    async def sign_many(self, to_be_signed: Sequence[bytes]) -> list[bytes]:
+        return [await self.sign(each) for each in to_be_signed]
 
 
 class HandClock:
