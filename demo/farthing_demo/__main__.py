@@ -1,7 +1,9 @@
 """``make demo``: exit 0 only if every check holds."""
 
 import asyncio
+import os
 import sys
+import traceback
 
 from farthing.hsm import HsmError
 from farthing_demo.processes import DemoError
@@ -20,6 +22,13 @@ def main() -> int:
     except KeyboardInterrupt:
         print("farthing-demo: stopped", file=sys.stderr)
         return 130
+    except Exception:
+        traceback.print_exc()
+        return 2
 
 
-sys.exit(main())
+code = main()
+sys.stdout.flush()
+sys.stderr.flush()
+# gRPC's signer for keys in a token keeps a thread alive; everything else was closed in order.
+os._exit(code)

@@ -219,11 +219,14 @@ class Run:
         )
         self._traffic_began = time.monotonic()
         self._view.begin()
-        async with asyncio.TaskGroup() as group:
-            watching = group.create_task(self._watch())
+        watching = asyncio.create_task(self._watch())
+        try:
             await asyncio.gather(self._cut(), self._send_the_clone(), self._kill_and_restart())
             await self._at(1.0)
+            self._check_alive()
+        finally:
             watching.cancel()
+            await asyncio.wait([watching])
         self._view.end()
 
     async def _issue_mqtt_keys(self) -> scene.MqttKeys:
@@ -287,6 +290,7 @@ class Run:
     async def _kill_and_restart(self) -> None:
         await self._at(KILL_AT)
         site = self._sites[KILLED]
+        self._check_alive()
         await site.gateway.kill()
         self._kills += 1
         self._happens(f"kill -9 of {KILLED}")
@@ -297,6 +301,14 @@ class Run:
         )
         site.http = addresses["http"]
         self._happens(f"{KILLED} is back: journal replayed")
+
+    def _check_alive(self) -> None:
+        """A daemon that ended by itself is a fault, whatever else holds."""
+        for started in (site.gateway for site in self._sites.values()):
+            if not started.running():
+                raise DemoError(
+                    f"{started.name} ended by itself with {started.process.returncode}: see {started.log}\n{started.tail()}"
+                )
 
     # --- looking --------------------------------------------------------------------------------------------------------
 

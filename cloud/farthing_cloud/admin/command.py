@@ -4,9 +4,10 @@ A command loads only what it needs: groups are imported when one of their comman
 """
 
 import os
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
@@ -158,3 +159,21 @@ def farthing_admin(
     connection = Connection(config)
     ctx.obj = connection
     ctx.call_on_close(connection.close)
+
+
+def run() -> NoReturn:
+    """The installed command: run it and leave at once.
+
+    gRPC's signer for keys in a token keeps a thread alive for as long as anything still refers to its credentials, and an
+    interpreter that ends waits for it: a command that had printed its answer would hang.
+    """
+    code: int | str | None = 1
+    try:
+        app()
+    except SystemExit as stop:
+        code = stop.code
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code if isinstance(code, int) else 0 if code is None else 1)

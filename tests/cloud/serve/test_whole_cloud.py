@@ -148,7 +148,8 @@ def test_a_database_that_dies_costs_nothing(place: Path, parties: Path, cloud: R
     dead = postmaster(cloud)
     assert dead is not None
     os.kill(dead, signal.SIGKILL)
-    wait_until(lambda: health(addresses["http"])[0] == 503, "healthz to say so")
+    # It may be back before anybody looks: what shows that it died is that it is another process.
+    wait_until(lambda: postmaster(cloud) not in (None, dead), "another postmaster")
     done = alice("operators", "list")
     assert done.returncode == 0 or "the database is out of reach" in done.stderr
     wait_until(lambda: health(addresses["http"])[0] == 200, "the database to be back")
