@@ -22,7 +22,7 @@ def main() -> int:
     except KeyboardInterrupt:
         print("farthing-demo: stopped", file=sys.stderr)
         return 130
-    except Exception:
+    except Exception:  # noqa: BLE001 shown in full, then we leave with 2: nothing is answered as done
         traceback.print_exc()
         return 2
 

@@ -172,7 +172,7 @@ def run() -> NoReturn:
         app()
     except SystemExit as stop:
         code = stop.code
-    except BaseException:
+    except BaseException:  # noqa: BLE001 shown in full, then we leave with 1: nothing is answered as done
         sys.excepthook(*sys.exc_info())
     sys.stdout.flush()
     sys.stderr.flush()
