@@ -39,7 +39,7 @@ MAX_REMEMBERED_CERTIFICATES = 4_096
 _SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_SIZE),
     ("grpc.max_send_message_length", MAX_MESSAGE_SIZE),
-    # Clients of ours ping every ten seconds even when idle; gRPC's default calls that abuse.
+    # Clients of ours ping every six to ten seconds even when idle; gRPC's default calls that abuse.
     ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.keepalive_time_ms", 30_000),

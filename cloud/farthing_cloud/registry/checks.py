@@ -26,7 +26,7 @@ MAX_SITES_PER_DEVICE = 10_000
 #: One OCPI object; the largest of the vectors is 4 kB.
 MAX_TARIFF_SIZE = 64 * 1024
 X_COORDINATE_SIZE = 32
-#: RFC 9528, section 3.3.2: our kids are one or two bytes; longer ones cost air time in each handshake.
+#: RFC 9528, section 3.3.2: the ceremony's kids have eight bytes; longer ones cost air time in each handshake.
 MAX_KID_SIZE = 8
 MAX_UINT32 = 2**32 - 1
 MAX_UINT63 = 2**63 - 1
