@@ -282,7 +282,7 @@ async def _tell(cloud: CloudOfOne, token: Token, parties: Parties, elements: lis
                 report_interval_s=60,
             )
         )
-    cloud.direct(seal=directive_pb2.SealPolicy(amount_micros=10**9, records=500, age_s=2))
+    cloud.direct(seal=directive_pb2.SealPolicy(amount_micros=10**9, records=200, age_s=2))
 
 
 @contextlib.asynccontextmanager

@@ -5,6 +5,7 @@ anybody. Order of a stop: no new statements, then the uplink, then the engine af
 """
 
 import asyncio
+import gc
 import os
 import signal
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,7 +21,7 @@ from farthing.device.cose import VerifyingKey
 from farthing.device.messages import Answer, MessageError
 from farthing.edhoc import TokenKey, credential
 from farthing.hsm import Hsm, HsmError, Party, Token, load_party
-from farthing.hsm.tls import channel_credentials
+from farthing.hsm.tls import channel_credentials, read_roots
 from farthing.hsm.transport import TransportKey
 from farthing.ids import DeviceId
 from farthing.refusal import Refusal
@@ -77,6 +78,8 @@ def run_gateway(config: EdgeConfig) -> None:
         party = load_party(config.party)
         _check_party(config, party)
         directive_key = _directive_key(config)
+        # Read again for each connection; what is no certificate is no start.
+        read_roots(config.ca_file)
         with Hsm.of(party) as hsm:
             asyncio.run(_run(config, party, hsm.attach(party), directive_key))
     except (HsmError, JournalError) as err:
@@ -231,7 +234,7 @@ class _Gateway:
             engine=_ForUplink(self._engine),
             directive_key=directive_key,
             make_credentials=lambda: channel_credentials(
-                token, "tls", certificate_chain=party.certificate("tls"), roots=config.ca_file.read_bytes()
+                token, "tls", certificate_chain=party.certificate("tls"), roots=read_roots(config.ca_file)
             ),
             obey_site_key=self._obey_site_key,
             metrics=self._metrics,
@@ -259,6 +262,9 @@ class _Gateway:
                         await coap.start()
                         addresses["coap"] = coap.address
                     doors = self._open_doors(tasks, http, coap)
+                    # What the start built stays: the collector need not walk it again and again, with everybody waiting.
+                    gc.collect()
+                    gc.freeze()
                     write_run_file(config.run_file, started_at=self._started_at, addresses=addresses)
                     _log.info("started", gateway=config.gateway_id, pid=os.getpid(), **addresses)
                     await stop.wait()
@@ -367,6 +373,8 @@ class _Gateway:
             found.append(f"broker: {self._config.mqtt.address} is not connected")
         if not view.authorizing:
             found.append(f"not authorizing: {view.not_authorizing_reason}")
+        if self._engine.storage_full:
+            found.append(f"disk: the disk of {self._config.journal_file} is full: free some space")
         found += [f"directive {version}: {fault}" for version, fault in view.directive_faults()]
         return found
 
