@@ -12,7 +12,7 @@ from farthing.ids import GatewayId
 from farthing_edge.authorization.applying import opened
 from farthing_edge.authorization.events import BaselineTaken, Event, Granted, Metered
 from farthing_edge.authorization.state import Told
-from farthing_edge.metering.sealing import Facts, leaves_of, sheet_of
+from farthing_edge.metering.sealing import Facts, facts_of, leaves_of, sheet_of
 
 
 class DetailFault(Exception):
@@ -47,23 +47,16 @@ def leaves_of_entries(
 
 
 def _facts_of_one_shot(position: int, event: Granted) -> Facts:
-    authorization = opened(event, position)
-    return Facts(
-        authorization=authorization.id,
-        account=authorization.account_id,
-        currency=authorization.currency,
-        device=authorization.device_id,
-        register_id=authorization.register_id,
-        register_epoch=authorization.register_epoch,
+    return facts_of(
+        opened(event, position),
         register_from=event.start,
         register_to=event.used_to,
         charges=event.charges,
         net_micros=sum(charge.net_micros for charge in event.charges),
         tax_micros=sum(charge.tax_micros for charge in event.charges),
         closing=True,
-        tariff=authorization.tariff,
         at=event.at,
-        statements=(event.statement,),
+        statement=event.statement,
         grant=None,
         traceparent=event.traceparent,
     )
@@ -83,29 +76,19 @@ def _facts_of_metered(
     if event.told_position:
         told = _told(event_at(event.told_position), event.told_position, start_id_at(event.told_position))
         grant = authorization.grant(gateway_id, told)
-    return Facts(
-        authorization=authorization.id,
-        account=authorization.account_id,
-        currency=authorization.currency,
-        device=authorization.device_id,
-        register_id=authorization.register_id,
-        register_epoch=authorization.register_epoch,
+    return facts_of(
+        authorization,
         register_from=event.register_from,
         register_to=event.value,
         charges=event.charges,
         net_micros=event.net_before_micros + sum(charge.net_micros for charge in event.charges),
         tax_micros=event.tax_before_micros + sum(charge.tax_micros for charge in event.charges),
         closing=event.closing,
-        tariff=authorization.tariff,
         at=event.at,
-        statements=_statements(opening.statement, event.statement),
+        statement=event.statement,
         grant=grant,
         traceparent=event.traceparent,
     )
-
-
-def _statements(first: bytes, last: bytes) -> tuple[bytes, ...]:
-    return (first,) if first == last else (first, last)
 
 
 def _told(event: Event, position: int, start_id: bytes) -> Told:

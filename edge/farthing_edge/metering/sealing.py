@@ -123,9 +123,24 @@ def leaves_of(facts: Sequence[Facts], sheet: Sheet) -> list[bytes]:
     return leaves
 
 
-def facts_of_record(state: GatewayState, record: UsageRecord) -> Facts:
-    """What the state knows of a record that is not sealed."""
-    authorization = record.authorization
+def facts_of(
+    authorization: Authorization,
+    *,
+    register_from: int,
+    register_to: int,
+    charges: tuple[Charge, ...],
+    net_micros: int,
+    tax_micros: int,
+    closing: bool,
+    at: int,
+    statement: bytes,
+    grant: Grant | None,
+    traceparent: str | None,
+) -> Facts:
+    """What a leaf says of a record that ``statement`` ends: ``net_micros`` and ``tax_micros`` are the authorization's so far.
+
+    One place for both who seals and who shows again what was sealed: their leaves are equal byte for byte.
+    """
     first = authorization.first_statement
     return Facts(
         authorization=authorization.id,
@@ -134,15 +149,33 @@ def facts_of_record(state: GatewayState, record: UsageRecord) -> Facts:
         device=authorization.device_id,
         register_id=authorization.register_id,
         register_epoch=authorization.register_epoch,
+        register_from=register_from,
+        register_to=register_to,
+        charges=charges,
+        net_micros=net_micros,
+        tax_micros=tax_micros,
+        closing=closing,
+        tariff=authorization.tariff,
+        at=at,
+        statements=(first,) if statement == first else (first, statement),
+        grant=grant,
+        traceparent=traceparent,
+    )
+
+
+def facts_of_record(state: GatewayState, record: UsageRecord) -> Facts:
+    """What the state knows of a record that is not sealed."""
+    authorization = record.authorization
+    return facts_of(
+        authorization,
         register_from=record.register_from,
         register_to=record.register_to,
         charges=record.charges,
         net_micros=record.net_micros,
         tax_micros=record.tax_micros,
         closing=record.closing,
-        tariff=authorization.tariff,
         at=record.at,
-        statements=(first,) if record.statement == first else (first, record.statement),
+        statement=record.statement,
         grant=None if record.told is None else authorization.grant(state.gateway_id, record.told),
         traceparent=record.traceparent,
     )
