@@ -25,6 +25,8 @@ def serve(
     """Serve until SIGTERM."""
     # Our children are PostgreSQL's tools, started and waited for: gRPC's fork handlers only complain about them.
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+    # Whoever connects without a certificate would write a line of gRPC's own into our log, each time.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     from farthing.clock import ClockError
     from farthing.configuration import ConfigError
     from farthing.hsm import HsmError

@@ -21,6 +21,7 @@ from farthing.clock import BusinessClock
 from farthing.configuration import ConfigError
 from farthing.daemon import RUN_FILE, write_run_file
 from farthing.hsm import Hsm, Party, Token, load_party
+from farthing.hsm.tls import read_roots
 from farthing_cloud.admission import RegistryAdmission
 from farthing_cloud.callers import make_table
 from farthing_cloud.channel import BackOfficeChannel, open_channel
@@ -132,7 +133,7 @@ class Cloud:
         """Start, serve until ``stop``, end. Raises what a start can find wrong: see ``farthing_cloud.command``."""
         config = self._config
         party = load_party(config.party)
-        roots = config.ca_file.read_bytes()
+        roots = read_roots(config.ca_file)
         table = make_table(config.callers)
         clock = config.clock.clock()
         config.state_dir.mkdir(parents=True, exist_ok=True)

@@ -55,6 +55,8 @@ def _token(config: EdgeConfig) -> Iterator[tuple["Token", "Party"]]:
 def run(config: ConfigOption) -> None:
     """Run the gateway until SIGTERM."""
     settings = _config(config)
+    # What a dead line means is said by us, once an outage; gRPC would write lines of its own at each attempt.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     from farthing_edge.gateway import StartError, run_gateway
 
     code = 0

@@ -6,9 +6,10 @@ import logging
 import sys
 import time
 import uuid
+from collections.abc import Coroutine
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn, TypeVar
 
 import structlog
 import typer
@@ -31,6 +32,8 @@ app = typer.Typer(
 )
 
 ConfigFile = Annotated[Path, typer.Option("--config", help="devices.toml; its keys are described in config.py.")]
+
+T = TypeVar("T")
 
 #: What stops a start, each with a message that says what to do.
 _STOPS = (ConfigError, HsmError, StoreError, StateError, ReplayError, CoapKeyError, GrantError)
@@ -79,7 +82,7 @@ def attempt(
             await Fleet(only, purpose=Purpose.ATTEMPT).run()
 
     try:
-        asyncio.run(alone())
+        _run(alone())
     except StoreInUse:
         # The running fleet has the counters: it asks for us.
         while desk.answer(name) is None and time.monotonic() < until:
@@ -110,7 +113,7 @@ def attack(
     if found is None or gateway not in found.gateways or not found.tokens:
         _stop(f"{config} has no device {device} that serves payers at {gateway}")
     try:
-        observed = asyncio.run(attack_with(loaded, device=found, gateway=gateway))
+        observed = _run(attack_with(loaded, device=found, gateway=gateway))
     except _STOPS as err:
         _stop(str(err))
     print(json.dumps([asdict(each) for each in observed], indent=1))
@@ -126,13 +129,26 @@ def _serve(config: Config, *, spend: bool) -> None:
 
     _log_to_stderr()
     try:
-        outcome = asyncio.run(fleet())
+        outcome = _run(fleet())
     except _STOPS as err:
         _stop(str(err))
     if not outcome.complete and not outcome.stopped:
         for name, what in outcome.missing.items():
             print(f"{name}: {what}", file=sys.stderr)
         raise typer.Exit(EXIT_INCOMPLETE)
+
+
+def _run(work: Coroutine[Any, Any, T]) -> T:
+    """What ``work`` returns; what stops a start is raised as itself, also where it ended a group of tasks."""
+    try:
+        return asyncio.run(work)
+    except ExceptionGroup as group:
+        cause: BaseException = group
+        while isinstance(cause, BaseExceptionGroup):
+            cause = cause.exceptions[0]
+        if isinstance(cause, _STOPS):
+            raise cause from group
+        raise
 
 
 def _load(file: Path) -> Config:

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from farthing.configuration import Address, ConfigError, FilePath, Section, explain, read_toml, resolved
 from farthing.hsm import Hsm, HsmError, load_party
-from farthing.hsm.tls import channel_credentials
+from farthing.hsm.tls import channel_credentials, read_roots
 from farthing_cloud.channel import CHANNEL_OPTIONS
 
 #: The label of a person's key.
@@ -69,7 +69,7 @@ class Connection:
         party = load_party(config.party)
         if party.kind != "person":
             raise ConfigError(f"{self._path}: party: {config.party} is a {party.kind}'s; commands are given by persons")
-        roots = config.ca_file.read_bytes()
+        roots = read_roots(config.ca_file)
         hsm = Hsm.of(party)
         hsm.start()
         self._closers.append(hsm.close)

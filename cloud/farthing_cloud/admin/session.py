@@ -28,6 +28,8 @@ ChannelSource: TypeAlias = Callable[[], grpc.Channel]
 Cell: TypeAlias = str | int | bool | bytes | Sequence[str]
 Row: TypeAlias = Mapping[str, Cell]
 
+#: How gRPC begins to say that nobody listens, or that the peers do not accept each other's certificates.
+_NO_LINE = "failed to connect to all addresses"
 #: A person waits at most this long for one answer.
 CALL_TIMEOUT_S = 60.0
 #: Where output is no terminal nothing is folded: programs and files have no width.
@@ -47,7 +49,14 @@ def back_office(ctx: typer.Context) -> Iterator[grpc.Channel]:
     try:
         yield source()
     except grpc.RpcError as err:
-        fail(f"{err.code().name.lower().replace('_', ' ')}: {err.details()}")
+        fail(_sentence(err))
+
+
+def _sentence(err: grpc.RpcError) -> str:
+    details = err.details() or ""
+    if err.code() == grpc.StatusCode.UNAVAILABLE and details.startswith(_NO_LINE):
+        return f"the back office does not answer: start it with `farthing-cloud serve`, or correct address in admin.toml ({details})"
+    return f"{err.code().name.lower().replace('_', ' ')}: {details}"
 
 
 def fail(sentence: str) -> NoReturn:

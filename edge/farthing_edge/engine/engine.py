@@ -227,6 +227,11 @@ class Engine:
             directive_version=self._state.directive_version,
         )
 
+    @property
+    def storage_full(self) -> bool:
+        """Whether new uses are told to come later because the journal's disk is full."""
+        return self._storage_full
+
     async def run(self) -> None:
         """Decide until :meth:`stop`; raise what ended the journal."""
         signing = asyncio.create_task(self._sign_batches(), name="sign batches")
@@ -511,6 +516,7 @@ class Engine:
             self._next_tick_ns = monotonic + self._limits.tick_ms * 1_000_000
             if self._storage_full and self._journal.try_to_reserve():
                 self._storage_full = False
+                _log.info("room on the disk again")
         if tick_due or state.low:
             happened.extend(self._take(group, commands.Tick(), now).events)
         if state.incarnation == 0 or not state.has_something_to_say():
@@ -537,8 +543,9 @@ class Engine:
     ) -> None:
         self.groups += 1
         self._durable_request = self._state.request_counter
-        if not self._journal.has_reserve:
+        if not self._journal.has_reserve and not self._storage_full:
             self._storage_full = True
+            _log.error("disk full; the reserve keeps metering and closing going, new uses are told to come later")
         witness = self._witness()
         signed = [draft for draft in drafts if draft.grant is not None]
         for draft in drafts:

@@ -5,9 +5,11 @@ be made to sign a batch, a certificate or a server's handshake.
 """
 
 import warnings
+from pathlib import Path
 
 import grpc
 import grpc.experimental
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from grpc.experimental import PrivateKeySignatureAlgorithm, PrivateKeySignOnComplete
 
@@ -31,6 +33,16 @@ def der_signature(raw: bytes) -> bytes:
     """r ‖ s as the DER that TLS and X.509 carry (RFC 3279, section 2.2.3)."""
     half = SIGNATURE_SIZE // 2
     return encode_dss_signature(int.from_bytes(raw[:half], "big"), int.from_bytes(raw[half:], "big"))
+
+
+def read_roots(file: Path) -> bytes:
+    """The PEM in ``file`` that peers' certificates must lead to; ``HsmError`` if it holds no certificate."""
+    try:
+        roots = file.read_bytes()
+        x509.load_pem_x509_certificates(roots)
+    except (OSError, ValueError) as err:
+        raise HsmError(f"{file} is no certificate (PEM): copy the one of the ceremony's CA, ca.pem") from err
+    return roots
 
 
 def channel_credentials(token: Token, label: str, *, certificate_chain: bytes, roots: bytes) -> grpc.ChannelCredentials:

@@ -150,7 +150,9 @@ class Hsm:
         try:
             session = found.open(rw=True, user_pin=pin)
         except (pkcs11.PinIncorrect, pkcs11.PinInvalid, pkcs11.PinLenRange) as err:
-            raise HsmError(f"{party.pin_file} does not hold the PIN of token {party.token_label!r}") from err
+            raise HsmError(
+                f"{party.pin_file} does not hold the PIN of token {party.token_label!r}: write the right one into it"
+            ) from err
         except pkcs11.PinLocked as err:
             raise HsmError(f"the PIN of token {party.token_label!r} is locked after too many wrong ones") from err
         except pkcs11.PKCS11Error as err:
