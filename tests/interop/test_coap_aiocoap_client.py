@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import aiocoap
@@ -15,11 +15,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from recording_engine import RecordingEngine
 
 from farthing.clock import Instant
 from farthing.device.cose import VerifyingKey, encode_sign1, key_id, to_be_signed
 from farthing.device.messages import (
-    Answer,
     AnswerStatus,
     Envelope,
     Reading,
@@ -32,7 +32,6 @@ from farthing.device.messages import (
 from farthing.edhoc import MemoryKey, credential
 from farthing.ids import DeviceId, GatewayId, RegisterId, StartId, TariffId
 from farthing.refusal import Refusal
-from farthing_edge.authorization.commands import DeviceStatement
 from farthing_edge.config import CoapSection, LimitsSection
 from farthing_edge.ingress.coap import CoapIngress, ListenError
 from farthing_edge.ingress.guard import RubbishRing
@@ -54,42 +53,12 @@ def sign(key: ec.EllipticCurvePrivateKey, data: bytes) -> bytes:
     return r.to_bytes(32, "big") + s.to_bytes(32, "big")
 
 
-@dataclass
-class Recorder:
-    """An engine that records what it hears."""
+@dataclass(kw_only=True)
+class Recorder(RecordingEngine):
+    """It has no site key: nobody here presents a token."""
 
-    keys: dict[DeviceId, VerifyingKey]
-    heard: list[DeviceStatement] = field(default_factory=list)
-
-    async def submit(self, command: DeviceStatement, /) -> Answer:
-        self.heard.append(command)
-        return Answer(
-            gateway=GATEWAY,
-            witness=WITNESS,
-            answers=(command.statement.device_epoch, command.statement.counter),
-            status=AnswerStatus.RECORDED,
-            receipted_counter=0,
-        )
-
-    def answer_refusal(
-        self, *, answers: tuple[int, int] | None, refusal: Refusal, retry_after_ms: int | None = None
-    ) -> Answer:
-        later = refusal.rule == 13
-        return Answer(
-            gateway=GATEWAY,
-            witness=WITNESS,
-            answers=answers,
-            status=AnswerStatus.LATER if later else AnswerStatus.REFUSED,
-            refusal=refusal,
-            retry_after_ms=retry_after_ms if later else None,
-            receipted_counter=0,
-        )
-
-    def statement_key(self, device: DeviceId, /) -> VerifyingKey | None:
-        return self.keys.get(device)
-
-    def site_key(self) -> tuple[str, int] | None:
-        return None
+    gateway: GatewayId = GATEWAY
+    witness: Witness = WITNESS
 
     async def hmac(self, label: str, data: bytes) -> bytes:  # noqa: ARG002 the interface's
         raise AssertionError("no intent, no token")

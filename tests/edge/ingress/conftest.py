@@ -12,12 +12,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from recording_engine import RecordingEngine
 
 from farthing.clock import Instant
 from farthing.device.cose import VerifyingKey, encode_sign1, key_id, to_be_signed
 from farthing.device.messages import (
     Answer,
-    AnswerStatus,
     Envelope,
     Intent,
     RegisterValue,
@@ -27,7 +27,6 @@ from farthing.device.messages import (
 )
 from farthing.hsm import Hsm, Party, Token
 from farthing.ids import DeviceId, GatewayId, RegisterId, StartId, token_commitment
-from farthing.refusal import Refusal
 from farthing_edge.authorization.commands import DeviceStatement
 from farthing_edge.broker import BrokerFiles, write_broker
 from farthing_edge.config import LimitsSection
@@ -86,49 +85,23 @@ def envelope(element: SoftElement, statement: Statement, *, token: bytes | None 
     )
 
 
-@dataclass
-class Recorder:
-    """An engine that writes down what it hears, and answers "recorded" as soon as it is let."""
+@dataclass(kw_only=True)
+class Recorder(RecordingEngine):
+    """Answers as soon as it is let."""
 
-    keys: dict[DeviceId, VerifyingKey] = field(default_factory=dict)
-    heard: list[DeviceStatement] = field(default_factory=list)
+    gateway: GatewayId = GATEWAY
+    witness: Witness = WITNESS
     let_go: asyncio.Event = field(default_factory=asyncio.Event)
     something_heard: asyncio.Event = field(default_factory=asyncio.Event)
     key: tuple[str, int] | None = (SITE_KEY, 1)
 
     async def submit(self, command: DeviceStatement, /) -> Answer:
-        self.heard.append(command)
+        answer = await super().submit(command)
         self.something_heard.set()
         if command.statement.counter != 999:  # 999 is the slow one
             self.let_go.set()
         await self.let_go.wait()
-        return Answer(
-            gateway=GATEWAY,
-            witness=WITNESS,
-            answers=(command.statement.device_epoch, command.statement.counter),
-            status=AnswerStatus.RECORDED,
-            receipted_counter=0,
-        )
-
-    def answer_refusal(
-        self, *, answers: tuple[int, int] | None, refusal: Refusal, retry_after_ms: int | None = None
-    ) -> Answer:
-        later = refusal.rule == 13
-        return Answer(
-            gateway=GATEWAY,
-            witness=WITNESS,
-            answers=answers,
-            status=AnswerStatus.LATER if later else AnswerStatus.REFUSED,
-            refusal=refusal,
-            retry_after_ms=retry_after_ms if later else None,
-            receipted_counter=0,
-        )
-
-    def statement_key(self, device: DeviceId, /) -> VerifyingKey | None:
-        return self.keys.get(device)
-
-    def site_key(self) -> tuple[str, int] | None:
-        return self.key
+        return answer
 
 
 @dataclass(frozen=True)

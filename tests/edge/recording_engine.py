@@ -1,0 +1,51 @@
+"""An engine that writes down what it hears: for tests of what stands before it."""
+
+from dataclasses import dataclass, field
+
+from farthing.device.cose import VerifyingKey
+from farthing.device.messages import Answer, AnswerStatus, Witness
+from farthing.ids import DeviceId, GatewayId
+from farthing.refusal import Refusal
+from farthing_edge.authorization.commands import DeviceStatement
+
+
+@dataclass(kw_only=True)
+class RecordingEngine:
+    """Answers "recorded" to everything, as ``gateway`` with ``witness``."""
+
+    gateway: GatewayId
+    witness: Witness
+    keys: dict[DeviceId, VerifyingKey] = field(default_factory=dict)
+    heard: list[DeviceStatement] = field(default_factory=list)
+    #: Label and epoch of the site's key; None: no intent can be looked up.
+    key: tuple[str, int] | None = None
+
+    async def submit(self, command: DeviceStatement, /) -> Answer:
+        self.heard.append(command)
+        return Answer(
+            gateway=self.gateway,
+            witness=self.witness,
+            answers=(command.statement.device_epoch, command.statement.counter),
+            status=AnswerStatus.RECORDED,
+            receipted_counter=0,
+        )
+
+    def answer_refusal(
+        self, *, answers: tuple[int, int] | None, refusal: Refusal, retry_after_ms: int | None = None
+    ) -> Answer:
+        later = refusal.rule == 13
+        return Answer(
+            gateway=self.gateway,
+            witness=self.witness,
+            answers=answers,
+            status=AnswerStatus.LATER if later else AnswerStatus.REFUSED,
+            refusal=refusal,
+            retry_after_ms=retry_after_ms if later else None,
+            receipted_counter=0,
+        )
+
+    def statement_key(self, device: DeviceId, /) -> VerifyingKey | None:
+        return self.keys.get(device)
+
+    def site_key(self) -> tuple[str, int] | None:
+        return self.key
