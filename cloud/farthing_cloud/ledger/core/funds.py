@@ -95,7 +95,10 @@ def fund(view: View, funding: Funding, *, now: Instant) -> Posting | None:
 
 
 def put_account(view: View, payer: Payer, *, told: tuple[Gateway, ...], now: Instant) -> Posting | None:
-    """Create an account or change its terms; None when nothing changes. ``told``: gateways that know it."""
+    """Create an account or change its terms; None when nothing changes. ``told``: gateways that know it.
+
+    A credit limit that grew pays what the account owes.
+    """
     if view.payers.get(payer.account_id) == payer:
         return None
     gateways: list[Gateway] = []
@@ -106,14 +109,18 @@ def put_account(view: View, payer: Payer, *, told: tuple[Gateway, ...], now: Ins
             after, row = link(gateway, account_record(payer, view.currency), dated_at=now)
             gateways.append(after)
             directives.append(row)
+    book = Book(replace(view, payers={payer.account_id: payer}))
+    book.touch(payer.account_id)
+    book.pay_debts()
     return Posting(
         kind="account",
         operator_id=view.operator_id,
         currency=view.currency,
         posted_at=now,
         business_at=now,
+        transfers=book.transfers(),
         payers=(payer,),
-        changes={paths.payer(payer.account_id): Balances(), paths.debt(payer.account_id): Balances()},
+        changes={paths.payer(payer.account_id): Balances(), paths.debt(payer.account_id): Balances()} | book.changes(),
         gateways=tuple(gateways),
         directives=tuple(directives),
     )

@@ -33,6 +33,8 @@ MAX_CLAIMS: Final = 20_000
 MAX_SHARES: Final = 4_096
 MAX_BATCH_SIZE: Final = 4 * 1024 * 1024
 HASH_SIZE: Final = 32
+#: What a batch bills in all, and what its claims have billed so far: the ledger's sums of both fit into 64 bits.
+MAX_BATCH_MICROS: Final = 2**61
 
 
 class BatchError(ValueError):
@@ -109,7 +111,7 @@ class ReceivedBatch:
 def receive(batch: bytes, *, signature: bytes, key_id: bytes, currency: str) -> ReceivedBatch:
     """Parse the bytes of a batch whose signature was verified; ``currency`` is its gateway's.
 
-    Raises ``BatchError``: not a batch, an id or size out of bounds, a share of a line that is not there.
+    Raises ``BatchError``: not a batch, an id, amount or size out of bounds, a share of a line that is not there.
     """
     if len(batch) > MAX_BATCH_SIZE:
         raise BatchError(f"a batch is at most {MAX_BATCH_SIZE} bytes")
@@ -152,6 +154,11 @@ def receive(batch: bytes, *, signature: bytes, key_id: bytes, currency: str) -> 
         )
     except IdError as err:
         raise BatchError(str(err)) from err
+    billed = [line.net_micros + line.tax_micros for line in head.lines]
+    if max(billed, default=0) > MAX_AMOUNT_MICROS:
+        raise BatchError(f"a line of more than {MAX_AMOUNT_MICROS} micros")
+    if max(sum(billed), sum(claim.net_micros + claim.tax_micros for claim in claims)) > MAX_BATCH_MICROS:
+        raise BatchError(f"a batch of more than {MAX_BATCH_MICROS} micros")
     if len({claim.authorization_id for claim in claims}) != len(claims):
         raise BatchError("two claims of one authorization")
     if any(position >= 2**63 for position in (head.last_position, head.incarnation, head.sequence)):

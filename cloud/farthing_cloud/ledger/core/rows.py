@@ -223,7 +223,7 @@ class Payment:
 class Touch:
     """What a request will look at: the store locks these rows, always in the same order, and returns a :class:`View`.
 
-    Order: books, gateways, registers, payers (each in id order); other accounts are locked by the posting itself.
+    Order: books, gateways, registers, cases, payers (each in id order); other accounts are locked by the posting itself.
     """
 
     operator_id: OperatorId
@@ -231,7 +231,7 @@ class Touch:
     gateway_ids: tuple[GatewayId, ...] = ()
     account_ids: tuple[AccountId, ...] = ()
     quota_ids: tuple[QuotaId, ...] = ()
-    #: Authorization → (register, from, to) of its claim in the request.
+    #: Authorization → (register, from, to) of its claim in the request, which is by the gateway of ``chain``.
     claims: Mapping[AuthorizationId, tuple[RegisterKey, int, int]] = field(default_factory=dict)
     #: (gateway, incarnation) of a chain of batches, with the sequence asked for.
     chain: tuple[GatewayId, int, int] | None = None

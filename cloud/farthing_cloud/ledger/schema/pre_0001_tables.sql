@@ -236,9 +236,10 @@ CREATE TABLE registers (
     UNIQUE (device_id, register_id, register_epoch)
 );
 
--- The highest claim of each authorization.
+-- The highest claim of each authorization, as its gateway tells it. (An authorization's id is a hash of names and a counter: another
+-- gateway can work it out beforehand, but what that one claims under it changes nothing here.)
 CREATE TABLE claims (
-    authorization_id bytea PRIMARY KEY,
+    authorization_id bytea NOT NULL,
     -- registers.id. (A foreign key would look up and lock each register once more; nobody deletes registers.)
     register         bigint NOT NULL,
     register_from    numeric(20, 0) NOT NULL,
@@ -251,6 +252,7 @@ CREATE TABLE claims (
     gateway_id       text NOT NULL,
     incarnation      bigint NOT NULL,
     sequence         bigint NOT NULL,
+    PRIMARY KEY (authorization_id, gateway_id),
     CHECK (register_from <= register_to)
 ) WITH (fillfactor = 80);
 -- Who else claims here: what ends after my start. New use is at the end of its register, so this finds few rows.

@@ -122,10 +122,9 @@ BEGIN
             AS c (authorization_id, device_id, register_id, register_epoch, register_from, register_to, net, tax, final,
                 aside)
         JOIN registers r USING (device_id, register_id, register_epoch)
-        ON CONFLICT (authorization_id) DO UPDATE
+        ON CONFLICT (authorization_id, gateway_id) DO UPDATE
         SET register_to = excluded.register_to, net_micros = excluded.net_micros, tax_micros = excluded.tax_micros,
-            final = excluded.final, aside = excluded.aside, gateway_id = excluded.gateway_id,
-            incarnation = excluded.incarnation, sequence = excluded.sequence;
+            final = excluded.final, aside = excluded.aside, incarnation = excluded.incarnation, sequence = excluded.sequence;
     END IF;
 
     IF cardinality(e_kind) > 0 THEN

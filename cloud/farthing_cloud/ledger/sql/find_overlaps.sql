@@ -7,9 +7,10 @@ CROSS JOIN LATERAL (
     SELECT c.authorization_id
     FROM claims c
     WHERE c.register = r.id
+        AND c.operator_id = %(operator_id)s
         AND c.register_to > n.register_from
         AND c.register_from < n.register_to
-        AND c.authorization_id <> n.authorization_id
+        AND (c.authorization_id, c.gateway_id) <> (n.authorization_id, %(gateway_id)s)
         AND c.register_from < c.register_to
     ORDER BY c.authorization_id
     LIMIT 1

@@ -2,4 +2,4 @@ SELECT c.authorization_id, r.device_id, r.register_id, r.register_epoch, c.regis
     c.tax_micros, c.final, c.aside, c.gateway_id, c.incarnation, c.sequence
 FROM claims c
 JOIN registers r ON r.id = c.register
-WHERE c.authorization_id = ANY (%(authorizations)s::bytea[])
+WHERE c.authorization_id = ANY (%(authorizations)s::bytea[]) AND c.gateway_id = %(gateway_id)s

@@ -79,8 +79,8 @@ class MemoryStore:
         self._chains: dict[tuple[GatewayId, int], Chain] = {}
         self._quotas: dict[QuotaId, Quota] = {}
         self._requests: dict[tuple[GatewayId, int, int], QuotaRequested] = {}
-        self._claims: dict[AuthorizationId, Claimed] = {}
-        self._registers: dict[RegisterKey, dict[AuthorizationId, None]] = {}
+        self._claims: dict[tuple[AuthorizationId, GatewayId], Claimed] = {}
+        self._registers: dict[RegisterKey, dict[tuple[AuthorizationId, GatewayId], None]] = {}
         self._cases: dict[int, tuple[OperatorId, Currency, Case]] = {}
         self._batches: dict[tuple[GatewayId, int, int], _Batch] = {}
         self._receipts: dict[bytes, Signed] = {}
@@ -138,7 +138,11 @@ class MemoryStore:
             }
             if touch.quota_request is not None
             else {},
-            claimed={a: self._claims[a] for a in touch.claims if a in self._claims},
+            claimed={
+                a: self._claims[a, touch.chain[0]]
+                for a in touch.claims
+                if touch.chain is not None and (a, touch.chain[0]) in self._claims
+            },
             overlaps=self._overlaps(touch),
             open_cases={
                 AuthorizationId(stored_case.authorization_id): case_id
@@ -146,6 +150,7 @@ class MemoryStore:
                 if stored_case.authorization_id in touch.claims
                 and stored_case.status is CaseStatus.OPEN
                 and stored_case.kind is CaseKind.OVERLAP
+                and any(aside.gateway_id in touch.gateway_ids for aside in stored_case.asides)
             },
             chain=chain,
             batch=batch,
@@ -172,11 +177,15 @@ class MemoryStore:
         for authorization_id, (register, start, end) in touch.claims.items():
             if start >= end:
                 continue  # an interval without width overlaps nothing
-            others = (self._claims[other] for other in self._registers.get(register, ()) if other != authorization_id)
+            mine = (authorization_id, touch.chain[0] if touch.chain is not None else "")
+            others = (self._claims[other] for other in self._registers.get(register, ()) if other != mine)
             hits = [
                 c.authorization_id
                 for c in others
-                if c.register_from < c.register_to and c.register_from < end and start < c.register_to
+                if c.register_from < c.register_to
+                and c.register_from < end
+                and start < c.register_to
+                and self._gateways[c.gateway_id].operator_id == touch.operator_id
             ]
             if hits:
                 out[authorization_id] = min(hits)
@@ -228,8 +237,9 @@ class MemoryStore:
                 status=QuotaStatus(changed.status),
             )
         for claim in posting.claims:
-            self._claims[claim.authorization_id] = claim
-            self._registers.setdefault(claim.register, {})[claim.authorization_id] = None
+            name = claim.authorization_id, claim.gateway_id
+            self._claims[name] = claim
+            self._registers.setdefault(claim.register, {})[name] = None
         case_ids = tuple(self._add_case(posting, index) for index in range(len(posting.cases)))
         if posting.case_decided is not None:
             operator_id, currency, case = self._cases[posting.case_decided.case_id]

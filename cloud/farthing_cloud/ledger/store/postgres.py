@@ -1,6 +1,6 @@
 """The ledger in PostgreSQL (READ COMMITTED): rows locked in one order, one call that posts.
 
-``load`` is one pipeline of sentences: books, gateways, registers, payers, in that order and each by id, so that two
+``load`` is one pipeline of sentences: books, gateways, registers, cases, payers, in that order and each by id, so that two
 transactions wait for each other but never in a circle. What can still collide (a new account with the same name) is
 told by PostgreSQL, and the whole unit of work is done again.
 """
@@ -241,6 +241,8 @@ class _PostgresTransaction:
             "claim_epochs": _numbers(r.register_epoch for r, _, _ in touch.claims.values()),
             "froms": _numbers(start for _, start, _ in touch.claims.values()),
             "tos": _numbers(end for _, _, end in touch.claims.values()),
+            "operator_id": touch.operator_id,
+            "gateway_id": touch.chain[0] if touch.chain is not None else "",
         }
         named: dict[str, Any] = {
             **operator,
