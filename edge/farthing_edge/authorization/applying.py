@@ -97,11 +97,13 @@ def _remember(
 
 
 def _forget(state: GatewayState, counter: int, seen: Seen) -> None:
-    """A closed authorization goes with its intent, once its last claim is sealed."""
+    """A closed authorization goes with its intent, once its last claim is sealed. A standing one stays: its next reading names it
+    again, however late, and would begin it anew."""
     authorization = seen.authorization
     if (
         authorization is not None
         and authorization.closed
+        and not authorization.standing
         and authorization.intent_counter == counter
         and authorization.id not in state.ended
     ):
@@ -473,7 +475,7 @@ def _sealed(state: GatewayState, event: events.Sealed) -> None:
     for authorization in state.ended.values():
         device = state.devices.get(authorization.device_id)
         # What can still be asked about stays; the rest is the journal's.
-        if device is None or authorization.intent_counter <= device.window_floor():
+        if device is None or (authorization.intent_counter <= device.window_floor() and not authorization.standing):
             state.authorizations.pop(authorization.id, None)
     state.ended = {}
     for quota_id, still_held in event.stopped:

@@ -473,6 +473,8 @@ def _baseline(
     now: Instant,
 ) -> Decision:
     """Where a standing authorization begins. Nothing is billed, so only what it will be billed by must fit."""
+    if reading.counter <= device.window_floor():
+        return _no(reading, Refusal.COUNTER_TOO_OLD)
     if register.epoch != reading.register.register_epoch:
         return _no(reading, Refusal.REGISTER_EPOCH_DIFFERS)
     if reading.register.value >= register.modulus:

@@ -1,0 +1,54 @@
+"""What a device, or whoever recorded it, cannot make a gateway bill by saying old things again."""
+
+from edge_playbook import Gateway, M, Meter, Policy, clock, fund
+
+from farthing.clock import SECOND_US, Instant
+from farthing.device.messages import AnswerStatus
+from farthing.refusal import Refusal
+from farthing_edge.authorization.state import COUNTER_WINDOW
+
+
+def later(gateway: Gateway, seconds: int = 60) -> Gateway:
+    gateway.at = Instant(gateway.at + seconds * SECOND_US)
+    return gateway
+
+
+def metered() -> tuple[Gateway, Meter]:
+    """A smart meter and the site that bills it."""
+    gateway = Gateway("G1", "S1", at=clock("10:00"))
+    gateway.told(tariff=Policy.tariff("chg-3"))
+    fund(gateway, "P", "card")
+    gateway.told(device=Policy.device("m1", profile="standing", standing_account_id="P", rated_per_hour=1_000))
+    gateway.told(quota_granted=Policy.quota("q1", "P", 50 * M, clock("20:00")))
+    return gateway, Meter("m1", 5_000)
+
+
+def test_a_standing_authorization_that_ended_does_not_begin_again_with_old_readings() -> None:
+    site, meter = metered()
+    baseline = meter.reading(site, 5_000)
+    first, second = meter.reading(later(site), 5_200), meter.reading(later(site), 5_300)
+    for statement in (baseline, first, second):
+        assert site.say(statement).status is AnswerStatus.RECORDED
+    ((name, _),) = site.state.authorizations.items()
+    site.say(meter.end(later(site), 5_300, authorization=name))
+    site.seal()
+    # Enough of whatever else it says, so that its first words are out of the window.
+    meter.counter += COUNTER_WINDOW
+    site.say(meter.reading(later(site), 5_300))
+    spent = site.state.quotas["q1"].spent_micros
+    for statement in (baseline, first, second):
+        site.say(statement)
+    assert site.state.quotas["q1"].spent_micros == spent
+    assert site.state.unsealed == []
+    assert site.replayed().quotas["q1"].spent_micros == spent
+
+
+def test_a_baseline_out_of_the_window_is_too_old() -> None:
+    site, meter = metered()
+    old = meter.reading(site, 5_000)
+    meter.counter += COUNTER_WINDOW
+    newer = Meter("m1", 6_000, counter=meter.counter, register_id="r2")
+    site.say(newer.end(later(site), 6_000, authorization=bytes(16), tariff=None))
+    before = site.state.position
+    assert site.say(old).refusal is Refusal.COUNTER_TOO_OLD
+    assert site.state.position == before
