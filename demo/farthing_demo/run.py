@@ -30,6 +30,8 @@ CLONE_AT, KILL_AT = 0.40, 0.55
 CLONE_USES = 3
 #: The gateway that is killed, and the one the clone spends at.
 KILLED, CLONE_GATEWAY = "gw-1", "gw-2"
+#: Between two recalls: a gateway has stopped, sealed and reported by then.
+RECALL_EVERY_S = 4.0
 #: Waits: generous, for a loaded machine; each ends as soon as its condition holds.
 START_WITHIN_S, END_WITHIN_S = 90, 180
 
@@ -66,6 +68,7 @@ class Run:
         self._admin: tuple[str, ...] = ()
         self._kills = 0
         self._posted_micros = 0
+        self._recall_after = 0.0
 
     async def play(self) -> bool:
         """Play the run; return whether every check holds."""
@@ -230,21 +233,24 @@ class Run:
         self._view.end()
 
     async def _issue_mqtt_keys(self) -> scene.MqttKeys:
-        keys: scene.MqttKeys = {}
-        for gateway, site in self._sites.items():
-            for device in cast.DEVICES:
-                if device.kind not in cast.MQTT_KINDS or site.part.site not in device.sites:
-                    continue
-                printed = await self._stage.call(
-                    f"certificate of {device.device}",
-                    [command("farthing-edge"), "client-certificate", "--config", str(self._folders.config(gateway)),
-                     "--device", device.device, "--directory", str(self._folders.state(f"mqtt-{device.device}-{gateway}")), "--json"],
-                )  # fmt: skip
-                written = json.loads(printed)
-                keys[device.device, gateway] = scene.MqttKey(
-                    certificate_file=Path(written["certificate_file"]), key_file=Path(written["key_file"])
-                )
-        return keys
+        async def issue(device: str, gateway: str) -> tuple[tuple[str, str], scene.MqttKey]:
+            folder = self._folders.state(f"mqtt-{device}-{gateway}")
+            printed = await self._stage.call(
+                f"certificate of {device}",
+                [command("farthing-edge"), "client-certificate", "--config", str(self._folders.config(gateway)),
+                 "--device", device, "--directory", str(folder), "--json"],
+            )  # fmt: skip
+            written = json.loads(printed)
+            key = scene.MqttKey(certificate_file=Path(written["certificate_file"]), key_file=Path(written["key_file"]))
+            return (device, gateway), key
+
+        wanted = [
+            (device.device, gateway)
+            for gateway, site in self._sites.items()
+            for device in cast.DEVICES
+            if device.kind in cast.MQTT_KINDS and site.part.site in device.sites
+        ]
+        return dict(await asyncio.gather(*(issue(device, gateway) for device, gateway in wanted)))
 
     def _now_s(self) -> float:
         return time.monotonic() - self._traffic_began
@@ -381,11 +387,13 @@ class Run:
         return any(row["device_id"] == cast.CLONED and row["status"] == "acted" for row in cases)
 
     async def _quotas_closed(self) -> bool:
-        """Recall what is open (a grant may have been under way at the recall before) and look whether anything is left."""
-        left = await self._call_admin("quotas", "list", "--operator", cast.OPERATOR, "--open")
-        if any(row["status"] == "open" for row in left):
+        """Recall what is open, again after a while (a grant may have been under way), and look whether anything is left."""
+        assert self._books is not None
+        if time.monotonic() >= self._recall_after:
             await self._call_admin("quotas", "recall", "--operator", cast.OPERATOR, "--reason", "end of day")
-        return not left
+            self._recall_after = time.monotonic() + RECALL_EVERY_S
+        sums = await self._books.sums()
+        return sums is not None and not sums.open_quotas
 
     async def _call_admin(self, *arguments: str) -> Any:
         return json.loads(await self._stage.call("farthing-admin", [*self._admin, *arguments, "--json"]))
