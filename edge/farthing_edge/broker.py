@@ -9,6 +9,7 @@ Rule 3: its process is not the gateway's child: it is configured here and starte
 
 import getpass
 import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from farthing.hsm.transport import TransportKey, make_transport_key
 from farthing.ids import parse_id
 from farthing_edge.config import GATEWAY_USER
 
+MOSQUITTO = "mosquitto"
 SITE_CA = "site-ca"
 BROKER_NAME = "broker"
 
@@ -56,7 +58,13 @@ class BrokerFiles:
     @property
     def command(self) -> tuple[str, ...]:
         """How the host starts it."""
-        return ("mosquitto", "-c", str(self.configuration))
+        return (find_mosquitto() or MOSQUITTO, "-c", str(self.configuration))
+
+
+def find_mosquitto() -> str | None:
+    """Where Mosquitto is installed, or None."""
+    # Debian puts it where an ordinary user's PATH does not lead.
+    return shutil.which(MOSQUITTO, path=f"{os.environ.get('PATH', os.defpath)}{os.pathsep}/usr/sbin")
 
 
 def site_anchor(token: Token, party: Party) -> bytes:

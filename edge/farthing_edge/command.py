@@ -102,9 +102,8 @@ def broker(
     Run it again within the day to renew the key, and send the broker SIGHUP.
     """
     import shlex
-    import shutil
 
-    from farthing_edge.broker import BrokerError, write_broker
+    from farthing_edge.broker import MOSQUITTO, BrokerError, find_mosquitto, write_broker
 
     settings = _config(config)
     with _token(settings) as (token, party):
@@ -112,9 +111,9 @@ def broker(
             files = write_broker(token, party, listen=listen, directory=directory.absolute())
         except BrokerError as err:
             _fail(err)
-    if shutil.which(files.command[0]) is None:
+    if find_mosquitto() is None:
         print(
-            f"farthing-edge: {files.command[0]} is not installed here (Debian: apt-get install mosquitto)",
+            f"farthing-edge: {MOSQUITTO} is not installed here (Debian: apt-get install mosquitto)",
             file=sys.stderr,
         )
     if as_json:
