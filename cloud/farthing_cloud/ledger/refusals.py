@@ -1,28 +1,18 @@
 """One table from what the ledger says to what a caller hears; used by the door and the back office alike."""
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import Any
+from contextlib import AbstractAsyncContextManager
 
 import grpc
-import grpc.aio
 
 from farthing.hsm import HsmError
 from farthing.ids import IdError
 from farthing.money import MoneyError
 from farthing_cloud.ledger.core.funds import LedgerRefusal, OtherContent, UnknownName
 from farthing_cloud.ledger.store.interface import StoreError
+from farthing_cloud.refusals import Context, Refused
+from farthing_cloud.refusals import refusals as end_with
 
-Context = grpc.aio.ServicerContext[Any, Any]
-
-
-class Refused(Exception):
-    """A no to the caller."""
-
-    def __init__(self, code: grpc.StatusCode, details: str) -> None:
-        super().__init__(details)
-        self.code = code
-        self.details = details
+__all__ = ["Context", "Refused", "malformed", "refusals"]
 
 
 def malformed(details: str) -> Refused:
@@ -42,13 +32,6 @@ _CODES: tuple[tuple[type[Exception], grpc.StatusCode], ...] = (
 )
 
 
-@asynccontextmanager
-async def refusals(context: Context) -> AsyncIterator[None]:
+def refusals(context: Context) -> AbstractAsyncContextManager[None]:
     """End the call with the code that fits a refusal; a bug of ours goes on up."""
-    try:
-        yield
-    except Refused as err:
-        await context.abort(err.code, err.details)
-    except tuple(kind for kind, _ in _CODES) as err:
-        code = next(code for kind, code in _CODES if isinstance(err, kind))
-        await context.abort(code, str(err) or type(err).__name__)
+    return end_with(context, _CODES)

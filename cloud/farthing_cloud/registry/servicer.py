@@ -6,7 +6,7 @@ Rule 2: a dry run reads and compares only, and takes references it cannot find a
 
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, NoReturn
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -26,6 +26,7 @@ from farthing.v1 import (
 )
 from farthing_cloud.callers import caller
 from farthing_cloud.database import Pool
+from farthing_cloud.refusals import Context, Refused, refusals
 from farthing_cloud.registry import store
 from farthing_cloud.registry.checks import (
     Unfit,
@@ -40,8 +41,6 @@ from farthing_cloud.registry.differences import differences
 from farthing_cloud.registry.life import IllegalStep, device_step, gateway_step
 from farthing_cloud.wishes import CALL_TIMEOUT_S, Wishes, WishRefused, add_wish, keep_sending, waits
 
-Context = grpc.aio.ServicerContext[Any, Any]
-
 MAX_REASON_LENGTH = 500
 #: Epochs count from 1, so that 0 on the wire is "not said".
 FIRST_DEVICE_EPOCH = 1
@@ -49,13 +48,8 @@ FIRST_DEVICE_EPOCH = 1
 _log = structlog.stdlib.get_logger(__name__)
 
 
-class Refused(Exception):
-    """A no to the caller."""
-
-    def __init__(self, code: grpc.StatusCode, details: str) -> None:
-        super().__init__(details)
-        self.code = code
-        self.details = details
+#: What the registry's rules raise.
+_CODES = ((Unfit, grpc.StatusCode.INVALID_ARGUMENT), (IllegalStep, grpc.StatusCode.FAILED_PRECONDITION))
 
 
 def _precondition(details: str) -> Refused:
@@ -87,7 +81,7 @@ class RegistryServicer(registry_pb2_grpc.RegistryServicer):
     async def PutOperator(self, request: registry_pb2.PutOperatorRequest, context: Context) -> registry_pb2.PutResponse:
         """Name and currency of who runs devices. The currency never changes: amounts were promised in it."""
         operator = request.operator
-        async with self._refusals(context):
+        async with refusals(context, _CODES):
             check_operator(operator)
             async with self._change(operator.operator_id) as connection:
                 old = await store.get_operator(connection, operator.operator_id)
@@ -103,7 +97,7 @@ class RegistryServicer(registry_pb2_grpc.RegistryServicer):
         """A place, with what its gateways may allow offline and when they seal."""
         site = request.site
         gateway_ids: list[str] = []
-        async with self._refusals(context):
+        async with refusals(context, _CODES):
             async with self._change(site.operator_id) as connection:
                 currency = await self._currency(connection, site.operator_id, dry_run=request.dry_run)
                 check_site(site, currency=currency)
@@ -129,7 +123,7 @@ class RegistryServicer(registry_pb2_grpc.RegistryServicer):
     async def PutGateway(self, request: registry_pb2.PutGatewayRequest, context: Context) -> registry_pb2.PutResponse:
         """A gateway and its public keys. It is told everything it must know before anything else happens to it."""
         gateway = request.gateway
-        async with self._refusals(context):
+        async with refusals(context, _CODES):
             check_gateway(gateway)
             async with self._change(gateway.operator_id) as connection:
                 await self._currency(connection, gateway.operator_id, dry_run=request.dry_run)
@@ -156,7 +150,7 @@ class RegistryServicer(registry_pb2_grpc.RegistryServicer):
         tariff = request.tariff
         record = tariff.tariff
         gateway_ids: list[str] = []
-        async with self._refusals(context):
+        async with refusals(context, _CODES):
             async with self._change(tariff.operator_id) as connection:
                 currency = await self._currency(connection, tariff.operator_id, dry_run=request.dry_run)
                 check_tariff(tariff, currency=currency)
@@ -183,7 +177,7 @@ class RegistryServicer(registry_pb2_grpc.RegistryServicer):
         device = request.device
         record = device.record
         gateways: list[tuple[str, bool]] = []
-        async with self._refusals(context):
+        async with refusals(context, _CODES):
             if record.device_epoch == 0:
                 record.device_epoch = FIRST_DEVICE_EPOCH
             check_device(device, root=self._root)
@@ -214,7 +208,7 @@ class RegistryServicer(registry_pb2_grpc.RegistryServicer):
         """A step in a device's life (``life.DEVICE_STEPS``), told to every gateway that knows it."""
         who = caller(context)
         gateways: list[tuple[str, bool]] = []
-        async with self._refusals(context):
+        async with refusals(context, _CODES):
             _check_reason(request.reason)
             device = await self._known_device(request.device_id)
             async with self._change(device.operator_id) as connection:
@@ -253,7 +247,7 @@ class RegistryServicer(registry_pb2_grpc.RegistryServicer):
     ) -> registry_pb2.PutResponse:
         """Who is not active may not connect; live calls end within a second."""
         who = caller(context)
-        async with self._refusals(context):
+        async with refusals(context, _CODES):
             _check_reason(request.reason)
             async with self._pool.connection() as connection:
                 stored = await store.get_gateway(connection, request.gateway_id)
@@ -387,18 +381,6 @@ class RegistryServicer(registry_pb2_grpc.RegistryServicer):
     # --- parts --------------------------------------------------------------------------------------------------------
 
     @asynccontextmanager
-    async def _refusals(self, context: Context) -> AsyncIterator[None]:
-        """Answer a no with its code and sentence."""
-        try:
-            yield
-        except Unfit as err:
-            await _abort(context, grpc.StatusCode.INVALID_ARGUMENT, str(err))
-        except IllegalStep as err:
-            await _abort(context, grpc.StatusCode.FAILED_PRECONDITION, str(err))
-        except Refused as err:
-            await _abort(context, err.code, err.details)
-
-    @asynccontextmanager
     async def _change(self, operator_id: str) -> AsyncIterator[store.Connection]:
         """One transaction, one at a time per operator."""
         async with self._pool.connection() as connection:
@@ -513,8 +495,3 @@ def _answer(old: object | None, found: list[str]) -> registry_pb2.PutResponse:
     else:
         change = registry_pb2.CHANGE_UPDATED
     return registry_pb2.PutResponse(change=change, differences=found)
-
-
-async def _abort(context: Context, code: grpc.StatusCode, details: str) -> NoReturn:
-    await context.abort(code, details)
-    raise AssertionError("abort raises")

@@ -8,7 +8,7 @@ Rule 2: a plan is made once per window; asking again gives the same plan.
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -30,6 +30,7 @@ from farthing_cloud.channel import BackOfficeChannel
 from farthing_cloud.config import SettlementSection
 from farthing_cloud.database import Pool
 from farthing_cloud.offering import Mounted
+from farthing_cloud.refusals import Refused, refusals
 from farthing_cloud.settlement import closing
 from farthing_cloud.settlement.plan import CashMissing, Payee, PayoutPlan, plan
 from farthing_cloud.settlement.rules import (
@@ -77,14 +78,6 @@ class _Books:
     payers_own_micros: int
 
 
-class _Refusal(Exception):
-    """The call is answered no; the message says why and what to do."""
-
-    def __init__(self, code: grpc.StatusCode, reason: str) -> None:
-        super().__init__(reason)
-        self.code = code
-
-
 class SettlementServicer(settlement_pb2_grpc.SettlementServicer):
     """Answers the back office."""
 
@@ -107,19 +100,15 @@ class SettlementServicer(settlement_pb2_grpc.SettlementServicer):
         self, request: settlement_pb2.PutAgencyRequest, context: Any
     ) -> registry_pb2.PutResponse:
         """Name an agency, or rename it."""
-        try:
+        async with refusals(context):
             return await self._put_agency(request)
-        except _Refusal as refusal:
-            await _abort(context, refusal)
 
     async def PutSplitRule(  # noqa: N802 - the name of the RPC
         self, request: settlement_pb2.PutSplitRuleRequest, context: Any
     ) -> registry_pb2.PutResponse:
         """Add a version of a site's rule; the same version again changes nothing."""
-        try:
+        async with refusals(context):
             return await self._put_rule(request)
-        except _Refusal as refusal:
-            await _abort(context, refusal)
 
     async def ListAgencies(  # noqa: N802 - the name of the RPC
         self,
@@ -150,21 +139,17 @@ class SettlementServicer(settlement_pb2_grpc.SettlementServicer):
         self, request: settlement_pb2.CloseRequest, context: Any
     ) -> settlement_pb2.CloseResponse:
         """Close a window by the rules in force now; a closed one gives its first answer again."""
-        try:
+        async with refusals(context):
             return await self._close(request.operator_id, request.window)
-        except _Refusal as refusal:
-            await _abort(context, refusal)
 
     async def Plan(  # noqa: N802 - the name of the RPC
         self, request: settlement_pb2.PlanRequest, context: Any
     ) -> settlement_pb2.PlanResponse:
         """Plan the payouts of a closed window (empty: the last one); the same window gives the same plan."""
-        try:
+        async with refusals(context):
             return settlement_pb2.PlanResponse(
                 plan=_plan_message(await self._plan(request.operator_id, request.window))
             )
-        except _Refusal as refusal:
-            await _abort(context, refusal)
 
     async def ShowPlan(  # noqa: N802 - the name of the RPC
         self, request: settlement_pb2.ShowPlanRequest, context: Any
@@ -219,16 +204,16 @@ class SettlementServicer(settlement_pb2_grpc.SettlementServicer):
             try:
                 decision = put(await store.rules(draft.operator_id, draft.site_id), draft, now=self._clock.now())
             except SplitRuleError as err:
-                raise _Refusal(grpc.StatusCode.INVALID_ARGUMENT, f"site {draft.site_id}: {err}") from err
+                raise Refused(grpc.StatusCode.INVALID_ARGUMENT, f"site {draft.site_id}: {err}") from err
             match decision:
                 case Unchanged():
                     return registry_pb2.PutResponse(change=registry_pb2.CHANGE_NONE)
                 case RuleRefused(reason=reason):
-                    raise _Refusal(grpc.StatusCode.FAILED_PRECONDITION, reason)
+                    raise Refused(grpc.StatusCode.FAILED_PRECONDITION, reason)
                 case NewRule(rule=rule, differences=differences):
                     unknown = await self._unknown_agencies(store, rule)
                     if unknown and not request.dry_run:
-                        raise _Refusal(
+                        raise Refused(
                             grpc.StatusCode.FAILED_PRECONDITION,
                             f"site {rule.site_id}: no agency {', '.join(unknown)}: put it first with 'farthing-admin "
                             "agencies put' or in the file of 'farthing-admin apply'",
@@ -252,7 +237,7 @@ class SettlementServicer(settlement_pb2_grpc.SettlementServicer):
         for operator in answer.operators:
             if operator.operator_id == operator_id:
                 return operator.currency
-        raise _Refusal(
+        raise Refused(
             grpc.StatusCode.NOT_FOUND, f"no operator {operator_id}: 'farthing-admin operators list' names them"
         )
 
@@ -261,7 +246,7 @@ class SettlementServicer(settlement_pb2_grpc.SettlementServicer):
             registry_pb2.ListSitesRequest(operator_id=operator_id), timeout=PEER_TIMEOUT_S
         )
         if site_id not in {site.site_id for site in answer.sites if site.operator_id == operator_id}:
-            raise _Refusal(
+            raise Refused(
                 grpc.StatusCode.NOT_FOUND,
                 f"operator {operator_id} has no site {site_id}: 'farthing-admin sites list' names them",
             )
@@ -280,7 +265,7 @@ class SettlementServicer(settlement_pb2_grpc.SettlementServicer):
             if err.code() in _REFUSALS:
                 async with self._pool.connection() as connection:
                     await SettlementStore(connection).withdraw_closing(asked)
-            raise _Refusal(err.code(), f"window {asked.window}: the ledger: {err.details()}") from err
+            raise Refused(err.code(), f"window {asked.window}: the ledger: {err.details()}") from err
         wrong = closing.disagreement(asked, answered)
         if wrong:
             _log.error("split_disagrees", operator=operator_id, window=asked.window, why=wrong)
@@ -312,7 +297,7 @@ class SettlementServicer(settlement_pb2_grpc.SettlementServicer):
             await store.lock(operator_id)
             chosen = choose(await store.rules(operator_id), standing, at=now)
             if isinstance(chosen, RulesMissing):
-                raise _Refusal(grpc.StatusCode.FAILED_PRECONDITION, chosen.reason)
+                raise Refused(grpc.StatusCode.FAILED_PRECONDITION, chosen.reason)
             return await store.ask_closing(
                 closing.request(operator_id=operator_id, currency=currency, window=window, rules=chosen), at=now
             )
@@ -335,12 +320,12 @@ class SettlementServicer(settlement_pb2_grpc.SettlementServicer):
             closed = await store.closing(operator_id, window)
         if closed is None or closed.response is None:
             named = f"window {window}" if window else "any window"
-            raise _Refusal(
+            raise Refused(
                 grpc.StatusCode.FAILED_PRECONDITION,
                 f"operator {operator_id} has not closed {named}: 'farthing-admin settlement close' first",
             )
         if closed.disagreement:
-            raise _Refusal(
+            raise Refused(
                 grpc.StatusCode.FAILED_PRECONDITION,
                 f"window {window} was not split by its rules, nobody is paid before a person has looked: "
                 f"{closed.disagreement}",
@@ -348,7 +333,7 @@ class SettlementServicer(settlement_pb2_grpc.SettlementServicer):
         try:
             currency = parse_currency(closed.currency)
         except MoneyError as err:
-            raise _Refusal(grpc.StatusCode.FAILED_PRECONDITION, str(err)) from err
+            raise Refused(grpc.StatusCode.FAILED_PRECONDITION, str(err)) from err
         books = await self._books(operator_id, currency)
         async with self._pool.connection() as connection, connection.transaction():
             store = SettlementStore(connection)
@@ -375,9 +360,9 @@ class SettlementServicer(settlement_pb2_grpc.SettlementServicer):
                     minimum_payout_micros=self._settings.minimum_payout_micros,
                 )
             except MoneyError as err:
-                raise _Refusal(grpc.StatusCode.FAILED_PRECONDITION, str(err)) from err
+                raise Refused(grpc.StatusCode.FAILED_PRECONDITION, str(err)) from err
             if isinstance(decision, CashMissing):
-                raise _Refusal(grpc.StatusCode.FAILED_PRECONDITION, decision.reason)
+                raise Refused(grpc.StatusCode.FAILED_PRECONDITION, decision.reason)
             await store.put_plan(decision, at=self._clock.now())
         return decision
 
@@ -403,28 +388,23 @@ class SettlementServicer(settlement_pb2_grpc.SettlementServicer):
                     payers_own_micros=totals.payers_own_micros,
                 )
             await asyncio.sleep(READ_PAUSE_S)
-        raise _Refusal(
+        raise Refused(
             grpc.StatusCode.UNAVAILABLE,
             f"what operator {operator_id} owes moves while it is read, or the ledger's sums differ from its balances: "
             "plan again, and if this stays, run 'farthing-admin ledger verify'",
         )
 
 
-async def _abort(context: Any, refusal: _Refusal) -> NoReturn:
-    await context.abort(refusal.code, str(refusal))
-    raise AssertionError("abort raises")
-
-
 def _id(field: str, value: str) -> str:
     try:
         return parse_id(value)
     except IdError as err:
-        raise _Refusal(grpc.StatusCode.INVALID_ARGUMENT, f"{field}: {err}") from err
+        raise Refused(grpc.StatusCode.INVALID_ARGUMENT, f"{field}: {err}") from err
 
 
 def _name(value: str) -> str:
     if not 1 <= len(value) <= MAX_NAME_SIZE or not value.isprintable():
-        raise _Refusal(
+        raise Refused(
             grpc.StatusCode.INVALID_ARGUMENT, f"an agency's name has 1 to {MAX_NAME_SIZE} printable characters"
         )
     return value

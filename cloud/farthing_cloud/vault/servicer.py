@@ -8,9 +8,7 @@ Rule 3: what gateways must hear is written with what causes it; the same call ag
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import asynccontextmanager
-from typing import Any, NoReturn
+from collections.abc import Iterable, Sequence
 
 import grpc
 import grpc.aio
@@ -29,10 +27,9 @@ from farthing.v1 import (
 )
 from farthing_cloud.config import VaultSection
 from farthing_cloud.database import Pool
+from farthing_cloud.refusals import Context, Refused, refusals
 from farthing_cloud.vault import store
 from farthing_cloud.wishes import CALL_TIMEOUT_S, Wishes, WishRefused, add_wish, keep_sending, waits
-
-Context = grpc.aio.ServicerContext[Any, Any]
 
 #: A card's UID has 4 to 10 bytes, a plate or app code some dozens of characters; statements commit to no more than this.
 MAX_TOKEN_SIZE = 256
@@ -47,15 +44,6 @@ SEALING_KEY = "vault-seal"
 LOOKUP_KEY = "vault-lookup"
 
 _log = structlog.stdlib.get_logger(__name__)
-
-
-class Refused(Exception):
-    """A no to the caller; never names the token."""
-
-    def __init__(self, code: grpc.StatusCode, details: str) -> None:
-        super().__init__(details)
-        self.code = code
-        self.details = details
 
 
 def site_key_label(site_id: str, epoch: int) -> str:
@@ -81,7 +69,7 @@ class VaultServicer(vault_pb2_grpc.VaultServicer):
     @override
     async def PutToken(self, request: vault_pb2.PutTokenRequest, context: Context) -> vault_pb2.PutTokenResponse:
         """Take a token in; the same token of one operator again is the same token_id."""
-        async with self._refusals(context):
+        async with refusals(context):
             _check_ids(operator_id=request.operator_id, account_id=request.account_id)
             if not 1 <= len(request.token) <= MAX_TOKEN_SIZE:
                 raise Refused(grpc.StatusCode.INVALID_ARGUMENT, f"token: 1 to {MAX_TOKEN_SIZE} bytes")
@@ -131,7 +119,7 @@ class VaultServicer(vault_pb2_grpc.VaultServicer):
     @override
     async def DenyToken(self, request: vault_pb2.DenyTokenRequest, context: Context) -> vault_pb2.DenyTokenResponse:
         """Every gateway of the operator refuses it from now on, for ever."""
-        async with self._refusals(context):
+        async with refusals(context):
             if not 1 <= len(request.reason) <= MAX_REASON_LENGTH:
                 raise Refused(grpc.StatusCode.INVALID_ARGUMENT, f"reason: 1 to {MAX_REASON_LENGTH} characters")
             gateway_ids: list[str] = []
@@ -164,7 +152,7 @@ class VaultServicer(vault_pb2_grpc.VaultServicer):
         self, request: vault_pb2.ProvisionGatewayRequest, context: Context
     ) -> vault_pb2.ProvisionGatewayResponse:
         """Wrap the site's key for a gateway and tell it every token of its operator; again only for another unwrap key."""
-        async with self._refusals(context):
+        async with refusals(context):
             gateway = await self._registered(request.gateway_id)
             async with self._pool.connection() as connection:
                 await store.lock_operator(connection, gateway.operator_id)
@@ -324,13 +312,6 @@ class VaultServicer(vault_pb2_grpc.VaultServicer):
                     f"kept, but the ledger refused to tell gateway {gateway_id}: {err}",
                 ) from err
 
-    @asynccontextmanager
-    async def _refusals(self, context: Context) -> AsyncIterator[None]:
-        try:
-            yield
-        except Refused as err:
-            await _abort(context, err.code, err.details)
-
 
 def _check_ids(**ids: str) -> None:
     for name, value in ids.items():
@@ -349,8 +330,3 @@ def _shows(label: str, token: bytes) -> bool:
 
 #: A token of one or two characters is in many words by chance.
 MIN_TELLING_LENGTH = 4
-
-
-async def _abort(context: Context, code: grpc.StatusCode, details: str) -> NoReturn:
-    await context.abort(code, details)
-    raise AssertionError("abort raises")
