@@ -600,7 +600,7 @@ def _bill_and_roll(
     """(charges, holds after them, limit, what is short for the use until the next reading)."""
     tariff, start = entry.tariff, authorization.start
     use = Use(unit=authorization.unit, start=start, end=value, started_at=authorization.started_at, ended_at=at)
-    added = due(authorization.billed, price(tariff, use, closing=closing).parts)
+    added = due(authorization.billed, price(tariff, use, closing=closing).parts, closing=closing)
     charges = bill(purse, added, now) if added else ()
     if closing:
         return charges, (), value, 0

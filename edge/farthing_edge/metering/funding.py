@@ -150,11 +150,17 @@ def hold(purse: Purse, charges: Sequence[Charge], need_micros: int, now: Instant
     return Held(tuple(parts), need)
 
 
-def due(authorization_billed: dict[int, tuple[int, int]], parts: Sequence[Part]) -> tuple[Part, ...]:
-    """What ``parts`` (all that is due so far, by tax rate) add to what was billed: never less than nothing."""
+def due(authorization_billed: dict[int, tuple[int, int]], parts: Sequence[Part], *, closing: bool) -> tuple[Part, ...]:
+    """What ``parts`` (all that is due so far, by tax rate) add to what was billed: never less than nothing.
+
+    A part falls when a device's clock went back. Until every part has caught up an interim record adds nothing, or what was billed
+    would be no price of any of its statements, and no detail of its batch could be proven. What closes adds what it can.
+    """
     added: list[Part] = []
     for part in parts:
         net, tax = authorization_billed.get(part.rate_ppm, (0, 0))
+        if not closing and (part.net_micros < net or part.tax_micros < tax):
+            return ()
         more_net, more_tax = max(0, part.net_micros - net), max(0, part.tax_micros - tax)
         if more_net or more_tax:
             added.append(Part(rate_ppm=part.rate_ppm, net_micros=more_net, tax_micros=more_tax))

@@ -1,10 +1,14 @@
 """What a device, or whoever recorded it, cannot make a gateway bill by saying old things again."""
 
+import json
+
 from edge_playbook import Gateway, M, Meter, Policy, clock, fund
 
 from farthing.clock import SECOND_US, Instant
 from farthing.device.messages import AnswerStatus
 from farthing.refusal import Refusal
+from farthing.tariff import Use, parse, price
+from farthing.v1 import directive_pb2
 from farthing_edge.authorization.state import COUNTER_WINDOW
 
 
@@ -52,3 +56,31 @@ def test_a_baseline_out_of_the_window_is_too_old() -> None:
     before = site.state.position
     assert site.say(old).refusal is Refusal.COUNTER_TOO_OLD
     assert site.state.position == before
+
+
+def test_a_clock_that_goes_back_bills_only_what_some_statement_shows() -> None:
+    """Energy at one tax rate, time at another: with the clock back, energy grows while time shrinks."""
+    site = Gateway("G1", "S1", at=clock("10:00"))
+    components = [
+        {"type": "ENERGY", "price": 0.25, "step_size": 1, "vat": 20},
+        {"type": "TIME", "price": 6.0, "step_size": 1, "vat": 7},
+    ]
+    ocpi = json.dumps({"id": "mix", "currency": "EUR", "elements": [{"price_components": components}]}).encode()
+    site.told(tariff=directive_pb2.TariffRecord(tariff_id="mix", version=1, currency="EUR", ocpi_json=ocpi))
+    fund(site, "P", "card")
+    site.told(device=Policy.device("c1", tariff_id="mix"))
+    site.told(quota_granted=Policy.quota("q1", "P", 50 * M, clock("20:00")))
+    meter = Meter("c1", 1_000, tariff="mix")
+    meter.authorization = site.say(meter.intent(site), meter.token).grant_of
+    authorization = site.state.authorizations[meter.authorization]
+    began = site.at
+    for minutes, value in ((10, 1_400), (5, 2_000), (20, 2_500)):
+        at = Instant(began + minutes * 60 * SECOND_US)
+        before = len(site.state.unsealed)
+        site.say(meter.reading(site, value, at=at))
+        use = Use(unit="Wh", start=1_000, end=value, started_at=began, ended_at=at)
+        shown = price(parse(ocpi), use, closing=False)
+        if len(site.state.unsealed) > before:
+            assert (authorization.net_micros, authorization.tax_micros) == (shown.net_micros, shown.tax_micros)
+    assert len(site.state.unsealed) == 2
+    assert authorization.net_micros == 1_500 * 250 + 20 * 100_000
