@@ -283,7 +283,7 @@ def test_commands_say_in_a_line_what_is_wrong(place: Path, parties: Path) -> Non
 
     assert "say where admin.toml is" in fails("operators", "list")
     nobody = write_person(place, parties, f"127.0.0.1:{free_port()}")
-    assert "unavailable" in fails("--config", nobody.config, "operators", "list")
+    assert "the back office does not answer" in fails("--config", nobody.config, "operators", "list")
     gateway = write_person(place, parties, "127.0.0.1:1", name="gw-1")
     assert "commands are given by persons" in fails("--config", gateway.config, "operators", "list")
     file = place / "all.toml"
