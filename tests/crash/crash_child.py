@@ -1,7 +1,9 @@
-"""A gateway's engine and journal as a process of its own, spoken to over its standard input and output.
+"""A gateway's engine and journal as a process of its own, spoken to over a socket.
 
-Frames are four bytes of length and a CBOR array [id, operation, arguments]; answers [id, result]. The environment's
-``CRASH_POINT`` ("before-commit:3", "after-commit:3", "before-signature:1", "after-signature:1") kills the process from within at the n-th
+Started with the path of a socket, it listens there and forks a life for each connection: what a life needs is imported once. The first
+frame says which life: [path of the journal, epoch, rate, crash point]; the answer is its process id, and any frame lets it begin.
+
+Frames are four bytes of length and a CBOR array [id, operation, arguments]; answers [id, result]. The crash point ("before-commit:3", "after-commit:3", "before-signature:1", "after-signature:1") kills the process from within at the n-th
 passage of that point.
 """
 
@@ -9,6 +11,7 @@ import asyncio
 import hashlib
 import os
 import signal
+import socket
 import struct
 import sys
 import time
@@ -122,14 +125,12 @@ async def handle(engine: Engine, wire: Wire, number: int, operation: str, argume
     wire.write([number, result])
 
 
-async def main(path: Path, epoch_us: int, rate: int) -> None:
-    # Standard output is the wire.
-    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
-    loop = asyncio.get_running_loop()
-    reader = asyncio.StreamReader(limit=2**26)
-    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
-    transport, protocol = await loop.connect_write_pipe(asyncio.streams.FlowControlMixin, os.fdopen(1, "wb", 0))
-    wire = Wire(reader, asyncio.StreamWriter(transport, protocol, reader, loop))
+async def main(connection: socket.socket) -> None:
+    reader, writer = await asyncio.open_unix_connection(sock=connection, limit=2**26)
+    wire = Wire(reader, writer)
+    path, epoch_us, rate, crash_point = await wire.read()
+    wire.write([0, os.getpid()])
+    await wire.read()  # the parent holds on to this process now, however soon it dies
     clock = BusinessClock(
         epoch_us=epoch_us,
         real_epoch_us=0,
@@ -139,7 +140,7 @@ async def main(path: Path, epoch_us: int, rate: int) -> None:
         monotonic_ns=time.monotonic_ns,
     )
     engine = Engine(
-        journal=CrashingJournal(path, CrashPoint(os.environ.get("CRASH_POINT", ""))),
+        journal=CrashingJournal(Path(path), CrashPoint(crash_point)),
         settings=CoreSettings(gateway_id="G1", clock_epoch_us=epoch_us, clock_real_epoch_us=0, clock_rate=rate),
         grant_signer=CountingSigner(),
         batch_signer=CountingSigner(),
@@ -148,7 +149,7 @@ async def main(path: Path, epoch_us: int, rate: int) -> None:
     )
     await engine.start()
     running = asyncio.create_task(engine.run())
-    wire.write([0, "ready"])
+    wire.write([1, "ready"])
     tasks = set()
     while (frame := await wire.read()) is not None:
         task = asyncio.create_task(handle(engine, wire, *frame))
@@ -158,5 +159,23 @@ async def main(path: Path, epoch_us: int, rate: int) -> None:
     await running
 
 
+def serve(place: str) -> None:
+    """Fork a life for each connection, until killed."""
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for them here
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(place)
+        listening.listen()
+        print("ready", flush=True)
+        while True:
+            connection, _ = listening.accept()
+            if os.fork() == 0:
+                listening.close()
+                asyncio.run(main(connection))
+                os._exit(0)
+            connection.close()
+
+
 if __name__ == "__main__":
-    asyncio.run(main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])))
+    # Standard error is nobody's.
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+    serve(sys.argv[1])

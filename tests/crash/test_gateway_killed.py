@@ -5,12 +5,15 @@ receipts). The child is the real engine on a real journal. ``CRASH_SEEDS`` × ``
 """
 
 import asyncio
+import contextlib
 import os
 import random
 import signal
 import struct
+import subprocess
 import sys
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -52,35 +55,29 @@ class Died(Exception):
 class Child:
     """One life of the gateway."""
 
-    def __init__(self, path: Path, crash_point: str) -> None:
-        self.path, self.crash_point = path, crash_point
+    def __init__(self, nursery: Path, path: Path, crash_point: str) -> None:
+        self.nursery, self.path, self.crash_point = nursery, path, crash_point
         self.waiting: dict[int, asyncio.Future] = {}
-        self.number = 0
+        self.number = 1
         self.dead = asyncio.Event()
+        self.process = -1
 
     async def start(self) -> None:
-        self.process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            str(CHILD),
-            str(self.path),
-            str(clock("10:00")),
-            "60",
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.DEVNULL,
-            env={**os.environ, "CRASH_POINT": self.crash_point},
-            limit=2**26,
-        )
-        ready = asyncio.get_running_loop().create_future()
-        self.waiting[0] = ready
+        self.reader, self.writer = await asyncio.open_unix_connection(str(self.nursery), limit=2**26)
+        loop = asyncio.get_running_loop()
+        born, ready = loop.create_future(), loop.create_future()
+        self.waiting = {0: born, 1: ready}
         self.reading = asyncio.create_task(self._read())
+        self._write([str(self.path), clock("10:00"), 60, self.crash_point])
+        self.process = os.pidfd_open(await born)
+        self._write(["begin"])
         await ready
 
     async def _read(self) -> None:
         try:
             while True:
-                (size,) = struct.unpack(">I", await self.process.stdout.readexactly(4))
-                number, result = cbor2.loads(await self.process.stdout.readexactly(size))
+                (size,) = struct.unpack(">I", await self.reader.readexactly(4))
+                number, result = cbor2.loads(await self.reader.readexactly(size))
                 self.waiting.pop(number).set_result(result)
         except (asyncio.IncompleteReadError, ConnectionError):
             self.dead.set()
@@ -95,20 +92,29 @@ class Child:
         number = self.number
         future = asyncio.get_running_loop().create_future()
         self.waiting[number] = future
-        data = cbor2.dumps([number, operation, list(arguments)])
         try:
-            self.process.stdin.write(struct.pack(">I", len(data)) + data)
+            self._write([number, operation, list(arguments)])
         except (ConnectionError, RuntimeError) as err:
             raise Died from err
         return await future
 
+    def _write(self, frame: list) -> None:
+        data = cbor2.dumps(frame)
+        self.writer.write(struct.pack(">I", len(data)) + data)
+
     def kill(self) -> None:
-        if self.process.returncode is None:
-            self.process.send_signal(signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self.process, signal.SIGKILL)
 
     async def gone(self) -> None:
-        await self.process.wait()
+        # The end of the socket comes before the end of the process, and with it of the journal's lock.
+        loop, ended = asyncio.get_running_loop(), asyncio.Event()
+        loop.add_reader(self.process, ended.set)
+        await ended.wait()
+        loop.remove_reader(self.process)
+        os.close(self.process)
         await self.reading
+        self.writer.close()
         for future in self.waiting.values():
             if future.done() and not future.cancelled():
                 future.exception()
@@ -190,8 +196,8 @@ class SimDevice:
 class World:
     """Devices and cloud around one journal."""
 
-    def __init__(self, path: Path, seed: int) -> None:
-        self.path = path
+    def __init__(self, nursery: Path, path: Path, seed: int) -> None:
+        self.nursery, self.path = nursery, path
         self.rng = random.Random(seed)
         self.policy = Policy("G1")
         self.directives: list[bytes] = []
@@ -267,7 +273,7 @@ class World:
     async def life(self, *, deadly: bool) -> None:
         point = self.rng.choice(POINTS) if deadly else ""
         crash_point = f"{point}:{self.rng.randrange(1, 12)}" if point in POINTS[:-1] else ""
-        child = Child(self.path, crash_point)
+        child = Child(self.nursery, self.path, crash_point)
         try:
             await child.start()
             await self.sync(child)
@@ -308,7 +314,7 @@ class World:
 
     async def finish(self) -> None:
         """A last life without an end: every session is closed and every record sealed."""
-        child = Child(self.path, "")
+        child = Child(self.nursery, self.path, "")
         await child.start()
         await self.sync(child)
         for device in self.devices:
@@ -383,11 +389,24 @@ class World:
         assert self.counts["quota_held_micros"] == 0
 
 
+@pytest.fixture(scope="module")
+def nursery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Where lives are begun."""
+    place = tmp_path_factory.mktemp("nursery") / "socket"
+    process = subprocess.Popen(
+        [sys.executable, str(CHILD), str(place)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
+    with process:
+        assert process.stdout.readline() == b"ready\n"
+        yield place
+        process.kill()
+
+
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("seed", SEEDS)
-async def test_killed_at_random_points_nothing_is_lost_or_doubled(tmp_path: Path, seed: int) -> None:
+async def test_killed_at_random_points_nothing_is_lost_or_doubled(nursery: Path, tmp_path: Path, seed: int) -> None:
     assert KINDS
-    world = World(tmp_path / "journal.sqlite", seed)
+    world = World(nursery, tmp_path / "journal.sqlite", seed)
     for _ in range(LIVES):
         await world.life(deadly=True)
     await world.finish()
