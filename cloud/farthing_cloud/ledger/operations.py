@@ -10,7 +10,7 @@ from typing import Final
 from farthing.clock import Instant
 from farthing.ids import AccountId, GatewayId, OperatorId, QuotaId, SiteId
 from farthing.money import Currency
-from farthing.v1 import batch_pb2, ledger_pb2
+from farthing.v1 import ledger_pb2
 from farthing_cloud.ledger.core import batches, cases, evidence, funds, policy, quotas, windows
 from farthing_cloud.ledger.core.batches import ChainStep
 from farthing_cloud.ledger.core.directives import Body
@@ -327,7 +327,6 @@ class Ledger:
         stored = await self.store.batch(gateway_id, incarnation, sequence)
         if stored is None:
             raise UnknownName(f"batch {sequence} of {gateway_id} has not been posted")
-        floor = evidence.floor_of(batch_pb2.Batch.FromString(stored.batch))
 
         async def work(tx: Transaction) -> bool:
             view = await tx.load(
@@ -335,7 +334,7 @@ class Ledger:
                     operator_id=gateway.operator_id,
                     currency=gateway.currency,
                     gateway_ids=(gateway_id,),
-                    account_ids=tuple(floor),
+                    account_ids=tuple(stored.floor),
                     chain=(gateway_id, incarnation, sequence),
                     floors=True,
                 )
@@ -346,7 +345,7 @@ class Ledger:
                 incarnation,
                 sequence,
                 beyond_micros=stored.beyond_micros,
-                floor=floor,
+                floor=stored.floor,
                 events=events,
                 now=now,
             )

@@ -9,7 +9,7 @@ from ledger_story import CHG, EUR, NOW, OP, TOLL, Story, grants, micros
 
 from farthing.ids import AccountId, GatewayId, OperatorId, SiteId
 from farthing.money import MAX_AMOUNT_MICROS, Currency
-from farthing.v1 import batch_pb2
+from farthing.v1 import batch_pb2, directive_pb2
 from farthing_cloud.database import Pool
 from farthing_cloud.ledger.core import cases
 from farthing_cloud.ledger.core.received import BatchError, receive
@@ -176,6 +176,46 @@ async def test_a_higher_credit_limit_pays_the_debt_first(store: LedgerStore) -> 
     assert (await store.verify()).fault == ""
     assert await posted(store, "debt/F") == 0
     assert await posted(store, "payer/F") == -micros("1.00")
+
+
+async def test_what_nobody_paid_gives_no_room_of_the_floor_back(store: LedgerStore) -> None:
+    story = Story(store)
+    await story.open()
+    # F has nothing, and may owe 1.00: the rest of 1.20 is the operator's loss.
+    device, begins, ends, net, tax = USE
+    raw = story.seal("G1", [("a1", device, begins, ends, net, tax, [(0, net, tax)])], [("F", "floor", CHG, "10:00")])
+    await story.push(raw)
+    await story.ledger.prove(GatewayId("G1"), 1, 1, events=(), now=NOW)
+    await story.fund("F", "5", "pay-1")
+    await story.ledger.resolve_floors(now=NOW)
+    bodies = [
+        directive_pb2.Directive.FromString(row.body) for row in await store.directives(GatewayId("G1"), 0, limit=100)
+    ]
+    resolved = [body.floor_resolved.amount_micros for body in bodies if body.HasField("floor_resolved")]
+    assert resolved == [micros("1.00")]
+
+
+async def test_who_can_neither_pay_nor_owe_is_let_onto_the_floor_once(store: LedgerStore) -> None:
+    story = Story(store)
+    await story.open()
+    await story.ledger.put_account(
+        operator_id=OP,
+        account_id=AccountId("F"),
+        currency=EUR,
+        credit_limit_micros=0,
+        debt_limit_micros=0,
+        status=AccountStatus.ACTIVE,
+        preload_micros=0,
+        now=NOW,
+    )
+    device, begins, ends, net, tax = USE
+    raw = story.seal("G1", [("a1", device, begins, ends, net, tax, [(0, net, tax)])], [("F", "floor", CHG, "10:00")])
+    await story.push(raw)
+    await story.ledger.prove(GatewayId("G1"), 1, 1, events=(), now=NOW)
+    bodies = [
+        directive_pb2.Directive.FromString(row.body) for row in await store.directives(GatewayId("G1"), 0, limit=100)
+    ]
+    assert not any(body.HasField("floor_resolved") for body in bodies)
 
 
 # --- the wrong moment -------------------------------------------------------------------------------------------------

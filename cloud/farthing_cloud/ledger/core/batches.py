@@ -96,6 +96,7 @@ def plan(view: View, batch: ReceivedBatch, *, now: Instant) -> Posting:
     raised, parts, opened, missing = _claims(view, batch)
 
     beyond_micros = net_micros = tax_micros = aside_micros = 0
+    floor: dict[AccountId, int] = {}
     parked: list[Parked] = []
     over: list[CaseAdded] = []
     asides: dict[AuthorizationId, list[Aside]] = {}
@@ -157,6 +158,9 @@ def plan(view: View, batch: ReceivedBatch, *, now: Instant) -> Posting:
         beyond_micros += poured.beyond_micros
         net_micros += poured.net_micros
         tax_micros += poured.tax_micros
+        if line.funding == "floor" and poured.account_micros:
+            account_id = AccountId(line.account_id)
+            floor[account_id] = floor.get(account_id, 0) + poured.account_micros
         above = poured.above_net_micros + poured.above_tax_micros
         if above:
             suspense, unearned = paths.suspense(batch.site_id), paths.unearned(batch.site_id)
@@ -208,6 +212,7 @@ def plan(view: View, batch: ReceivedBatch, *, now: Instant) -> Posting:
         # Money without leaves is never proven: there is nothing that could show it.
         proven=batch.leaf_count == 0 and not batch.lines,
         parked=tuple(parked),
+        floor=floor,
     )
     return Posting(
         kind="batch",

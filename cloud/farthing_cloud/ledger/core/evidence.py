@@ -1,6 +1,7 @@
 """A batch whose detail was verified is proven: its spending no longer counts against its gateway's exposure.
 
-Room of the floor returns by directive only: at once for an account that owes nothing, else when its debt is settled.
+Room of the floor returns by directive only: at once for an account that owes nothing, else when its debt is settled. What the
+operator bore in the end (risk, what was set aside or parked) gives no room back by itself: else who cannot pay could use for ever.
 """
 
 from collections.abc import Iterable, Mapping
@@ -8,21 +9,11 @@ from dataclasses import replace
 
 from farthing.clock import Instant
 from farthing.ids import AccountId, GatewayId
-from farthing.v1 import batch_pb2, directive_pb2
+from farthing.v1 import directive_pb2
 from farthing_cloud.ledger.core.book import Book
 from farthing_cloud.ledger.core.directives import link
 from farthing_cloud.ledger.core.posting import BatchProven, DirectiveRow, Event, Posting
 from farthing_cloud.ledger.core.rows import Gateway, View
-
-
-def floor_of(batch: batch_pb2.Batch) -> dict[AccountId, int]:
-    """What a batch spent on the floor, by account ("" where the floor knew none); micros."""
-    spent: dict[AccountId, int] = {}
-    for line in batch.lines:
-        if line.floor:
-            account_id = AccountId(line.account_id)
-            spent[account_id] = spent.get(account_id, 0) + line.net_micros + line.tax_micros
-    return spent
 
 
 def prove(
@@ -36,7 +27,10 @@ def prove(
     events: tuple[Event, ...],
     now: Instant,
 ) -> Posting | None:
-    """Mark a posted batch as proven; None when it was proven before. ``beyond_micros`` is what it billed beyond holds."""
+    """Mark a posted batch as proven; None when it was proven before.
+
+    ``beyond_micros`` is what it billed beyond holds, ``floor`` what accounts paid, or owe, of what it billed on the floor.
+    """
     assert view.batch is not None
     if view.batch.proven:
         return None

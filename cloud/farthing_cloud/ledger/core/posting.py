@@ -176,6 +176,8 @@ class BatchAdded:
     #: A batch that bills nothing has nothing left to prove.
     proven: bool
     parked: tuple[Parked, ...]
+    #: What each account paid of its spending on the floor, or owes for it. What nobody paid gives no room back.
+    floor: Mapping[AccountId, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -37,6 +37,8 @@ class Poured:
     beyond_micros: int
     above_net_micros: int
     above_tax_micros: int
+    #: Of what was posted, what the account paid or owes now; the rest is risk.
+    account_micros: int
 
 
 def pour(book: Book, due: Due, *, hold: Quota | None, cause: Cause, room_micros: int | None) -> Poured:
@@ -68,13 +70,14 @@ def pour(book: Book, due: Due, *, hold: Quota | None, cause: Cause, room_micros:
     rest = net + tax
     # Posting from the hold made that much room: the open quotas are smaller now.
     allowed = rest if room_micros is None else max(0, min(rest, room_micros + held))
-    left = allowed
+    left, risk = allowed, 0
     if left:
         account = due.account_id
         if account:
             left -= step(paths.payer(account), min(left, book.available(account)), cause, None)
             left -= step(paths.debt(account), min(left, book.debt_room(account)), cause, None)
-        left -= step(paths.RISK, left, cause, None)
+        risk = step(paths.RISK, left, cause, None)
+        left -= risk
     assert left == 0
     return Poured(
         net_micros=due.net_micros - net,
@@ -82,6 +85,7 @@ def pour(book: Book, due: Due, *, hold: Quota | None, cause: Cause, room_micros:
         beyond_micros=allowed,
         above_net_micros=net,
         above_tax_micros=tax,
+        account_micros=held + allowed - risk,
     )
 
 

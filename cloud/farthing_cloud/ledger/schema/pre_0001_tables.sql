@@ -185,6 +185,8 @@ CREATE TABLE batches (
     aside_micros      bigint NOT NULL,
     parked_micros     bigint NOT NULL,
     beyond_micros     bigint NOT NULL,
+    -- Account id -> micros: what it paid, or owes, of its spending on the floor.
+    floor             jsonb NOT NULL,
     -- Net of it that stands in some window's clearing: its own, and what cases released later.
     clearing_micros   bigint NOT NULL,
     posting_id        bigint NOT NULL,

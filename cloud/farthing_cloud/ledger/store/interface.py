@@ -5,7 +5,7 @@ Rule 2: ``post`` writes a posting whole or not at all, and adds the audit link.
 Rule 3: nothing is ever read back that was not committed.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -90,6 +90,8 @@ class StoredBatch:
     beyond_micros: int
     proven: bool
     receipt: ReceiptContent
+    #: What accounts paid, or owe, of what it billed on the floor; micros.
+    floor: Mapping[AccountId, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)

@@ -373,6 +373,7 @@ class MemoryStore:
             beyond_micros=stored.added.beyond_micros,
             proven=stored.proven,
             receipt=stored.receipt,
+            floor=stored.added.floor,
         )
 
     async def kept_receipt(self, batch_hash: bytes) -> Signed | None:

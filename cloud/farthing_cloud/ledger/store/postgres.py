@@ -660,6 +660,7 @@ def _rest(posting: Posting, case_ids: Sequence[int]) -> dict[str, Any]:
             "parked_micros": added.parked_micros,
             "beyond_micros": added.beyond_micros,
             "proven": added.proven,
+            "floor": dict(added.floor),
         }
         rest["parked"] = [
             {
@@ -753,6 +754,7 @@ class PostgresStore:
                 parked=tuple((line, reason) for line, reason in row[7]),
                 audit_head=row[6],
             ),
+            floor={AccountId(account_id): micros for account_id, micros in row[8].items()},
         )
 
     async def kept_receipt(self, batch_hash: bytes) -> Signed | None:
