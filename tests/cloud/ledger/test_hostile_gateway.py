@@ -5,15 +5,15 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-from ledger_story import CHG, EUR, NOW, OP, TOLL, Story, grants, micros
+from ledger_story import CHG, EUR, NOW, OP, SPLIT, TOLL, Story, grants, micros
 
 from farthing.ids import AccountId, GatewayId, OperatorId, SiteId
 from farthing.money import MAX_AMOUNT_MICROS, Currency
 from farthing.v1 import batch_pb2, directive_pb2
 from farthing_cloud.database import Pool
-from farthing_cloud.ledger.core import cases
+from farthing_cloud.ledger.core import cases, windows
 from farthing_cloud.ledger.core.received import BatchError, receive
-from farthing_cloud.ledger.core.rows import AccountStatus, Touch
+from farthing_cloud.ledger.core.rows import AccountStatus, SiteClearing, Touch, View
 from farthing_cloud.ledger.store.interface import LedgerStore, Transaction
 from farthing_cloud.ledger.store.memory import MemoryStore
 from farthing_cloud.ledger.store.postgres import PostgresStore
@@ -150,6 +150,15 @@ def test_amounts_that_cannot_be_added_up_are_no_batch(claims: int, share: int, l
         )
     with pytest.raises(BatchError):
         receive(batch.SerializeToString(), signature=b"", key_id=b"", currency=EUR)
+
+
+def test_a_window_closes_with_more_in_it_than_one_amount_may_be() -> None:
+    income = 2 * MAX_AMOUNT_MICROS + 7  # nine thousand million a site: little, in some currencies
+    clearing = SiteClearing(site_id=SiteId("S1"), balance_micros=income, unproven_micros=0)
+    view = View(operator_id=OP, currency=EUR, window="w1", ledger_epoch=1, clearings=(clearing,))
+    posting = windows.close(view, {SiteId("S1"): SPLIT}, now=NOW)
+    assert sum(transfer.amount_micros for transfer in posting.transfers) == income
+    assert posting.changes["clearing/S1/w1"].debits_posted == income
 
 
 # --- debts ------------------------------------------------------------------------------------------------------------

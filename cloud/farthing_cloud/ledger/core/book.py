@@ -82,8 +82,11 @@ class Book:
         line: int | None = None,
         authorization_id: bytes | None = None,
     ) -> None:
-        """Move money. Nothing is written for 0."""
-        self.post_parts(debit, ((credit, amount_micros),), cause, line=line, authorization_id=authorization_id)
+        """Move money, a sum of many amounts too: in as many transfers as it takes. Nothing is written for 0."""
+        assert amount_micros >= 0
+        whole, rest = divmod(amount_micros, MAX_AMOUNT_MICROS)
+        for amount in (*[MAX_AMOUNT_MICROS] * whole, rest):
+            self.post_parts(debit, ((credit, amount),), cause, line=line, authorization_id=authorization_id)
 
     def post_parts(
         self,
