@@ -19,7 +19,7 @@ def main() -> int:
     except (SettingsError, DemoError, HsmError) as err:
         print(f"farthing-demo: {err}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, asyncio.CancelledError):
         print("farthing-demo: stopped", file=sys.stderr)
         return 130
     except Exception:  # noqa: BLE001 shown in full, then we leave with 2: nothing is answered as done

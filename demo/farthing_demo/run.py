@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import shutil
+import signal
 import tempfile
 import time
 from dataclasses import dataclass, replace
@@ -71,7 +72,11 @@ class Run:
         self._recall_after = 0.0
 
     async def play(self) -> bool:
-        """Play the run; return whether every check holds."""
+        """Play the run; return whether every check holds. SIGTERM and SIGHUP end it in order, like Ctrl-C."""
+        this = asyncio.current_task()
+        assert this is not None
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            asyncio.get_running_loop().add_signal_handler(number, this.cancel)
         try:
             await self._set_the_stage()
             await self._play_the_day()
