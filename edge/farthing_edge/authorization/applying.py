@@ -138,6 +138,8 @@ def _spend(state: GatewayState, authorization: Authorization, charges: Sequence[
             if quota is None:
                 raise StateError(f"a charge names quota {funding}, which is not open")
             quota.spent_micros += amount
+            if not quota.unspent_micros and not quota.stopped:
+                state.spent.add(quota.id)
     return total
 
 
@@ -411,6 +413,7 @@ def _statement_parked(state: GatewayState, event: events.StatementParked) -> Non
 
 def _stop(state: GatewayState, quota: Quota) -> None:
     quota.stopped = True
+    state.spent.discard(quota.id)
     if not quota.frozen:
         state.stopped[quota.id] = quota
     account = state.accounts.get(quota.account_id)

@@ -655,10 +655,15 @@ def _request(state: GatewayState, account: Account, wanted_micros: int, offset: 
 
 
 def _tick(state: GatewayState, command: commands.Tick, now: Instant) -> Decision:  # noqa: ARG001  # every command has one shape
-    """Stop quotas that are over; ask for accounts that are low."""
-    happened: list[Event] = []
+    """Stop quotas that are over or spent; ask for accounts that are low."""
+    # What is spent only takes one of the few places an account has for open quotas.
+    happened: list[Event] = [events.QuotaStopped(quota_id=name, reason="spent") for name in sorted(state.spent)]
     if now >= state.next_stop_at:
-        over: list[Quota] = [quota for quota in state.quotas.values() if not quota.stopped and now >= quota.spend_until]
+        over: list[Quota] = [
+            quota
+            for quota in state.quotas.values()
+            if not quota.stopped and now >= quota.spend_until and quota.id not in state.spent
+        ]
         happened += [events.QuotaStopped(quota_id=quota.id, reason="spend_until") for quota in over]
     if state.low and not state.not_authorizing_reason:
         offset = 0

@@ -579,6 +579,8 @@ class GatewayState:
         # Use.
         self.authorizations: dict[bytes, Authorization] = {}
         self.open_authorizations = 0
+        #: Quotas with nothing left and not yet stopped.
+        self.spent: set[str] = set()
         self.unsealed: list[UsageRecord] = []
         self.unsealed_micros = 0
         #: Usage records since the journal began, and those that the cloud has not receipted.

@@ -10,7 +10,7 @@ from farthing.ids import authorization_id
 from farthing.refusal import Refusal
 from farthing.v1 import batch_pb2, directive_pb2, gateway_sync_pb2
 from farthing_edge.authorization import commands
-from farthing_edge.authorization.events import QuotaRequested
+from farthing_edge.authorization.events import QuotaRequested, QuotaStopped
 
 
 @pytest.fixture
@@ -275,3 +275,20 @@ def test_a_parking_meter_pays_by_the_second_and_is_cut_off_by_its_limit(site: Ga
     site.say(meter.end(later(site, 65), 185))
     # 185 s in steps of a minute: four minutes at 3.60 an hour.
     assert site.state.authorizations[meter.authorization].gross_micros == 240_000
+
+
+def test_a_spent_quota_is_closed_at_once_and_leaves_its_place(site: Gateway) -> None:
+    fund(site, "Q", "tag")
+    site.told(device=Policy.device("x1", profile="one-shot", tariff_id="toll-1", unit="passage"))
+    site.told(quota_granted=Policy.quota("q2", "Q", 1_200_000, clock("20:00")))
+    meter = Meter("x1", 41, tariff="toll-1", token="tag")
+    assert site.say(meter.intent(site, one_shot=1), meter.token).status is AnswerStatus.GRANTED
+
+    site.do(commands.Tick())
+    site.do(commands.Tick())
+
+    stopped = [event for event in site.journal if isinstance(event, QuotaStopped)]
+    assert [(event.quota_id, event.reason) for event in stopped] == [("q2", "spent")]
+    assert list(site.seal().closed_quota_ids) == ["q2"]
+    assert "q2" not in site.state.quotas
+    assert not site.replayed().spent
