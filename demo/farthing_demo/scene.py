@@ -107,7 +107,7 @@ def edge_toml(
         )
         + "[uplink]\n"
         + keys({"address": uplink})
-        + "max_backoff_s = 1.0\nkeepalive_s = 1.0\nkeepalive_timeout_s = 1.0\ncall_timeout_s = 3.0\nreceipt_timeout_s = 5.0\n\n"
+        + "max_backoff_s = 1.0\ncall_timeout_s = 3.0\nreceipt_timeout_s = 5.0\n\n"
         + table("mqtt", {"address": broker})
         + table("coap", {"listen": coap})
         + clock_table(settings, real_epoch_us)
