@@ -108,6 +108,8 @@ class LimitsSection(Section):
     directive_max_age_s: Annotated[int, Field(ge=60)] = 7 * 24 * 3600
     #: How long after the cloud had nothing for an account it is asked again, business time.
     quota_retry_s: Annotated[int, Field(ge=1)] = 60
+    #: A quota of an account that nobody spent from for this long is given back, business time: a day covers who comes daily.
+    quota_idle_s: Annotated[int, Field(ge=60)] = 24 * 3600
     #: Commands waiting for the engine's writer.
     engine_queue: Annotated[int, Field(ge=1, le=1_000_000)] = 4_096
     #: Commands decided in one group and made durable by one fsync.

@@ -65,6 +65,7 @@ def core_settings(config: EdgeConfig, clock: BusinessClock | None = None) -> Cor
         gateway_id=config.gateway,
         directive_max_age_us=config.limits.directive_max_age_s * SECOND_US,
         quota_retry_us=config.limits.quota_retry_s * SECOND_US,
+        quota_idle_us=config.limits.quota_idle_s * SECOND_US,
         clock_epoch_us=clock.epoch_us,
         clock_real_epoch_us=clock.real_epoch_us,
         clock_rate=clock.rate,

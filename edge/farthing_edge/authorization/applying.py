@@ -185,11 +185,12 @@ def _check_money(state: GatewayState, authorization: Authorization, charges: Seq
         _see_whether_low(state, account)
 
 
-def _ask_ahead_again(state: GatewayState, account_id: AccountId) -> None:
-    """The account is spent from here again: what was recalled from it is history."""
+def _used(state: GatewayState, account_id: AccountId, at: Instant) -> None:
+    """The account is spent from here again: what was recalled from it, or given back, is history."""
     account = state.accounts.get(account_id)
     if account is not None:
         account.ahead = True
+        account.used_at = max(account.used_at, at)
 
 
 def _see_whether_low(state: GatewayState, account: Account) -> None:
@@ -311,7 +312,7 @@ def _granted(state: GatewayState, event: events.Granted) -> None:
     _tell(state, authorization, event.decided_at, event.incarnation, event.limit, event.holds)
     if one_shot:
         _close(state, device, authorization)
-    _ask_ahead_again(state, authorization.account_id)
+    _used(state, authorization.account_id, Instant(event.decided_at))
     _check_money(state, authorization, event.charges)
     for statistics in (state.statistics, state.totals):
         if event.online:
@@ -397,7 +398,7 @@ def _metered(state: GatewayState, event: events.Metered) -> None:
     if event.closing:
         _close(state, device, authorization)
     if authorization.standing and event.charges:
-        _ask_ahead_again(state, authorization.account_id)
+        _used(state, authorization.account_id, Instant(event.decided_at))
     _check_money(state, authorization, event.charges)
 
 
@@ -425,6 +426,10 @@ def _quota_stopped(state: GatewayState, event: events.QuotaStopped) -> None:
     quota = state.quotas.get(event.quota_id)
     if quota is None:
         raise StateError(f"quota {event.quota_id} is not open")
+    if event.reason == events.UNUSED:
+        account = state.accounts.get(quota.account_id)
+        if account is not None:
+            account.ahead = False
     _stop(state, quota)
     state.next_stop_at = min(
         (quota.spend_until for quota in state.quotas.values() if not quota.stopped), default=_NEVER
@@ -552,6 +557,10 @@ def _directive_applied(state: GatewayState, event: events.DirectiveApplied) -> N
         return
     try:
         obey(state, getattr(directive, str(kind)))
+        if kind == "quota_granted":
+            # A new quota is not an unused one: its time begins now.
+            account = state.accounts[directive.quota_granted.account_id]
+            account.used_at = max(account.used_at, Instant(directive.dated_at_us))
     except (TariffError, ValueError) as err:
         state.directive_faults.append((event.version, f"{kind}: {err}"))
 

@@ -655,7 +655,7 @@ def _request(state: GatewayState, account: Account, wanted_micros: int, offset: 
 
 
 def _tick(state: GatewayState, command: commands.Tick, now: Instant) -> Decision:  # noqa: ARG001  # every command has one shape
-    """Stop quotas that are over or spent; ask for accounts that are low."""
+    """Stop quotas that are over, spent or unused; ask for accounts that are low."""
     # What is spent only takes one of the few places an account has for open quotas.
     happened: list[Event] = [events.QuotaStopped(quota_id=name, reason="spent") for name in sorted(state.spent)]
     if now >= state.next_stop_at:
@@ -665,6 +665,16 @@ def _tick(state: GatewayState, command: commands.Tick, now: Instant) -> Decision
             if not quota.stopped and now >= quota.spend_until and quota.id not in state.spent
         ]
         happened += [events.QuotaStopped(quota_id=quota.id, reason="spend_until") for quota in over]
+    if state.online:
+        # Given back early: somewhere else it may be needed. Without an uplink nothing could take its place.
+        unused_since = now - state.settings.quota_idle_us
+        happened += [
+            events.QuotaStopped(quota_id=quota.id, reason=events.UNUSED)
+            for account in state.accounts.values()
+            if account.quotas and account.used_at <= unused_since
+            for quota in account.quotas
+            if not quota.stopped and not quota.held_micros and quota.unspent_micros and now < quota.spend_until
+        ]
     if state.low and not state.not_authorizing_reason:
         offset = 0
         for name in sorted(state.low):

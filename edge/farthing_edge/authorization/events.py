@@ -160,6 +160,10 @@ class StatementParked(NamedTuple):
     at: int
 
 
+#: Why a quota was stopped that nobody spent from: it is given back, and not asked for again before somebody does.
+UNUSED = "unused"
+
+
 class QuotaStopped(NamedTuple):
     """No new hold from this quota."""
 

@@ -56,6 +56,8 @@ class CoreSettings:
     directive_max_age_us: int = 7 * 24 * 3600 * SECOND_US
     #: How long after the cloud had nothing for an account it is asked again.
     quota_retry_us: int = 60 * SECOND_US
+    #: A quota of an account that nobody spent from for this long is given back, while the cloud can be asked for another.
+    quota_idle_us: int = 24 * 3600 * SECOND_US
     #: The business clock, as every batch names it.
     clock_epoch_us: int
     clock_real_epoch_us: int
@@ -87,7 +89,7 @@ class Told(NamedTuple):
 class Account:
     """Who pays, and the quotas this gateway may spend for it, earliest ``spend_until`` first."""
 
-    __slots__ = ("ahead", "ask_after", "currency", "id", "preload_micros", "quotas", "request", "status")
+    __slots__ = ("ahead", "ask_after", "currency", "id", "preload_micros", "quotas", "request", "status", "used_at")
 
     def __init__(self, account_id: AccountId, currency: Currency, status: int, preload_micros: int) -> None:
         self.id = account_id
@@ -97,6 +99,8 @@ class Account:
         #: Ask for quota before somebody needs it: not after a recall, until the account is spent from here again. Else what the
         #: cloud calls back would be asked for again at once.
         self.ahead = True
+        #: When it was last spent from here, or got a quota.
+        self.used_at = Instant(0)
         # Bounded by the cloud: at most k open quotas per account.
         self.quotas: list[Quota] = []
         #: The request not yet answered; one at a time.

@@ -292,3 +292,21 @@ def test_a_spent_quota_is_closed_at_once_and_leaves_its_place(site: Gateway) -> 
     assert list(site.seal().closed_quota_ids) == ["q2"]
     assert "q2" not in site.state.quotas
     assert not site.replayed().spent
+
+
+def test_an_unused_quota_is_given_back_only_while_another_can_be_had(site: Gateway) -> None:
+    site.told(account=Policy.account("Q", preload_micros=8 * M))
+    site.told(quota_granted=Policy.quota("q8", "Q", 8 * M, clock("20:00") + 7 * 86_400 * SECOND_US))
+
+    def stopped() -> list[tuple[str, str]]:
+        return [(e.quota_id, e.reason) for e in site.journal if isinstance(e, QuotaStopped) and e.quota_id == "q8"]
+
+    site.do(commands.UplinkChanged(online=False))
+    later(site, 25 * 3600).do(commands.Tick())
+    assert stopped() == []
+    site.do(commands.UplinkChanged(online=True))
+    site.do(commands.Tick())
+    site.do(commands.Tick())
+    assert stopped() == [("q8", "unused")]
+    assert not [e for e in site.journal if isinstance(e, QuotaRequested) and e.account == "Q"]
+    assert "q8" in site.seal().closed_quota_ids
