@@ -318,7 +318,10 @@ def test_a_wrong_pin_is_said_and_open_pin_files_are_refused(parties, tmp_path):
     pin = tmp_path / "pin"
     pin.write_text("not-the-pin\n")
     pin.chmod(0o600)
-    assert run_child(parties.gateways["gw-1"], "pin", str(pin)) == (3, f"{pin} does not hold the PIN of token 'gw-1'\n")
+    assert run_child(parties.gateways["gw-1"], "pin", str(pin)) == (
+        3,
+        f"{pin} does not hold the PIN of token 'gw-1': write the right one into it\n",
+    )
     pin.write_text(parties.gateways["gw-1"].pin_file.read_text())
     pin.chmod(0o640)
     code, text = run_child(parties.gateways["gw-1"], "pin", str(pin))

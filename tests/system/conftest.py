@@ -1,4 +1,4 @@
-"""Tests of the whole system share ``small_town``: every daemon a process, started once."""
+"""Tests of the whole system share ``small_town``: every daemon a process, started once a module."""
 
 import sys
 from collections.abc import Iterator
@@ -12,7 +12,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 from small_town import Town, small_town
 
 
-@pytest.fixture(scope="session")
+# Not for the whole session: it holds tokens open, and a process has one PKCS#11 module at a time.
+@pytest.fixture(scope="module")
 def town() -> Iterator[Town]:
     """The running town; a test that stops something starts it again."""
     with small_town() as running:

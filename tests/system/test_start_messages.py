@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from small_town import CARD, CLERK, GATEWAY, TOLL, call, edge_toml
 
+from farthing.hsm import load_party
 from farthing_demo.scene import keys, table
-from farthing_hsm_sim.ceremony import Parties, destroy_below, hold
-from farthing_hsm_sim.plan import Plan
+from farthing_hsm_sim.ceremony import Parties, destroy_below
 
 pytestmark = pytest.mark.real
 
@@ -25,7 +25,17 @@ COMMANDS = {
 @pytest.fixture
 def parties(tmp_path: Path) -> Iterator[Parties]:
     folder = tmp_path / "parties"
-    yield hold(Plan(gateways=(GATEWAY,), devices=(TOLL,), people=(CLERK,), shared_tokens=True), folder)
+    # By the command: this process may have tokens of the running town open, and a ceremony wants the module for itself.
+    named = ("--gateway", GATEWAY, "--device", TOLL, "--person", CLERK, "--shared-tokens")
+    held = call("farthing-hsm-sim", "ceremony", "--out", folder, *named)
+    assert held.returncode == 0, held.stderr
+    yield Parties(
+        ca=load_party(folder / "ca"),
+        cloud=load_party(folder / "cloud"),
+        gateways={GATEWAY: load_party(folder / GATEWAY)},
+        devices={TOLL: load_party(folder / "devices" / TOLL)},
+        people={CLERK: load_party(folder / CLERK)},
+    )
     destroy_below(folder)
 
 
