@@ -23,6 +23,8 @@ FIGURES = {
     "daemons": ("bench.daemons", "daemons"),
 }
 
+UNBROKEN = ("id", "value", "unit", "floor", "ratio", "budget", "met")
+
 
 def main(wanted: list[str]) -> int:
     """Run what is wanted (all by default), print the table, write the file."""
@@ -41,7 +43,9 @@ def main(wanted: list[str]) -> int:
     OUT.write_text(json.dumps(rows, indent=1) + "\n")
     table = Table(title="each figure beside its floor, same run")
     for column in ("id", "what", "value", "unit", "floor", "what the floor is", "ratio", "budget", "met"):
-        table.add_column(column, justify="right" if column in ("value", "floor", "ratio") else "left")
+        table.add_column(
+            column, justify="right" if column in ("value", "floor", "ratio") else "left", no_wrap=column in UNBROKEN
+        )
     for row in rows:
         table.add_row(
             *(
@@ -49,7 +53,8 @@ def main(wanted: list[str]) -> int:
                 for key in ("id", "what", "value", "unit", "floor", "floor_what", "ratio", "budget", "met")
             )
         )
-    Console().print(table)
+    # Where output is no terminal nothing is squeezed into 80 columns: a file has no width.
+    Console(width=None if sys.stdout.isatty() else 260).print(table)
     return 0
 
 
