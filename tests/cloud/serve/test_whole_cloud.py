@@ -237,6 +237,8 @@ def test_services_run_as_processes_of_their_own(place: Path, parties: Path) -> N
         assert (done.returncode, "registered, but gateway gw-1 could not be told yet" in done.stderr) == (1, True)
         assert registry.json("sites", "list")[0]["seal_amount_micros"] == 6_000_000
         first.start()
+        # The line between them comes back when its backoff is over.
+        wait_until(lambda: registry(*put).returncode == 0, "the registry to reach the ledger again")
         assert registry.json(*put)["change"] == "none"
     finally:
         for each in (second, first):
