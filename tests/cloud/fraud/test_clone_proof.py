@@ -57,20 +57,22 @@ def test_other_counters_epochs_and_keys_have_other_names(element: Any, elements:
     assert len(names) == 4
 
 
+def _last_bit_flipped(cose: bytes) -> bytes:
+    return cose[:-1] + bytes([cose[-1] ^ 1])
+
+
 @pytest.mark.parametrize(
     ("forge", "why"),
     [
         (lambda _element, _other: b"\x84rubbish", "not a device's statement"),
         (lambda e, _: e.sign(7, device="x2"), "came as one of"),
         (lambda _element, other: other.sign(7), "names no key"),
-        (lambda e, _: e.sign(7)[:-1] + b"\x00", "signature is not of the key"),
+        (lambda e, _: _last_bit_flipped(e.sign(7)), "signature is not of the key"),
         (lambda e, _: e.sign(7, kind="end"), "signature is not of the key"),
     ],
 )
 def test_what_cannot_be_verified_is_rejected(element: Any, elements: Any, forge: Any, why: str) -> None:
     cose = forge(element, elements.Element("x1"))
-    if cose == element.sign(7):
-        pytest.skip("the last byte was 0 already")
     with pytest.raises(StatementRejected, match=why):
         seen(element, cose)
 
