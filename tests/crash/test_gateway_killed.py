@@ -31,7 +31,7 @@ from farthing.evidence import merkle
 from farthing.evidence.batches import batch_hash
 from farthing.tariff import Use, parse, price
 from farthing.v1 import batch_pb2, directive_pb2
-from farthing_edge.authorization.deciding import digest_of
+from farthing_edge.authorization.decision import digest_of
 from farthing_edge.authorization.events import KINDS, decode
 from farthing_edge.authorization.state import CoreSettings
 from farthing_edge.journal import verify

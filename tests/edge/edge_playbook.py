@@ -17,7 +17,8 @@ from farthing.v1 import batch_pb2, directive_pb2
 from farthing_edge.authorization import commands
 from farthing_edge.authorization.applying import apply
 from farthing_edge.authorization.commands import Command, DeviceStatement, Reply
-from farthing_edge.authorization.deciding import Decision, decide
+from farthing_edge.authorization.deciding import decide
+from farthing_edge.authorization.decision import Decision
 from farthing_edge.authorization.events import Event, Sealed
 from farthing_edge.authorization.state import CoreSettings, GatewayState
 

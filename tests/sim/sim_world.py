@@ -36,7 +36,8 @@ from farthing_cloud.ledger.store.memory import MemoryStore
 from farthing_edge.authorization import commands
 from farthing_edge.authorization.applying import apply
 from farthing_edge.authorization.commands import Command, DeviceStatement
-from farthing_edge.authorization.deciding import Decision, decide
+from farthing_edge.authorization.deciding import decide
+from farthing_edge.authorization.decision import Decision
 from farthing_edge.authorization.events import KIND_OF, Granted, Metered, Sealed
 from farthing_edge.authorization.events import decode as decode_event
 from farthing_edge.authorization.events import encode as encode_event

@@ -4,61 +4,39 @@ It believes events: rules were asked when the event was decided. What it cannot 
 raises ``StateError``.
 """
 
-import bisect
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from google.protobuf.message import DecodeError
-
 from farthing.clock import Instant
 from farthing.device.messages import TariffVersion
-from farthing.evidence.batches import ZERO_HASH, batch_hash
 from farthing.ids import (
     AccountId,
     AuthorizationId,
     DeviceId,
-    OperatorId,
-    QuotaId,
     RegisterId,
-    SiteId,
     TariffId,
-    TokenId,
 )
 from farthing.money import Currency
-from farthing.tariff import TariffError
-from farthing.tariff import parse as parse_tariff
-from farthing.v1 import directive_pb2
 from farthing_edge.authorization import events
 from farthing_edge.authorization.events import Event
+from farthing_edge.authorization.keeping import close_request, see_whether_low, stop_quota, used
+from farthing_edge.authorization.obeying import apply_directive
 from farthing_edge.authorization.state import (
     FLOOR_FUNDING,
-    MAX_SEAL_RECORDS,
+    NEVER,
     OVERRUN_FUNDING,
-    Account,
     Authorization,
     Charge,
     Device,
-    FloorPolicy,
     GatewayState,
-    Quota,
     QuotaRequest,
-    Register,
     SealedBatch,
-    SealPolicy,
     Seen,
-    SiteKeyRow,
+    StateError,
     Statistics,
-    TariffEntry,
-    Token,
     Told,
     UsageRecord,
 )
-
-_NEVER = Instant(2**63 - 1)
-
-
-class StateError(Exception):
-    """An event that does not follow from the state: a bug of ours, or a damaged journal."""
 
 
 def apply(state: GatewayState, event: Event) -> None:
@@ -182,22 +160,7 @@ def _check_money(state: GatewayState, authorization: Authorization, charges: Seq
             raise StateError(f"quota {quota.id} is overspent")
     account = state.accounts.get(authorization.account_id)
     if account is not None:
-        _see_whether_low(state, account)
-
-
-def _used(state: GatewayState, account_id: AccountId, at: Instant) -> None:
-    """The account is spent from here again: what was recalled from it, or given back, is history."""
-    account = state.accounts.get(account_id)
-    if account is not None:
-        account.ahead = True
-        account.used_at = max(account.used_at, at)
-
-
-def _see_whether_low(state: GatewayState, account: Account) -> None:
-    if account.ahead and account.preload_micros and account.request is None:
-        free = sum(quota.free_micros for quota in account.quotas if not quota.stopped)
-        if free < account.low_water_micros:
-            state.low.add(account.id)
+        see_whether_low(state, account)
 
 
 def _record(
@@ -312,7 +275,7 @@ def _granted(state: GatewayState, event: events.Granted) -> None:
     _tell(state, authorization, event.decided_at, event.incarnation, event.limit, event.holds)
     if one_shot:
         _close(state, device, authorization)
-    _used(state, authorization.account_id, Instant(event.decided_at))
+    used(state, authorization.account_id, Instant(event.decided_at))
     _check_money(state, authorization, event.charges)
     for statistics in (state.statistics, state.totals):
         if event.online:
@@ -398,7 +361,7 @@ def _metered(state: GatewayState, event: events.Metered) -> None:
     if event.closing:
         _close(state, device, authorization)
     if authorization.standing and event.charges:
-        _used(state, authorization.account_id, Instant(event.decided_at))
+        used(state, authorization.account_id, Instant(event.decided_at))
     _check_money(state, authorization, event.charges)
 
 
@@ -412,16 +375,6 @@ def _statement_parked(state: GatewayState, event: events.StatementParked) -> Non
 # Quotas ---------------------------------------------------------------------------------------------------------------
 
 
-def _stop(state: GatewayState, quota: Quota) -> None:
-    quota.stopped = True
-    state.spent.discard(quota.id)
-    if not quota.frozen:
-        state.stopped[quota.id] = quota
-    account = state.accounts.get(quota.account_id)
-    if account is not None:
-        _see_whether_low(state, account)
-
-
 def _quota_stopped(state: GatewayState, event: events.QuotaStopped) -> None:
     quota = state.quotas.get(event.quota_id)
     if quota is None:
@@ -430,10 +383,8 @@ def _quota_stopped(state: GatewayState, event: events.QuotaStopped) -> None:
         account = state.accounts.get(quota.account_id)
         if account is not None:
             account.ahead = False
-    _stop(state, quota)
-    state.next_stop_at = min(
-        (quota.spend_until for quota in state.quotas.values() if not quota.stopped), default=_NEVER
-    )
+    stop_quota(state, quota)
+    state.next_stop_at = min((quota.spend_until for quota in state.quotas.values() if not quota.stopped), default=NEVER)
 
 
 def _quota_requested(state: GatewayState, event: events.QuotaRequested) -> None:
@@ -451,21 +402,11 @@ def _quota_requested(state: GatewayState, event: events.QuotaRequested) -> None:
         account.request = request
 
 
-def _close_request(state: GatewayState, counter: int) -> Account | None:
-    request = state.requests.pop(counter, None)
-    if request is None:
-        return None
-    account = state.accounts.get(request.account_id)
-    if account is not None and account.request is request:
-        account.request = None
-    return account
-
-
 def _quota_request_closed(state: GatewayState, event: events.QuotaRequestClosed) -> None:
-    account = _close_request(state, event.counter)
+    account = close_request(state, event.counter)
     if account is not None:
         account.ask_after = Instant(event.ask_after)
-        _see_whether_low(state, account)
+        see_whether_low(state, account)
 
 
 # Batches --------------------------------------------------------------------------------------------------------------
@@ -535,217 +476,9 @@ def _hello_seen(state: GatewayState, event: events.HelloSeen) -> None:
     state.expected_incarnation = event.incarnation
 
 
-# Directives -----------------------------------------------------------------------------------------------------------
-
-
-def _directive_applied(state: GatewayState, event: events.DirectiveApplied) -> None:
-    if event.version != state.directive_version + 1:
-        raise StateError(f"directive {event.version} follows {state.directive_version}")
-    state.directive_version = event.version
-    state.directive_hash = batch_hash(event.raw)
-    directive = directive_pb2.Directive()
-    try:
-        directive.ParseFromString(event.raw)
-    except DecodeError as err:
-        raise StateError(f"directive {event.version} was journaled, but is none") from err
-    state.head_at = max(state.head_at, Instant(directive.dated_at_us))
-    kind = directive.WhichOneof("body")
-    obey = _OBEY.get(kind or "")
-    if obey is None:
-        # A newer cloud may say what this gateway does not know yet: the chain goes on, people are told.
-        state.directive_faults.append((event.version, f"body {kind or 'unknown'} is not understood"))
-        return
-    try:
-        obey(state, getattr(directive, str(kind)))
-        if kind == "quota_granted":
-            # A new quota is not an unused one: its time begins now.
-            account = state.accounts[directive.quota_granted.account_id]
-            account.used_at = max(account.used_at, Instant(directive.dated_at_us))
-    except (TariffError, ValueError) as err:
-        state.directive_faults.append((event.version, f"{kind}: {err}"))
-
-
-def _obey_welcome(state: GatewayState, welcome: directive_pb2.Welcome) -> None:
-    state.operator_id = OperatorId(welcome.operator_id)
-    state.site_id = SiteId(welcome.site_id)
-    state.time_zone = welcome.time_zone
-    state.receipt_keys = tuple(welcome.receipt_keys)
-    if welcome.incarnation == state.incarnation:
-        return
-    state.incarnation = welcome.incarnation
-    state.rollback_suspected = ""
-    # A chain of batches belongs to one incarnation, and so do quotas: those of the one before only pay what they hold.
-    state.sequence = 0
-    state.batch_hash = ZERO_HASH
-    state.batches = {}
-    state.receipted_sequence = 0
-    state.receipted_position = 0
-    state.request_counter = 0
-    for counter in list(state.requests):
-        _close_request(state, counter)
-    for quota in state.quotas.values():
-        quota.frozen = True
-        quota.stopped = True
-    state.stopped = {}
-    state.next_stop_at = _NEVER
-
-
-def _obey_site_key(state: GatewayState, key: directive_pb2.SiteKey) -> None:
-    state.site_keys[key.epoch] = SiteKeyRow(
-        epoch=key.epoch, ephemeral_public_key=key.ephemeral_public_key, wrapped_key=key.wrapped_key
-    )
-
-
-def _obey_tariff(state: GatewayState, record: directive_pb2.TariffRecord) -> None:
-    tariff = parse_tariff(record.ocpi_json)
-    name = TariffVersion(tariff_id=TariffId(record.tariff_id), version=record.version)
-    state.tariffs[record.tariff_id, record.version] = TariffEntry(
-        name=name, currency=Currency(record.currency), tariff=tariff
-    )
-
-
-def _obey_device(state: GatewayState, record: directive_pb2.DeviceRecord) -> None:
-    device = state.devices.get(record.device_id)
-    if device is None:
-        device = state.devices[record.device_id] = Device(DeviceId(record.device_id))
-    if device.epoch != record.device_epoch:
-        device.epoch = record.device_epoch
-        device.highest = -1
-        device.seen = {}
-        device.cancelled = {}
-        device.pending.clear()
-    device.status = record.status
-    device.profile = record.profile
-    device.statement_key = record.statement_key
-    device.static_dh_x = record.static_dh_x
-    device.static_dh_kid = record.static_dh_kid
-    device.tariff = TariffVersion(tariff_id=TariffId(record.tariff_id), version=record.tariff_version)
-    device.report_interval_s = record.report_interval_s
-    device.standing_account_id = AccountId(record.standing_account_id)
-    device.stoppable = record.stoppable
-    registers: dict[str, Register] = {}
-    for row in record.registers:
-        register = device.registers.get(row.register_id)
-        if register is None or register.epoch != row.register_epoch:
-            register = Register(
-                RegisterId(row.register_id), row.register_epoch, row.unit, row.modulus, row.rated_per_hour
-            )
-        else:
-            register.unit, register.modulus, register.rated_per_hour = row.unit, row.modulus, row.rated_per_hour
-        registers[row.register_id] = register
-    device.registers = registers
-
-
-def _obey_account(state: GatewayState, record: directive_pb2.AccountRecord) -> None:
-    account = state.accounts.get(record.account_id)
-    if account is None:
-        account = Account(AccountId(record.account_id), Currency(record.currency), record.status, record.preload_micros)
-        state.accounts[record.account_id] = account
-    else:
-        account.status, account.preload_micros = record.status, record.preload_micros
-    _see_whether_low(state, account)
-
-
-def _obey_token(state: GatewayState, record: directive_pb2.TokenRecord) -> None:
-    state.tokens[record.token_ref] = Token(
-        token_id=TokenId(record.token_id), account_id=AccountId(record.account_id), key_epoch=record.key_epoch
-    )
-    state.denied.discard(record.token_ref)
-
-
-def _obey_token_denied(state: GatewayState, record: directive_pb2.TokenDenied) -> None:
-    state.denied.add(record.token_ref)
-
-
-def _obey_quota_granted(state: GatewayState, record: directive_pb2.QuotaGranted) -> None:
-    _close_request(state, record.request_counter)
-    account = state.accounts.get(record.account_id)
-    if account is None or account.currency != record.currency:
-        raise ValueError(f"quota {record.quota_id} is of an account or currency that is not known here")
-    if record.quota_id in state.quotas:
-        raise ValueError(f"quota {record.quota_id} is already open")
-    quota = Quota(
-        quota_id=QuotaId(record.quota_id),
-        account_id=account.id,
-        currency=account.currency,
-        amount_micros=record.amount_micros,
-        spend_until=Instant(record.spend_until_us),
-        report_until=Instant(record.report_until_us),
-        incarnation=record.incarnation,
-    )
-    state.quotas[quota.id] = quota
-    bisect.insort(account.quotas, quota, key=lambda other: other.spend_until)
-    if record.incarnation != state.incarnation:
-        quota.frozen = quota.stopped = True
-        return
-    state.next_stop_at = min(state.next_stop_at, quota.spend_until)
-    state.low.discard(account.id)
-    account.ask_after = Instant(0)
-    _see_whether_low(state, account)
-
-
-def _obey_quota_recalled(state: GatewayState, record: directive_pb2.QuotaRecalled) -> None:
-    quota = state.quotas.get(record.quota_id)
-    if quota is None:
-        return
-    account = state.accounts.get(quota.account_id)
-    if account is not None:
-        account.ahead = False
-        state.low.discard(account.id)
-    if not quota.stopped:
-        _stop(state, quota)
-
-
-def _obey_floor(state: GatewayState, record: directive_pb2.FloorPolicy) -> None:
-    state.floor_policy = FloorPolicy(
-        currency=record.currency,
-        per_token_micros=record.per_token_micros,
-        per_account_micros=record.per_account_micros,
-        all_tokens_micros=record.all_tokens_micros,
-    )
-
-
-def _obey_seal(state: GatewayState, record: directive_pb2.SealPolicy) -> None:
-    state.seal_policy = SealPolicy(
-        amount_micros=record.amount_micros,
-        records=max(1, min(record.records, MAX_SEAL_RECORDS)),
-        age_s=record.age_s,
-    )
-
-
-def _obey_floor_resolved(state: GatewayState, record: directive_pb2.FloorResolved) -> None:
-    floor = state.floor
-    amount = min(record.amount_micros, floor.by_account.get(record.account_id, 0))
-    if amount <= 0:
-        return
-    floor.total_micros -= amount
-    floor.by_account[record.account_id] -= amount
-    left = amount
-    for key, taken in floor.by_token.items():
-        if key[0] == record.account_id and left and taken > 0:
-            back = min(left, taken)
-            floor.by_token[key] = taken - back
-            left -= back
-
-
-_OBEY: dict[str, Callable[[GatewayState, Any], None]] = {
-    "welcome": _obey_welcome,
-    "site_key": _obey_site_key,
-    "tariff": _obey_tariff,
-    "device": _obey_device,
-    "account": _obey_account,
-    "token": _obey_token,
-    "token_denied": _obey_token_denied,
-    "quota_granted": _obey_quota_granted,
-    "quota_recalled": _obey_quota_recalled,
-    "floor": _obey_floor,
-    "seal": _obey_seal,
-    "floor_resolved": _obey_floor_resolved,
-}
-
 _APPLY: dict[type[Any], Callable[[GatewayState, Any], None]] = {
     events.Started: _started,
-    events.DirectiveApplied: _directive_applied,
+    events.DirectiveApplied: apply_directive,
     events.HeadRecorded: _head_recorded,
     events.Granted: _granted,
     events.IntentRefused: _intent_refused,

@@ -3,7 +3,7 @@
 Rule 1: the order is that of the numbers' hundreds (``farthing.refusal``), save that the two which ask about the gateway
 (incarnation, whether it may authorize at all) stand before the token: a device that speaks to another incarnation learns nothing
 about tokens. Rule 2: a rule looks, it never changes anything. Rule 3: money comes last and is not a rule of this table, as its answer is
-not yes or no but how much (``deciding``).
+not yes or no but how much (``intents``).
 
 Between the tariff (7) and money (12) stand, when they come: entitlement (8), usage limits (9), place (10), risk (11). Each is one
 more function in ``RULES_OF_THE_INTENT``.
@@ -111,7 +111,7 @@ def register_is_free(state: GatewayState, ask: Ask) -> Refusal | None:  # noqa: 
 def counter_is_new(state: GatewayState, ask: Ask) -> Refusal | None:
     """The counter was not used for other content, is not too old, and the intent was not ended before it came.
 
-    The same content again is no refusal: it is answered before the rules that follow (see ``deciding``).
+    The same content again is no refusal: it is answered before the rules that follow (see ``intents``).
     """
     intent, device = ask.intent, ask.device
     assert device is not None  # device_may_ask

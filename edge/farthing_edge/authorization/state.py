@@ -42,9 +42,16 @@ MAX_SEAL_RECORDS = 2_000
 #: Faults of directives kept for people to read.
 MAX_FAULTS = 64
 
+#: Later than anything happens.
+NEVER = Instant(2**63 - 1)
+
 #: What pays a charge: a quota's id, or one of these. No id contains an asterisk.
 FLOOR_FUNDING = "*floor"
 OVERRUN_FUNDING = "*overrun"
+
+
+class StateError(Exception):
+    """An event that does not follow from the state: a bug of ours, or a damaged journal."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

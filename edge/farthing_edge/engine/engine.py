@@ -32,9 +32,10 @@ from farthing.money import Currency
 from farthing.refusal import Refusal
 from farthing.v1 import directive_pb2
 from farthing_edge.authorization import commands
-from farthing_edge.authorization.applying import StateError, apply
+from farthing_edge.authorization.applying import apply
 from farthing_edge.authorization.commands import Command, DeviceStatement, DirectiveArrived, Reply
-from farthing_edge.authorization.deciding import Decision, decide, status_of
+from farthing_edge.authorization.deciding import decide
+from farthing_edge.authorization.decision import Decision, status_of
 from farthing_edge.authorization.events import (
     KIND_OF,
     DirectiveApplied,
@@ -47,7 +48,7 @@ from farthing_edge.authorization.events import (
     decode,
 )
 from farthing_edge.authorization.events import encode as encode_event
-from farthing_edge.authorization.state import CoreSettings, GatewayState
+from farthing_edge.authorization.state import CoreSettings, GatewayState, StateError
 from farthing_edge.engine.signing import BatchSigner, GrantSigner
 from farthing_edge.engine.view import GatewayView
 from farthing_edge.journal.errors import JournalError, JournalFull, JournalRejected

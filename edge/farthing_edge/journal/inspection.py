@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from farthing.evidence.batches import ZERO_HASH, batch_hash
-from farthing_edge.authorization.applying import StateError, apply
+from farthing_edge.authorization.applying import apply
 from farthing_edge.authorization.events import DirectiveApplied, EventError, Sealed, decode
-from farthing_edge.authorization.state import CoreSettings, GatewayState
+from farthing_edge.authorization.state import CoreSettings, GatewayState, StateError
 from farthing_edge.journal.errors import JournalError
 from farthing_edge.journal.sentences import sentence
 from farthing_edge.journal.store import GENESIS, Entry, connect_to_read, next_chain

@@ -1,0 +1,90 @@
+"""What a decision is, and the answers that every kind of statement shares."""
+
+import hashlib
+from dataclasses import dataclass
+
+from farthing.device.messages import AnswerStatus, End, Intent, Reading
+from farthing.refusal import Refusal
+from farthing_edge.authorization.commands import Reply, WaitForQuota
+from farthing_edge.authorization.events import Event
+from farthing_edge.authorization.state import (
+    Authorization,
+    Device,
+)
+
+#: "Same content" compares this much of SHA-256 of a payload: 2⁶⁴ tries for a second content of one's own.
+DIGEST_SIZE = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What happens and what is said.
+
+    ``reply`` answers a statement; ``wait`` says that it is to be decided again. ``refused`` counts a no that is not journaled.
+    """
+
+    events: tuple[Event, ...] = ()
+    reply: Reply | None = None
+    wait: WaitForQuota | None = None
+    refused: Refusal | None = None
+
+
+NOTHING = Decision()
+
+
+def digest_of(payload: bytes) -> bytes:
+    """By what "same content" is told: recipient included, signature not."""
+    return hashlib.sha256(payload).digest()[:DIGEST_SIZE]
+
+
+def status_of(refusal: Refusal) -> AnswerStatus:
+    """Refused is final for a statement; of the gateway's own reasons, 13 can be asked again, 14 after learning something."""
+    if refusal.rule == 13:
+        return AnswerStatus.LATER
+    return AnswerStatus.AGAIN if refusal.rule == 14 else AnswerStatus.REFUSED
+
+
+def no(statement: Intent | Reading | End, refusal: Refusal, *happened: Event) -> Decision:
+    reply = Reply(
+        device=statement.device,
+        answers=(statement.device_epoch, statement.counter),
+        status=status_of(refusal),
+        refusal=refusal,
+    )
+    return Decision(happened, reply, refused=None if happened else refusal)
+
+
+def again(device: Device, statement: Intent | Reading | End) -> Decision:
+    """The first answer, and what became of it."""
+    seen = device.seen[statement.counter]
+    answers = (statement.device_epoch, statement.counter)
+    if seen.refusal is not None:
+        refusal = Refusal(seen.refusal)
+        return Decision(reply=Reply(device=device.id, answers=answers, status=status_of(refusal), refusal=refusal))
+    authorization = seen.authorization
+    granted = statement.__class__ is Intent
+    return Decision(
+        reply=Reply(
+            device=device.id,
+            answers=answers,
+            status=AnswerStatus.GRANTED if granted else AnswerStatus.RECORDED,
+            grant_of=None
+            if authorization is None or authorization.standing or (authorization.closed and not granted)
+            else authorization.id,
+            closed=authorization is None or authorization.closed,
+        )
+    )
+
+
+def recorded(statement: Reading | End, authorization: Authorization | None) -> Decision:
+    """Heard, and nothing changes."""
+    is_open = authorization is not None and not authorization.closed
+    return Decision(
+        reply=Reply(
+            device=statement.device,
+            answers=(statement.device_epoch, statement.counter),
+            status=AnswerStatus.RECORDED,
+            grant_of=authorization.id if authorization is not None and is_open and not authorization.standing else None,
+            closed=not is_open,
+        )
+    )

@@ -1,0 +1,107 @@
+"""What the cloud says: directives, heads, receipts, hellos; and that it is there at all."""
+
+from farthing.clock import Instant
+from farthing.v1 import gateway_sync_pb2
+from farthing_edge.authorization import commands, events
+from farthing_edge.authorization.decision import NOTHING, Decision
+from farthing_edge.authorization.events import Event
+from farthing_edge.authorization.state import (
+    GatewayState,
+)
+
+#: A head is journaled only when it is this part of the allowed age newer than the last: it bounds writes, not safety.
+_HEAD_RECORDS = 16
+
+
+def decide_directive(state: GatewayState, command: commands.DirectiveArrived, now: Instant) -> Decision:  # noqa: ARG001  # every command has one shape
+    """Only the next of this gateway's chain is obeyed; anything else is asked for again by whoever follows the chain."""
+    body = command.body
+    if (
+        body.gateway_id != state.gateway_id
+        or body.version != state.directive_version + 1
+        or body.previous_hash != state.directive_hash
+    ):
+        return NOTHING
+    return Decision(
+        (
+            events.DirectiveApplied(
+                version=body.version, raw=command.raw, signature=command.signature, key_id=command.key_id
+            ),
+        )
+    )
+
+
+def decide_head(state: GatewayState, command: commands.HeadArrived, now: Instant) -> Decision:
+    """A head of the version we have says that we know all there is. Its date is not believed beyond our own clock."""
+    at = Instant(min(command.at, now))
+    if command.version != state.directive_version or at <= state.head_at:
+        return NOTHING
+    if at - state.recorded_head_at >= state.settings.directive_max_age_us // _HEAD_RECORDS:
+        return Decision((events.HeadRecorded(version=command.version, at=at),))
+    return Decision((events.HeadSeen(at=at),))
+
+
+def decide_receipt(state: GatewayState, command: commands.ReceiptArrived, now: Instant) -> Decision:  # noqa: ARG001  # every command has one shape
+    """A receipt counts for the batch whose hash it names."""
+    receipt = command.receipt
+    batch = state.batches.get(receipt.sequence)
+    if (
+        receipt.gateway_id != state.gateway_id
+        or receipt.incarnation != state.incarnation
+        or batch is None
+        or batch.batch_hash != receipt.batch_hash
+    ):
+        return NOTHING
+    return Decision(
+        (
+            events.Receipted(
+                incarnation=receipt.incarnation,
+                sequence=receipt.sequence,
+                batch_hash=receipt.batch_hash,
+                raw=command.raw,
+            ),
+        )
+    )
+
+
+def decide_hello(state: GatewayState, command: commands.Connected, now: Instant) -> Decision:  # noqa: ARG001  # every command has one shape
+    """The cloud says by which incarnation it knows us, and how much of this journal it has seen."""
+    hello = command.hello
+    happened: list[Event] = [events.HelloSeen(incarnation=hello.incarnation)]
+    if hello.incarnation == state.incarnation and not state.rollback_suspected:
+        reason = _rollback(state, hello)
+        if reason:
+            happened.append(events.RollbackSuspected(reason=reason))
+    return Decision(tuple(happened))
+
+
+def _rollback(state: GatewayState, hello: gateway_sync_pb2.HelloResponse) -> str:
+    if hello.posted_sequence > state.sequence:
+        return f"the cloud has posted batch {hello.posted_sequence}, this journal ends with {state.sequence}"
+    if not hello.witnessed_start_id:
+        return ""
+    if hello.witnessed_start_id not in state.starts:
+        return "the cloud has seen a start that this journal does not know"
+    if hello.witnessed_position > state.position:
+        return f"the cloud has seen position {hello.witnessed_position}, this journal ends at {state.position}"
+    return ""
+
+
+def decide_uplink(state: GatewayState, command: commands.UplinkChanged, now: Instant) -> Decision:  # noqa: ARG001  # every command has one shape
+    if command.online == state.online:
+        return NOTHING
+    return Decision((events.UplinkSeen(online=command.online),))
+
+
+def decide_start(state: GatewayState, command: commands.Started, now: Instant) -> Decision:  # noqa: ARG001  # every command has one shape
+    return Decision(
+        (
+            events.Started(
+                start_id=command.start_id,
+                boot_id=command.boot_id,
+                clock_epoch_us=command.clock_epoch_us,
+                clock_real_epoch_us=command.clock_real_epoch_us,
+                clock_rate=command.clock_rate,
+            ),
+        )
+    )

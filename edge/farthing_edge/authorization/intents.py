@@ -1,0 +1,195 @@
+"""An intent: asked by the rules in their order, then for money."""
+
+from farthing.clock import SECOND_US, Instant
+from farthing.device.messages import AnswerStatus, Intent
+from farthing.ids import AuthorizationId, authorization_id
+from farthing.refusal import Refusal
+from farthing.tariff import TariffError, Use, limit
+from farthing.v1 import directive_pb2
+from farthing_edge.authorization import events
+from farthing_edge.authorization.commands import DeviceStatement, Reply
+from farthing_edge.authorization.decision import Decision, again, digest_of, no
+from farthing_edge.authorization.quotas import wait_for
+from farthing_edge.authorization.rules import RULES_OF_THE_DEVICE, RULES_OF_THE_INTENT, Ask
+from farthing_edge.authorization.state import (
+    Charge,
+    GatewayState,
+)
+from farthing_edge.metering.funding import bill, hold, purse_for
+
+_GATEWAY_RULES = frozenset({13, 14})
+
+
+def decide_intent(state: GatewayState, command: DeviceStatement, intent: Intent, now: Instant) -> Decision:
+    ask = Ask(state, command, intent)
+    digest = digest_of(command.payload)
+    if _is_repeat(state, ask, digest):
+        assert ask.device is not None  # a repeat is of a device that is known
+        return again(ask.device, intent)
+    for rule in RULES_OF_THE_DEVICE:
+        refusal = rule(state, ask)
+        if refusal is not None:
+            return _refuse(ask, digest, refusal, now) if _no_stays(state, ask) else no(intent, refusal)
+    for rule in RULES_OF_THE_INTENT:
+        refusal = rule(state, ask)
+        if refusal is not None:
+            if refusal.rule == 3 or refusal.rule in _GATEWAY_RULES:
+                return no(intent, refusal)
+            return _refuse(ask, digest, refusal, now)
+    return _money(state, ask, digest, now)
+
+
+def _is_repeat(state: GatewayState, ask: Ask, digest: bytes) -> bool:
+    """Whether this very intent was answered before. Then nothing is decided: a device that was blocked since hears what it was
+    told then, or it would forget a yes whose hold only its end can release."""
+    intent, device = ask.intent, ask.device
+    return (
+        device is not None
+        and device.epoch == intent.device_epoch
+        and intent.recipient == state.gateway_id
+        and not ask.is_new
+        and device.seen[intent.counter].digest == digest
+    )
+
+
+def _no_stays(state: GatewayState, ask: Ask) -> bool:
+    """Whether this no is remembered: a device in good standing goes by it, so a late copy of the intent must not become a yes
+    (the register free by then, the hold nobody's). What anybody else says changes nothing."""
+    intent, device = ask.intent, ask.device
+    return (
+        device is not None
+        and ask.is_new
+        and intent.recipient == state.gateway_id
+        and device.epoch == intent.device_epoch
+        and device.status == directive_pb2.DEVICE_STATUS_ACTIVE
+        and intent.counter > device.window_floor()
+    )
+
+
+def _refuse(ask: Ask, digest: bytes, refusal: Refusal, now: Instant) -> Decision:
+    intent = ask.intent
+    return no(
+        intent,
+        refusal,
+        events.IntentRefused(
+            device=intent.device,
+            device_epoch=intent.device_epoch,
+            counter=intent.counter,
+            digest=digest,
+            refusal=int(refusal),
+            at=now,
+        ),
+    )
+
+
+def _money(state: GatewayState, ask: Ask, digest: bytes, now: Instant) -> Decision:
+    """Rule 12: quota, then floor; with an uplink, a quota that is still to come first."""
+    intent, device, register, account, tariff = ask.intent, ask.device, ask.register, ask.account, ask.tariff
+    assert device is not None  # the rules before
+    assert register is not None
+    assert account is not None
+    assert tariff is not None
+    token_key = ask.command.token_ref or b""
+    stale = now - state.head_at > state.settings.directive_max_age_us
+    purse = purse_for(state, account, token_key, {}, floor_only=stale)
+    start = intent.register.value
+    one_shot = intent.one_shot
+    if one_shot is None:
+        most = register.reach(device.report_interval_s)
+        if intent.wanted is not None:
+            most = min(most, intent.wanted)
+        until = Instant(intent.at + device.report_interval_s * SECOND_US)
+    else:
+        most, until = one_shot, intent.at
+    try:
+        closing = tariff.closing(register.unit, start, most, intent.at, until)
+    except TariffError:
+        # A price beyond one amount: this tariff does not price such a use.
+        return _refuse(ask, digest, Refusal.TARIFF_MISSING, now)
+    need = closing.gross_micros
+    held = hold(purse, (), need, now, floor=True)
+    if held.missing_micros:
+        if ask.command.may_wait and state.online and not stale:
+            waiting = wait_for(state, account, held.missing_micros, now)
+            if waiting is not None:
+                return waiting
+        if one_shot is not None or not device.stoppable:
+            return _short_of_money(state, ask, digest, now, stale=stale)
+    if one_shot is not None:
+        charges = bill(purse, closing.parts, now)
+        granted = _granted(state, ask, digest, now, holds=(), limit_value=start + one_shot, charges=charges)
+    else:
+        covered = closing.covered
+        if held.missing_micros:
+            use = Use(unit=register.unit, start=start, end=start + most, started_at=intent.at, ended_at=until)
+            covered = limit(tariff.tariff, use, most=most, until=until, budget_micros=need - held.missing_micros)
+        if covered == 0 and most > 0:
+            return _short_of_money(state, ask, digest, now, stale=stale)
+        granted = _granted(state, ask, digest, now, holds=held.parts, limit_value=start + covered, charges=())
+    reply = Reply(
+        device=device.id,
+        answers=(intent.device_epoch, intent.counter),
+        status=AnswerStatus.GRANTED,
+        grant_of=AuthorizationId(granted.authorization),
+        closed=one_shot is not None,
+    )
+    return Decision((granted,), reply)
+
+
+def _short_of_money(state: GatewayState, ask: Ask, digest: bytes, now: Instant, *, stale: bool) -> Decision:
+    if stale:
+        return no(ask.intent, Refusal.DIRECTIVES_TOO_OLD)
+    account = ask.account
+    assert account is not None  # only asked once it is known
+    policy = state.floor_policy
+    if policy.currency == account.currency and min(
+        policy.per_token_micros, policy.per_account_micros, policy.all_tokens_micros
+    ):
+        return _refuse(ask, digest, Refusal.FLOOR_EXHAUSTED, now)
+    return _refuse(ask, digest, Refusal.QUOTA_EXHAUSTED if account.quotas else Refusal.NO_QUOTA, now)
+
+
+def _granted(
+    state: GatewayState,
+    ask: Ask,
+    digest: bytes,
+    now: Instant,
+    *,
+    holds: tuple[tuple[str, int], ...],
+    limit_value: int,
+    charges: tuple[Charge, ...],
+) -> events.Granted:
+    intent, device, register, account, tariff = ask.intent, ask.device, ask.register, ask.account, ask.tariff
+    assert device is not None  # the rules before
+    assert register is not None
+    assert account is not None
+    assert tariff is not None
+    start = intent.register.value
+    return events.Granted(
+        device=device.id,
+        device_epoch=intent.device_epoch,
+        counter=intent.counter,
+        digest=digest,
+        statement=ask.command.cose,
+        traceparent=ask.command.traceparent,
+        authorization=authorization_id(device.id, intent.device_epoch, intent.counter, state.gateway_id),
+        account=account.id,
+        token_key=ask.command.token_ref or b"",
+        commitment=intent.commitment,
+        register_id=register.id,
+        register_epoch=register.epoch,
+        unit=register.unit,
+        start=start,
+        at=intent.at,
+        tariff_id=tariff.name.tariff_id,
+        tariff_version=tariff.name.version,
+        currency=tariff.currency,
+        report_interval_s=device.report_interval_s,
+        holds=holds,
+        limit=limit_value,
+        decided_at=now,
+        incarnation=state.incarnation,
+        online=state.online,
+        used_to=start + (intent.one_shot or 0),
+        charges=charges,
+    )

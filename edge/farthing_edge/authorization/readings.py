@@ -1,0 +1,335 @@
+"""Readings and ends: what was used is billed, the hold rolls, and what does not fit is parked with its reason."""
+
+from farthing.clock import SECOND_US, Instant
+from farthing.device.messages import AnswerStatus, End, Reading
+from farthing.ids import AuthorizationId, standing_authorization_id
+from farthing.refusal import Refusal
+from farthing.tariff import TariffError, Use, limit, price
+from farthing.v1 import directive_pb2
+from farthing_edge.authorization import events
+from farthing_edge.authorization.commands import DeviceStatement, Reply
+from farthing_edge.authorization.decision import Decision, again, digest_of, no, recorded
+from farthing_edge.authorization.quotas import ask_for_more
+from farthing_edge.authorization.rules import STATUS_REFUSALS
+from farthing_edge.authorization.state import (
+    FLOOR_FUNDING,
+    Authorization,
+    Charge,
+    Device,
+    GatewayState,
+    Register,
+    TariffEntry,
+)
+from farthing_edge.metering.funding import Purse, bill, due, hold, purse_for
+
+#: A standing authorization asks for this many times what its next reading would lack, so that not every reading asks.
+STANDING_AHEAD = 4
+
+
+def _heard(state: GatewayState, statement: Reading | End) -> Refusal | Device:
+    """Who says it, if that can be anybody: status does not matter, what was used is billed."""
+    if statement.recipient != state.gateway_id:
+        return Refusal.RECIPIENT_DIFFERS
+    device = state.devices.get(statement.device)
+    if device is None:
+        return Refusal.DEVICE_UNKNOWN
+    if device.epoch != statement.device_epoch:
+        return Refusal.DEVICE_EPOCH_DIFFERS
+    return device
+
+
+def decide_reading(state: GatewayState, command: DeviceStatement, reading: Reading, now: Instant) -> Decision:
+    device = _heard(state, reading)
+    if isinstance(device, Refusal):
+        return no(reading, device)
+    digest = digest_of(command.payload)
+    if reading.counter in device.seen:
+        return _seen_before(device, reading, digest)
+    if reading.authorization is None:
+        return _standing_reading(state, command, reading, device, digest, now)
+    authorization = state.authorizations.get(reading.authorization)
+    if authorization is None:
+        return _unknown_authorization(device, reading)
+    fault = _does_not_fit(device, authorization, reading)
+    if fault is not None:
+        return _park(command, reading, digest, fault, now)
+    if authorization.closed:
+        if reading.counter > authorization.last_counter and reading.register.value > authorization.value:
+            return _park(command, reading, digest, Refusal.INTENT_ENDED, now)
+        return recorded(reading, authorization)
+    if reading.counter < authorization.last_counter:
+        return recorded(reading, authorization)
+    if reading.register.value < authorization.value:
+        return _park(command, reading, digest, Refusal.REGISTER_WENT_BACK, now)
+    return _meter(state, command, reading, device, authorization, digest, now, closing=False)
+
+
+def decide_end(state: GatewayState, command: DeviceStatement, end: End, now: Instant) -> Decision:
+    device = _heard(state, end)
+    if isinstance(device, Refusal):
+        return no(end, device)
+    digest = digest_of(command.payload)
+    if end.counter in device.seen:
+        return _seen_before(device, end, digest)
+    authorization = state.authorizations.get(end.authorization)
+    if authorization is None:
+        if end.authorization in device.cancelled:
+            return recorded(end, None)
+        if end.tariff is not None or end.counter <= device.window_floor():
+            # It names a grant that this journal does not know.
+            return _unknown_authorization(device, end)
+        cancelled = events.IntentCancelled(
+            device=device.id,
+            device_epoch=end.device_epoch,
+            counter=end.counter,
+            digest=digest,
+            statement=command.cose,
+            authorization=end.authorization,
+            at=end.at,
+        )
+        return Decision((cancelled,), recorded(end, None).reply)
+    fault = _does_not_fit(device, authorization, end)
+    if fault is not None:
+        return _park(command, end, digest, fault, now)
+    if authorization.closed:
+        return recorded(end, authorization)
+    if end.register.value < authorization.value:
+        return _park(command, end, digest, Refusal.REGISTER_WENT_BACK, now)
+    return _meter(state, command, end, device, authorization, digest, now, closing=True)
+
+
+def _seen_before(device: Device, statement: Reading | End, digest: bytes) -> Decision:
+    if device.seen[statement.counter].digest == digest:
+        return again(device, statement)
+    return no(statement, Refusal.COUNTER_REUSED)
+
+
+def _unknown_authorization(device: Device, statement: Reading | End) -> Decision:
+    if statement.counter <= device.window_floor():
+        return no(statement, Refusal.COUNTER_TOO_OLD)
+    return no(statement, Refusal.AUTHORIZATION_UNKNOWN)
+
+
+def _does_not_fit(device: Device, authorization: Authorization, statement: Reading | End) -> Refusal | None:
+    """What a statement must repeat of the authorization that it names."""
+    register = statement.register
+    if authorization.device_id != device.id or authorization.register_id != register.register_id:
+        return Refusal.MALFORMED
+    if authorization.register_epoch != register.register_epoch:
+        return Refusal.REGISTER_EPOCH_DIFFERS
+    if authorization.commitment != statement.commitment and not authorization.standing:
+        return Refusal.COMMITMENT_DIFFERS
+    if statement.tariff is not None and statement.tariff != authorization.tariff:
+        return Refusal.TARIFF_MISSING
+    known = device.registers.get(register.register_id)
+    if known is not None and known.epoch == register.register_epoch and register.value >= known.modulus:
+        return Refusal.MALFORMED
+    return None
+
+
+def _park(
+    command: DeviceStatement, statement: Reading | End, digest: bytes, refusal: Refusal, now: Instant
+) -> Decision:
+    return no(
+        statement,
+        refusal,
+        events.StatementParked(
+            device=statement.device,
+            device_epoch=statement.device_epoch,
+            counter=statement.counter,
+            digest=digest,
+            statement=command.cose,
+            refusal=int(refusal),
+            at=now,
+        ),
+    )
+
+
+def _standing_reading(
+    state: GatewayState, command: DeviceStatement, reading: Reading, device: Device, digest: bytes, now: Instant
+) -> Decision:
+    if device.profile != directive_pb2.DEVICE_PROFILE_STANDING:
+        return no(reading, Refusal.MALFORMED)
+    # Each reading of a standing authorization is a new yes. What is refused now is billed by the first reading after.
+    if device.status != directive_pb2.DEVICE_STATUS_ACTIVE:
+        return no(reading, STATUS_REFUSALS.get(device.status, Refusal.DEVICE_UNKNOWN))
+    register = device.registers.get(reading.register.register_id)
+    if register is None:
+        return no(reading, Refusal.REGISTER_UNKNOWN)
+    name = standing_authorization_id(
+        device.id, reading.device_epoch, register.id, reading.register.register_epoch, state.gateway_id
+    )
+    authorization = state.authorizations.get(name)
+    if authorization is None:
+        return _baseline(state, command, reading, device, register, name, digest, now)
+    fault = _does_not_fit(device, authorization, reading)
+    if fault is not None:
+        return _park(command, reading, digest, fault, now)
+    if authorization.closed or reading.counter < authorization.last_counter:
+        return recorded(reading, authorization)
+    if reading.register.value < authorization.value:
+        return _park(command, reading, digest, Refusal.REGISTER_WENT_BACK, now)
+    return _meter(state, command, reading, device, authorization, digest, now, closing=False)
+
+
+def _baseline(
+    state: GatewayState,
+    command: DeviceStatement,
+    reading: Reading,
+    device: Device,
+    register: Register,
+    name: AuthorizationId,
+    digest: bytes,
+    now: Instant,
+) -> Decision:
+    """Where a standing authorization begins. Nothing is billed, so only what it will be billed by must fit."""
+    if reading.counter <= device.window_floor():
+        return no(reading, Refusal.COUNTER_TOO_OLD)
+    if register.epoch != reading.register.register_epoch:
+        return no(reading, Refusal.REGISTER_EPOCH_DIFFERS)
+    if reading.register.value >= register.modulus:
+        return no(reading, Refusal.MALFORMED)
+    tariff = state.tariffs.get((device.tariff.tariff_id, device.tariff.version))
+    if tariff is None or reading.tariff != device.tariff or not tariff.tariff.fits(register.unit):
+        return no(reading, Refusal.TARIFF_MISSING)
+    taken = events.BaselineTaken(
+        device=device.id,
+        device_epoch=reading.device_epoch,
+        counter=reading.counter,
+        digest=digest,
+        statement=command.cose,
+        traceparent=command.traceparent,
+        authorization=name,
+        account=device.standing_account_id,
+        token_key=b"*" + device.id.encode(),
+        register_id=register.id,
+        register_epoch=register.epoch,
+        unit=register.unit,
+        start=reading.register.value,
+        at=reading.at,
+        tariff_id=tariff.name.tariff_id,
+        tariff_version=tariff.name.version,
+        currency=tariff.currency,
+        report_interval_s=device.report_interval_s,
+    )
+    reply = Reply(
+        device=device.id, answers=(reading.device_epoch, reading.counter), status=AnswerStatus.RECORDED, closed=False
+    )
+    more = _ask_ahead(state, device, register, tariff, reading, now)
+    return Decision((taken,) if more is None else (taken, more), reply)
+
+
+def _ask_ahead(
+    state: GatewayState, device: Device, register: Register, tariff: TariffEntry, reading: Reading, now: Instant
+) -> events.QuotaRequested | None:
+    """The first reading to bill should find a quota."""
+    account = state.accounts.get(device.standing_account_id)
+    if account is None:
+        return None
+    until = Instant(reading.at + device.report_interval_s * SECOND_US)
+    try:
+        closing = tariff.closing(
+            register.unit, reading.register.value, register.reach(device.report_interval_s), reading.at, until
+        )
+    except TariffError:
+        return None
+    missing = closing.gross_micros - account.free_micros(now)
+    return ask_for_more(state, account, STANDING_AHEAD * missing, now) if missing > 0 else None
+
+
+def _meter(
+    state: GatewayState,
+    command: DeviceStatement,
+    statement: Reading | End,
+    device: Device,
+    authorization: Authorization,
+    digest: bytes,
+    now: Instant,
+    *,
+    closing: bool,
+) -> Decision:
+    """Bill what is due and not billed, roll the hold, and say how far it goes now."""
+    entry = state.tariffs.get((authorization.tariff.tariff_id, authorization.tariff.version))
+    if entry is None:
+        return _park(command, statement, digest, Refusal.TARIFF_MISSING, now)
+    account = state.accounts.get(authorization.account_id)
+    purse = purse_for(state, account, authorization.token_key, authorization.holds)
+    value = statement.register.value
+    # What the statement says, so that its evidence stands alone; a device whose clock went back adds no time (``due``).
+    at = statement.at
+    try:
+        charges, holds, limit_value, short_micros = _bill_and_roll(
+            device, authorization, entry, purse, value=value, at=at, now=now, closing=closing
+        )
+    except TariffError:
+        return _park(command, statement, digest, Refusal.TARIFF_MISSING, now)
+    told = authorization.told
+    metered = events.Metered(
+        device=device.id,
+        counter=statement.counter,
+        digest=digest,
+        statement=command.cose,
+        traceparent=command.traceparent or authorization.traceparent,
+        authorization=authorization.id,
+        value=value,
+        at=at,
+        charges=charges,
+        holds=holds,
+        limit=limit_value,
+        closing=closing,
+        decided_at=now,
+        incarnation=state.incarnation,
+        opened_position=authorization.opened_position,
+        told_position=0 if told is None else told.position,
+        register_from=authorization.recorded_to,
+        net_before_micros=authorization.net_micros,
+        tax_before_micros=authorization.tax_micros,
+    )
+    reply = Reply(
+        device=device.id,
+        answers=(statement.device_epoch, statement.counter),
+        status=AnswerStatus.RECORDED,
+        grant_of=None if closing or authorization.standing else authorization.id,
+        closed=closing,
+    )
+    more = None if account is None or short_micros <= 0 else ask_for_more(state, account, short_micros, now)
+    return Decision((metered,) if more is None else (metered, more), reply)
+
+
+def _bill_and_roll(
+    device: Device,
+    authorization: Authorization,
+    entry: TariffEntry,
+    purse: Purse,
+    *,
+    value: int,
+    at: Instant,
+    now: Instant,
+    closing: bool,
+) -> tuple[tuple[Charge, ...], tuple[tuple[str, int], ...], int, int]:
+    """(charges, holds after them, limit, what is short for the use until the next reading)."""
+    tariff, start = entry.tariff, authorization.start
+    use = Use(unit=authorization.unit, start=start, end=value, started_at=authorization.started_at, ended_at=at)
+    added = due(authorization.billed, price(tariff, use, closing=closing).parts, closing=closing)
+    charges = bill(purse, added, now) if added else ()
+    if closing:
+        return charges, (), value, 0
+    billed = authorization.net_micros + authorization.tax_micros
+    for charge in charges:
+        billed += charge.net_micros + charge.tax_micros
+    register = device.registers.get(authorization.register_id)
+    most = value - start + (0 if register is None else register.reach(authorization.report_interval_s))
+    until = Instant(at + authorization.report_interval_s * SECOND_US)
+    furthest = entry.closing(use.unit, start, most, use.started_at, until)
+    need = furthest.gross_micros - billed
+    held = hold(purse, charges, need, now, floor=FLOOR_FUNDING in purse.holds)
+    if authorization.standing:
+        # It keeps no hold between readings: only what the next one will find is asked.
+        return charges, (), value, STANDING_AHEAD * held.missing_micros
+    covered = furthest.covered
+    if held.missing_micros or need < 0:
+        budget = billed
+        for _, amount in held.parts:
+            budget += amount
+        covered = limit(tariff, use, most=most, until=until, budget_micros=budget)
+    return charges, held.parts, max(value, start + covered), held.missing_micros
