@@ -96,6 +96,7 @@ class Batch(message.Message):
     STOPPED_FIELD_NUMBER: builtins.int
     CLOSED_QUOTA_IDS_FIELD_NUMBER: builtins.int
     STATISTICS_FIELD_NUMBER: builtins.int
+    CARRIED_FIELD_NUMBER: builtins.int
     operator_id: builtins.str
     site_id: builtins.str
     gateway_id: builtins.str
@@ -128,6 +129,10 @@ class Batch(message.Message):
     def closed_quota_ids(self) -> containers.RepeatedScalarFieldContainer[builtins.str]: ...
     @builtins.property
     def statistics(self) -> AuthorizationStatistics: ...
+    @builtins.property
+    def carried(self) -> containers.RepeatedCompositeFieldContainer[CarriedEnd]:
+        """Ends that devices handed over although another gateway gave the authorization. At most 64 in a batch."""
+
     def __init__(
         self,
         *,
@@ -151,10 +156,49 @@ class Batch(message.Message):
         stopped: abc.Iterable[StoppedQuota] | None = ...,
         closed_quota_ids: abc.Iterable[builtins.str] | None = ...,
         statistics: AuthorizationStatistics | None = ...,
+        carried: abc.Iterable[CarriedEnd] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["clock", b"clock", "statistics", b"statistics"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["claims", b"claims", "clock", b"clock", "closed_quota_ids", b"closed_quota_ids", "directive_version", b"directive_version", "first_position", b"first_position", "gateway_id", b"gateway_id", "incarnation", b"incarnation", "last_position", b"last_position", "leaf_count", b"leaf_count", "lines", b"lines", "merkle_root", b"merkle_root", "operator_id", b"operator_id", "previous_hash", b"previous_hash", "sealed_at_us", b"sealed_at_us", "sequence", b"sequence", "site_id", b"site_id", "start_id", b"start_id", "statistics", b"statistics", "stopped", b"stopped", "totals", b"totals"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["carried", b"carried", "claims", b"claims", "clock", b"clock", "closed_quota_ids", b"closed_quota_ids", "directive_version", b"directive_version", "first_position", b"first_position", "gateway_id", b"gateway_id", "incarnation", b"incarnation", "last_position", b"last_position", "leaf_count", b"leaf_count", "lines", b"lines", "merkle_root", b"merkle_root", "operator_id", b"operator_id", "previous_hash", b"previous_hash", "sealed_at_us", b"sealed_at_us", "sequence", b"sequence", "site_id", b"site_id", "start_id", b"start_id", "statistics", b"statistics", "stopped", b"stopped", "totals", b"totals"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class CarriedEnd(message.Message):
+    """A device's last word on another gateway's authorization, with that gateway's signed yes. Who carries it decides nothing and prices
+    nothing: the cloud verifies both, prices the use under the grant's tariff version and bills it to what the grant holds.
+    """
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    GRANTED_BY_FIELD_NUMBER: builtins.int
+    GRANTED_INCARNATION_FIELD_NUMBER: builtins.int
+    STATEMENTS_FIELD_NUMBER: builtins.int
+    GRANT_FIELD_NUMBER: builtins.int
+    granted_by: builtins.str
+    """The gateway that signed the grant."""
+    granted_incarnation: builtins.int
+    """The incarnation in the grant's witness."""
+    grant: builtins.bytes
+    """The whole COSE_Sign1 of the last grant that the device heard for this authorization."""
+    @builtins.property
+    def statements(self) -> containers.RepeatedScalarFieldContainer[builtins.bytes]:
+        """COSE_Sign1 bytes by the device, in the order of its counter: the intent, then what it still has of readings, then the end. All are
+        addressed to granted_by.
+        """
+
+    def __init__(
+        self,
+        *,
+        granted_by: builtins.str = ...,
+        granted_incarnation: builtins.int = ...,
+        statements: abc.Iterable[builtins.bytes] | None = ...,
+        grant: builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["grant", b"grant", "granted_by", b"granted_by", "granted_incarnation", b"granted_incarnation", "statements", b"statements"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -283,6 +327,8 @@ class Claim(message.Message):
     TAX_MICROS_FIELD_NUMBER: builtins.int
     FINAL_FIELD_NUMBER: builtins.int
     SHARES_FIELD_NUMBER: builtins.int
+    GRANTED_BY_FIELD_NUMBER: builtins.int
+    GRANTED_INCARNATION_FIELD_NUMBER: builtins.int
     authorization_id: builtins.bytes
     """16 bytes."""
     device_id: builtins.str
@@ -294,6 +340,10 @@ class Claim(message.Message):
     tax_micros: builtins.int
     final: builtins.bool
     """No more will follow: the device signed the end, or the operator decided that it is gone."""
+    granted_by: builtins.str
+    """Whose authorization it is: empty or the sealing gateway's own id. (In EndCarried and Welcome.open_claims: the gateway it belongs to.)"""
+    granted_incarnation: builtins.int
+    """The incarnation that gave it, where it is not the batch's own: an adopted session. 0: the batch's own."""
     @builtins.property
     def shares(self) -> containers.RepeatedCompositeFieldContainer[Share]:
         """What this batch adds, in the order in which it was billed. Empty when it adds nothing."""
@@ -311,10 +361,12 @@ class Claim(message.Message):
         tax_micros: builtins.int = ...,
         final: builtins.bool = ...,
         shares: abc.Iterable[Share] | None = ...,
+        granted_by: builtins.str = ...,
+        granted_incarnation: builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["authorization_id", b"authorization_id", "device_id", b"device_id", "final", b"final", "net_micros", b"net_micros", "register_epoch", b"register_epoch", "register_from", b"register_from", "register_id", b"register_id", "register_to", b"register_to", "shares", b"shares", "tax_micros", b"tax_micros"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["authorization_id", b"authorization_id", "device_id", b"device_id", "final", b"final", "granted_by", b"granted_by", "granted_incarnation", b"granted_incarnation", "net_micros", b"net_micros", "register_epoch", b"register_epoch", "register_from", b"register_from", "register_id", b"register_id", "register_to", b"register_to", "shares", b"shares", "tax_micros", b"tax_micros"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

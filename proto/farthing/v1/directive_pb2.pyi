@@ -129,6 +129,8 @@ class Directive(message.Message):
     FLOOR_FIELD_NUMBER: builtins.int
     SEAL_FIELD_NUMBER: builtins.int
     FLOOR_RESOLVED_FIELD_NUMBER: builtins.int
+    END_CARRIED_FIELD_NUMBER: builtins.int
+    AUTHORIZING_STOPPED_FIELD_NUMBER: builtins.int
     gateway_id: builtins.str
     version: builtins.int
     previous_hash: builtins.bytes
@@ -160,6 +162,10 @@ class Directive(message.Message):
     def floor_resolved(self) -> FloorResolved:
         """Debt was settled or spending was proven: room of the floor returns by this only."""
 
+    @builtins.property
+    def end_carried(self) -> EndCarried: ...
+    @builtins.property
+    def authorizing_stopped(self) -> AuthorizingStopped: ...
     def __init__(
         self,
         *,
@@ -179,12 +185,14 @@ class Directive(message.Message):
         floor: FloorPolicy | None = ...,
         seal: SealPolicy | None = ...,
         floor_resolved: FloorResolved | None = ...,
+        end_carried: EndCarried | None = ...,
+        authorizing_stopped: AuthorizingStopped | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["account", b"account", "body", b"body", "device", b"device", "floor", b"floor", "floor_resolved", b"floor_resolved", "quota_granted", b"quota_granted", "quota_recalled", b"quota_recalled", "seal", b"seal", "site_key", b"site_key", "tariff", b"tariff", "token", b"token", "token_denied", b"token_denied", "welcome", b"welcome"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["account", b"account", "authorizing_stopped", b"authorizing_stopped", "body", b"body", "device", b"device", "end_carried", b"end_carried", "floor", b"floor", "floor_resolved", b"floor_resolved", "quota_granted", b"quota_granted", "quota_recalled", b"quota_recalled", "seal", b"seal", "site_key", b"site_key", "tariff", b"tariff", "token", b"token", "token_denied", b"token_denied", "welcome", b"welcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["account", b"account", "body", b"body", "dated_at_us", b"dated_at_us", "device", b"device", "floor", b"floor", "floor_resolved", b"floor_resolved", "gateway_id", b"gateway_id", "previous_hash", b"previous_hash", "quota_granted", b"quota_granted", "quota_recalled", b"quota_recalled", "seal", b"seal", "site_key", b"site_key", "tariff", b"tariff", "token", b"token", "token_denied", b"token_denied", "version", b"version", "welcome", b"welcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["account", b"account", "authorizing_stopped", b"authorizing_stopped", "body", b"body", "dated_at_us", b"dated_at_us", "device", b"device", "end_carried", b"end_carried", "floor", b"floor", "floor_resolved", b"floor_resolved", "gateway_id", b"gateway_id", "previous_hash", b"previous_hash", "quota_granted", b"quota_granted", "quota_recalled", b"quota_recalled", "seal", b"seal", "site_key", b"site_key", "tariff", b"tariff", "token", b"token", "token_denied", b"token_denied", "version", b"version", "welcome", b"welcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_body: _TypeAlias = typing.Literal["welcome", "site_key", "tariff", "device", "account", "token", "token_denied", "quota_granted", "quota_recalled", "floor", "seal", "floor_resolved"]  # noqa: Y015
+    _WhichOneofReturnType_body: _TypeAlias = typing.Literal["welcome", "site_key", "tariff", "device", "account", "token", "token_denied", "quota_granted", "quota_recalled", "floor", "seal", "floor_resolved", "end_carried", "authorizing_stopped"]  # noqa: Y015
     _WhichOneofArgType_body: _TypeAlias = typing.Literal["body", b"body"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_body) -> _WhichOneofReturnType_body | None: ...
 
@@ -558,6 +566,63 @@ class FloorResolved(message.Message):
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = typing.Literal["account_id", b"account_id", "amount_micros", b"amount_micros"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class EndCarried(message.Message):
+    """Another gateway carried up the end of an authorization that this one gave; the cloud has verified and billed it. Take the end as if
+    its device had just handed it over: the hold ends, and a final claim follows.
+    """
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    CLAIM_FIELD_NUMBER: builtins.int
+    STATEMENTS_FIELD_NUMBER: builtins.int
+    CARRIED_BY_FIELD_NUMBER: builtins.int
+    carried_by: builtins.str
+    @builtins.property
+    def claim(self) -> batch_pb2.Claim:
+        """What the cloud has billed for it: the highest claim now."""
+
+    @builtins.property
+    def statements(self) -> containers.RepeatedScalarFieldContainer[builtins.bytes]:
+        """As in CarriedEnd."""
+
+    def __init__(
+        self,
+        *,
+        claim: batch_pb2.Claim | None = ...,
+        statements: abc.Iterable[builtins.bytes] | None = ...,
+        carried_by: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["claim", b"claim"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["carried_by", b"carried_by", "claim", b"claim", "statements", b"statements"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class AuthorizingStopped(message.Message):
+    """The gateway told two stories: it authorizes nothing more in this incarnation, and goes on metering, sealing and posting. Ends with the
+    welcome of a later incarnation.
+    """
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    INCARNATION_FIELD_NUMBER: builtins.int
+    REASON_FIELD_NUMBER: builtins.int
+    incarnation: builtins.int
+    reason: builtins.str
+    def __init__(
+        self,
+        *,
+        incarnation: builtins.int = ...,
+        reason: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["incarnation", b"incarnation", "reason", b"reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -18,6 +18,35 @@ else:
 
 DESCRIPTOR: descriptor.FileDescriptor
 
+class _HelloStanding:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _HelloStandingEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_HelloStanding.ValueType], builtins.type):
+    DESCRIPTOR: descriptor.EnumDescriptor
+    HELLO_STANDING_UNSPECIFIED: _HelloStanding.ValueType  # 0
+    HELLO_STANDING_AGREED: _HelloStanding.ValueType  # 1
+    """Incarnation and witness agree: go on."""
+    HELLO_STANDING_BEGIN: _HelloStanding.ValueType  # 2
+    """The chain of directives has the welcome of an incarnation that no journal has begun: follow it and begin."""
+    HELLO_STANDING_WAITS: _HelloStanding.ValueType  # 3
+    """A new incarnation waits for people. Authorize and seal nothing, go on metering, say hello again later; obey no welcome of
+    HelloResponse.incarnation or one before it.
+    """
+
+class HelloStanding(_HelloStanding, metaclass=_HelloStandingEnumTypeWrapper):
+    """What a gateway may do until the next hello."""
+
+HELLO_STANDING_UNSPECIFIED: HelloStanding.ValueType  # 0
+HELLO_STANDING_AGREED: HelloStanding.ValueType  # 1
+"""Incarnation and witness agree: go on."""
+HELLO_STANDING_BEGIN: HelloStanding.ValueType  # 2
+"""The chain of directives has the welcome of an incarnation that no journal has begun: follow it and begin."""
+HELLO_STANDING_WAITS: HelloStanding.ValueType  # 3
+"""A new incarnation waits for people. Authorize and seal nothing, go on metering, say hello again later; obey no welcome of
+HelloResponse.incarnation or one before it.
+"""
+
 class _QuotaAnswer:
     ValueType = typing.NewType("ValueType", builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -53,12 +82,21 @@ class HelloRequest(message.Message):
     POSITION_FIELD_NUMBER: builtins.int
     DIRECTIVE_VERSION_FIELD_NUMBER: builtins.int
     LAST_SEALED_SEQUENCE_FIELD_NUMBER: builtins.int
+    SUSPECTS_ROLLBACK_FIELD_NUMBER: builtins.int
+    SALVAGED_FIELD_NUMBER: builtins.int
+    HEARS_STANDING_FIELD_NUMBER: builtins.int
     incarnation: builtins.int
     """0: has none yet."""
     start_id: builtins.bytes
     position: builtins.int
     directive_version: builtins.int
     last_sealed_sequence: builtins.int
+    suspects_rollback: builtins.bool
+    """A witness (the cloud's or a device's) proved that the journal went backwards: it asks for a new incarnation."""
+    salvaged: builtins.bool
+    """The journal was salvaged: entries may be missing. It asks for a new incarnation."""
+    hears_standing: builtins.bool
+    """It obeys HelloResponse.standing. Without it a gateway that would have to wait is refused (FAILED_PRECONDITION)."""
     def __init__(
         self,
         *,
@@ -67,10 +105,13 @@ class HelloRequest(message.Message):
         position: builtins.int = ...,
         directive_version: builtins.int = ...,
         last_sealed_sequence: builtins.int = ...,
+        suspects_rollback: builtins.bool = ...,
+        salvaged: builtins.bool = ...,
+        hears_standing: builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["directive_version", b"directive_version", "incarnation", b"incarnation", "last_sealed_sequence", b"last_sealed_sequence", "position", b"position", "start_id", b"start_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["directive_version", b"directive_version", "hears_standing", b"hears_standing", "incarnation", b"incarnation", "last_sealed_sequence", b"last_sealed_sequence", "position", b"position", "salvaged", b"salvaged", "start_id", b"start_id", "suspects_rollback", b"suspects_rollback"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -84,6 +125,8 @@ class HelloResponse(message.Message):
     PROVEN_SEQUENCE_FIELD_NUMBER: builtins.int
     WITNESSED_START_ID_FIELD_NUMBER: builtins.int
     WITNESSED_POSITION_FIELD_NUMBER: builtins.int
+    STANDING_FIELD_NUMBER: builtins.int
+    WAITS_BECAUSE_FIELD_NUMBER: builtins.int
     incarnation: builtins.int
     ledger_epoch: builtins.int
     posted_sequence: builtins.int
@@ -93,6 +136,9 @@ class HelloResponse(message.Message):
     witnessed_start_id: builtins.bytes
     """What the cloud last saw of this gateway: a start id or position the gateway does not know proves a rollback."""
     witnessed_position: builtins.int
+    standing: HelloStanding.ValueType
+    waits_because: builtins.str
+    """Why it waits, for people; empty otherwise."""
     def __init__(
         self,
         *,
@@ -102,10 +148,12 @@ class HelloResponse(message.Message):
         proven_sequence: builtins.int = ...,
         witnessed_start_id: builtins.bytes = ...,
         witnessed_position: builtins.int = ...,
+        standing: HelloStanding.ValueType = ...,
+        waits_because: builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["incarnation", b"incarnation", "ledger_epoch", b"ledger_epoch", "posted_sequence", b"posted_sequence", "proven_sequence", b"proven_sequence", "witnessed_position", b"witnessed_position", "witnessed_start_id", b"witnessed_start_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["incarnation", b"incarnation", "ledger_epoch", b"ledger_epoch", "posted_sequence", b"posted_sequence", "proven_sequence", b"proven_sequence", "standing", b"standing", "waits_because", b"waits_because", "witnessed_position", b"witnessed_position", "witnessed_start_id", b"witnessed_start_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
