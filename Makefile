@@ -8,7 +8,7 @@ demo: setup
 	@$(PY) -m farthing_demo
 
 test: setup
-	@$(PY) -m pytest
+	@$(PY) -m pytest -n $(WORKERS) --dist loadfile
 
 bench: setup
 	@$(PY) -m bench

@@ -18,7 +18,8 @@ from farthing.edhoc.messages import (
     encode_identifier,
 )
 
-G_X = MemoryKey(ec.generate_private_key(ec.SECP256R1())).x
+# A fixed key: the cases that carry it are named alike in every process.
+G_X = MemoryKey(ec.derive_private_key(20, ec.SECP256R1())).x
 
 
 def message_1(*items: object) -> bytes:
