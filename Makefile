@@ -1,5 +1,7 @@
 # demo, test, bench, check: each sets up what it needs first.
 PY := .venv/bin/python
+# Most tests wait for real parts: two processes take two thirds of the time of one. A file stays in one process, with its fixtures.
+WORKERS ?= 2
 CODE := proto edge cloud firmware-sim hsm-sim demo bench tests
 
 .PHONY: demo test bench check setup lock proto
