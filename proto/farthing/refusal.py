@@ -42,6 +42,7 @@ class Refusal(IntEnum):
     # 7: the tariff
     CURRENCY_DIFFERS = 700
     TARIFF_MISSING = 701
+    TARIFF_DIFFERS = 702  # the payer was shown another tariff version than this device's
     # 8: the entitlement
     NOT_ENTITLED = 800
     # 9: usage limits

@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from farthing.clock import Instant
 from farthing.device import messages as m
-from farthing.ids import AuthorizationId, DeviceId, GatewayId, QuotaId, RegisterId, StartId, TariffId
+from farthing.ids import AccountId, AuthorizationId, DeviceId, GatewayId, QuotaId, RegisterId, StartId, TariffId
 from farthing.money import MAX_AMOUNT_MICROS, Currency
 from farthing.refusal import Refusal
 
@@ -39,12 +39,14 @@ intents = st.builds(
     incarnation=counts,
     wanted=st.none() | counts,
     one_shot=st.none() | st.integers(1, m.MAX_COUNT),
+    tariff=st.none() | tariffs,
 )
 readings = st.builds(
     m.Reading, **_head, commitment=st.none() | commitments, authorization=st.none() | authorizations, tariff=tariffs
 )
 ends = st.builds(m.End, **_head, commitment=commitments, authorization=authorizations, tariff=st.none() | tariffs)
-statements = st.one_of(intents, readings, ends)
+disclaimers = st.builds(m.Disclaimer, **_head, authorization=authorizations)
+statements = st.one_of(intents, readings, ends, disclaimers)
 grants = st.builds(
     m.Grant,
     recipient=devices,
@@ -68,22 +70,35 @@ grants = st.builds(
     tax_micros=amounts,
     report_interval_s=epochs,
     commitment=st.none() | commitments,
-)
-envelopes = st.builds(
-    m.Envelope,
-    statement=st.binary(min_size=1, max_size=768),
-    token=st.none() | st.binary(min_size=1, max_size=256),
-    salt=st.none() | st.binary(min_size=16, max_size=16),
-    traceparent=st.none() | st.text(st.characters(min_codepoint=32, max_codepoint=126), min_size=1, max_size=128),
-    witness=st.none() | witnesses,
+    account=st.none() | names.map(AccountId),
 )
 _signed_grants = st.binary(min_size=1, max_size=m.MAX_SIGN1_SIZE)
+_enveloped = {
+    "statement": st.binary(min_size=1, max_size=768),
+    "traceparent": st.none() | st.text(st.characters(min_codepoint=32, max_codepoint=126), min_size=1, max_size=128),
+    "witness": st.none() | witnesses,
+}
+envelopes = st.one_of(
+    st.builds(
+        m.Envelope,
+        **_enveloped,
+        token=st.none() | st.binary(min_size=1, max_size=256),
+        salt=st.none() | st.binary(min_size=16, max_size=16),
+    ),
+    st.builds(
+        m.Envelope,
+        **_enveloped,
+        grant=st.none() | _signed_grants,
+        first=st.none() | st.binary(min_size=1, max_size=768),
+    ),
+)
 _answer = {
     "gateway": gateways,
     "witness": witnesses,
     "answers": st.none() | st.tuples(epochs, counts),
     "receipted_counter": counts,
     "closed": st.booleans(),
+    "asks": st.lists(authorizations, max_size=m.MAX_ASKED).map(tuple),
 }
 _refusals = st.sampled_from(list(Refusal))
 answers = st.one_of(

@@ -1,5 +1,6 @@
 """Messages against their CDDL, in both directions, and against rubbish."""
 
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -21,14 +22,15 @@ CDDL = (Path(m.__file__).parent / "statements.cddl").read_text(encoding="utf-8")
 
 
 def schema(rule: str) -> pycddl.Schema:
-    return pycddl.Schema(CDDL.replace("start = intent / reading / end / grant / envelope / answer", f"start = {rule}"))
+    return pycddl.Schema(re.sub(r"(?m)^start = .*$", f"start = {rule}", CDDL))
 
 
-SCHEMAS = {rule: schema(rule) for rule in ("intent", "reading", "end", "grant", "envelope", "answer")}
+SCHEMAS = {rule: schema(rule) for rule in ("intent", "reading", "end", "disclaimer", "grant", "envelope", "answer")}
 DECODERS = {
     "intent": m.decode_statement,
     "reading": m.decode_statement,
     "end": m.decode_statement,
+    "disclaimer": m.decode_statement,
     "grant": m.decode_grant,
     "envelope": m.decode_envelope,
     "answer": m.decode_answer,
@@ -37,6 +39,7 @@ LEGAL = {
     "intent": any_legal.intents,
     "reading": any_legal.readings,
     "end": any_legal.ends,
+    "disclaimer": any_legal.disclaimers,
     "grant": any_legal.grants,
     "envelope": any_legal.envelopes,
     "answer": any_legal.answers,
@@ -222,6 +225,7 @@ def test_the_largest_messages_fit() -> None:
         tax_micros=2**53,
         report_interval_s=epoch,
         commitment=bytes(32),
+        account=name,
     )
     assert len(m.encode(end)) <= m.MAX_STATEMENT_SIZE
     assert len(m.encode(grant)) <= m.MAX_GRANT_SIZE
@@ -233,9 +237,25 @@ def test_the_largest_messages_fit() -> None:
         receipted_counter=most,
         grant=bytes(m.MAX_SIGN1_SIZE),
         closed=True,
+        asks=tuple(bytes(16) for _ in range(m.MAX_ASKED)),
     )
     assert len(m.encode(answer)) <= m.MAX_ANSWER_SIZE
     assert m.decode_answer(m.encode(answer)) == answer
+    envelope = m.Envelope(
+        statement=bytes(768),
+        traceparent="x" * m.MAX_TRACEPARENT_SIZE,
+        witness=witness,
+        grant=bytes(m.MAX_SIGN1_SIZE),
+        first=bytes(768),
+    )
+    assert len(m.encode(envelope)) <= m.MAX_ENVELOPE_SIZE
+
+
+@pytest.mark.parametrize("shown", [{"grant": b"g"}, {"first": b"f"}])
+def test_what_is_shown_comes_without_a_token(shown: dict[str, bytes]) -> None:
+    assert m.decode_envelope(m.encode(m.Envelope(statement=b"s", **shown)))
+    with pytest.raises(m.MessageError, match="token"):
+        m.Envelope(statement=b"s", token=b"t", **shown)
 
 
 def test_statements_name_their_kind() -> None:

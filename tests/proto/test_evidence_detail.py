@@ -325,6 +325,12 @@ def test_every_kind_of_use_proves_itself() -> None:
     assert verified[READ_Q1].leaf.net_micros + verified[READ_Q3].leaf.net_micros == 784_250
 
 
+def test_an_intent_may_sign_the_tariff_that_was_shown() -> None:
+    it = scene()
+    passage_said(tariff=it.leaves[TOLL].tariff)(it)
+    it.verify()
+
+
 def test_a_batch_without_lines_has_nothing_to_prove() -> None:
     assert scene([]).verify() == ()
 
@@ -373,6 +379,18 @@ def first_said(**changes: object) -> Callable[[Scene], None]:
         it.change(DONE, **forged(it.leaves[DONE], replace(CHARGE_INTENT, **changes), 0))
 
     return break_it
+
+
+def passage_said(**changes: object) -> Callable[[Scene], None]:
+    def break_it(it: Scene) -> None:
+        it.change(TOLL, **forged(it.leaves[TOLL], replace(PASSAGE, **changes), 0))
+
+    return break_it
+
+
+def disclaimed(it: Scene) -> None:
+    head = {name: getattr(END, name) for name in ("recipient", "device", "device_epoch", "counter", "at", "register")}
+    it.change(DONE, **forged(it.leaves[DONE], m.Disclaimer(**head, authorization=END.authorization)))
 
 
 def leaf_says(index: int, **changes: object) -> Callable[[Scene], None]:
@@ -467,6 +485,9 @@ BROKEN = [
     (last_said(device_epoch=2), 2, "not made after"),
     (last_said(at=Instant(NOON)), 2, "another time"),
     (last_said(register=register("c1", 451)), 2, "ends elsewhere"),
+    (disclaimed, 2, "bills nothing"),
+    (first_said(tariff=m.TariffVersion(tariff_id="chg-3", version=2)), 2, "was shown another"),
+    (passage_said(tariff=m.TariffVersion(tariff_id="toll-1", version=2)), 3, "was shown another"),
     (first_said(counter=9), 2, "began another authorization"),
     (first_said(one_shot=1), 2, "no later statement"),
     (first_said(register=register("c1", 999_999)), 2, "from another count"),

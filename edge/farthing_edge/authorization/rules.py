@@ -171,12 +171,15 @@ def account_is_active(state: GatewayState, ask: Ask) -> Refusal | None:  # noqa:
 
 
 def tariff_prices_it(state: GatewayState, ask: Ask) -> Refusal | None:  # noqa: ARG001  # every rule has one shape
-    """The device's tariff is here, fits the register, and is in the account's currency."""
+    """The device's tariff is here, fits the register, is the one the payer was shown, and is in the account's currency."""
     tariff, account, register = ask.tariff, ask.account, ask.register
     assert account is not None  # account_is_active
     assert register is not None  # well_formed
     if tariff is None or not tariff.tariff.fits(register.unit):
         return Refusal.TARIFF_MISSING
+    shown = ask.intent.tariff
+    if shown is not None and shown != tariff.name:
+        return Refusal.TARIFF_DIFFERS
     if tariff.currency != account.currency:
         return Refusal.CURRENCY_DIFFERS
     return None

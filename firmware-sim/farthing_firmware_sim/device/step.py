@@ -670,6 +670,8 @@ class _Draft:
                 incarnation=FIRST_INCARNATION if seen is None else seen.witness.incarnation,
                 wanted=plan.wanted,
                 one_shot=plan.target if plate.profile is Profile.ONE_SHOT else None,
+                # A device that shows one tariff says so: a one-shot use has no later statement that could.
+                tariff=next(iter(plate.tariffs)) if len(plate.tariffs) == 1 else None,
             ),
             intent_counter=counter,
             trace_id=plan.trace_id,

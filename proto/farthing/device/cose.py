@@ -21,7 +21,9 @@ from cryptography.hazmat.primitives.serialization import load_der_public_key
 from farthing.device.reject import MessageError
 from farthing.refusal import Refusal
 
-Kind: TypeAlias = Literal["intent", "reading", "end", "grant", "batch", "receipt", "directive", "directive-head"]
+Kind: TypeAlias = Literal[
+    "intent", "reading", "end", "disclaimer", "grant", "batch", "receipt", "directive", "directive-head"
+]
 
 KEY_ID_SIZE = 8
 SIGNATURE_SIZE = 64

@@ -19,6 +19,7 @@ from farthing.ids import (
     AUTHORIZATION_ID_SIZE,
     COMMITMENT_SIZE,
     START_ID_SIZE,
+    AccountId,
     AuthorizationId,
     DeviceId,
     GatewayId,
@@ -47,8 +48,10 @@ MAX_HELD_PARTS = 16
 MAX_GRANT_SIZE = 2_048
 #: Payload, signature and heads.
 MAX_SIGN1_SIZE = MAX_GRANT_SIZE + 128
-#: Statement, token, salt, traceparent and witness come to 1250 bytes; the rest is room for a second signature later.
+#: Statement, token, salt, traceparent and witness come to 1250 bytes; what is shown instead of a token to 3,900.
 MAX_ENVELOPE_SIZE = 4_096
+#: Authorizations asked after in one answer: a device has a register for each connector, and one authorization for each register.
+MAX_ASKED = 8
 MAX_ANSWER_SIZE = 4_096
 
 _MAX_STATEMENT_SIGN1_SIZE = MAX_STATEMENT_SIZE + 128
@@ -143,7 +146,7 @@ class Held:
 # Statements -----------------------------------------------------------------------------------------------------------
 
 
-def _check_head(statement: "Intent | Reading | End") -> None:
+def _check_head(statement: "Intent | Reading | End | Disclaimer") -> None:
     _id(statement.recipient, "a recipient")
     _id(statement.device, "a device id")
     _count(statement.device_epoch, "a device epoch", MAX_EPOCH)
@@ -157,7 +160,7 @@ class Intent:
     """A wish to use; its id is (device, device_epoch, counter).
 
     ``wanted`` is the most it wants to use; ``one_shot`` units are used at the moment of yes, from the register's value on;
-    both in the register's unit.
+    both in the register's unit. ``tariff`` is the version that was shown to the payer.
     """
 
     recipient: GatewayId
@@ -170,6 +173,7 @@ class Intent:
     incarnation: int
     wanted: int | None = None
     one_shot: int | None = None
+    tariff: TariffVersion | None = None
 
     @property
     def kind(self) -> Literal["intent"]:
@@ -186,6 +190,8 @@ class Intent:
             _count(self.one_shot, "a one-shot quantity")
             if self.one_shot == 0:
                 raise MessageError("a one-shot quantity is at least 1")
+        if self.tariff is not None:
+            _is(self.tariff, TariffVersion, "a tariff version")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -243,7 +249,34 @@ class End:
             _is(self.tariff, TariffVersion, "a tariff version")
 
 
-Statement: TypeAlias = Intent | Reading | End
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Disclaimer:
+    """ "Not mine any more": the device has nothing of ``authorization``; its register stands where ``register`` says."""
+
+    recipient: GatewayId
+    device: DeviceId
+    device_epoch: int
+    counter: int
+    at: Instant
+    register: RegisterValue
+    authorization: AuthorizationId
+
+    @property
+    def kind(self) -> Literal["disclaimer"]:
+        """The kind that its signature names."""
+        return "disclaimer"
+
+    @property
+    def commitment(self) -> None:
+        """It names no token: the device does not know one."""
+        return None
+
+    def __post_init__(self) -> None:
+        _check_head(self)
+        _bytes(self.authorization, "an authorization", AUTHORIZATION_ID_SIZE)
+
+
+Statement: TypeAlias = Intent | Reading | End | Disclaimer
 
 
 # What a gateway says --------------------------------------------------------------------------------------------------
@@ -253,7 +286,8 @@ Statement: TypeAlias = Intent | Reading | End
 class Grant:
     """A gateway's yes and its answer to each reading: use of the register is covered from ``start`` up to ``limit``.
 
-    ``net_micros`` and ``tax_micros`` are billed so far; a reading is due every ``report_interval_s`` of business time.
+    ``net_micros`` and ``tax_micros`` are billed so far; a reading is due every ``report_interval_s`` of business time;
+    ``account`` is who pays, as the gateway knows it.
     """
 
     recipient: DeviceId
@@ -274,6 +308,7 @@ class Grant:
     tax_micros: int
     report_interval_s: int
     commitment: bytes | None
+    account: AccountId | None = None
 
     @property
     def kind(self) -> Literal["grant"]:
@@ -306,17 +341,25 @@ class Grant:
         _count(self.report_interval_s, "a report interval", MAX_EPOCH)
         if self.commitment is not None:
             _bytes(self.commitment, "a commitment", COMMITMENT_SIZE)
+        if self.account is not None:
+            _id(self.account, "an account id")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Envelope:
-    """A statement (COSE_Sign1 bytes) and what it only commits to; never written down."""
+    """A statement (COSE_Sign1 bytes) and what it only commits to; never written down.
+
+    ``grant`` and ``first`` (COSE_Sign1 bytes) are shown beside a statement whose authorization a gateway does not know: the newest
+    grant, and the statement that the authorization began with. They come without a token.
+    """
 
     statement: bytes
     token: bytes | None = None
     salt: bytes | None = None
     traceparent: str | None = None
     witness: Witness | None = None
+    grant: bytes | None = None
+    first: bytes | None = None
 
     def __post_init__(self) -> None:
         if self.statement.__class__ is not bytes or not self.statement:
@@ -333,6 +376,19 @@ class Envelope:
                 raise MessageError(f"a traceparent is 1 to {MAX_TRACEPARENT_SIZE} printable ASCII characters")
         if self.witness is not None:
             _is(self.witness, Witness, "a witness")
+        self._check_shown()
+
+    def _check_shown(self) -> None:
+        for shown, most, what in (
+            (self.grant, MAX_SIGN1_SIZE, "a shown grant"),
+            (self.first, _MAX_STATEMENT_SIGN1_SIZE, "a shown statement"),
+        ):
+            if shown is None:
+                continue
+            if shown.__class__ is not bytes or not 1 <= len(shown) <= most:
+                raise MessageError(f"{what} is 1 to {most} bytes")
+            if self.token is not None or self.salt is not None:
+                raise MessageError(f"{what} does not come with a token")
 
 
 @unique
@@ -352,7 +408,8 @@ class Answer:
 
     ``answers`` is (device epoch, counter) of the statement, None where none could be read; ``refusal`` comes with the
     statuses 1 to 3, ``grant`` (COSE_Sign1) with 0 and, while the session is open, with 4; every statement of the device with a
-    counter up to ``receipted_counter`` is receipted by the cloud.
+    counter up to ``receipted_counter`` is receipted by the cloud. ``asks``: authorizations of the device that have been silent for
+    too long.
     """
 
     gateway: GatewayId
@@ -364,6 +421,7 @@ class Answer:
     grant: bytes | None = None
     retry_after_ms: int | None = None
     closed: bool = False
+    asks: tuple[AuthorizationId, ...] = ()
 
     def __post_init__(self) -> None:
         _id(self.gateway, "a gateway id")
@@ -392,6 +450,10 @@ class Answer:
                 raise MessageError("only later says when to try again")
             _count(self.retry_after_ms, "a retry time", MAX_EPOCH)
         _is(self.closed, bool, "closed")
+        if self.asks.__class__ is not tuple or len(self.asks) > MAX_ASKED:
+            raise MessageError(f"at most {MAX_ASKED} authorizations are asked after")
+        for asked in self.asks:
+            _bytes(asked, "an authorization", AUTHORIZATION_ID_SIZE)
 
 
 _NOES = frozenset({AnswerStatus.REFUSED, AnswerStatus.LATER, AnswerStatus.AGAIN})
@@ -399,6 +461,7 @@ _NOES = frozenset({AnswerStatus.REFUSED, AnswerStatus.LATER, AnswerStatus.AGAIN}
 Message: TypeAlias = Statement | Grant | Envelope | Answer
 
 _INTENT, _READING, _END, _GRANT = range(4)
+_DISCLAIMER = 5
 
 
 # Encoding -------------------------------------------------------------------------------------------------------------
@@ -412,6 +475,8 @@ def encode(message: Message) -> bytes:
         return cbor2.dumps(_statement_map(message, _READING))
     if isinstance(message, End):
         return cbor2.dumps(_statement_map(message, _END))
+    if isinstance(message, Disclaimer):
+        return cbor2.dumps(_statement_map(message, _DISCLAIMER))
     if isinstance(message, Grant):
         return cbor2.dumps(_grant_map(message))
     if isinstance(message, Envelope):
@@ -443,6 +508,8 @@ def _statement_map(statement: Statement, kind: int) -> dict[int, Any]:
     if statement.commitment is not None:
         members[8] = statement.commitment
     if isinstance(statement, Intent):
+        if statement.tariff is not None:
+            members[10] = _tariff_list(statement.tariff)
         members[12] = statement.incarnation
         if statement.wanted is not None:
             members[13] = statement.wanted
@@ -451,13 +518,13 @@ def _statement_map(statement: Statement, kind: int) -> dict[int, Any]:
         return members
     if statement.authorization is not None:
         members[9] = statement.authorization
-    if statement.tariff is not None:
+    if not isinstance(statement, Disclaimer) and statement.tariff is not None:
         members[10] = _tariff_list(statement.tariff)
     return members
 
 
 def _grant_map(grant: Grant) -> dict[int, Any]:
-    return {
+    members: dict[int, Any] = {
         1: _GRANT,
         2: grant.recipient,
         3: grant.gateway,
@@ -473,6 +540,9 @@ def _grant_map(grant: Grant) -> dict[int, Any]:
         13: grant.report_interval_s,
         14: grant.commitment,
     }
+    if grant.account is not None:
+        members[20] = grant.account
+    return members
 
 
 def _envelope_map(envelope: Envelope) -> dict[int, Any]:
@@ -485,6 +555,10 @@ def _envelope_map(envelope: Envelope) -> dict[int, Any]:
         members[4] = envelope.traceparent
     if envelope.witness is not None:
         members[5] = _witness_list(envelope.witness)
+    if envelope.grant is not None:
+        members[6] = envelope.grant
+    if envelope.first is not None:
+        members[7] = envelope.first
     return members
 
 
@@ -504,6 +578,8 @@ def _answer_map(answer: Answer) -> dict[int, Any]:
     members[8] = answer.receipted_counter
     if answer.closed:
         members[9] = True
+    if answer.asks:
+        members[10] = list(answer.asks)
     return members
 
 
@@ -511,12 +587,13 @@ def _answer_map(answer: Answer) -> dict[int, Any]:
 # What comes out of the CBOR reader is of any kind; the constructors above check every field, so ``Any`` ends there.
 
 _HEAD_KEYS = frozenset(range(1, 8))
-_INTENT_KEYS = _HEAD_KEYS | {8, 12, 13, 14}
+_INTENT_KEYS = _HEAD_KEYS | {8, 10, 12, 13, 14}
 _READING_KEYS = _HEAD_KEYS | {8, 9, 10}
 _END_KEYS = _READING_KEYS
-_GRANT_KEYS = frozenset(range(1, 15))
-_ENVELOPE_KEYS = frozenset(range(1, 6))
-_ANSWER_KEYS = frozenset(range(1, 10))
+_DISCLAIMER_KEYS = _HEAD_KEYS | {9}
+_GRANT_KEYS = frozenset(range(1, 15)) | {20}
+_ENVELOPE_KEYS = frozenset(range(1, 8))
+_ANSWER_KEYS = frozenset(range(1, 11))
 
 
 def decode_statement(payload: bytes) -> Statement:
@@ -541,6 +618,7 @@ def decode_statement(payload: bytes) -> Statement:
             incarnation=get(12),
             wanted=get(13),
             one_shot=get(14),
+            tariff=_tariff(get(10)) if 10 in members else None,
         )
     if kind == _READING:
         _known(members, _READING_KEYS)
@@ -569,7 +647,18 @@ def decode_statement(payload: bytes) -> Statement:
             authorization=get(9),
             tariff=_tariff(get(10)) if 10 in members else None,
         )
-    raise MessageError("a statement is an intent, a reading or an end")
+    if kind == _DISCLAIMER:
+        _known(members, _DISCLAIMER_KEYS)
+        return Disclaimer(
+            recipient=get(2),
+            device=get(3),
+            device_epoch=get(4),
+            counter=get(5),
+            at=get(6),
+            register=register,
+            authorization=get(9),
+        )
+    raise MessageError("a statement is an intent, a reading, an end or a disclaimer")
 
 
 def decode_grant(payload: bytes) -> Grant:
@@ -582,6 +671,7 @@ def decode_grant(payload: bytes) -> Grant:
     intent_epoch, intent_counter = _array(get(7), 2, "the intent")
     register_id, register_epoch, start, limit = _array(get(9), 4, "the covered register")
     net_micros, tax_micros = _array(get(12), 2, "the amount billed so far")
+    _not_null(members, 20)
     held = get(10)
     if held.__class__ is not tuple or len(held) > MAX_HELD_PARTS:
         raise MessageError(f"a hold has at most {MAX_HELD_PARTS} parts")
@@ -605,6 +695,7 @@ def decode_grant(payload: bytes) -> Grant:
         tax_micros=tax_micros,
         report_interval_s=get(13),
         commitment=get(14),
+        account=get(20),
     )
 
 
@@ -612,7 +703,7 @@ def decode_envelope(data: bytes) -> Envelope:
     """The envelope that ``data`` is; raise ``MessageError`` for anything else. The statement stays unread."""
     members = _map(data, MAX_ENVELOPE_SIZE)
     _known(members, _ENVELOPE_KEYS)
-    _not_null(members, 2, 3, 4)
+    _not_null(members, 2, 3, 4, 6, 7)
     get: Callable[[int], Any] = members.get
     return Envelope(
         statement=get(1),
@@ -620,6 +711,8 @@ def decode_envelope(data: bytes) -> Envelope:
         salt=get(3),
         traceparent=get(4),
         witness=_witness(get(5)) if 5 in members else None,
+        grant=get(6),
+        first=get(7),
     )
 
 
@@ -649,7 +742,14 @@ def decode_answer(data: bytes) -> Answer:
         retry_after_ms=get(7),
         receipted_counter=get(8),
         closed=9 in members,
+        asks=_asks(get(10)) if 10 in members else (),
     )
+
+
+def _asks(value: Any) -> Any:
+    if value.__class__ is not tuple or not value:
+        raise MessageError("who asks after authorizations names them")
+    return value
 
 
 def _map(data: bytes, most_bytes: int) -> dict[Any, Any]:

@@ -15,7 +15,16 @@ from dataclasses import dataclass
 
 from farthing.clock import quarter_of
 from farthing.device.cose import VerifyingKey, decode_sign1
-from farthing.device.messages import End, Intent, MessageError, Reading, Statement, decode_grant, decode_statement
+from farthing.device.messages import (
+    Disclaimer,
+    End,
+    Intent,
+    MessageError,
+    Reading,
+    Statement,
+    decode_grant,
+    decode_statement,
+)
 from farthing.evidence import leaf as leaves_of
 from farthing.evidence import merkle
 from farthing.evidence.leaf import Leaf, LeafError
@@ -212,6 +221,10 @@ def _check_statements(item: Leaf, first: Statement, last: Statement, index: int)
         raise EvidenceError("the first statement began another authorization", index)
     if item.at != last.at:
         raise EvidenceError("another time than the statement that ends the record", index)
+    if isinstance(first, Intent) and first.tariff is not None and first.tariff != item.tariff:
+        raise EvidenceError("the payer was shown another tariff version", index)
+    if isinstance(last, Disclaimer):
+        raise EvidenceError("a disclaimer bills nothing", index)
     if isinstance(last, Intent):
         _check_one_shot(item, first, last, index)
     else:

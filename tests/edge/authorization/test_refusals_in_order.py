@@ -6,7 +6,7 @@ import pytest
 from edge_playbook import DAY, Gateway, M, Meter, Policy, clock, fund, token_ref
 
 from farthing.clock import Instant
-from farthing.device.messages import AnswerStatus, RegisterValue
+from farthing.device.messages import AnswerStatus, RegisterValue, TariffVersion
 from farthing.ids import authorization_id
 from farthing.refusal import Refusal
 from farthing.v1 import directive_pb2
@@ -32,6 +32,7 @@ ROWS = [
     Refusal.TOKEN_UNKNOWN,
     Refusal.ACCOUNT_SUSPENDED,
     Refusal.TARIFF_MISSING,
+    Refusal.TARIFF_DIFFERS,
     Refusal.CURRENCY_DIFFERS,
     Refusal.NO_QUOTA,
 ]
@@ -80,6 +81,7 @@ def ask_with(*broken: Refusal) -> Refusal | None:
             value=5_000,
         ),
         recipient="G9" if Refusal.RECIPIENT_DIFFERS in broken else "G1",
+        tariff=TariffVersion(tariff_id="chg-3", version=2 if Refusal.TARIFF_DIFFERS in broken else 1),
     )
     reply = gateway.say(intent, meter.token)
     assert reply is not None
