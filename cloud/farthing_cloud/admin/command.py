@@ -43,7 +43,7 @@ def _devices() -> typer.Typer:
 
 
 def _tariffs() -> typer.Typer:
-    from farthing_cloud.admin.registry import tariffs
+    from farthing_cloud.admin.tariffs import tariffs
 
     return tariffs
 

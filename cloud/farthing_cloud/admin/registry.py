@@ -1,4 +1,4 @@
-"""``farthing-admin operators``, ``sites``, ``gateways``, ``tariffs`` and ``devices``."""
+"""``farthing-admin operators``, ``sites``, ``gateways`` and ``devices``."""
 
 from pathlib import Path
 from typing import Annotated
@@ -13,9 +13,8 @@ from farthing_cloud.admin.apply import (
     put_gateway,
     put_operator,
     put_site,
-    put_tariff,
 )
-from farthing_cloud.admin.document import PROFILE_NAMES, PROFILES, Device, Gateway, Register, Tariff
+from farthing_cloud.admin.document import PROFILE_NAMES, PROFILES, Device, Gateway, Register
 from farthing_cloud.admin.session import (
     CALL_TIMEOUT_S,
     DryRun,
@@ -32,7 +31,6 @@ from farthing_cloud.admin.session import (
 operators = typer.Typer(help="Who runs devices and gateways.", no_args_is_help=True)
 sites = typer.Typer(help="Places.", no_args_is_help=True)
 gateways = typer.Typer(help="Edge daemons, and whether they may connect.", no_args_is_help=True)
-tariffs = typer.Typer(help="Prices, version by version.", no_args_is_help=True)
 devices = typer.Typer(help="Meters, chargers, transponders.", no_args_is_help=True)
 
 AnyOperator = Annotated[str, typer.Option("--operator", envvar="FARTHING_ADMIN_OPERATOR", help="Default: all.")]
@@ -230,49 +228,6 @@ def revoke_gateway(
 
 def _gateway_status(status: registry_pb2.GatewayStatus.ValueType) -> str:
     return registry_pb2.GatewayStatus.Name(status).removeprefix("GATEWAY_STATUS_").lower()
-
-
-# --- tariffs ----------------------------------------------------------------------------------------------------------
-
-
-@tariffs.command("list")
-def list_tariffs(ctx: typer.Context, operator: AnyOperator = "", as_json: Json = False) -> None:
-    """Every version; as JSON with the OCPI object."""
-    with back_office(ctx) as channel:
-        answer = registry_pb2_grpc.RegistryStub(channel).ListTariffs(
-            registry_pb2.ListTariffsRequest(operator_id=operator), timeout=CALL_TIMEOUT_S
-        )
-    rows: list[Row] = [
-        {
-            "tariff_id": each.tariff.tariff_id,
-            "version": each.tariff.version,
-            "operator_id": each.operator_id,
-            "currency": each.tariff.currency,
-            "ocpi_json": each.tariff.ocpi_json.decode("utf-8", "replace"),
-        }
-        for each in answer.tariffs
-    ]
-    show(rows, ("tariff_id", "version", "operator_id", "currency"), as_json=as_json)
-
-
-@tariffs.command("put")
-def put_one_tariff(
-    ctx: typer.Context,
-    operator: Operator,
-    tariff_id: Annotated[str, typer.Argument()],
-    version: Annotated[int, typer.Option(min=1, help="Counts from 1; a version never changes.")],
-    currency: Annotated[str, typer.Option(help="ISO 4217, for example EUR.")],
-    file: Annotated[Path, typer.Option(help="An OCPI 2.2.1 tariff object, JSON.")],
-    dry_run: DryRun = False,
-    as_json: Json = False,
-) -> None:
-    """Register a version of a tariff."""
-    tariff = Tariff(id=tariff_id, operator=operator, version=version, currency=currency, file=str(file))
-    try:
-        message = tariff.message(Path.cwd())
-    except ConfigError as err:
-        fail(str(err))
-    _put(ctx, put_tariff(message), dry_run=dry_run, as_json=as_json)
 
 
 # --- devices ----------------------------------------------------------------------------------------------------------

@@ -107,7 +107,7 @@ def _exact(text: str, units: int) -> int | None:
 def show(rows: Sequence[Row], columns: Sequence[str], *, as_json: bool) -> None:
     """Print ``rows``: a table with these columns, or a JSON array of objects with all that the rows have."""
     if as_json:
-        _print_json([_plain(row) for row in rows])
+        print_json([_plain(row) for row in rows])
         return
     table = Table(box=None, pad_edge=False)
     for column in columns:
@@ -122,7 +122,7 @@ def show(rows: Sequence[Row], columns: Sequence[str], *, as_json: bool) -> None:
 def show_one(row: Row, *, as_json: bool) -> None:
     """Print one thing: a line for each field, or a JSON object."""
     if as_json:
-        _print_json(_plain(row))
+        print_json(_plain(row))
         return
     table = Table(box=None, pad_edge=False, show_header=False)
     for name, value in row.items():
@@ -135,7 +135,8 @@ def _console() -> Console:
     return Console(file=sys.stdout, width=width, highlight=False, markup=False, emoji=False)
 
 
-def _print_json(document: object) -> None:
+def print_json(document: object) -> None:
+    """One JSON document for programs."""
     typer.echo(json.dumps(document, ensure_ascii=False, indent=2))
 
 

@@ -4,10 +4,16 @@ Both sides and every verifier price with these functions; a tariff they cannot p
 """
 
 from farthing.tariff.parsing import parse as parse
+from farthing.tariff.placing import Placed as Placed
 from farthing.tariff.pricing import Part as Part
 from farthing.tariff.pricing import Priced as Priced
 from farthing.tariff.pricing import Use as Use
+from farthing.tariff.pricing import ceiling as ceiling
+from farthing.tariff.pricing import is_placed as is_placed
 from farthing.tariff.pricing import limit as limit
+from farthing.tariff.pricing import one_shot_use as one_shot_use
 from farthing.tariff.pricing import price as price
+from farthing.tariff.pricing import readings_due as readings_due
 from farthing.tariff.tariff import Tariff as Tariff
 from farthing.tariff.tariff import TariffError as TariffError
+from farthing.tariff.zones import TIME_ZONE_DATA as TIME_ZONE_DATA

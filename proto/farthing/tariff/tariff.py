@@ -6,11 +6,17 @@ Rule 2: everything that can be worked out before a use is known is worked out he
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import date
 from enum import StrEnum, unique
 from fractions import Fraction
+from typing import TYPE_CHECKING
 
+from farthing.clock import Instant
 from farthing.ids import TariffId
 from farthing.money import Currency
+
+if TYPE_CHECKING:
+    from farthing.tariff.timetable import Timetable
 
 
 class TariffError(ValueError):
@@ -19,14 +25,12 @@ class TariffError(ValueError):
 
 @unique
 class Dimension(StrEnum):
-    """What a price component counts (OCPI 2.2.1, section 11.5 TariffDimensionType; UNIT is ours).
-
-    PARKING_TIME is not here: one register does not tell charging from parking.
-    """
+    """What a price component counts (OCPI 2.2.1, section 11.5 TariffDimensionType; UNIT is ours)."""
 
     FLAT = "FLAT"
     ENERGY = "ENERGY"
     TIME = "TIME"
+    PARKING_TIME = "PARKING_TIME"
     UNIT = "UNIT"
 
 
@@ -37,6 +41,14 @@ class Measure(StrEnum):
     ENERGY = "Wh"
     TIME = "s"
     UNIT = "any other"
+
+
+@unique
+class Reservation(StrEnum):
+    """The part of a reservation that an element is for (OCPI 2.2.1, section 11.4.5 ReservationRestrictionType)."""
+
+    HELD = "RESERVATION"
+    EXPIRED = "RESERVATION_EXPIRES"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,10 +66,51 @@ class Component:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Restrictions:
+    """When an element holds (OCPI 2.2.1, section 11.4.6 TariffRestrictions; ``min_units`` and ``max_units`` are ours).
+
+    Of every pair the first counts and the second no longer does; None is no restriction. Times of day (minutes since midnight),
+    dates and weekdays (Monday is 0; empty is every day) are the site's. ``min_units`` and ``max_units`` are in the register's unit, for
+    registers that count no energy.
+    """
+
+    start_minute: int | None = None
+    end_minute: int | None = None
+    start_date: date | None = None
+    end_date: date | None = None
+    weekdays: frozenset[int] = frozenset()
+    min_wh: int | None = None
+    max_wh: int | None = None
+    min_units: int | None = None
+    max_units: int | None = None
+    min_watt: Fraction | None = None
+    max_watt: Fraction | None = None
+    min_ampere: Fraction | None = None
+    max_ampere: Fraction | None = None
+    min_duration_s: int | None = None
+    max_duration_s: int | None = None
+    reservation: Reservation | None = None
+
+    @property
+    def by_calendar(self) -> bool:
+        """Whether the date, the weekday or the time of day matters."""
+        return bool(self.weekdays) or any(
+            bound is not None for bound in (self.start_minute, self.end_minute, self.start_date, self.end_date)
+        )
+
+
+UNRESTRICTED = Restrictions()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Element:
-    """Components that hold together. Of each dimension the first element that has it counts (OCPI 2.2.1, section 11.3)."""
+    """Components that hold together, while their restrictions do.
+
+    Of each dimension the first element that has it and holds counts (OCPI 2.2.1, section 11.3).
+    """
 
     components: tuple[Component, ...]
+    restrictions: Restrictions = UNRESTRICTED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,38 +133,105 @@ class Amount:
 class RatePlan:
     """All that is due at one tax rate, as integers over one denominator.
 
-    amount = (flat + per_unit × units + per_us × microseconds) / denominator micros.
+    amount = (flat + per_unit × units) / denominator micros.
     """
 
     rate_ppm: int
     denominator: int
     flat: int
     per_unit: int
-    per_us: int
     #: What is due at this rate once the greatest price of the whole use is reached; None without one.
     cap: Amount | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Least:
+    """The least closing price. With one tax rate ``fixed`` is all of it; with several, ``bound`` says what the sums have to reach."""
+
+    bound: Bound
+    fixed: Amount | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What holds whatever is used: the greatest and the least price of a whole use."""
+
+    #: From here on the greatest price holds; None without one.
+    cap_net_micros: int | None
+    cap_gross_micros: int | None
+    #: Never less than this at closing.
+    least: Least | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """How uses of one measure are priced."""
+    """How uses of one measure are priced where nothing is restricted: from their width alone."""
 
     rates: tuple[RatePlan, ...]
     tax_included: bool
     #: The register's quantity is rounded up to a multiple of this at closing.
     unit_step: int
-    #: So is the time between the boundary statements, in µs.
-    time_step_us: int
-    #: From here on the greatest price holds; None without one.
-    cap_net_micros: int | None
-    cap_gross_micros: int | None
-    #: Never less than this at closing; only with a single tax rate.
-    minimum: Amount | None
+    limits: Limits
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Slot:
+    """One price component of a plan that places: what falls to it is counted in units, in µs, or once."""
+
+    dimension: Dimension
+    #: Index of its tax rate in the plan's ``rates``.
+    rate: int
+    #: Price of one unit, µs or use, as a numerator over its rate's denominator.
+    price: int
+    #: The same in micros, with tax.
+    gross_micros: Fraction
+    #: In units or µs.
+    step: int
+    #: The element it stands in, as a bit.
+    row: int
+    reservation: Reservation | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlotRate:
+    """One tax rate of a plan that places; ``cap`` as in ``RatePlan``."""
+
+    rate_ppm: int
+    denominator: int
+    cap: Amount | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlacedPlan:
+    """How uses of one measure are priced where it matters when, how fast or after how much something was used."""
+
+    rates: tuple[SlotRate, ...]
+    slots: tuple[Slot, ...]
+    tax_included: bool
+    #: What the register counts: ENERGY, UNIT, or TIME for one that counts seconds.
+    counted: Dimension
+    #: The step of the first component that counts it; others may have others.
+    unit_step: int
+    #: One for each element, in order.
+    rows: tuple[Restrictions, ...]
+    #: Indices of slots by dimension, those of reservations apart, in the order of the elements.
+    by_dimension: Mapping[Dimension, tuple[int, ...]]
+    by_reservation: Mapping[Dimension, tuple[int, ...]]
+    #: Units from the start and seconds from the start at which an element begins or ends to hold, ascending.
+    unit_bounds: tuple[int, ...]
+    duration_bounds_s: tuple[int, ...]
+    #: Whether the site's time zone is needed.
+    by_calendar: bool
+    #: Without restrictions a greatest price, once reached, is one constant.
+    is_restricted: bool
+    limits: Limits
+    #: Worked out when first asked for, by time zone: a gateway has one site, IANA has 600 names.
+    timetables: dict[str, "Timetable"] = field(default_factory=dict, repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tariff:
-    """A tariff that can be priced. ``plans`` has the measures that it fits."""
+    """A tariff that can be priced. ``plans`` has the measures that it fits, ``unfit`` says of the others why it does not."""
 
     id: TariffId
     currency: Currency
@@ -119,11 +239,25 @@ class Tariff:
     elements: tuple[Element, ...]
     min_price: Bound | None
     max_price: Bound | None
-    plans: Mapping[Measure, Plan] = field(repr=False, compare=False)
+    #: In force from here on (included) up to there (not included); None is open.
+    valid_from: Instant | None
+    valid_until: Instant | None
+    plans: Mapping[Measure, Plan | PlacedPlan] = field(repr=False, compare=False)
+    unfit: Mapping[Measure, str] = field(repr=False, compare=False)
 
     def fits(self, unit: str) -> bool:
         """Whether uses of a register that counts ``unit`` can be priced."""
         return measure_of(unit) in self.plans
+
+    def why_not(self, unit: str) -> str:
+        """Why uses of a register that counts ``unit`` cannot be priced; empty where they can."""
+        return self.unfit.get(measure_of(unit), "")
+
+    def is_in_force(self, at: Instant) -> bool:
+        """Whether a use may begin at ``at``. One that has begun keeps its version."""
+        return (self.valid_from is None or at >= self.valid_from) and (
+            self.valid_until is None or at < self.valid_until
+        )
 
 
 def measure_of(unit: str) -> Measure:
