@@ -4,7 +4,6 @@ import re
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import TypeVar
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -16,6 +15,7 @@ from farthing.ids import IdError, parse_id
 from farthing.money import MoneyError, parse_amount_micros, parse_currency
 from farthing.tariff import TariffError
 from farthing.tariff import parse as parse_tariff
+from farthing.tariff.zones import zone
 from farthing.v1 import directive_pb2, registry_pb2
 
 #: Longest name for people.
@@ -70,8 +70,8 @@ def check_site(site: registry_pb2.Site, *, currency: str | None) -> None:
     _id("site_id", site.site_id)
     _id("operator_id", site.operator_id)
     try:
-        ZoneInfo(site.time_zone)
-    except (ZoneInfoNotFoundError, ValueError, OSError) as err:
+        zone(site.time_zone)
+    except TariffError as err:
         raise Unfit(f"time_zone: {site.time_zone!r} is no IANA time zone such as Europe/Berlin") from err
     for name in ("per_token_micros", "per_account_micros", "all_tokens_micros"):
         _amount(f"floor.{name}", getattr(site.floor, name))
@@ -128,7 +128,10 @@ def check_fit(record: directive_pb2.DeviceRecord, tariff: registry_pb2.Tariff) -
     parsed = parse_tariff(tariff.tariff.ocpi_json)
     for register in record.registers:
         if not parsed.fits(register.unit):
-            raise Unfit(f"tariff_id: {parsed.id} has no price for register {register.register_id}'s {register.unit}")
+            raise Unfit(
+                f"tariff_id: {parsed.id} has no price for register {register.register_id}'s {register.unit}:"
+                f" {parsed.why_not(register.unit)}"
+            )
 
 
 def check_device(device: registry_pb2.Device, *, root: x509.Certificate, now: datetime | None = None) -> None:

@@ -190,7 +190,7 @@ def _baseline(
     if reading.register.value >= register.modulus:
         return no(reading, Refusal.MALFORMED)
     tariff = state.tariffs.get((device.tariff.tariff_id, device.tariff.version))
-    if tariff is None or reading.tariff != device.tariff or not tariff.tariff.fits(register.unit):
+    if tariff is None or reading.tariff != device.tariff or not tariff.prices(register.unit):
         return no(reading, Refusal.TARIFF_MISSING)
     taken = events.BaselineTaken(
         device=device.id,

@@ -175,7 +175,7 @@ def tariff_prices_it(state: GatewayState, ask: Ask) -> Refusal | None:  # noqa: 
     tariff, account, register = ask.tariff, ask.account, ask.register
     assert account is not None  # account_is_active
     assert register is not None  # well_formed
-    if tariff is None or not tariff.tariff.fits(register.unit):
+    if tariff is None or not tariff.prices(register.unit):
         return Refusal.TARIFF_MISSING
     shown = ask.intent.tariff
     if shown is not None and shown != tariff.name:

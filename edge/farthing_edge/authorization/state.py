@@ -26,6 +26,7 @@ from farthing.ids import (
 )
 from farthing.money import PPM, Currency
 from farthing.tariff import Part, Tariff, Use, limit, price
+from farthing.tariff.tariff import Dimension, Plan, measure_of
 from farthing.v1 import directive_pb2
 
 #: Statements of a device that a gateway remembers by counter. A device has a handful under way at once; below the window an
@@ -229,9 +230,16 @@ class TariffEntry:
         self.name = name
         self.currency = currency
         self.tariff = tariff
-        # Where time costs nothing beside the register, the price of a width is always the same.
-        self._timeless = all(rate.per_us == 0 for plan in tariff.plans.values() for rate in plan.rates)
+        # Where only the width counts, the price of a width is always the same.
+        self._timeless = all(isinstance(plan, Plan) for plan in tariff.plans.values())
         self._closings: dict[tuple[str, int], Closing] = {}
+
+    def prices(self, unit: str) -> bool:
+        """Whether uses of a register that counts ``unit`` are priced here: what is placed reading by reading is not metered yet."""
+        plan = self.tariff.plans.get(measure_of(unit))
+        return isinstance(plan, Plan) or (
+            plan is not None and not plan.is_restricted and Dimension.PARKING_TIME not in plan.by_dimension
+        )
 
     def closing(self, unit: str, start: int, most: int, started_at: Instant, until: Instant) -> Closing:
         """The price of ``most`` units from ``start``, used by ``until``; raise ``TariffError`` where there is none."""

@@ -263,9 +263,8 @@ def _limits(
     if max_price is not None:
         filled, cap_gross = _caps(rate_ppms, most, max_price, tax_included=tax_included)
         caps, cap_net = list(filled), max_price.net_micros
-    return caps, Limits(
-        cap_net_micros=cap_net, cap_gross_micros=cap_gross, least=_least(rate_ppms, min_price, max_price)
-    )
+    least = _least(rate_ppms, min_price, max_price)
+    return caps, Limits(most=max_price, cap_net_micros=cap_net, cap_gross_micros=cap_gross, least=least)
 
 
 def _caps(

@@ -19,6 +19,7 @@ from farthing.tariff.compiling import fitted
 from farthing.tariff.placing import Placed, Quantity, Tally, changes, lay, possible_slots, stretch_of_register
 from farthing.tariff.tariff import (
     Amount,
+    Bound,
     Dimension,
     Least,
     Limits,
@@ -266,8 +267,8 @@ def due_of(plan: PlacedPlan, tally: Tally, *, closing: bool) -> list[tuple[int, 
         due.append((net, amount - net if plan.tax_included else tax_micros(net, rate.rate_ppm)))
     if closing and plan.is_restricted:
         # Not every component may have come to hold: what was used fills the greatest price, not what could have been.
-        if plan.limits.cap_gross_micros is not None:
-            due = _filled(plan, due)
+        if plan.limits.most is not None:
+            due = _filled(plan, plan.limits.most, due)
         return due if plan.limits.least is None else _lifted(plan.rates, plan.limits.least, due)
     return _limited(plan.rates, plan.limits, due, closing=closing)
 
@@ -303,12 +304,11 @@ def _step_extra(slots: Sequence[Slot], quantities: Mapping[int, Quantity], last:
     return -(-total // last.step) * last.step - total
 
 
-def _filled(plan: PlacedPlan, due: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+def _filled(plan: PlacedPlan, most: Bound, due: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
     """What is due under a greatest price: the lowest rate first, as in the caps of plans without restrictions."""
     unbounded = 2 * MAX_AMOUNT_MICROS
-    limits = plan.limits
-    net_room = unbounded if limits.cap_net_micros is None else limits.cap_net_micros
-    gross_room = unbounded if limits.cap_gross_micros is None else limits.cap_gross_micros
+    net_room = unbounded if most.net_micros is None else most.net_micros
+    gross_room = unbounded if most.gross_micros is None else most.gross_micros
     filled = []
     for rate, (net, tax) in zip(plan.rates, due, strict=True):
         part = fitted(net, tax, rate.rate_ppm, net_room, gross_room)
@@ -362,8 +362,8 @@ class _Outlook:
 
     def _bounded(self, gross_micros: int) -> int:
         limits = self._plan.limits
-        if limits.cap_gross_micros is not None:
-            gross_micros = min(gross_micros, limits.cap_gross_micros)
+        if limits.most is not None:
+            gross_micros = min(gross_micros, _most_filled(self._plan.rates, limits.most))
         if limits.least is not None:
             gross_micros = max(gross_micros, _most_lifted(self._plan.rates, limits.least))
         return gross_micros
@@ -420,6 +420,14 @@ def _lifted(rates: Sequence[RatePlan | SlotRate], least: Least, due: list[tuple[
         lacking_tax = max(0, least.bound.gross_micros - gross - lacking_net)
     (first_net, first_tax), *others = due
     return [(first_net + lacking_net, first_tax + lacking_tax), *others]
+
+
+def _most_filled(rates: Sequence[SlotRate], most: Bound) -> int:
+    """The most that can be due under a greatest price, in micros with tax."""
+    if most.gross_micros is not None:
+        return most.gross_micros
+    net = most.net_micros or 0
+    return net + tax_micros(net, rates[-1].rate_ppm) + 1
 
 
 def _most_lifted(rates: Sequence[SlotRate], least: Least) -> int:

@@ -156,7 +156,9 @@ class Least:
 class Limits:
     """What holds whatever is used: the greatest and the least price of a whole use."""
 
-    #: From here on the greatest price holds; None without one.
+    #: As the operator wrote it; None without one.
+    most: Bound | None
+    #: From here on the greatest price holds as a constant, where nothing is restricted; None without one.
     cap_net_micros: int | None
     cap_gross_micros: int | None
     #: Never less than this at closing.
