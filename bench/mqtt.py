@@ -184,6 +184,11 @@ class Site:
     broker_port: int
     cloud_port: int
 
+    @property
+    def way_in(self) -> Path:
+        """The broker's socket for the gateway."""
+        return self.folder / "way-in" / "s"
+
 
 def e1() -> list[dict[str, object]]:
     """p50 and p99 of an authorization, and what it takes of processor and memory."""
@@ -333,6 +338,7 @@ directive_key_file = "{parties.cloud.public}/directive.der"
 address = "127.0.0.1:{cloud_port}"
 [mqtt]
 address = "127.0.0.1:{broker_port}"
+socket = "{folder}/way-in/s"
 [log]
 level = "warning"
 """
@@ -485,7 +491,7 @@ class Floor:
 async def _floor(
     site: Site, token: Token, keys: list[TransportKey], elements: list[SoftElement], passages: list[bytes]
 ) -> Floor:
-    with _echo_process(site, token) as process:
+    with _echo_process(site) as process:
         assert process.stdout is not None
         await asyncio.to_thread(process.stdout.readline)
         echo_s = await _load(site.broker_port, keys, elements, passages, check=False)
@@ -501,11 +507,10 @@ async def _floor(
 
 
 @contextlib.contextmanager
-def _echo_process(site: Site, token: Token) -> "Iterator[subprocess.Popen[bytes]]":
-    own = client_key(token, site.parties.gateways[GATEWAY], "gateway", directory=site.folder / "echo")
-    files = (own.key_file, own.certificate_file, own.ca_file)
+def _echo_process(site: Site) -> "Iterator[subprocess.Popen[bytes]]":
+    """In the gateway's place and by its way: through the broker's Unix socket."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "bench.mqtt", "echo", str(site.broker_port), *map(str, files)],
+        [sys.executable, "-m", "bench.mqtt", "echo", str(site.way_in)],
         stdout=subprocess.PIPE,
     )
     try:
@@ -541,10 +546,8 @@ def _sync_s(file: Path) -> float:
     return statistics.median(took)
 
 
-async def _echo(port: int, key: str, certificate: str, roots: str) -> None:
-    context = ssl.create_default_context(cafile=roots)
-    context.load_cert_chain(certificate, key)
-    async with aiomqtt.Client("127.0.0.1", port, tls_context=context, max_inflight_messages=1_000) as client:
+async def _echo(way_in: str) -> None:
+    async with aiomqtt.Client(way_in, 1, transport="unix", max_inflight_messages=1_000) as client:
         client.pending_calls_threshold = 100_000
         await client.subscribe("farthing/+/up", qos=1)
         print("ready", flush=True)
@@ -617,4 +620,4 @@ def _rows(floor: Floor, latencies: list[float], *, cpu_s_each: float, memory_mb:
 
 if __name__ == "__main__" and sys.argv[1:2] == ["echo"]:
     with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(_echo(int(sys.argv[2]), *sys.argv[3:6]))
+        asyncio.run(_echo(sys.argv[2]))

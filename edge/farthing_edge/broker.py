@@ -4,7 +4,9 @@ Rule 1: nobody in without a client certificate of *this* site's CA. The CA's cer
 that other sites share, so the broker trusts a second one instead: the same key and name, signed by itself (``site_anchor``).
 Rule 2: who a client is follows from its certificate's common name: user name, client id, and topics by pattern. So nobody can
 take over the gateway's session, and no rule has to be written per device.
-Rule 3: its process is not the gateway's child: it is configured here and started by the host.
+Rule 3: a gateway on the same host may come through a Unix socket instead, in a folder that only its user may enter. Then nobody is the
+gateway by certificate.
+Rule 4: its process is not the gateway's child: it is configured here and started by the host.
 """
 
 import getpass
@@ -37,6 +39,8 @@ MAX_INFLIGHT_MESSAGES = 1_000
 SESSION_EXPIRY = "14d"
 #: Devices of one site, the gateway, and a person who looks.
 MAX_CONNECTIONS = 4_096
+#: The gateway, and the one that takes over from it.
+MAX_SOCKET_CONNECTIONS = 8
 MEMORY_LIMIT_BYTES = 128 * 1024 * 1024
 #: Topic and header around the largest envelope or answer.
 MAX_PACKET_SIZE = MAX_ENVELOPE_SIZE + 512
@@ -103,10 +107,25 @@ def device_key(token: Token, party: Party, device: str, *, directory: Path) -> T
     return client_key(token, party, device, directory=directory)
 
 
-def write_broker(token: Token, party: Party, *, listen: str, directory: Path) -> BrokerFiles:
+def check_private(socket: Path) -> None:
+    """Raise ``BrokerError`` unless only its owner can reach ``socket``, who is us: whoever opens it is the gateway."""
+    try:
+        found = socket.parent.stat()
+    except OSError as err:
+        raise BrokerError(f"mqtt.socket: there is no folder {socket.parent}: `farthing-edge broker` makes it") from err
+    if found.st_mode & 0o077 or found.st_uid != os.geteuid():
+        raise BrokerError(
+            f"mqtt.socket: others may enter {socket.parent}, and whoever opens the socket is the gateway: "
+            "put it into a folder of its own with mode 0700, of the user that gateway and broker run as"
+        )
+
+
+def write_broker(
+    token: Token, party: Party, *, listen: str, directory: Path, socket: Path | None = None
+) -> BrokerFiles:
     """Write ``mosquitto.conf``, ``acl`` and the broker's transport key into ``directory``; blocking.
 
-    Written again, it renews the key: a running broker takes it at SIGHUP.
+    With ``socket``, the gateway comes through that Unix socket, and no certificate is the gateway's. Written again, it renews the key: a running broker takes it at SIGHUP.
     """
     host, port = split_address(listen)
     if port == 0:
@@ -127,12 +146,17 @@ def write_broker(token: Token, party: Party, *, listen: str, directory: Path) ->
     )
     anchor.write_bytes(key.ca_file.read_bytes())
     acl = directory / "acl"
-    acl.write_text(_ACL, encoding="utf-8")
+    acl.write_text(_DEVICES if socket is not None else _GATEWAY + _DEVICES, encoding="utf-8")
+    if socket is not None:
+        socket.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        check_private(socket)
+        (directory / "acl-socket").write_text(_SOCKET, encoding="utf-8")
     data = directory / "data"
     data.mkdir(mode=0o700, exist_ok=True)
     configuration = directory / "mosquitto.conf"
     configuration.write_text(
-        _configuration(host=host, port=port, key=key, anchor=anchor, acl=acl, data=data), encoding="utf-8"
+        _configuration(host=host, port=port, key=key, anchor=anchor, acl=acl, data=data, socket=socket),
+        encoding="utf-8",
     )
     return BrokerFiles(configuration=configuration, acl=acl, anchor=anchor, transport_key=key)
 
@@ -141,18 +165,31 @@ def _is_ip(host: str) -> bool:
     return host.replace(".", "").isdigit() or ":" in host
 
 
-_ACL = f"""\
-# Written by `farthing-edge broker`. %u is the common name of the client's certificate.
+_GATEWAY = f"""\
+# Written by `farthing-edge broker`.
 user {GATEWAY_USER}
 topic read farthing/+/up
 topic write farthing/+/down
 
+"""
+
+_DEVICES = """\
+# Written by `farthing-edge broker`. %u is the common name of the client's certificate.
 pattern write farthing/%u/up
 pattern read farthing/%u/down
 """
 
+_SOCKET = """\
+# Written by `farthing-edge broker`. Who comes here has no name: the folder's permissions say that it is the gateway.
+topic read farthing/+/up
+topic write farthing/+/down
+"""
 
-def _configuration(*, host: str, port: int, key: TransportKey, anchor: Path, acl: Path, data: Path) -> str:
+
+def _configuration(
+    *, host: str, port: int, key: TransportKey, anchor: Path, acl: Path, data: Path, socket: Path | None
+) -> str:
+    way_in = "" if socket is None else _socket_listener(socket, acl.with_name("acl-socket"))
     user = ""
     if os.geteuid() == 0:
         # As root, Mosquitto becomes "mosquitto" before it opens the key, which only its owner may read.
@@ -190,5 +227,16 @@ use_identity_as_username true
 # Who claims another's client id would evict it and could delete its queue.
 use_username_as_clientid true
 allow_anonymous false
+acl_file {acl}
+{way_in}"""
+
+
+def _socket_listener(socket: Path, acl: Path) -> str:
+    return f"""
+# The gateway of this host: no TLS, no key. Nobody else may enter the socket's folder.
+listener 0 {socket}
+protocol mqtt
+max_connections {MAX_SOCKET_CONNECTIONS}
+allow_anonymous true
 acl_file {acl}
 """

@@ -108,7 +108,13 @@ def broker(
     settings = _config(config)
     with _token(settings) as (token, party):
         try:
-            files = write_broker(token, party, listen=listen, directory=directory.absolute())
+            files = write_broker(
+                token,
+                party,
+                listen=listen,
+                directory=directory.absolute(),
+                socket=None if settings.mqtt is None else settings.mqtt.socket,
+            )
         except BrokerError as err:
             _fail(err)
     if find_mosquitto() is None:

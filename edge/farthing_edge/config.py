@@ -1,5 +1,6 @@
 """``edge.toml`` as one frozen object: an unknown key or a missing file is no start, and the message says what to do."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Self
 
@@ -22,6 +23,10 @@ from farthing.ids import GatewayId, parse_id
 
 #: The user name of a site's gateway at its broker; no device may be called so.
 GATEWAY_USER = "gateway"
+
+
+#: sun_path of unix(7), without its closing zero.
+MAX_SOCKET_PATH = 107
 
 
 def _gateway_id(value: str) -> str:
@@ -60,13 +65,22 @@ class UplinkSection(Section):
 class MqttSection(Section):
     """The site's broker. Times are real seconds."""
 
+    #: Where devices find it; without ``socket`` the gateway too, as TLS client.
     address: Address
+    #: Unix socket of a broker on this host, in a folder that only its user may enter: no TLS and no key on that way.
+    #: ``farthing-edge broker`` makes Mosquitto listen there.
+    socket: FilePath | None = None
     max_backoff_s: Annotated[float, Field(ge=0.1, le=600)] = 5.0
     min_backoff_s: Annotated[float, Field(ge=0.01, le=60)] = 0.2
     #: A broker that is silent for one and a half times this is gone (MQTT 3.1.1, section 3.1.2.10).
     keepalive_s: Annotated[int, Field(ge=1, le=3_600)] = 15
     #: Longest wait for the broker's own answers.
     timeout_s: Annotated[float, Field(ge=0.5, le=600)] = 10.0
+
+    @property
+    def place(self) -> str:
+        """Where the gateway speaks to it, for people."""
+        return self.address if self.socket is None else str(self.socket)
 
 
 class CoapSection(Section):
@@ -183,6 +197,18 @@ def load_config(path: Path) -> EdgeConfig:
                 config.directive_key_file,
                 "the public key of the cloud's directives: <cloud's party>/public/directive.der",
             ),
+            "mqtt": _with_socket(path, config.mqtt),
             "transport_dir": None if config.transport_dir is None else resolved(path, config.transport_dir),
         }
     )
+
+
+def _with_socket(path: Path, section: MqttSection | None) -> MqttSection | None:
+    if section is None or section.socket is None:
+        return section
+    socket = resolved(path, section.socket)
+    if len(os.fsencode(socket)) > MAX_SOCKET_PATH:
+        raise ConfigError(
+            f"{path}: mqtt.socket: {socket} is longer than {MAX_SOCKET_PATH} bytes (unix(7)): choose a shorter path"
+        )
+    return section.model_copy(update={"socket": socket})

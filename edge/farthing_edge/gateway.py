@@ -38,7 +38,7 @@ from farthing_edge.ingress.coap import ListenError as CoapListenError
 from farthing_edge.ingress.guard import RubbishRing
 from farthing_edge.ingress.handshakes import DeviceKey, Handshakes
 from farthing_edge.ingress.mqtt import MqttIngress
-from farthing_edge.ingress.statements import StatementDoor
+from farthing_edge.ingress.statements import StatementDoor, Waiting
 from farthing_edge.journal.errors import JournalError
 from farthing_edge.journal.store import Journal
 from farthing_edge.log import configure_logs
@@ -120,8 +120,8 @@ class _ForIngress:
         self._engine = engine
         self._view = engine.view
 
-    async def submit(self, command: DeviceStatement, /) -> Answer | None:
-        return await self._engine.submit(command)
+    def hear(self, command: DeviceStatement, waiting: Waiting, /) -> None:
+        self._engine.hear(command, waiting)
 
     def answer_refusal(
         self, *, answers: tuple[int, int] | None, refusal: Refusal, retry_after_ms: int | None = None

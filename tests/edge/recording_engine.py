@@ -1,5 +1,6 @@
 """An engine that writes down what it hears: for tests of what stands before it."""
 
+import asyncio
 from dataclasses import dataclass, field
 
 from farthing.device.cose import VerifyingKey
@@ -7,6 +8,7 @@ from farthing.device.messages import Answer, AnswerStatus, Witness
 from farthing.ids import DeviceId, GatewayId
 from farthing.refusal import Refusal
 from farthing_edge.authorization.commands import DeviceStatement
+from farthing_edge.ingress.statements import Waiting
 
 
 @dataclass(kw_only=True)
@@ -19,8 +21,16 @@ class RecordingEngine:
     heard: list[DeviceStatement] = field(default_factory=list)
     #: Label and epoch of the site's key; None: no intent can be looked up.
     key: tuple[str, int] | None = None
+    _under_way: set["asyncio.Task[None]"] = field(default_factory=set)
 
-    async def submit(self, command: DeviceStatement, /) -> Answer:
+    def hear(self, command: DeviceStatement, waiting: Waiting, /) -> None:
+        self._under_way = {each for each in self._under_way if not each.done()}
+        self._under_way.add(asyncio.create_task(self._answer(command, waiting)))
+
+    async def _answer(self, command: DeviceStatement, waiting: Waiting) -> None:
+        waiting.set_result(await self.submit(command))
+
+    async def submit(self, command: DeviceStatement) -> Answer:
         self.heard.append(command)
         return Answer(
             gateway=self.gateway,

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import structlog
 
@@ -74,6 +74,22 @@ _SIGN_AGAIN_S = 0.2
 _SIGN_AGAIN_AT_MOST_S = 5.0
 
 
+class Waiting(Protocol):
+    """Who waits for what becomes of a command; a future of asyncio's is one."""
+
+    def done(self) -> bool:
+        """Whether it has its answer, or no longer wants it."""
+        ...
+
+    def set_result(self, answer: Answer | None, /) -> None:
+        """What follows is durable: the answer to a statement, None to all others."""
+        ...
+
+    def set_exception(self, err: BaseException, /) -> None:
+        """It is not known what became of it."""
+        ...
+
+
 class EngineError(Exception):
     """The engine has stopped: nothing more is decided in this process."""
 
@@ -124,7 +140,7 @@ class _Item:
     """A command and who waits for its answer."""
 
     command: Command
-    future: "asyncio.Future[Answer | None]"
+    waiting: Waiting
     #: Monotonic nanoseconds after which a statement no longer waits for a quota; 0 before it does.
     deadline_ns: int = 0
 
@@ -275,8 +291,8 @@ class Engine:
         self._queue.clear()
         self._waiting.clear()
         for item in items:
-            if not item.future.done():
-                item.future.set_exception(error)
+            if not item.waiting.done():
+                item.waiting.set_exception(error)
         self._batch_bell.ring()
         self._request_bell.ring()
         self._room.ring()
@@ -338,6 +354,16 @@ class Engine:
         self._queue.append(_Item(command, future))
         self._arrived.set()
         return await future
+
+    def hear(self, command: DeviceStatement, waiting: Waiting) -> None:
+        """As ``submit`` of a statement, for who does not wait in a task of its own: ``waiting`` gets the answer, or the ``EngineError``."""
+        if self._failure is not None or self._stopping:
+            waiting.set_exception(EngineError("the engine has stopped"))
+        elif len(self._queue) >= self._limits.queue:
+            waiting.set_result(self._later(command, Refusal.OVERLOADED))
+        else:
+            self._queue.append(_Item(command, waiting))
+            self._arrived.set()
 
     def _check_running(self) -> None:
         if self._failure is not None or self._stopping:
@@ -430,8 +456,8 @@ class Engine:
         except JournalError:
             _cancel(signatures)
             for item in items:
-                if not item.future.done():
-                    item.future.set_exception(EngineError("the journal failed"))
+                if not item.waiting.done():
+                    item.waiting.set_exception(EngineError("the journal failed"))
             raise
         self._after_commit(items, drafts, signatures, happened)
         if self._signing_count > self._limits.signing and self._answering:
@@ -712,7 +738,7 @@ class Engine:
         self._stop_waiting(items)
         await self._rebuild()
         for item in items:
-            if item.future.done():
+            if item.waiting.done():
                 continue
             group, drafts, happened = Group(), list[_Draft](), list[Event]()
             try:
@@ -856,8 +882,8 @@ def _boot_id() -> str:
 
 
 def _resolve(item: _Item, answer: Answer | None) -> None:
-    if not item.future.done():
-        item.future.set_result(answer)
+    if not item.waiting.done():
+        item.waiting.set_result(answer)
 
 
 def _cancel(task: "asyncio.Task[list[bytes] | None] | None") -> None:

@@ -6,11 +6,12 @@ Rule 3: what does not verify reaches no engine: it is refused by number, counted
 Rule 4: a token lives in the envelope and in the arguments of two calls (commitment, HMAC), nowhere else.
 """
 
+import asyncio
 import hmac
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias
 
 import structlog
 
@@ -40,11 +41,27 @@ _log = structlog.get_logger(__name__)
 _MS_NS = 1_000_000
 
 
+class Waiting(Protocol):
+    """Who waits for the engine's answer; a future of asyncio's is one."""
+
+    def done(self) -> bool:
+        """Whether it has its answer, or no longer wants it."""
+        ...
+
+    def set_result(self, answer: Answer | None, /) -> None:
+        """The answer, durable."""
+        ...
+
+    def set_exception(self, err: BaseException, /) -> None:
+        """There will be none."""
+        ...
+
+
 class Engine(Protocol):
     """What ingress asks of the engine: its view of devices and keys, and an answer to what verified."""
 
-    async def submit(self, command: DeviceStatement, /) -> Answer | None:
-        """The answer, after the commit."""
+    def hear(self, command: DeviceStatement, waiting: "Waiting", /) -> None:
+        """Decide ``command``; ``waiting`` gets the answer after the commit, or what stopped the engine."""
         ...
 
     def answer_refusal(
@@ -65,8 +82,8 @@ class Engine(Protocol):
 class Keyed(Protocol):
     """What ingress asks of the gateway's token."""
 
-    async def hmac(self, label: str, data: bytes) -> bytes:
-        """HMAC-SHA-256 under the key ``label``; ``HsmBusy``, ``HsmError``."""
+    async def hmac_many(self, label: str, data: Sequence[bytes]) -> list[bytes]:
+        """HMAC-SHA-256 of each under the key ``label``, in order; ``HsmBusy``, ``HsmError``."""
         ...
 
 
@@ -125,6 +142,59 @@ def _keeps_commitment(statement: Statement, envelope: Envelope) -> bool:
 Clock: TypeAlias = Callable[[], int]
 
 
+class Arrived(NamedTuple):
+    """An envelope as it came, who the channel proved it is from, and where its answer goes; exactly one of the two is called, once."""
+
+    payload: bytes
+    peer: str
+    say: Callable[[bytes], None]
+    #: Nothing can be said: the engine has stopped, or there is a fault of ours. The device asks again.
+    fail: Callable[[BaseException], None]
+
+
+class _Answering:
+    """A statement between its arrival and its answer, as the engine sees who waits for it."""
+
+    __slots__ = ("_answered", "_arrived", "_began_ns", "_channel", "_door", "verified")
+
+    def __init__(self, door: "StatementDoor", arrived: Arrived, channel: str, began_ns: int) -> None:
+        self._door = door
+        self._arrived = arrived
+        self._channel = channel
+        self._began_ns = began_ns
+        self._answered = False
+        self.verified: Verified | None = None
+
+    def done(self) -> bool:
+        return self._answered
+
+    def set_result(self, answer: Answer | None) -> None:
+        assert answer is not None, "the engine answers every statement"
+        self._answered = True
+        self._door.left(self.verified)
+        if answer.refusal is not None:
+            self._door.refused(self.verified, answer.refusal)
+        self.say(answer)
+
+    def set_exception(self, err: BaseException) -> None:
+        self._answered = True
+        self._door.left(self.verified)
+        self._arrived.fail(err)
+
+    def say(self, answer: Answer) -> None:
+        """Send ``answer`` on its way, and count it."""
+        self._answered = True
+        self._door.answered(self._channel, answer, self._began_ns)
+        self._arrived.say(encode(answer))
+
+    def later(self, refusal: Refusal = Refusal.OVERLOADED) -> None:
+        """Say "later" to what has verified and cannot be handed on."""
+        assert self.verified is not None  # it has verified
+        self._door.left(self.verified)
+        statement = self.verified.statement
+        self.say(self._door.later(refusal=refusal, answers=(statement.device_epoch, statement.counter)))
+
+
 class StatementDoor:
     """Answers envelopes of every channel; holds no state about devices but their rates."""
 
@@ -150,87 +220,107 @@ class StatementDoor:
             rate_per_s=limits.peer_rate_per_s, burst=limits.peer_burst, peers=limits.peers_remembered
         )
         self._in_flight = 0
+        # The loop keeps only weak references to its tasks.
+        self._looking_up: set[asyncio.Task[None]] = set()
         metrics.in_flight.set_function(lambda: self._in_flight)
 
     async def answer(self, payload: bytes, *, channel: str, peer: str) -> bytes:
         """The encoded answer to ``payload`` from ``peer``, the device that ``channel`` ("mqtt", "coap") proved."""
-        metrics = self._metrics
-        metrics.statements_of(channel).inc()
-        began_ns = self._monotonic_ns()
+        answered: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+
+        def say(answer: bytes) -> None:
+            if not answered.done():
+                answered.set_result(answer)
+
+        def fail(err: BaseException) -> None:
+            if not answered.done():
+                answered.set_exception(err)
+
+        self.take((Arrived(payload, peer, say, fail),), channel=channel)
+        return await answered
+
+    def take(self, arrived: Iterable[Arrived], *, channel: str) -> None:
+        """Answer each of what came in one turn of the loop; their tokens are looked up together."""
+        intents: list[_Answering] = []
+        for each in arrived:
+            began_ns = self._monotonic_ns()
+            answering = _Answering(self, each, channel, began_ns)
+            try:
+                self._let_in(answering, each, channel, began_ns, intents)
+            except Exception as err:  # noqa: BLE001 -- one message must not end the others; whoever sent it is told, and logs
+                each.fail(err)
+        if intents:
+            task = asyncio.get_running_loop().create_task(self._look_up(intents))
+            self._looking_up.add(task)
+            task.add_done_callback(self._looking_up.discard)
+
+    def _let_in(
+        self, answering: _Answering, arrived: Arrived, channel: str, began_ns: int, intents: list[_Answering]
+    ) -> None:
+        self._metrics.statements_of(channel).inc()
+        peer, payload = arrived.peer, arrived.payload
         wait_ns = self._rates.admit(peer, now_ns=began_ns)
         if wait_ns:
-            answer = self._later(retry_after_ms=max(1, wait_ns // _MS_NS))
-        elif self._in_flight >= self._limits.statements_in_flight:
-            answer = self._later(retry_after_ms=self._limits.retry_after_ms)
-        else:
-            self._in_flight += 1
-            try:
-                answer = await self._decide(payload, channel=channel, peer=peer)
-            finally:
-                self._in_flight -= 1
-        metrics.answers_of(channel, answer.status).inc()
-        metrics.answer_seconds.observe((self._monotonic_ns() - began_ns) / 1e9)
-        return encode(answer)
-
-    async def _decide(self, payload: bytes, *, channel: str, peer: str) -> Answer:
+            answering.say(self.later(retry_after_ms=max(1, wait_ns // _MS_NS)))
+            return
+        if self._in_flight >= self._limits.statements_in_flight:
+            answering.say(self.later())
+            return
         # Inline: a verification takes some 80 µs, less than handing it to a thread and back would cost the loop.
         checked = verify(payload, peer=peer, gateway=self._gateway, key_of=self._engine.statement_key)
         if isinstance(checked, Rejected):
-            return self._reject(checked, payload, channel=channel, peer=peer)
-        envelope, statement = checked.envelope, checked.statement
-        token_ref, key_epoch = None, None
-        if isinstance(statement, Intent):
-            assert envelope.token is not None
-            site_key = self._engine.site_key()
-            if site_key is not None:
-                label, key_epoch = site_key
-                try:
-                    token_ref = TokenRef(await self._token.hmac(label, envelope.token))
-                except HsmBusy:
-                    return self._later(
-                        retry_after_ms=self._limits.retry_after_ms,
-                        answers=(statement.device_epoch, statement.counter),
-                    )
-                except HsmError:
-                    _log.exception("token_ref_failed", key=label)
-                    return self._later(
-                        retry_after_ms=self._limits.retry_after_ms,
-                        answers=(statement.device_epoch, statement.counter),
-                        refusal=Refusal.NOT_AUTHORIZING,
-                    )
-        answer = await self._engine.submit(
+            answering.say(self._reject(checked, payload, channel=channel, peer=peer))
+            return
+        answering.verified = checked
+        self._in_flight += 1
+        if isinstance(checked.statement, Intent):
+            intents.append(answering)
+        else:
+            self._hand_on(answering, checked, None, None)
+
+    async def _look_up(self, intents: Sequence[_Answering]) -> None:
+        """Who pays, by the site's key in the token: one way there and back for all of them."""
+        site_key = self._engine.site_key()
+        if site_key is None:
+            for each in intents:
+                assert each.verified is not None  # _let_in
+                self._hand_on(each, each.verified, None, None)
+            return
+        label, key_epoch = site_key
+        try:
+            references = await self._token.hmac_many(label, [_token_of(each) for each in intents])
+        except HsmBusy:
+            for each in intents:
+                each.later()
+        except HsmError:
+            _log.exception("token_ref_failed", key=label)
+            for each in intents:
+                each.later(Refusal.NOT_AUTHORIZING)
+        except BaseException as err:
+            for each in intents:
+                each.set_exception(err)
+            raise
+        else:
+            for each, reference in zip(intents, references, strict=True):
+                assert each.verified is not None  # _let_in
+                self._hand_on(each, each.verified, TokenRef(reference), key_epoch)
+
+    def _hand_on(
+        self, answering: _Answering, verified: Verified, token_ref: TokenRef | None, key_epoch: int | None
+    ) -> None:
+        envelope = verified.envelope
+        self._engine.hear(
             DeviceStatement(
-                statement=statement,
+                statement=verified.statement,
                 cose=envelope.statement,
-                payload=checked.sign1.payload,
+                payload=verified.sign1.payload,
                 token_ref=token_ref,
                 key_epoch=key_epoch,
                 traceparent=envelope.traceparent,
                 witness=envelope.witness,
-            )
+            ),
+            answering,
         )
-        assert answer is not None, "the engine answers every statement"
-        if answer.refusal is not None:
-            self._metrics.refusals.labels("engine", str(int(answer.refusal))).inc()
-            _log.info(
-                "refused",
-                device=statement.device,
-                kind=statement.kind,
-                counter=statement.counter,
-                number=int(answer.refusal),
-                reason=answer.refusal.name,
-                trace_id=trace_id(envelope.traceparent),
-            )
-        else:
-            _log.debug(
-                "answered",
-                device=statement.device,
-                kind=statement.kind,
-                counter=statement.counter,
-                status=answer.status.name,
-                trace_id=trace_id(envelope.traceparent),
-            )
-        return answer
 
     def _reject(self, rejected: Rejected, payload: bytes, *, channel: str, peer: str) -> Answer:
         self._metrics.unverified.labels(channel).inc()
@@ -238,12 +328,49 @@ class StatementDoor:
         self._rubbish.add(channel=channel, peer=peer, refusal=rejected.refusal, payload=payload)
         return self._engine.answer_refusal(answers=rejected.answers, refusal=rejected.refusal)
 
-    def _later(
+    # What a statement on its way tells its door -----------------------------------------------------------------------
+
+    def left(self, verified: Verified | None) -> None:
+        """A statement that had been let in is on its way out."""
+        if verified is not None:
+            self._in_flight -= 1
+
+    def later(
         self,
         *,
-        retry_after_ms: int,
+        retry_after_ms: int | None = None,
         answers: tuple[int, int] | None = None,
         refusal: Refusal = Refusal.OVERLOADED,
     ) -> Answer:
+        """What is said to who is over his rate, or finds no room; real milliseconds."""
         self._metrics.refusals.labels("ingress", str(int(refusal))).inc()
-        return self._engine.answer_refusal(answers=answers, refusal=refusal, retry_after_ms=retry_after_ms)
+        return self._engine.answer_refusal(
+            answers=answers, refusal=refusal, retry_after_ms=retry_after_ms or self._limits.retry_after_ms
+        )
+
+    def refused(self, verified: Verified | None, refusal: Refusal) -> None:
+        """The engine said no."""
+        assert verified is not None  # nothing else reaches the engine
+        self._metrics.refusals.labels("engine", str(int(refusal))).inc()
+        statement = verified.statement
+        _log.info(
+            "refused",
+            device=statement.device,
+            kind=statement.kind,
+            counter=statement.counter,
+            number=int(refusal),
+            reason=refusal.name,
+            trace_id=trace_id(verified.envelope.traceparent),
+        )
+
+    def answered(self, channel: str, answer: Answer, began_ns: int) -> None:
+        """Count an answer, and how long it took."""
+        self._metrics.answers_of(channel, answer.status).inc()
+        self._metrics.answer_seconds.observe((self._monotonic_ns() - began_ns) / 1e9)
+
+
+def _token_of(answering: _Answering) -> bytes:
+    assert answering.verified is not None  # _let_in
+    token = answering.verified.envelope.token
+    assert token is not None  # verify: an intent says whose money it wants
+    return token

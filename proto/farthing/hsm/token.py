@@ -208,6 +208,15 @@ class Token:
         """HMAC-SHA-256 of ``data``, 32 bytes."""
         return await self._ask(Lane.ORDINARY, lambda: self._hmac(label, data))
 
+    async def hmac_many(self, label: str, data: Sequence[bytes]) -> list[bytes]:
+        """``hmac`` of each of ``data``, in order: they go to the thread and come back together."""
+        macs: list[bytes] = []
+        for first in range(0, len(data), SIGNED_IN_ONE_TURN):
+            macs += await self._ask(
+                Lane.ORDINARY, partial(self._hmac_each, label, data[first : first + SIGNED_IN_ONE_TURN])
+            )
+        return macs
+
     async def generate_hmac_key(self, label: str, *, wrappable: bool = True) -> None:
         """Make an HMAC key, sensitive; it can leave only wrapped (``wrap_hmac_key``), and that only if ``wrappable``.
 
@@ -326,6 +335,9 @@ class Token:
     def _hmac(self, label: str, data: bytes) -> bytes:
         mac: bytes = self._key(ObjectClass.SECRET_KEY, label, "sign").sign(data, mechanism=Mechanism.SHA256_HMAC)
         return mac
+
+    def _hmac_each(self, label: str, data: Sequence[bytes]) -> list[bytes]:
+        return [self._hmac(label, each) for each in data]
 
     def _generate_hmac_key(self, label: str, *, wrappable: bool) -> None:
         self._new_label(label)

@@ -95,7 +95,7 @@ class Recorder(RecordingEngine):
     something_heard: asyncio.Event = field(default_factory=asyncio.Event)
     key: tuple[str, int] | None = (SITE_KEY, 1)
 
-    async def submit(self, command: DeviceStatement, /) -> Answer:
+    async def submit(self, command: DeviceStatement) -> Answer:
         answer = await super().submit(command)
         self.something_heard.set()
         if command.statement.counter != 999:  # 999 is the slow one

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import ssl
 import subprocess
+import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from farthing.device.messages import AnswerStatus, decode_answer
 from farthing.hsm import Hsm, Party, Token
 from farthing.hsm.transport import TransportKey
 from farthing.refusal import Refusal
-from farthing_edge.broker import BrokerFiles, client_key, device_key, write_broker
+from farthing_edge.broker import BrokerError, BrokerFiles, client_key, device_key, write_broker
 from farthing_edge.config import MqttSection
 from farthing_edge.ingress.mqtt import MqttIngress
 from farthing_hsm_sim.ceremony import Parties
@@ -49,20 +50,22 @@ class Serving:
 def running(files: BrokerFiles) -> Iterator[None]:
     """A broker for as long as it is needed."""
     process = subprocess.Popen(files.command, stderr=subprocess.DEVNULL)
-    yield
-    process.terminate()
-    process.wait(10)
+    try:
+        yield
+    finally:
+        process.terminate()
+        process.wait(10)
 
 
 @pytest.fixture
 async def serve(token: Token, party: Party, tmp_path: Path) -> AsyncIterator[Callable[..., Serving]]:
     begun: list[Serving] = []
 
-    def start(address: str, door: Any) -> Serving:
+    def start(address: str, door: Any, socket: Path | None = None) -> Serving:
         begun.append(
             Serving(
                 lambda on_change: MqttIngress(
-                    section=MqttSection(address=address, max_backoff_s=0.2, min_backoff_s=0.05),
+                    section=MqttSection(address=address, socket=socket, max_backoff_s=0.2, min_backoff_s=0.05),
                     door=door.door,
                     metrics=door.metrics,
                     make_key=lambda: client_key(token, party, "gateway", directory=None),
@@ -107,6 +110,57 @@ async def test_a_statement_comes_in_and_its_answer_goes_out(
     assert heard.token_ref is not None
     assert heard.token_ref != said.CARD
     assert heard.traceparent is not None
+
+
+@pytest.fixture
+def way_in() -> Iterator[Path]:
+    """A socket in a folder of its own; pytest's own folders may have paths that are too long for one."""
+    with tempfile.TemporaryDirectory(prefix="farthing-") as folder:
+        yield Path(folder) / "way-in" / "broker.sock"
+
+
+async def test_a_gateway_on_the_brokers_host_comes_through_its_socket(
+    token: Token,
+    party: Party,
+    serve: Any,
+    open_door: Any,
+    meter: Any,
+    meter_key: TransportKey,
+    said: Any,
+    tmp_path: Path,
+    way_in: Path,
+) -> None:
+    port = said.free_port()
+    files = write_broker(token, party, listen=f"127.0.0.1:{port}", directory=tmp_path / "broker", socket=way_in)
+    with running(files):
+        serving = serve(f"127.0.0.1:{port}", open_door(), way_in)
+        await asyncio.wait_for(serving.up.wait(), 10)
+
+        # A certificate that says "gateway" is nobody's here: it hears nothing of the devices, and takes no session over.
+        stolen = tls(client_key(token, party, "gateway", directory=tmp_path / "stolen"))
+        async with (
+            aiomqtt.Client("127.0.0.1", port, tls_context=tls(meter_key), timeout=5) as device,
+            aiomqtt.Client("127.0.0.1", port, tls_context=stolen, timeout=5) as thief,
+        ):
+            await thief.subscribe("farthing/+/up", qos=1)
+            await device.subscribe("farthing/meter-1/down", qos=1)
+            answer = decode_answer(await ask(device, "meter-1", said.envelope(meter, said.intent(7))))
+            # What it says as a gateway goes nowhere; what it may hear comes in order, so nothing was before this.
+            await thief.subscribe("farthing/gateway/down", qos=1)
+            await thief.publish("farthing/meter-1/down", b"forged", qos=1)
+            heard = decode_answer(await ask(thief, "gateway", b"rubbish"))
+            again = decode_answer(await ask(device, "meter-1", said.envelope(meter, said.intent(8))))
+        assert serving.up.is_set()
+    assert heard.refusal is Refusal.MALFORMED
+    assert again.answers == (1, 8)
+    assert (answer.status, answer.answers) == (AnswerStatus.RECORDED, (1, 7))
+    await asyncio.wait_for(serving.down.wait(), 15)
+
+
+async def test_a_socket_that_others_can_reach_is_no_way_in(token: Token, party: Party, way_in: Path) -> None:
+    way_in.parent.mkdir(mode=0o755)
+    with pytest.raises(BrokerError, match="others may enter"):
+        write_broker(token, party, listen="127.0.0.1:1", directory=way_in.parent / "broker", socket=way_in)
 
 
 async def test_one_slow_statement_does_not_hold_up_another(

@@ -1,4 +1,4 @@
-"""The TLS socket that writes many pieces as one: what a peer that does not read leaves behind goes later, in order."""
+"""The connection that writes many pieces as one: what a peer that does not read leaves behind goes later, in order."""
 
 import socket
 import ssl
@@ -9,68 +9,70 @@ import pytest
 
 from farthing.hsm import Party, Token
 from farthing_edge.broker import write_broker
-from farthing_edge.ingress.mqtt import _Records
+from farthing_edge.ingress.pieces import Pieces
 
 pytestmark = pytest.mark.real
 #: Several times what a socket pair buffers.
 PIECES = [bytes([n % 251]) * 4_000 for n in range(2_000)]
 
 
-@pytest.fixture
-def pair(token: Token, party: Party, tmp_path: Path) -> tuple[_Records, ssl.SSLSocket]:
-    """Our end, which does not block, and the broker's."""
+Pair = tuple[Pieces, socket.socket, socket.socket]
+
+
+@pytest.fixture(params=["tls", "unix"])
+def pair(request: pytest.FixtureRequest, token: Token, party: Party, tmp_path: Path) -> Pair:
+    """Our end, which does not block, the socket under it, and the broker's end."""
+    ours, theirs = socket.socketpair()
+    if request.param == "unix":
+        ours.setblocking(False)
+        return Pieces(ours), ours, theirs
     key = write_broker(token, party, listen="127.0.0.1:1", directory=tmp_path / "broker").transport_key
     server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     server.load_cert_chain(str(key.certificate_file), str(key.key_file))
     client = ssl.create_default_context(cafile=str(key.ca_file))
-    client.sslsocket_class = _Records
-    ours, theirs = socket.socketpair()
     accepted: list[ssl.SSLSocket] = []
     accepting = threading.Thread(target=lambda: accepted.append(server.wrap_socket(theirs, server_side=True)))
     accepting.start()
     connected = client.wrap_socket(ours, server_hostname="127.0.0.1")
     accepting.join()
-    assert isinstance(connected, _Records)
     connected.setblocking(False)
-    return connected, accepted[0]
+    return Pieces(connected), connected, accepted[0]
 
 
-def read_all(theirs: ssl.SSLSocket, size: int) -> bytes:
+def read_all(theirs: socket.socket, size: int) -> bytes:
     read = bytearray()
     while len(read) < size:
         read += theirs.recv(65_536)
     return bytes(read)
 
 
-def test_pieces_are_gathered_until_they_are_flushed(pair: tuple[_Records, ssl.SSLSocket]) -> None:
-    ours, theirs = pair
-    ours.gathers = True
+def test_pieces_are_gathered_until_they_are_flushed(pair: Pair) -> None:
+    ours, under, theirs = pair
     assert [ours.send(b"one "), ours.send(b"record")] == [4, 6]
     theirs.setblocking(False)
-    with pytest.raises(ssl.SSLWantReadError):
+    with pytest.raises((ssl.SSLWantReadError, BlockingIOError)):
         theirs.recv(100)
     assert ours.flush()
     assert theirs.recv(100) == b"one record"
-    ours.close()
+    under.close()
     theirs.close()
 
 
-def test_a_peer_that_does_not_read_makes_the_rest_wait(pair: tuple[_Records, ssl.SSLSocket]) -> None:
-    ours, theirs = pair
-    ours.gathers = True
+def test_a_peer_that_does_not_read_makes_the_rest_wait(pair: Pair) -> None:
+    ours, under, theirs = pair
     left, went = list(PIECES), True
     while went:
         try:
             ours.send(left[0])
             del left[0]
-        except ssl.SSLWantWriteError:
+        except BlockingIOError:
             went = ours.flush()
     assert left, "the socket buffers more than the test writes"
     read: list[bytes] = []
     size = sum(map(len, PIECES))
     reading = threading.Thread(target=lambda: read.append(read_all(theirs, size)))
     reading.start()
-    ours.setblocking(True)
+    under.setblocking(True)
     while left:
         assert ours.flush()
         ours.send(left.pop(0))
@@ -79,3 +81,18 @@ def test_a_peer_that_does_not_read_makes_the_rest_wait(pair: tuple[_Records, ssl
     assert read == [b"".join(PIECES)]
     ours.close()
     theirs.close()
+
+
+def test_what_was_read_ahead_is_handed_out_in_the_pieces_asked_for(pair: Pair) -> None:
+    ours, under, theirs = pair
+    theirs.sendall(b"0123456789")
+    under.setblocking(True)
+    first = ours.recv(1)
+    assert (first, ours.pending()) == (b"0", 9)
+    assert [ours.recv(3), ours.recv(100)] == [b"123", b"456789"]
+    assert ours.pending() == 0
+    under.setblocking(False)
+    with pytest.raises((ssl.SSLWantReadError, BlockingIOError)):
+        ours.recv(1)
+    theirs.close()
+    under.close()

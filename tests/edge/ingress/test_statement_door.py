@@ -110,10 +110,10 @@ async def test_above_what_may_be_in_flight_the_answer_is_later(open_door: Any, s
 async def test_a_busy_token_means_later(
     open_door: Any, said: Any, meter: Any, monkeypatch: pytest.MonkeyPatch, token: Any
 ) -> None:
-    async def busy(label: str, data: bytes) -> bytes:
+    async def busy(label: str, data: list[bytes]) -> list[bytes]:
         raise HsmBusy("full")
 
-    monkeypatch.setattr(token, "hmac", busy)
+    monkeypatch.setattr(token, "hmac_many", busy)
     door = open_door()
     answer = decode_answer(await door.door.answer(said.envelope(meter, said.intent(4)), channel="mqtt", peer="meter-1"))
     assert (answer.status, answer.answers) == (AnswerStatus.LATER, (1, 4))
