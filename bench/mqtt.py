@@ -53,7 +53,7 @@ from farthing.hsm.transport import TransportKey, make_transport_key
 from farthing.ids import DeviceId, GatewayId, RegisterId, token_commitment
 from farthing.v1 import batch_pb2, directive_pb2, gateway_sync_pb2
 from farthing.v1.gateway_sync_pb2_grpc import GatewaySyncServicer, add_GatewaySyncServicer_to_server
-from farthing_edge.broker import client_key, device_key
+from farthing_edge.broker import device_key
 from farthing_hsm_sim.ceremony import Parties, hold
 from farthing_hsm_sim.plan import Plan
 

@@ -30,7 +30,7 @@ from farthing_edge.authorization.commands import DeviceStatement
 from farthing_edge.authorization.state import CoreSettings
 from farthing_edge.broker import client_key
 from farthing_edge.config import GATEWAY_USER, EdgeConfig, MqttSection
-from farthing_edge.engine import Engine, EngineError, EngineLimits, SignedBatchRow, TokenSigner
+from farthing_edge.engine import Engine, EngineError, EngineLimits, SignedBatchRow, TokenSigner, Waiting
 from farthing_edge.http import HttpListener
 from farthing_edge.http import ListenError as HttpListenError
 from farthing_edge.ingress.coap import CoapIngress
@@ -38,7 +38,7 @@ from farthing_edge.ingress.coap import ListenError as CoapListenError
 from farthing_edge.ingress.guard import RubbishRing
 from farthing_edge.ingress.handshakes import DeviceKey, Handshakes
 from farthing_edge.ingress.mqtt import MqttIngress
-from farthing_edge.ingress.statements import StatementDoor, Waiting
+from farthing_edge.ingress.statements import StatementDoor
 from farthing_edge.journal.errors import JournalError
 from farthing_edge.journal.store import Journal
 from farthing_edge.log import configure_logs
@@ -371,7 +371,7 @@ class _Gateway:
         if not self._uplink.online:
             found.append(f"uplink: {self._uplink.fault}")
         if self._config.mqtt is not None and not self._broker_up:
-            found.append(f"broker: {self._config.mqtt.address} is not connected")
+            found.append(f"broker: {self._config.mqtt.place} is not connected")
         if not view.authorizing:
             found.append(f"not authorizing: {view.not_authorizing_reason}")
         if self._engine.storage_full:
@@ -394,7 +394,7 @@ class _Gateway:
             "uplink": {"online": self._uplink.online, "address": config.uplink.address, "fault": self._uplink.fault},
             "broker": {
                 "connected": self._broker_up,
-                "address": None if config.mqtt is None else config.mqtt.address,
+                "address": None if config.mqtt is None else config.mqtt.place,
             },
             "coap": {"contexts": 0 if self._handshakes is None else len(self._handshakes)},
             "directives": {"version": view.directive_version, "head_at_us": view.head_at_us},

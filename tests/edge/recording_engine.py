@@ -8,7 +8,7 @@ from farthing.device.messages import Answer, AnswerStatus, Witness
 from farthing.ids import DeviceId, GatewayId
 from farthing.refusal import Refusal
 from farthing_edge.authorization.commands import DeviceStatement
-from farthing_edge.ingress.statements import Waiting
+from farthing_edge.engine import Waiting
 
 
 @dataclass(kw_only=True)

@@ -30,6 +30,7 @@ from farthing.refusal import Refusal
 from farthing_edge.authorization.commands import DeviceStatement
 from farthing_edge.broker import client_key, device_key, write_broker
 from farthing_edge.config import CoapSection, LimitsSection, MqttSection
+from farthing_edge.engine import Waiting
 from farthing_edge.ingress.coap import CoapIngress
 from farthing_edge.ingress.guard import RubbishRing
 from farthing_edge.ingress.handshakes import DeviceKey, Handshakes
@@ -59,7 +60,16 @@ class Ledger:
     per_device: dict[DeviceId, Any] = field(default_factory=dict)
     blocked: set[DeviceId] = field(default_factory=set)
 
-    async def submit(self, command: DeviceStatement, /) -> Answer:
+    under_way: set["asyncio.Task[None]"] = field(default_factory=set)
+
+    def hear(self, command: DeviceStatement, waiting: Waiting, /) -> None:
+        async def answer() -> None:
+            waiting.set_result(await self.submit(command))
+
+        self.under_way = {each for each in self.under_way if not each.done()}
+        self.under_way.add(asyncio.create_task(answer()))
+
+    async def submit(self, command: DeviceStatement) -> Answer:
         device = command.statement.device
         small = self.per_device.setdefault(device, self.make(gateway=GatewayId(self.gateway), step=3_000))
         if device in self.blocked and command.statement.kind == "intent":

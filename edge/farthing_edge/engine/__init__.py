@@ -9,6 +9,7 @@ from farthing_edge.engine.engine import EngineError as EngineError
 from farthing_edge.engine.engine import EngineLimits as EngineLimits
 from farthing_edge.engine.engine import QuotaRequestRow as QuotaRequestRow
 from farthing_edge.engine.engine import SignedBatchRow as SignedBatchRow
+from farthing_edge.engine.engine import Waiting as Waiting
 from farthing_edge.engine.signing import BatchSigner as BatchSigner
 from farthing_edge.engine.signing import GrantSigner as GrantSigner
 from farthing_edge.engine.signing import TokenSigner as TokenSigner

@@ -32,6 +32,7 @@ from farthing.ids import DeviceId, GatewayId, TokenRef, token_commitment
 from farthing.refusal import Refusal
 from farthing_edge.authorization.commands import DeviceStatement
 from farthing_edge.config import LimitsSection
+from farthing_edge.engine.engine import Waiting
 from farthing_edge.ingress.guard import PeerRates, RubbishRing
 from farthing_edge.log import trace_id
 from farthing_edge.metrics import Metrics
@@ -41,26 +42,10 @@ _log = structlog.get_logger(__name__)
 _MS_NS = 1_000_000
 
 
-class Waiting(Protocol):
-    """Who waits for the engine's answer; a future of asyncio's is one."""
-
-    def done(self) -> bool:
-        """Whether it has its answer, or no longer wants it."""
-        ...
-
-    def set_result(self, answer: Answer | None, /) -> None:
-        """The answer, durable."""
-        ...
-
-    def set_exception(self, err: BaseException, /) -> None:
-        """There will be none."""
-        ...
-
-
 class Engine(Protocol):
     """What ingress asks of the engine: its view of devices and keys, and an answer to what verified."""
 
-    def hear(self, command: DeviceStatement, waiting: "Waiting", /) -> None:
+    def hear(self, command: DeviceStatement, waiting: Waiting, /) -> None:
         """Decide ``command``; ``waiting`` gets the answer after the commit, or what stopped the engine."""
         ...
 

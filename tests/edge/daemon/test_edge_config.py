@@ -42,6 +42,13 @@ def test_a_good_one_is_read_and_its_paths_are_beside_it(folder: Path) -> None:
     assert config.uplink.batches_in_flight > 0
 
 
+def test_the_brokers_socket_is_beside_it_too(folder: Path) -> None:
+    (folder / "edge.toml").write_text(GOOD + 'socket = "way-in/s"\n')
+    section = load_config(folder / "edge.toml").mqtt
+    assert section is not None
+    assert section.place == str(section.socket) == str(folder / "way-in" / "s")
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
@@ -55,6 +62,7 @@ def test_a_good_one_is_read_and_its_paths_are_beside_it(folder: Path) -> None:
         (lambda text: text.replace('"party"', '"elsewhere"'), "party: .*elsewhere does not exist; it names .*ceremony"),
         (lambda text: text.replace("directive.der", "pin.der"), "directive_key_file: .* does not exist"),
         (lambda text: text.replace("ca.pem", "root.pem"), "ca_file: .* does not exist"),
+        (lambda text: text + f'socket = "{"long/" * 30}s"\n', "mqtt.socket: .* is longer than 107 bytes"),
         (lambda text: text + "[[", "not TOML"),
     ],
 )
