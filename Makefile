@@ -1,10 +1,10 @@
-# demo, test, bench, check: each sets up what it needs first.
+# demo, test, bench, sim, check: each sets up what it needs first.
 PY := .venv/bin/python
 # Most tests wait for real parts: two processes take two thirds of the time of one. A file stays in one process, with its fixtures.
 WORKERS ?= 2
 CODE := proto edge cloud firmware-sim hsm-sim demo bench tests
 
-.PHONY: demo test bench check setup lock proto
+.PHONY: demo test bench sim check setup lock proto
 
 demo: setup
 	@$(PY) -m farthing_demo
@@ -14,6 +14,13 @@ test: setup
 
 bench: setup
 	@$(PY) -m bench
+
+# Histories of N gateways, devices and a ledger, each from a seed: `make sim SEEDS=20000` is the long run (FIRST=…: from another seed on).
+# SEED=7 tells one with its history, STORY=out/sim/seed-7.json one that was written down, WITHOUT="recorded ends" turns a protection off.
+SEEDS ?= 1000
+sim: setup
+	@PYTHONPATH=tests/sim $(PY) -m simulation $(if $(STORY),--story $(STORY),$(if $(SEED),--seed $(SEED),--seeds $(SEEDS))) \
+		$(if $(FIRST),--first $(FIRST)) $(if $(WITHOUT),--without "$(WITHOUT)")
 
 check: setup
 	@.venv/bin/ruff check $(CODE)

@@ -18,6 +18,13 @@ from farthing_edge.authorization.state import (
 from farthing_edge.metering.funding import bill, hold, purse_for
 
 _GATEWAY_RULES = frozenset({13, 14})
+_MAY_BE_ACTIVE_AGAIN = frozenset(
+    (
+        directive_pb2.DEVICE_STATUS_ACTIVE,
+        directive_pb2.DEVICE_STATUS_SUSPENDED,
+        directive_pb2.DEVICE_STATUS_BLOCKED,
+    )
+)
 
 
 def decide_intent(state: GatewayState, command: DeviceStatement, intent: Intent, now: Instant) -> Decision:
@@ -53,15 +60,16 @@ def _is_repeat(state: GatewayState, ask: Ask, digest: bytes) -> bool:
 
 
 def _no_stays(state: GatewayState, ask: Ask) -> bool:
-    """Whether this no is remembered: a device in good standing goes by it, so a late copy of the intent must not become a yes
-    (the register free by then, the hold nobody's). What anybody else says changes nothing."""
+    """Whether this no is remembered: a device of ours goes by it, so a late copy of the intent must not become a yes (the register
+    free by then, or the device active again; the hold nobody's). What comes from no device of ours, or one that is gone for ever,
+    changes nothing."""
     intent, device = ask.intent, ask.device
     return (
         device is not None
         and ask.is_new
         and intent.recipient == state.gateway_id
         and device.epoch == intent.device_epoch
-        and device.status == directive_pb2.DEVICE_STATUS_ACTIVE
+        and device.status in _MAY_BE_ACTIVE_AGAIN
         and intent.counter > device.window_floor()
     )
 

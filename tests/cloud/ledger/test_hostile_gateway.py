@@ -78,6 +78,20 @@ async def test_a_second_claim_for_one_use_is_set_aside_under_the_same_authorizat
     assert (await store.verify()).fault == ""
 
 
+async def test_what_was_claimed_first_and_is_only_said_again_is_not_set_aside() -> None:
+    store = MemoryStore()
+    story = Story(store)
+    await grants(story)
+    device, begins, ends, net, tax = USE
+    for gateway, quota, name in (("G1", "q1", "a1"), ("G2", "q2", "a2"), ("G1", "q1", "a1")):
+        await story.push(
+            story.seal(gateway, [(name, device, begins, ends, net, tax, [(0, net, tax)])], [("P", quota, CHG, "10:00")])
+        )
+    first, second = sorted(await store.claims(OP), key=lambda claim: claim.gateway_id)
+    assert (first.sequence, first.aside) == (1, False)
+    assert second.aside
+
+
 async def test_a_gateway_of_another_operator_sets_no_use_aside(store: LedgerStore) -> None:
     story = Story(store)
     await grants(story)

@@ -120,6 +120,21 @@ def test_a_blocked_device_is_metered_to_its_end_but_starts_nothing(site: Gateway
     assert site.say(meter.intent(site), "card").refusal is Refusal.DEVICE_BLOCKED
 
 
+@pytest.mark.parametrize("status", [directive_pb2.DEVICE_STATUS_SUSPENDED, directive_pb2.DEVICE_STATUS_BLOCKED])
+def test_what_a_suspended_device_was_refused_stays_refused_when_it_is_active_again(
+    site: Gateway, status: directive_pb2.DeviceStatus.ValueType
+) -> None:
+    meter = Meter("c1", 1_000)
+    intent = meter.intent(site)
+    site.told(device=Policy.device("c1", status=status))
+    refusal = site.say(intent, "card").refusal
+    assert refusal in (Refusal.DEVICE_SUSPENDED, Refusal.DEVICE_BLOCKED)
+    site.told(device=Policy.device("c1"))
+    # A late copy: the device has gone by its no, and would never end what this began.
+    assert site.say(intent, "card").refusal is refusal
+    assert site.state.open_authorizations == 0
+
+
 def test_standing_readings_bill_from_the_baseline_on(site: Gateway) -> None:
     meter = Meter("m1", 5_000)
     assert site.say(meter.reading(site, 5_000)).status is AnswerStatus.RECORDED

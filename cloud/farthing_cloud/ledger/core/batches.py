@@ -276,8 +276,10 @@ def _claims(
         before_net, before_tax = (stored.net_micros, stored.tax_micros) if stored is not None else (0, 0)
         case: tuple[CaseKind, AuthorizationId, int] | None = None
         overlap = _overlap(view, in_batch, claim)
-        aside = overlap is not None or (stored is not None and stored.aside)
         due = max(0, claim.net_micros - before_net) + max(0, claim.tax_micros - before_tax)
+        # What it adds while it overlaps: what was claimed first and is only said again stays as it was.
+        adds = stored is None or due > 0
+        aside = (overlap is not None and adds) or (stored is not None and stored.aside)
 
         if stored is not None and (stored.register != claim.register or stored.register_from != claim.register_from):
             # Another register or start under a known authorization: what it is about cannot be said, so nothing is due.

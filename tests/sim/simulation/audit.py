@@ -1,0 +1,148 @@
+"""Whole checks: registers, journals, batches and books agree once everything is at rest."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from farthing.v1 import batch_pb2
+from farthing_cloud.ledger.core.batches import ChainStep
+from farthing_cloud.ledger.core.received import receive
+from simulation.cast import EUR, MODULUS, OP
+from simulation.device import Delivered, DeviceNode
+from simulation.history import PromiseBroken
+from simulation.ledger import drive
+
+if TYPE_CHECKING:
+    from simulation.world import World
+
+
+def check_end(world: World) -> None:
+    """P3, P4, P5 at rest; then everything is said again."""
+    check_registers(world)
+    check_conservation(world)
+    replay_batches(world)
+    reseal_batches(world)
+    check_conservation(world)
+
+
+def check_registers(world: World) -> None:
+    """P4: what a device says it delivered is what its register moved, without gap and without overlap."""
+    for device in world.devices.values():
+        if device.role.profile == "standing":
+            continue
+        at = device.began_at
+        for delivered in sorted(device.delivered.values(), key=lambda each: (each.start, each.end)):
+            if delivered.start != at:
+                raise PromiseBroken(f"P4: the register of {device.name} moved from {at} to {delivered.start} unsaid")
+            at = delivered.end
+        if at != device.register_value % MODULUS:
+            raise PromiseBroken(f"P4: {device.name} shows {device.register_value}, and says it delivered up to {at}")
+
+
+def check_conservation(world: World) -> None:
+    """P4, P5: what devices delivered, priced by the contract, is what is claimed, and what the books hold."""
+    claims = {claim.authorization_id: claim for claim in drive(world.ledger.store.claims(OP))}
+    claimed_micros = 0
+    for device in world.devices.values():
+        for authorization, delivered in device.all_delivered().items():
+            claim = claims.pop(authorization, None)
+            claimed_micros += 0 if claim is None else claim.net_micros + claim.tax_micros
+            _check_delivered(world, device, authorization, delivered, claim)
+    for claim in claims.values():
+        if claim.net_micros or claim.tax_micros:
+            raise PromiseBroken(f"P4: nobody delivered {claim}")
+    _check_books(world, claimed_micros)
+
+
+def _check_delivered(world: World, device: DeviceNode, authorization: bytes, delivered: Delivered, claim: Any) -> None:
+    spoken = world.watch.spoken.get(authorization)
+    assert spoken is not None, "a device delivers under what it signed"
+    due = spoken.price((delivered.end, delivered.ended_at, delivered.closing))
+    claimed = (0, 0) if claim is None else (claim.net_micros, claim.tax_micros)
+    # A clock that went back lowers no bill; one that went forward and back may have signed more than its end.
+    fits = sum(claimed) >= sum(due) if device.clock.jumps else claimed == due
+    if not fits:
+        raise PromiseBroken(f"P4: {device.name} delivered {delivered} for {due}, claimed is {claim}")
+    if claim is None:
+        return
+    if delivered.end > delivered.start and claim.register_to != delivered.end:
+        raise PromiseBroken(f"P4: {device.name} delivered {delivered}, claimed is {claim}")
+    if delivered.closing and not claim.final:
+        raise PromiseBroken(f"P4: {device.name} ended {delivered}, the claim is not final: {claim}")
+
+
+def _check_books(world: World, claimed_micros: int) -> None:
+    verdict = drive(world.ledger.store.verify())
+    if verdict.fault:
+        raise PromiseBroken(f"P5: {verdict.fault}")
+    balances = world.ledger.balances()
+
+    def total(kind: str, of: Callable[[Any], int]) -> int:
+        return sum(of(balance) for path, balance in balances.items() if path.partition("/")[0] == kind)
+
+    paid = total("payer", lambda b: b.debits_posted)
+    debt = total("debt", lambda b: b.debits_posted - b.credits_posted)
+    risk = total("risk", lambda b: b.debits_posted - b.credits_posted)
+    suspense = total("suspense", lambda b: b.debits_posted - b.credits_posted)
+    if claimed_micros != paid + debt + risk + suspense:
+        raise PromiseBroken(
+            f"P5: claimed {claimed_micros}, payers {paid} + debt {debt} + risk {risk} + suspense {suspense}"
+        )
+    held = total("payer", lambda b: b.debits_pending)
+    if held:
+        raise PromiseBroken(f"P5: {held} still held after every quota was closed")
+    for gateway in world.gateways.values():
+        total_spent = sum(gateway.spent.values())
+        sealed = sum(
+            total.net_micros + total.tax_micros
+            for sealing in gateway.sealed.values()
+            for total in batch_pb2.Batch.FromString(sealing.batch).totals
+        )
+        if total_spent != sealed:
+            raise PromiseBroken(f"P4: the journal of {gateway.id} bills {total_spent}, its batches {sealed}")
+
+
+def replay_batches(world: World) -> None:
+    """P3: the whole backlog again, twice, forwards and backwards: the same ledger, the same receipts."""
+    ledger = world.ledger
+    transfers, before = len(drive(ledger.store.transfers(OP))), ledger.balances()
+    backlog = [
+        (gateway, name, gateway.sealed[name].batch)
+        for gateway in world.gateways.values()
+        for name in sorted(gateway.sealed)
+    ]
+    for gateway, name, raw in [*backlog, *reversed(backlog)]:
+        outcome = drive(
+            ledger.ledger.post_batch(receive(raw, signature=b"", key_id=b"", currency=EUR), currency=EUR, now=world.now)
+        )
+        if outcome.step is not ChainStep.REPLAY or outcome.receipt is None:
+            raise PromiseBroken(f"P3: batch {name} of {gateway.id} again is a {outcome.step}")
+        if outcome.receipt.encode() != ledger.receipts[gateway.id, *name]:
+            raise PromiseBroken(f"P3: batch {name} of {gateway.id} again has another receipt")
+    if len(drive(ledger.store.transfers(OP))) != transfers or ledger.balances() != before:
+        raise PromiseBroken("P3: a replay moved money")
+
+
+def reseal_batches(world: World) -> None:
+    """P3: the same claims in one more chain (a journal adopted elsewhere): nothing is due."""
+    ledger = world.ledger
+    transfers = len(drive(ledger.store.transfers(OP)))
+    for gateway in world.gateways.values():
+        previous = bytes(32)
+        for number, name in enumerate(sorted(gateway.sealed), start=1):
+            batch = batch_pb2.Batch.FromString(gateway.sealed[name].batch)
+            batch.previous_hash = previous
+            batch.sequence = number
+            batch.start_id = bytes(16)
+            del batch.stopped[:], batch.closed_quota_ids[:]
+            raw = batch.SerializeToString(deterministic=True)
+            previous = hashlib.sha256(raw).digest()
+            received = replace(receive(raw, signature=b"", key_id=b"", currency=EUR), incarnation=0)
+            outcome = drive(ledger.ledger.post_batch(received, currency=EUR, now=world.now))
+            if outcome.step is not ChainStep.NEXT:
+                raise PromiseBroken(f"P3: a re-sealed batch is a {outcome.step}")
+    if len(drive(ledger.store.transfers(OP))) != transfers:
+        raise PromiseBroken("P3: claims in another chain moved money")

@@ -1,0 +1,237 @@
+"""Who plays: gateways, devices, accounts, and how bad the air is. Drawn from the seed, and part of the story."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cache
+from random import Random
+from typing import Literal
+
+from farthing.clock import SECOND_US, Instant
+from farthing.ids import OperatorId
+from farthing.money import Currency
+from farthing.tariff import Tariff
+from farthing.tariff import parse as parse_tariff
+
+OP, EUR = OperatorId("op"), Currency("EUR")
+M = 1_000_000
+#: A morning: nine o'clock UTC of a day in 2026.
+START = Instant(1_790_000_000 // 86_400 * 86_400 * SECOND_US + 9 * 3600 * SECOND_US)
+MODULUS = 10**9
+
+
+def _component(kind: str, price: float, vat: float, step: int) -> dict[str, object]:
+    return {"type": kind, "price": price, "vat": vat, "step_size": step}
+
+
+_TARIFFS: dict[str, dict[str, object]] = {
+    "chg-3": {
+        "elements": [{"price_components": [_component("FLAT", 0.5, 20, 1), _component("ENERGY", 0.25, 20, 100)]}]
+    },
+    # Two tax rates and the time that passes.
+    "chg-time": {
+        "elements": [{"price_components": [_component("ENERGY", 0.333333, 20, 1), _component("TIME", 1.2, 7, 60)]}]
+    },
+    "chg-max": {
+        "elements": [{"price_components": [_component("FLAT", 0.5, 20, 1), _component("ENERGY", 0.4, 10, 1)]}],
+        "max_price": {"excl_vat": 1.5, "incl_vat": 1.7},
+    },
+    "park": {
+        "elements": [{"price_components": [_component("TIME", 3.6, 0, 60)]}],
+        "min_price": {"incl_vat": 0.3},
+    },
+    "toll-1": {"tax_included": True, "elements": [{"price_components": [_component("UNIT", 1.2, 7, 1)]}]},
+    "kwh": {"elements": [{"price_components": [_component("ENERGY", 0.3, 19, 1)]}]},
+}
+
+
+def ocpi(name: str) -> bytes:
+    """A tariff as directives carry it."""
+    return json.dumps({"id": name, "currency": "EUR"} | _TARIFFS[name]).encode()
+
+
+@cache
+def tariff(name: str) -> Tariff:
+    """A tariff, parsed."""
+    return parse_tariff(ocpi(name))
+
+
+Profile = Literal["session", "one-shot", "standing"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceRole:
+    """A device. ``gateways`` is whom it can reach; a standing one reports to the first."""
+
+    name: str
+    profile: Profile
+    unit: str
+    tariff: str
+    gateways: tuple[str, ...]
+    rated_per_hour: int
+    stoppable: bool
+    report_interval_s: int
+    value: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccountRole:
+    """Who pays, with the token ``t-<name>``; micros."""
+
+    name: str
+    funds_micros: int
+    credit_micros: int
+    debt_micros: int
+    preload_micros: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """How the ledger grants, and what gateways may do on their own."""
+
+    share_ppm: int
+    smallest_micros: int
+    lifetime_s: int
+    outage_s: int
+    exposure_micros: int
+    floor_token_micros: int
+    floor_account_micros: int
+    floor_total_micros: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Air:
+    """How bad the network is: parts of all messages."""
+
+    loss: float
+    doubling: float
+    late: float
+    #: How late a late message may be, seconds.
+    late_s: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cast:
+    """Everybody, and for how long they play before everything heals."""
+
+    minutes: int
+    gateways: tuple[str, ...]
+    devices: tuple[DeviceRole, ...]
+    accounts: tuple[AccountRole, ...]
+    terms: Terms
+    air: Air
+
+
+def draw_cast(rng: Random) -> Cast:
+    """Small on purpose: many short histories find more than few long ones."""
+    gateways = tuple(f"gw-{number}" for number in range(1, 1 + rng.choice((1, 2, 2, 2, 3))))
+    accounts = (
+        AccountRole(
+            name="rich", funds_micros=200 * M, credit_micros=0, debt_micros=M, preload_micros=rng.choice((0, 5 * M))
+        ),
+        AccountRole(
+            name="poor",
+            funds_micros=rng.randint(0, 6) * M,
+            credit_micros=0,
+            debt_micros=rng.choice((0, M)),
+            preload_micros=0,
+        ),
+        AccountRole(
+            name="credit",
+            funds_micros=0,
+            credit_micros=rng.choice((2, 8)) * M,
+            debt_micros=M // 2,
+            preload_micros=2 * M,
+        ),
+    )
+    terms = Terms(
+        share_ppm=rng.choice((250_000, 500_000, 1_000_000)),
+        smallest_micros=rng.choice((1, M // 2)),
+        lifetime_s=rng.choice((120, 400, 7_200)),
+        outage_s=6 * 3600,
+        exposure_micros=rng.choice((12, 40)) * M,
+        floor_token_micros=rng.choice((0, 2 * M)),
+        floor_account_micros=3 * M,
+        floor_total_micros=4 * M,
+    )
+    calm = rng.random() < 0.1
+    air = Air(
+        loss=0.0 if calm else rng.choice((0.03, 0.12, 0.3)),
+        doubling=0.0 if calm else rng.choice((0.03, 0.15)),
+        late=0.0 if calm else rng.choice((0.03, 0.15)),
+        late_s=rng.choice((20, 150)),
+    )
+    return Cast(
+        minutes=rng.choice((4, 8, 12)),
+        gateways=gateways,
+        devices=_draw_devices(rng, gateways),
+        accounts=accounts,
+        terms=terms,
+        air=air,
+    )
+
+
+def _draw_devices(rng: Random, gateways: tuple[str, ...]) -> tuple[DeviceRole, ...]:
+    def reach() -> tuple[str, ...]:
+        return gateways if rng.random() < 0.6 else (rng.choice(gateways),)
+
+    makers = {"charger": _charger, "bay": _bay, "toll": _toll, "meter": _meter}
+    kinds = ["charger", rng.choice(("charger", "toll")), *rng.choices(sorted(makers), k=rng.randint(0, 3))]
+    return tuple(makers[kind](rng, f"{kind}-{number}", reach()) for number, kind in enumerate(kinds))
+
+
+def _charger(rng: Random, name: str, gateways: tuple[str, ...]) -> DeviceRole:
+    return DeviceRole(
+        name=name,
+        profile="session",
+        unit="Wh",
+        tariff=rng.choice(("chg-3", "chg-time", "chg-max")),
+        gateways=gateways,
+        rated_per_hour=22_000,
+        stoppable=rng.random() < 0.6,
+        report_interval_s=rng.choice((30, 90, 600)),
+        value=rng.randrange(10**6),
+    )
+
+
+def _bay(rng: Random, name: str, gateways: tuple[str, ...]) -> DeviceRole:
+    return DeviceRole(
+        name=name,
+        profile="session",
+        unit="s",
+        tariff="park",
+        gateways=gateways,
+        rated_per_hour=3_600,
+        stoppable=True,
+        report_interval_s=120,
+        value=rng.randrange(10**6),
+    )
+
+
+def _toll(rng: Random, name: str, gateways: tuple[str, ...]) -> DeviceRole:
+    return DeviceRole(
+        name=name,
+        profile="one-shot",
+        unit="passage",
+        tariff="toll-1",
+        gateways=gateways,
+        rated_per_hour=600,
+        stoppable=True,
+        report_interval_s=720,
+        value=rng.randrange(100),
+    )
+
+
+def _meter(rng: Random, name: str, gateways: tuple[str, ...]) -> DeviceRole:
+    return DeviceRole(
+        name=name,
+        profile="standing",
+        unit="Wh",
+        tariff="kwh",
+        gateways=gateways,
+        rated_per_hour=9_000,
+        stoppable=True,
+        report_interval_s=rng.choice((60, 120)),
+        value=rng.randrange(10**6),
+    )

@@ -1,0 +1,310 @@
+"""A device: the real device core, a memory that survives the power, and payers who come.
+
+Nobody here can forge, so nobody checks: a signature is 64 zeros beside the interface where the element would sign.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from farthing.clock import SECOND_US, Instant
+from farthing.device import cose
+from farthing.device import messages as m
+from farthing.device.messages import Answer, AnswerStatus, Grant, Statement, TariffVersion
+from farthing.ids import (
+    AuthorizationId,
+    DeviceId,
+    GatewayId,
+    RegisterId,
+    TariffId,
+    authorization_id,
+    standing_authorization_id,
+)
+from farthing_edge.authorization.commands import DeviceStatement
+from farthing_firmware_sim.device.step import can_serve, is_finished, new_state, restored, step
+from farthing_firmware_sim.device.stored import dump, load
+from farthing_firmware_sim.device.values import (
+    Answered,
+    Arrive,
+    Draw,
+    Finish,
+    Finished,
+    Input,
+    Moment,
+    Nameplate,
+    Plan,
+    Profile,
+    RefusedIntent,
+    RetryPolicy,
+    Send,
+    State,
+    Tick,
+)
+from farthing_firmware_sim.runner import forgotten_network
+from simulation import actions
+from simulation.cast import MODULUS, DeviceRole
+from simulation.clocks import Clock
+from simulation.ledger import token_ref
+
+if TYPE_CHECKING:
+    from simulation.world import World
+
+RETRY = RetryPolicy(first_us=2 * SECOND_US, most_us=60 * SECOND_US, receipt_us=30 * SECOND_US)
+SALT = bytes(16)
+#: Payers who wait because the register is in use; more go away.
+MOST_WAITING = 3
+
+
+@lru_cache(maxsize=4096)
+def decoded(payload: bytes) -> Statement:
+    """What ingress reads out of a statement's payload."""
+    return m.decode_statement(payload)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delivered:
+    """What the device says of one authorization, from its own count and clock."""
+
+    start: int
+    end: int
+    started_at: Instant
+    ended_at: Instant
+    closing: bool
+
+
+class DeviceNode:
+    """One device; a copy of its element is another node with the same device id."""
+
+    def __init__(self, world: World, role: DeviceRole) -> None:
+        self.world = world
+        self.role = role
+        self.name = role.name
+        self.device_id = DeviceId(role.name)
+        self.kid = cose.key_id(role.name.encode())
+        self.clock = Clock(world)
+        version = TariffVersion(tariff_id=TariffId(role.tariff), version=1)
+        standing = role.profile == "standing"
+        self.nameplate = Nameplate(
+            device=self.device_id,
+            device_epoch=1,
+            profile=Profile(role.profile),
+            register_id=RegisterId("r1"),
+            register_epoch=1,
+            unit=role.unit,
+            modulus=MODULUS,
+            rated_per_hour=role.rated_per_hour,
+            report_interval_us=role.report_interval_s * SECOND_US,
+            stoppable=role.stoppable,
+            tariffs=frozenset((version,)),
+            standing_gateway=GatewayId(role.gateways[0]) if standing else None,
+            standing_tariff=version if standing else None,
+            retry=RETRY,
+        )
+        self.state: State | None = new_state(self.nameplate, register_value=role.value, now=self._now())
+        self.memory: State = self.state
+        self.began_at = role.value
+        self.is_copy = False
+        self.was_copied = False
+        self.crashes = 0
+        self.uses = self.cancelled = self.refused = 0
+        self._payers: deque[actions.Arrive] = deque(maxlen=MOST_WAITING)
+        self.delivered: dict[bytes, Delivered] = {}
+        #: Every statement it ever signed, as it travels.
+        self.said: dict[int, DeviceStatement] = {}
+
+    def _now(self) -> Moment:
+        return Moment(business_us=self.clock.now(), real_us=self.world.now)
+
+    # ---- life
+
+    def live(self, times: int = 0) -> None:
+        """Time passes for it."""
+        world = self.world
+        wait_s = 2.0 if world.calm else world.lots.between(f"{self.name} tick {times}", 2, 12)
+        world.after(wait_s, self.live, times + 1)
+        state = self.state
+        # A device with nothing under way does nothing: that need not be asked.
+        if state is not None and (state.use or state.outgoing or state.kept or state.standing):
+            self.take(Tick())
+        self._serve()
+
+    def take(self, given: Input) -> None:
+        """One step: written down before anything is said."""
+        state = self.state
+        if state is None:
+            return
+        outcome = step(self.nameplate, state, given, now=self._now())
+        self.state = outcome.state
+        if outcome.durable:
+            self.memory = outcome.state
+        for event in outcome.events:
+            if isinstance(event, Finished):
+                self._finished(event)
+            elif isinstance(event, RefusedIntent):
+                self.refused += 1
+        for send in outcome.sends:
+            self._send(send)
+
+    def hear(self, answer: Answer, grant: Grant | None) -> None:
+        """An answer comes."""
+        self.take(Answered(gateway=answer.gateway, answer=answer, grant=grant))
+        if answer.status is AnswerStatus.RECORDED:
+            self._serve()
+
+    def crash(self, down_s: float) -> None:
+        """The power is gone."""
+        if self.state is None:
+            return
+        self.world.note("{} loses its power", self.name)
+        self.crashes += 1
+        self.state = None
+        self._payers.clear()
+        self.world.after(down_s, self.start)
+
+    def start(self) -> None:
+        """The power is back: what was written down is there."""
+        if self.state is None:
+            self.world.note("{} has power again", self.name)
+            self.state = restored(load(dump(self.memory, self.nameplate.profile)), now=self._now())
+            if self.world.calm:
+                self.take(Finish())
+
+    def finish(self) -> None:
+        """Nobody comes any more."""
+        self._payers.clear()
+        self.take(Finish())
+
+    def jump(self, by_s: float) -> None:
+        """Its clock jumps."""
+        self.world.note("the clock of {} jumps by {:g} s", self.name, by_s)
+        self.clock.jump(by_s)
+
+    @property
+    def is_done(self) -> bool:
+        """All is said, answered, and receipted by the ledger."""
+        return self.state is not None and is_finished(self.state)
+
+    @property
+    def register_value(self) -> int:
+        """What its register shows."""
+        return (self.state or self.memory).register_value
+
+    def twin(self, gateway: str) -> DeviceNode:
+        """A copy of the element and its counter, elsewhere; it knows nothing of the original's conversations."""
+        twin = self.__class__(self.world, replace(self.role, gateways=(gateway,)))
+        twin.name = f"{self.name}-copy"
+        twin.state = twin.memory = forgotten_network(self.memory)
+        twin.began_at = twin.memory.register_value
+        twin.is_copy = True
+        self.was_copied = True
+        return twin
+
+    # ---- payers
+
+    def arrive(self, arrival: actions.Arrive) -> None:
+        """Somebody comes; who finds the register in use waits."""
+        if not self.world.calm:
+            self._payers.append(arrival)
+            self._serve()
+
+    def draw(self, rate_per_hour: int) -> None:
+        """What hangs behind a standing meter changes."""
+        self.take(Draw(rate_per_hour=rate_per_hour))
+
+    def _serve(self) -> None:
+        if not self._payers or self.state is None:
+            return
+        arrival = self._payers[0]
+        gateways = (GatewayId(self.role.gateways[0]),) if self.is_copy else tuple(map(GatewayId, arrival.gateways))
+        if can_serve(self.nameplate, self.state, gateways[0]) is not None:
+            return
+        self._payers.popleft()
+        self.take(
+            Arrive(
+                plan=Plan(
+                    token=f"t-{arrival.account}".encode(),
+                    salt=SALT,
+                    trace_id=bytes(16),
+                    gateways=gateways,
+                    target=arrival.target,
+                    rate_per_hour=arrival.rate_per_hour,
+                    stay_us=arrival.stay_s * SECOND_US,
+                    patience_real_us=None if arrival.patience_s is None else arrival.patience_s * SECOND_US,
+                    elsewhere_real_us=None if arrival.elsewhere_s is None else arrival.elsewhere_s * SECOND_US,
+                    wanted=arrival.wanted,
+                    source="",
+                )
+            )
+        )
+
+    # ---- what it says
+
+    def _send(self, send: Send) -> None:
+        statement = decoded(send.payload)
+        reference = None if send.token is None else token_ref(send.token.decode())
+        command = DeviceStatement(
+            statement=statement,
+            cose=cose.encode_sign1(self.kid, send.payload, bytes(64)),
+            payload=send.payload,
+            token_ref=reference,
+            key_epoch=None if reference is None else 1,
+            witness=send.witness,
+        )
+        if self.said.setdefault(send.counter, command).payload != send.payload:
+            self.world.watch.counter_used_twice(self, send.counter)
+        if reference is not None:
+            # Said again by others than the device: with its token.
+            self.said[send.counter] = command
+        self.world.watch.signed(self, statement)
+        gateway = self.world.gateways[send.gateway]
+        self.world.send(
+            self.name,
+            send.gateway,
+            f"{send.kind} {send.counter} at {statement.register.value}",
+            gateway.submit,
+            command,
+            self,
+        )
+
+    # ---- what it delivered
+
+    def _finished(self, event: Finished) -> None:
+        self.uses += not event.cancelled
+        self.cancelled += event.cancelled
+        self.delivered[event.authorization] = Delivered(
+            start=event.start,
+            end=event.end,
+            started_at=event.intent_at_us,
+            ended_at=event.ended_at_us,
+            closing=True,
+        )
+
+    def all_delivered(self) -> dict[bytes, Delivered]:
+        """Authorization → what it says it delivered under it; a standing one as far as it was recorded."""
+        standing = (self.state or self.memory).standing
+        if standing is None or standing.baseline is None:
+            return self.delivered
+        return {
+            standing_authorization_id(
+                self.device_id, 1, RegisterId("r1"), 1, GatewayId(self.role.gateways[0])
+            ): Delivered(
+                start=standing.baseline,
+                end=standing.recorded,
+                started_at=standing.baseline_at_us,
+                ended_at=standing.recorded_at_us,
+                closing=False,
+            )
+        }
+
+    def authorization_of(self, statement: Statement) -> AuthorizationId:
+        """Under which a statement is billed."""
+        if statement.kind == "intent":
+            return authorization_id(self.device_id, 1, statement.counter, statement.recipient)
+        assert statement.kind != "intent"
+        named: AuthorizationId | None = getattr(statement, "authorization", None)
+        if named is not None:
+            return named
+        return standing_authorization_id(self.device_id, 1, RegisterId("r1"), 1, statement.recipient)

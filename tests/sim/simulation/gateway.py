@@ -1,0 +1,334 @@
+"""A gateway's process around the real core: what arrives is decided in groups, written, then answered.
+
+The shell here does what ``farthing_edge.engine`` and ``farthing_edge.uplink`` do, without threads, sockets and signatures.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from farthing.clock import SECOND_US
+from farthing.device import cose
+from farthing.device.messages import Answer, Grant, Witness, encode
+from farthing.ids import GatewayId, StartId
+from farthing_edge.authorization import commands
+from farthing_edge.authorization.applying import apply
+from farthing_edge.authorization.commands import Command, DeviceStatement
+from farthing_edge.authorization.deciding import decide
+from farthing_edge.authorization.decision import Decision
+from farthing_edge.authorization.events import KIND_OF, Granted, Metered, Sealed
+from farthing_edge.authorization.state import CoreSettings, GatewayState
+from farthing_edge.metering.sealing import facts_of_record, leaves_of, sheet_of
+from simulation.actions import CrashGateway
+from simulation.cast import START
+from simulation.clocks import Clock
+from simulation.disks import Disk
+
+if TYPE_CHECKING:
+    from simulation.device import DeviceNode
+    from simulation.world import World
+
+#: How many commands a gateway takes into one commit, and how long after the first.
+GROUP = 8
+GATHERING_S = 0.01
+#: The engine's own wait for a quota.
+QUOTA_WAIT_US = SECOND_US * 3 // 2
+LATER_MS = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Sealing:
+    """A batch and its leaves, as the journal could show them again."""
+
+    batch: bytes
+    leaves: list[bytes]
+
+
+@dataclass(slots=True)
+class Waiting:
+    """A statement that waits for a quota."""
+
+    command: DeviceStatement
+    device: DeviceNode
+    account: str
+    until_us: int
+
+
+class GatewayNode:
+    """A gateway's process: its disk outlives it, the rest does not."""
+
+    def __init__(self, world: World, gateway_id: str) -> None:
+        self.world = world
+        self.id = gateway_id
+        self.kid = cose.key_id(gateway_id.encode())
+        self.clock = Clock(world)
+        self.settings = CoreSettings(
+            gateway_id=GatewayId(gateway_id), clock_epoch_us=START, clock_real_epoch_us=0, clock_rate=1
+        )
+        self.disk = Disk()
+        self.state: GatewayState | None = None
+        self.starts = self.crashes = 0
+        self.dying: CrashGateway | None = None
+        self._inbox: list[tuple[Command, DeviceNode | None]] = []
+        self._waiting: list[Waiting] = []
+        self._working = False
+        #: (incarnation, sequence) → what the journal has of it, kept decoded.
+        self.sealed: dict[tuple[int, int], Sealing] = {}
+        # A tally of the journal, by funding: what was spent, and what each authorization holds.
+        self.spent: defaultdict[str, int] = defaultdict(int)
+        self.holds: dict[bytes, dict[str, int]] = {}
+        self.start()
+        self._poll(0)
+        self._keep_house(0)
+
+    # ---- life
+
+    @property
+    def is_up(self) -> bool:
+        """Whether its process runs."""
+        return self.state is not None
+
+    def start(self) -> None:
+        """Become what the disk says, then say that a new start has begun."""
+        if self.state is not None:
+            return
+        state = GatewayState(self.settings)
+        for event in self.disk.events():
+            apply(state, event)
+        self.state = state
+        self._inbox, self._waiting, self._working = [], [], False
+        self.starts += 1
+        self.submit(
+            commands.Started(
+                start_id=self.world.lots.raw(f"{self.id} start {self.starts}", 16),
+                boot_id=str(self.starts),
+                clock_epoch_us=START,
+                clock_real_epoch_us=0,
+                clock_rate=1,
+            )
+        )
+        self.uplink_changed()
+
+    def crash(self, when: str, down_s: float) -> None:
+        """The process is gone, with everything in its memory."""
+        self.world.note("{} dies {}", self.id, when)
+        self.crashes += 1
+        self.dying = None
+        self.state = None
+        self._inbox, self._waiting = [], []
+        self.world.after(down_s, self.start)
+
+    def die(self, crash: CrashGateway) -> None:
+        """Die now, or at the named moment of the next work."""
+        if self.state is None:
+            return
+        if crash.moment == "at once":
+            self.crash(crash.moment, crash.down_s)
+        else:
+            self.dying = crash
+
+    # ---- one writer
+
+    def submit(self, command: Command, device: DeviceNode | None = None) -> None:
+        """What arrives while the process is down is lost."""
+        if self.state is None:
+            return
+        self._inbox.append((command, device))
+        self._work_soon()
+
+    def _work_soon(self) -> None:
+        if not self._working:
+            self._working = True
+            self.world.after(GATHERING_S, self._work, self.starts)
+
+    def _work(self, start: int) -> None:
+        """One group: decide, apply, write, then speak."""
+        state = self.state
+        if state is None or start != self.starts:
+            return
+        self._working = False
+        if not self._inbox:
+            return
+        group, self._inbox = self._inbox[:GROUP], self._inbox[GROUP:]
+        now = self.clock.now()
+        written: list[tuple[Any, list[bytes]]] = []
+        said: list[tuple[DeviceNode, Answer, Grant | None]] = []
+        for command, device in group:
+            leaves = self._leaves(state) if command.__class__ is commands.SealDue else []
+            decision = decide(state, command, now=now)
+            for event in decision.events:
+                apply(state, event)
+                if event.__class__ in KIND_OF:
+                    written.append((event, leaves))
+            if decision.wait is not None:
+                assert isinstance(command, DeviceStatement)
+                assert device is not None
+                self._wait(command, device, decision.wait.account)
+            if decision.reply is not None:
+                assert device is not None
+                said.append((device, *self._answer(state, decision)))
+        self._write_then_speak(written, said)
+        if self.state is not None and self._inbox:
+            self._work_soon()
+
+    def _write_then_speak(
+        self, written: list[tuple[Any, list[bytes]]], said: list[tuple[DeviceNode, Answer, Grant | None]]
+    ) -> None:
+        dying = self.dying if written else None
+        if dying is not None and dying.moment == "before its commit":
+            self.crash(dying.moment, dying.down_s)
+            return
+        self._write(written)
+        if dying is not None:
+            self.crash(dying.moment, dying.down_s)
+            return
+        self._speak(said)
+
+    def _write(self, written: list[tuple[Any, list[bytes]]]) -> None:
+        touched: set[str] = set()
+        for event, leaves in written:
+            self.disk.append(self.world.now, event)
+            if isinstance(event, Sealed):
+                self.sealed[event.incarnation, event.sequence] = Sealing(event.batch, leaves)
+                self.world.watch.sealed(self, event)
+            elif isinstance(event, Granted | Metered):
+                for charge in event.charges:
+                    self.spent[charge.funding] += charge.net_micros + charge.tax_micros
+                    touched.add(charge.funding)
+                self.holds[event.authorization] = dict(event.holds)
+                touched.update(name for name, _ in event.holds)
+            self.world.watch.journaled(self, event)
+        if touched:
+            self.world.watch.spent(self, touched)
+
+    def _speak(self, said: list[tuple[DeviceNode, Answer, Grant | None]]) -> None:
+        for device, answer, grant in said:
+            assert answer.answers is not None
+            refusal = "" if answer.refusal is None else f" {answer.refusal.name}"
+            limit = "" if grant is None else f", limit {grant.limit}"
+            closed = ", closed" if answer.closed else ""
+            self.world.send(
+                self.id,
+                device.name,
+                f"{answer.status.name.lower()}{refusal} to {answer.answers[1]}{limit}{closed},"
+                f" receipted {answer.receipted_counter}",
+                device.hear,
+                answer,
+                grant,
+            )
+
+    def _answer(self, state: GatewayState, decision: Decision) -> tuple[Answer, Grant | None]:
+        reply = decision.reply
+        assert reply is not None
+        grant = None
+        if reply.grant_of is not None:
+            grant = state.authorizations[reply.grant_of].grant(state.gateway_id)
+        device = state.devices.get(reply.device)
+        return (
+            Answer(
+                gateway=state.gateway_id,
+                witness=Witness(
+                    incarnation=state.incarnation,
+                    start_id=StartId(state.start_id or bytes(16)),
+                    position=state.position,
+                ),
+                answers=reply.answers,
+                status=reply.status,
+                receipted_counter=0 if device is None else device.receipted_counter(state.receipted_position),
+                refusal=reply.refusal,
+                grant=None if grant is None else cose.encode_sign1(self.kid, encode(grant), bytes(64)),
+                retry_after_ms=LATER_MS if reply.status.name == "LATER" else None,
+                closed=reply.closed,
+            ),
+            grant,
+        )
+
+    @staticmethod
+    def _leaves(state: GatewayState) -> list[bytes]:
+        facts = [facts_of_record(state, record) for record in state.unsealed]
+        return leaves_of(facts, sheet_of((f.account, f.currency, f.tariff, f.charges, f.at) for f in facts))
+
+    # ---- waiting for a quota
+
+    def _wait(self, command: DeviceStatement, device: DeviceNode, account: str) -> None:
+        self._waiting.append(Waiting(command, device, account, self.world.now + QUOTA_WAIT_US))
+        self.world.after(QUOTA_WAIT_US / SECOND_US, self.wake_waiting)
+
+    def wake_waiting(self, account: str | None = None) -> None:
+        """Decide again what waited for ``account``, or too long."""
+        still: list[Waiting] = []
+        for waiting in self._waiting:
+            if waiting.account == account:
+                self.submit(waiting.command, waiting.device)
+            elif waiting.until_us <= self.world.now:
+                self.submit(replace(waiting.command, may_wait=False), waiting.device)
+            else:
+                still.append(waiting)
+        self._waiting = still
+
+    def figures(self) -> tuple[dict[str, int], dict[bytes, dict[str, int]]]:
+        """What its journal has spent, and what is held."""
+        return dict(self.spent), {name: parts for name, parts in self.holds.items() if parts}
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing waits inside."""
+        return self.state is not None and not self._inbox and not self._waiting
+
+    # ---- uplink
+
+    @property
+    def is_online(self) -> bool:
+        """Whether the ledger can be asked."""
+        return not self.world.network.is_cut(self.id, "ledger")
+
+    def uplink_changed(self) -> None:
+        """Somebody noticed that the uplink went or came."""
+        self.submit(commands.UplinkChanged(online=self.is_online))
+
+    def _poll(self, times: int) -> None:
+        """What the uplink does in a while: say hello, follow directives, push batches, ask for quotas."""
+        world, state = self.world, self.state
+        wait_s = 2.0 if world.calm else world.lots.between(f"{self.id} poll {times}", 2, 20)
+        world.after(wait_s, self._poll, times + 1)
+        if state is None or not self.is_online:
+            return
+        ledger = world.ledger
+        if times % 8 == 0 or state.not_authorizing_reason:
+            self._ask("hello", ledger.hello, state.incarnation, state.start_id, state.position)
+        self._ask(f"directives after {state.directive_version}?", ledger.follow, state.directive_version)
+        waiting = sorted(
+            sequence
+            for incarnation, sequence in self.sealed
+            if incarnation == state.incarnation and state.receipted_sequence < sequence <= state.sequence
+        )
+        for sequence in waiting[:3]:
+            batch = self.sealed[state.incarnation, sequence].batch
+            self._ask(f"batch {state.incarnation}/{sequence}", ledger.push, state.incarnation, sequence, batch)
+        for request in list(state.requests.values()):
+            wish = f"quota {state.incarnation}/{request.counter}: {request.wanted_micros} for {request.account_id}?"
+            self._ask(wish, ledger.ask, state.incarnation, request)
+
+    def _ask(self, what: str, deliver: Any, *arguments: Any) -> None:
+        self.world.send(self.id, "ledger", what, deliver, self, *arguments)
+
+    def _keep_house(self, times: int) -> None:
+        world = self.world
+        wait_s = 2.0 if world.calm else world.lots.between(f"{self.id} house {times}", 2, 20)
+        world.after(wait_s, self._keep_house, times + 1)
+        self.submit(commands.Tick())
+        if world.calm or world.lots.draw(f"{self.id} seal {times}") < 0.7:
+            self.submit(commands.SealDue())
+
+    def obey(self, arrived: commands.DirectiveArrived) -> None:
+        """A directive came."""
+        self.submit(arrived)
+        if arrived.body.WhichOneof("body") == "quota_granted":
+            self.wake_waiting(arrived.body.quota_granted.account_id)
+
+    def jump(self, by_s: float) -> None:
+        """Its clock jumps."""
+        self.world.note("the clock of {} jumps by {:g} s", self.id, by_s)
+        self.clock.jump(by_s)

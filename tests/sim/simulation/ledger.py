@@ -1,0 +1,368 @@
+"""The ledger's process around the real operations over the store in memory, asked by message."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from farthing.clock import SECOND_US
+from farthing.device import cose
+from farthing.evidence import detail
+from farthing.evidence.detail import RegisterFacts
+from farthing.ids import AccountId, GatewayId, SiteId
+from farthing.v1 import batch_pb2, directive_pb2, gateway_sync_pb2
+from farthing_cloud.ledger.core.batches import ChainStep
+from farthing_cloud.ledger.core.funds import Funding
+from farthing_cloud.ledger.core.posting import Posting
+from farthing_cloud.ledger.core.quotas import GrantTerms, QuotaRequest
+from farthing_cloud.ledger.core.received import receive
+from farthing_cloud.ledger.core.rows import AccountStatus, Balances
+from farthing_cloud.ledger.operations import Ledger, LostJournal
+from farthing_cloud.ledger.store.interface import Posted
+from farthing_cloud.ledger.store.memory import MemoryStore
+from farthing_edge.authorization import commands
+from simulation.cast import EUR, MODULUS, OP, DeviceRole, ocpi, tariff
+from simulation.history import PromiseBroken
+
+if TYPE_CHECKING:
+    from simulation.gateway import GatewayNode
+    from simulation.world import World
+
+T = TypeVar("T")
+
+PROFILES = {
+    "session": directive_pb2.DEVICE_PROFILE_SESSION,
+    "one-shot": directive_pb2.DEVICE_PROFILE_ONE_SHOT,
+    "standing": directive_pb2.DEVICE_PROFILE_STANDING,
+}
+#: Directives in one answer.
+DIRECTIVES_AT_ONCE = 8
+
+
+def drive(work: Coroutine[Any, Any, T]) -> T:
+    """Run what never waits for anything outside to its end."""
+    try:
+        work.send(None)
+    except StopIteration as done:
+        value: T = done.value
+        return value
+    raise RuntimeError("the ledger over memory waited for something")
+
+
+def token_ref(token: str) -> bytes:
+    """What the site key makes of a token."""
+    return hashlib.sha256(b"ref" + token.encode()).digest()
+
+
+class AnyKey:
+    """A key that takes every signature: here nobody forges."""
+
+    __slots__ = ("key_id",)
+
+    def __init__(self, key_id: bytes) -> None:
+        self.key_id = key_id
+
+    def verify(self, *_: object) -> bool:
+        """Yes."""
+        return True
+
+
+class WatchedStore(MemoryStore):
+    """Every posting is looked at as it is written."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__()
+        self._world = world
+
+    @property
+    def books(self) -> dict[str, Balances]:
+        """The one operator's accounts by path."""
+        return self._books[OP, EUR].balances
+
+    def post(self, posting: Posting) -> Posted:
+        """Write it, then hold it against the truth."""
+        posted = super().post(posting)
+        self._world.watch.posted(self, posting)
+        return posted
+
+
+class LedgerNode:
+    """The ledger, asked by message; what was committed outlives its process."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.is_up = True
+        terms = world.story.cast.terms
+        self.store = self.make_store()
+        self.ledger = Ledger(
+            self.store,
+            terms=GrantTerms(
+                share_ppm=terms.share_ppm,
+                smallest_micros=terms.smallest_micros,
+                most_open_per_account=4,
+                lifetime_us=terms.lifetime_s * SECOND_US,
+                outage_us=terms.outage_s * SECOND_US,
+            ),
+            receipt_keys=(b"receipt-key",),
+        )
+        self.receipts: dict[tuple[str, int, int], bytes] = {}
+        self.funds_micros: defaultdict[str, int] = defaultdict(int)
+        self._payments = 0
+        self._issued = 0
+
+    def make_store(self) -> WatchedStore:
+        """Where everything is kept."""
+        return WatchedStore(self.world)
+
+    def crash(self, down_s: float) -> None:
+        """What is asked meanwhile is not heard, what was to be answered is not said."""
+        self.world.note("the ledger dies")
+        self.is_up = False
+        self.world.after(down_s, self._start)
+
+    def _start(self) -> None:
+        self.world.note("the ledger is back")
+        self.is_up = True
+
+    def _say(self, gateway: GatewayNode, what: str, deliver: Any, *arguments: Any) -> None:
+        self.world.send("ledger", gateway.id, what, deliver, *arguments)
+
+    # ---- the gateways' door
+
+    def hello(self, gateway: GatewayNode, incarnation: int, start_id: bytes, position: int) -> None:
+        """Agree on the incarnation, and on how much of the journal is known."""
+        if not self.is_up:
+            return
+        try:
+            before, chain = drive(
+                self.ledger.hello(GatewayId(gateway.id), incarnation=incarnation, start_id=start_id, position=position)
+            )
+        except LostJournal as err:
+            self.world.note("the ledger turns {} away: {}", gateway.id, err)
+            return
+        hello = gateway_sync_pb2.HelloResponse(
+            incarnation=before.incarnation,
+            ledger_epoch=1,
+            posted_sequence=chain.sequence,
+            proven_sequence=chain.proven_sequence,
+            witnessed_start_id=before.witness_start_id,
+            witnessed_position=before.witness_position,
+        )
+        # An answer to an older hello may say less than the gateway knows by now, never more.
+        self._say(gateway, f"incarnation is {before.incarnation}", gateway.submit, commands.Connected(hello=hello))
+
+    def follow(self, gateway: GatewayNode, after_version: int) -> None:
+        """The next directives of its chain, or its dated head."""
+        if not self.is_up:
+            return
+        rows = drive(self.store.directives(GatewayId(gateway.id), after_version, DIRECTIVES_AT_ONCE))
+        for row in rows:
+            body = directive_pb2.Directive.FromString(row.body)
+            arrived = commands.DirectiveArrived(body=body, raw=row.body, signature=bytes(64), key_id=bytes(8))
+            what = f"directive {row.version} ({body.WhichOneof('body')})"
+            self._say(gateway, what, gateway.obey, arrived)
+        if not rows:
+            head = commands.HeadArrived(version=after_version, at=self.world.now)
+            self._say(gateway, f"head {after_version}", gateway.submit, head)
+
+    def ask(self, gateway: GatewayNode, incarnation: int, request: Any) -> None:
+        """A gateway wants money."""
+        if not self.is_up:
+            return
+        answered = drive(
+            self.ledger.request_quota(
+                QuotaRequest(
+                    operator_id=OP,
+                    gateway_id=GatewayId(gateway.id),
+                    incarnation=incarnation,
+                    counter=request.counter,
+                    account_id=request.account_id,
+                    currency=EUR,
+                    wanted_micros=request.wanted_micros,
+                ),
+                now=self.world.now,
+            )
+        )
+        answer = gateway_sync_pb2.QuotaAnswer.ValueType(answered.answer)
+        what = f"{gateway_sync_pb2.QuotaAnswer.Name(answer).removeprefix('QUOTA_ANSWER_').lower()} to {request.counter}"
+        command = commands.QuotaAnswered(counter=request.counter, answer=answer)
+        self._say(gateway, f"{what}: {answered.amount_micros}", gateway.submit, command)
+
+    def push(self, gateway: GatewayNode, incarnation: int, sequence: int, raw: bytes) -> None:
+        """A batch comes."""
+        if not self.is_up:
+            return
+        outcome = drive(
+            self.ledger.post_batch(
+                receive(raw, signature=b"", key_id=b"", currency=EUR), currency=EUR, now=self.world.now
+            )
+        )
+        name = f"batch {incarnation}/{sequence} of {gateway.id}"
+        if outcome.receipt is None:
+            if outcome.step is not ChainStep.GAP:
+                raise PromiseBroken(f"P3: {name} is a {outcome.step}")
+            return
+        if outcome.receipt.parked:
+            raise PromiseBroken(f"P4: {name} has parked lines: {outcome.receipt.parked}")
+        receipt = outcome.receipt.encode()
+        first = self.receipts.setdefault((gateway.id, incarnation, sequence), receipt)
+        if first != receipt:
+            raise PromiseBroken(f"P3: another receipt for {name}")
+        if outcome.step is ChainStep.NEXT:
+            wait_s = self.world.lots.between(f"prove {gateway.id} {incarnation} {sequence}", 0, 30)
+            self.world.after(wait_s, self.prove, gateway, incarnation, sequence)
+        arrived = commands.ReceiptArrived(receipt=batch_pb2.Receipt.FromString(receipt), raw=receipt)
+        self._say(gateway, f"receipt {incarnation}/{sequence}", gateway.submit, arrived)
+
+    def prove(self, gateway: GatewayNode, incarnation: int, sequence: int) -> None:
+        """P6: every leaf proves itself, then the ledger hears of it."""
+        sealing = gateway.sealed[incarnation, sequence]
+        batch = batch_pb2.Batch.FromString(sealing.batch)
+        units = self.world.units
+        try:
+            detail.verify(
+                batch,
+                sealing.leaves,
+                device_key=lambda device, _kid: AnyKey(cose.key_id(device.encode())),  # type: ignore[return-value,arg-type]  # stands in for a VerifyingKey
+                tariff=lambda name, _version: tariff(name),
+                register=lambda device, _register, _epoch: RegisterFacts(unit=units[device], modulus=MODULUS),
+            )
+        except detail.EvidenceError as err:
+            raise PromiseBroken(f"P6: batch {incarnation}/{sequence} of {gateway.id}: {err}") from err
+        drive(self.ledger.prove(GatewayId(gateway.id), incarnation, sequence, events=(), now=self.world.now))
+
+    # ---- back office
+
+    def open_books(self) -> None:
+        """Gateways and accounts as the story has them."""
+        cast = self.world.story.cast
+        for name in cast.gateways:
+            drive(
+                self.ledger.put_gateway(
+                    gateway_id=GatewayId(name),
+                    operator_id=OP,
+                    site_id=SiteId(f"site-{name}"),
+                    currency=EUR,
+                    exposure_micros=cast.terms.exposure_micros,
+                    batch_key=b"",
+                    grant_key=b"",
+                    time_zone="Europe/Berlin",
+                    now=self.world.now,
+                )
+            )
+        for account in cast.accounts:
+            self.put_account(account.name)
+            if account.funds_micros:
+                self.top_up(account.name, account.funds_micros)
+
+    def tell_gateways(self) -> None:
+        """What every gateway must know of tariffs, tokens, devices and its floor."""
+        cast = self.world.story.cast
+        terms = cast.terms
+        floor = directive_pb2.FloorPolicy(
+            currency=EUR,
+            per_token_micros=terms.floor_token_micros,
+            per_account_micros=terms.floor_account_micros,
+            all_tokens_micros=terms.floor_total_micros,
+        )
+        for name in cast.gateways:
+            for used in sorted({device.tariff for device in cast.devices}):
+                self.issue(
+                    name, directive_pb2.TariffRecord(tariff_id=used, version=1, currency=EUR, ocpi_json=ocpi(used))
+                )
+            for account in cast.accounts:
+                self.issue(name, token_record(account.name))
+            for device in cast.devices:
+                self.issue(name, device_record(device))
+            self.issue(name, floor)
+
+    def issue(self, gateway_id: str, body: Any) -> None:
+        """Put a directive on a gateway's chain."""
+        self._issued += 1
+        drive(
+            self.ledger.issue_directive(
+                OP, GatewayId(gateway_id), body, idempotency_key=str(self._issued), now=self.world.now
+            )
+        )
+
+    def issue_everywhere(self, body: Any) -> None:
+        """On every chain."""
+        for name in self.world.story.cast.gateways:
+            self.issue(name, body)
+
+    def top_up(self, account: str, amount_micros: int) -> None:
+        """Money comes in; the bank says so twice."""
+        self.funds_micros[account] += amount_micros
+        self._payments += 1
+        payment = Funding(
+            operator_id=OP,
+            account_id=AccountId(account),
+            currency=EUR,
+            amount_micros=amount_micros,
+            payment_id=str(self._payments),
+            source="bank/main",
+        )
+        for _ in range(2):
+            drive(self.ledger.fund(payment, now=self.world.now))
+
+    def put_account(self, account: str, *, status: AccountStatus = AccountStatus.ACTIVE) -> None:
+        """Create it, or change its status."""
+        terms = self.world.accounts[account]
+        drive(
+            self.ledger.put_account(
+                operator_id=OP,
+                account_id=AccountId(account),
+                currency=EUR,
+                credit_limit_micros=terms.credit_micros,
+                debt_limit_micros=terms.debt_micros,
+                status=status,
+                preload_micros=terms.preload_micros,
+                now=self.world.now,
+            )
+        )
+
+    def recall(self, gateway_id: str = "", account: str = "") -> None:
+        """Call quotas back; empty names stand for all."""
+        drive(
+            self.ledger.recall(OP, gateway_id=gateway_id, account_id=account, reason="simulation", now=self.world.now)
+        )
+
+    def balances(self, prefix: str = "") -> dict[str, Any]:
+        """Ledger accounts by path."""
+        return {path: balance for path, _, balance in drive(self.store.balances(OP, prefix))}
+
+
+def token_record(account: str) -> directive_pb2.TokenRecord:
+    """The one token of an account."""
+    return directive_pb2.TokenRecord(
+        token_ref=token_ref(f"t-{account}"), key_epoch=1, token_id=f"id-{account}", account_id=account
+    )
+
+
+def device_record(
+    role: DeviceRole, status: directive_pb2.DeviceStatus.ValueType = directive_pb2.DEVICE_STATUS_ACTIVE
+) -> directive_pb2.DeviceRecord:
+    """A device as the operator describes it."""
+    return directive_pb2.DeviceRecord(
+        device_id=role.name,
+        status=status,
+        device_epoch=1,
+        profile=PROFILES[role.profile],
+        statement_key=role.name.encode(),
+        registers=[
+            directive_pb2.RegisterRecord(
+                register_id="r1",
+                register_epoch=1,
+                unit=role.unit,
+                modulus=MODULUS,
+                rated_per_hour=role.rated_per_hour,
+            )
+        ],
+        tariff_id=role.tariff,
+        tariff_version=1,
+        report_interval_s=role.report_interval_s,
+        standing_account_id="rich" if role.profile == "standing" else "",
+        stoppable=role.stoppable,
+    )

@@ -1,0 +1,231 @@
+"""Protections, each of which can be turned off from outside: what the simulator then finds is what the protection is for.
+
+Each is a named seam of a core (a function replaced while the story is told) or another player. Nothing of this is in the cores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+from unittest.mock import patch
+
+from farthing_cloud.ledger.core.rows import Touch, View
+from simulation.gateway import GatewayNode
+from simulation.ledger import LedgerNode, WatchedStore
+from simulation.world import Players
+
+
+@dataclass(frozen=True, slots=True)
+class Seam:
+    """A name in a module of a core, and what stands there instead; ``made`` is given what stood there."""
+
+    module: str
+    name: str
+    made: Callable[[Any], Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Protection:
+    """What it is, how to turn it off, and which promises are broken without it."""
+
+    name: str
+    seams: tuple[Seam, ...] = ()
+    players: Players = field(default_factory=Players)
+    breaks: tuple[str, ...]
+
+
+@contextmanager
+def turned_off(name: str) -> Iterator[Players | None]:
+    """Tell stories without the protection of this name; an empty name turns nothing off."""
+    if not name:
+        yield None
+        return
+    protection = PROTECTIONS[name]
+    with ExitStack() as stack:
+        for seam in protection.seams:
+            target = f"{seam.module}.{seam.name}"
+            stood = _resolve(target)
+            stack.enter_context(patch(target, seam.made(stood)))
+        yield protection.players
+
+
+def _resolve(target: str) -> Any:
+    parts = target.split(".")
+    found = __import__(".".join(parts[:1]))
+    for position, part in enumerate(parts[1:], start=2):
+        if not hasattr(found, part):
+            __import__(".".join(parts[:position]))
+        found = getattr(found, part)
+    return found
+
+
+# ---- players who lack something
+
+
+class HastyGateway(GatewayNode):
+    """Speaks before it writes."""
+
+    def _write_then_speak(self, written: Any, said: Any) -> None:
+        self._speak(said)
+        super()._write_then_speak(written, [])
+
+
+class LyingDiskGateway(GatewayNode):
+    """Its disk says that it wrote, and forgets the last entries when the power goes."""
+
+    def crash(self, when: str, down_s: float) -> None:
+        if len(self.disk):
+            self.disk.forget_last(min(3, len(self.disk)))
+        super().crash(when, down_s)
+
+
+class ForgetfulStore(WatchedStore):
+    """Does not know what was claimed before."""
+
+    def load(self, touch: Touch) -> View:
+        return replace(super().load(touch), claimed={})
+
+
+class ForgetfulLedger(LedgerNode):
+    """Takes every claim for the first."""
+
+    def make_store(self) -> WatchedStore:
+        return ForgetfulStore(self.world)
+
+
+class ShortSightedStore(WatchedStore):
+    """Does not look whether somebody else has claimed the same use."""
+
+    def load(self, touch: Touch) -> View:
+        return replace(super().load(touch), overlaps={})
+
+
+class ShortSightedLedger(LedgerNode):
+    """Bills a copied device's use twice."""
+
+    def make_store(self) -> WatchedStore:
+        return ShortSightedStore(self.world)
+
+
+# ---- seams
+
+
+def _nothing_overlaps(_stood: Any) -> Any:
+    return lambda *_: None
+
+
+def _holds_nothing_any_more(stood: Any) -> Any:
+    """A stopped quota is reported as if nothing were held of it."""
+
+    def quotas_to_report(state: Any) -> Any:
+        stopped, closed = stood(state)
+        return tuple((name, 0) for name, _ in stopped), closed
+
+    return quotas_to_report
+
+
+def _is_never_stopped(stood: Any) -> Any:
+    """Holds of a stopped quota grow like any other's."""
+
+    def hold(purse: Any, charges: Any, need_micros: int, now: Any, *, floor: bool) -> Any:
+        class Open:
+            def __init__(self, quota: Any) -> None:
+                self._quota = quota
+
+            def __getattr__(self, name: str) -> Any:
+                return getattr(self._quota, name)
+
+            def is_stopped(self, _now: Any) -> bool:
+                return False
+
+        return stood(
+            purse._replace(quotas=[Open(quota) for quota in purse.quotas]), charges, need_micros, now, floor=floor
+        )
+
+    return hold
+
+
+def _leaves_silently(stood: Any) -> Any:
+    """A device that got no answer goes away without a word."""
+
+    def end(draft: Any, use: Any) -> None:
+        if use.stage.value != "asking":
+            stood(draft, use)
+            return
+        counters = {each.counter for each in draft.state.outgoing if each.intent_counter == use.intent_counter}
+        draft.state = replace(
+            draft.state,
+            use=None,
+            outgoing=tuple(each for each in draft.state.outgoing if each.counter not in counters),
+            kept=tuple(each for each in draft.state.kept if each.intent_counter != use.intent_counter),
+        )
+
+    return end
+
+
+def _heard_and_forgotten(stood: Any) -> Any:
+    """An end for an intent that never came is answered, and not remembered."""
+
+    def decide_end(state: Any, command: Any, end: Any, now: Any) -> Any:
+        decision = stood(state, command, end, now)
+        if any(event.__class__.__name__ == "IntentCancelled" for event in decision.events):
+            return replace(decision, events=())
+        return decision
+
+    return decide_end
+
+
+_EDGE = "farthing_edge.authorization"
+_STEP = "farthing_firmware_sim.device.step"
+
+PROTECTIONS: dict[str, Protection] = {
+    protection.name: protection
+    for protection in (
+        Protection(
+            name="durable before spoken",
+            players=Players(gateway=HastyGateway),
+            breaks=("P1", "P3", "P4", "rest"),
+        ),
+        Protection(
+            name="written is written",
+            players=Players(gateway=LyingDiskGateway),
+            breaks=("P1", "P3", "P4", "rest"),
+        ),
+        Protection(
+            name="cumulative claims",
+            players=Players(ledger=ForgetfulLedger),
+            breaks=("P3", "P4", "P5"),
+        ),
+        Protection(
+            name="overlap check",
+            players=Players(ledger=ShortSightedLedger),
+            seams=(Seam("farthing_cloud.ledger.core.batches", "_overlap", _nothing_overlaps),),
+            breaks=("P3",),
+        ),
+        Protection(
+            name="recorded ends",
+            seams=(Seam(f"{_EDGE}.deciding", "decide_end", _heard_and_forgotten),),
+            breaks=("P3", "P4", "rest"),
+        ),
+        Protection(
+            name="cancelling ends",
+            seams=(Seam(_STEP, "_Draft._end", _leaves_silently),),
+            breaks=("P3", "P4", "rest"),
+        ),
+        Protection(
+            name="stop before close",
+            seams=(Seam("farthing_edge.metering.sealing", "_quotas_to_report", _holds_nothing_any_more),),
+            breaks=("P1",),
+        ),
+        Protection(
+            name="holds that only shrink",
+            seams=(
+                Seam(f"{_EDGE}.readings", "hold", _is_never_stopped),
+                Seam(f"{_EDGE}.intents", "hold", _is_never_stopped),
+            ),
+            breaks=("P1",),
+        ),
+    )
+}

@@ -1,0 +1,220 @@
+"""What must hold after every step, held against what devices signed and count.
+
+Rule 1: each check looks only at what a step touched; whole checks come now and then and at the end (``audit``).
+Rule 2: nothing here asks a core what it believes: journals are summed, postings are read, prices are computed from the contract.
+Rule 3: what P1 lets exceed an account's funds is counted by its cause; any other is a broken promise.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from farthing.clock import Instant
+from farthing.device.messages import End, Intent, Statement
+from farthing.tariff import Use, price
+from farthing.v1 import directive_pb2
+from farthing_cloud.ledger.core import paths
+from farthing_cloud.ledger.core.posting import Cause, Posting
+from farthing_cloud.ledger.core.rows import CaseKind, Claimed, Quota
+from farthing_edge.authorization.events import KIND_OF, Sealed
+from farthing_edge.authorization.state import FLOOR_FUNDING, OVERRUN_FUNDING
+from simulation.cast import tariff
+from simulation.history import PromiseBroken
+
+if TYPE_CHECKING:
+    from simulation.device import DeviceNode
+    from simulation.gateway import GatewayNode
+    from simulation.ledger import WatchedStore
+    from simulation.world import World
+
+#: Money that P1 lets exceed an account's funds, by the cause that its posting names.
+EXCEPTIONS = (Cause.FLOOR, Cause.OVERRUN, Cause.LATE)
+
+
+@dataclass(slots=True)
+class Spoken:
+    """What a device has signed of one authorization: (value, at, closing) of each statement."""
+
+    device: DeviceNode
+    start: int
+    started_at: Instant
+    points: list[tuple[int, Instant, bool]] = field(default_factory=list)
+    #: Points → (net, tax); filled as they are asked for.
+    prices: dict[tuple[int, Instant, bool], tuple[int, int]] = field(default_factory=dict)
+
+    def price(self, point: tuple[int, Instant, bool]) -> tuple[int, int]:
+        """What is due at a point by the contract."""
+        known = self.prices.get(point)
+        if known is None:
+            value, at, closing = point
+            role = self.device.role
+            use = Use(unit=role.unit, start=self.start, end=value, started_at=self.started_at, ended_at=at)
+            priced = price(tariff(role.tariff), use, closing=closing)
+            known = self.prices[point] = (priced.net_micros, priced.tax_micros)
+        return known
+
+
+class Watch:
+    """Sees everything; raises ``PromiseBroken``."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.spoken: dict[bytes, Spoken] = {}
+        self.granted: dict[str, Quota] = {}
+        #: Room of a gateway's floor that the ledger gave back so far, micros.
+        self.resolved: defaultdict[str, int] = defaultdict(int)
+        #: Device → authorization → what it was billed of the register, without what was set aside.
+        self.intervals: defaultdict[str, dict[bytes, tuple[int, int]]] = defaultdict(dict)
+        self.counted: Counter[str] = Counter()
+        self.exceeded_micros: Counter[str] = Counter()
+
+    # ---- devices
+
+    def signed(self, device: DeviceNode, statement: Statement) -> None:
+        """A device sends a statement, for the first time or again."""
+        authorization = device.authorization_of(statement)
+        value, at = statement.register.value, Instant(statement.at)
+        spoken = self.spoken.get(authorization)
+        if spoken is None:
+            spoken = self.spoken[authorization] = Spoken(device, value, at)
+        if isinstance(statement, Intent):
+            point = (value + (statement.one_shot or 0), at, statement.one_shot is not None)
+        else:
+            point = (value, at, isinstance(statement, End))
+        if point not in spoken.points:
+            spoken.points.append(point)
+
+    def counter_used_twice(self, device: DeviceNode, counter: int) -> None:
+        """A device signed two things under one counter."""
+        raise PromiseBroken(f"P3: {device.name} used counter {counter} for two statements")
+
+    # ---- gateways
+
+    def journaled(self, gateway: GatewayNode, event: Any) -> None:  # noqa: ARG002  # every hook has one shape
+        """A gateway wrote an entry."""
+        self.counted[f"{event.__class__.__name__} journaled"] += 1
+        assert event.__class__ in KIND_OF
+
+    def sealed(self, gateway: GatewayNode, event: Sealed) -> None:
+        """A gateway wrote a batch."""
+
+    def spent(self, gateway: GatewayNode, touched: set[str]) -> None:
+        """P1 at the gateway, from its journal alone: spent and held of a quota never exceed what the ledger granted."""
+        state = gateway.state
+        assert state is not None
+        for funding in touched:
+            if funding == OVERRUN_FUNDING:
+                continue
+            held = sum(parts.get(funding, 0) for parts in gateway.holds.values())
+            if funding == FLOOR_FUNDING:
+                # Room of the floor returns by directive: what was spent there may be spent again.
+                allowed = self.world.story.cast.terms.floor_total_micros + self.resolved[gateway.id]
+            else:
+                quota = self.granted.get(funding)
+                allowed = quota.amount_micros if quota is not None and quota.gateway_id == gateway.id else 0
+            if gateway.spent[funding] + held > allowed:
+                raise PromiseBroken(
+                    f"P1: {gateway.id} has spent {gateway.spent[funding]} and holds {held} of {funding}, {allowed}"
+                )
+
+    # ---- the ledger
+
+    def posted(self, store: WatchedStore, posting: Posting) -> None:
+        """The ledger wrote a posting."""
+        self.counted[f"{posting.kind} posted"] += 1
+        for quota in posting.quotas_granted:
+            self.granted[quota.quota_id] = quota
+        for row in posting.directives:
+            body = directive_pb2.Directive.FromString(row.body)
+            self.resolved[row.gateway_id] += body.floor_resolved.amount_micros
+        self._check_accounts(store, posting)
+        self._check_quotas(posting)
+        self._check_exposure(store, posting)
+        self._check_causes(posting)
+        for claim in posting.claims:
+            self._check_claim(claim)
+
+    def _check_accounts(self, store: WatchedStore, posting: Posting) -> None:
+        """P1 at the ledger: what is posted and held of an account never exceeds its funds and credit limit."""
+        books = store.books
+        for path in posting.changes:
+            kind, _, account = path.partition("/")
+            if kind != "payer":
+                continue
+            balance = books[path]
+            most = balance.credits_posted + self.world.accounts[account].credit_micros
+            if balance.debits_posted + balance.debits_pending > most:
+                raise PromiseBroken(f"P1: {path} has {balance}, more than {most}")
+            if balance.credits_posted != self.world.ledger.funds_micros[account]:
+                funded = self.world.ledger.funds_micros[account]
+                raise PromiseBroken(f"P5: {path} was funded {funded}, has {balance}")
+
+    def _check_quotas(self, posting: Posting) -> None:
+        for after in posting.quotas:
+            amount = self.granted[after.quota_id].amount_micros
+            if after.posted_micros + after.voided_micros > amount:
+                raise PromiseBroken(f"P1: of quota {after.quota_id}, {amount}, more is posted and voided: {after}")
+
+    def _check_exposure(self, store: WatchedStore, posting: Posting) -> None:
+        """P1: a decision to grant leaves open quotas and what is billed beyond holds within the gateway's exposure."""
+        for quota in posting.quotas_granted:
+            balance = store.books[paths.quota(quota.gateway_id)]
+            held = balance.credits_pending + balance.debits_pending
+            if held > self.world.story.cast.terms.exposure_micros:
+                raise PromiseBroken(f"P1: {quota.gateway_id} holds {held}, more than its exposure")
+
+    def _check_causes(self, posting: Posting) -> None:
+        for transfer in posting.transfers:
+            if transfer.cause in EXCEPTIONS:
+                self.exceeded_micros[transfer.cause] += transfer.amount_micros
+                if transfer.cause is Cause.LATE:
+                    self._late(posting, transfer.amount_micros)
+        for case in posting.cases:
+            self.counted[f"{case.kind} case"] += 1
+            if case.kind in (CaseKind.WENT_DOWN, CaseKind.REGISTER_DIFFERS, CaseKind.SHARES_MISSING):
+                raise PromiseBroken(f"P3: an honest gateway's claim is a {case.kind} case: {case}")
+
+    def _late(self, posting: Posting, amount_micros: int) -> None:
+        """A quota pays more than the ledger holds for it: only after a forced void, or from a journal that was rolled back."""
+        batch = posting.batch
+        assert batch is not None
+        raise PromiseBroken(f"P1: {batch.gateway_id} bills {amount_micros} to a quota that holds no more")
+
+    def _check_claim(self, claim: Claimed) -> None:
+        """P3, P4: billed is what a device signed under this authorization, priced by the contract; and no use twice."""
+        spoken = self.spoken.get(claim.authorization_id)
+        if spoken is None:
+            raise PromiseBroken(f"P4: no device has said what is claimed: {claim}")
+        if claim.register_from != spoken.start:
+            raise PromiseBroken(f"P4: {spoken.device.name} began at {spoken.start}, claimed is {claim}")
+        claimed = (claim.net_micros, claim.tax_micros)
+        points = [point for point in spoken.points if point[0] == claim.register_to]
+        if claimed != (0, 0) or claim.final:
+            due = [spoken.price(point) for point in points if claim.final or not point[2]]
+            if spoken.device.clock.jumps:
+                # A clock that went back lowers no bill: what was due once stays due, by tax rate.
+                all_due = [spoken.price(point) for point in spoken.points]
+                fits = all(part <= sum(max(rate) for rate in zip(*all_due, strict=True)) for part in claimed)
+            else:
+                fits = claimed in due or (claimed == (0, 0) and claim.register_to == spoken.start)
+            if not fits:
+                raise PromiseBroken(
+                    f"P4: {spoken.device.name} signed {spoken.points} from {spoken.start}, worth {due}: claimed is {claim}"
+                )
+        device_id = claim.register.device_id
+        if claim.aside:
+            self.counted["set aside"] += 1
+            if not self.world.is_copied(device_id):
+                raise PromiseBroken(f"P3: {device_id} was never copied, and its use is set aside: {claim}")
+            self.intervals[device_id].pop(claim.authorization_id, None)
+            return
+        start, end = claim.register_from, claim.register_to
+        if start == end:
+            return
+        mine = self.intervals[device_id]
+        for other, (other_start, other_end) in mine.items():
+            if other != claim.authorization_id and other_start < end and start < other_end:
+                raise PromiseBroken(f"P3: {device_id} is billed twice from {max(start, other_start)}: {claim}")
+        mine[claim.authorization_id] = (start, end)

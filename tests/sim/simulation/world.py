@@ -1,0 +1,310 @@
+"""The world of one story: the only queue of what happens next, and everybody in it."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from farthing.clock import SECOND_US, Instant
+from farthing.v1 import directive_pb2
+from farthing_cloud.ledger.core.rows import AccountStatus, QuotaStatus
+from simulation import actions, audit
+from simulation.cast import OP, START
+from simulation.device import DeviceNode
+from simulation.gateway import GatewayNode
+from simulation.history import History, PromiseBroken
+from simulation.ledger import LedgerNode, device_record, drive, token_record, token_ref
+from simulation.lots import Lots
+from simulation.network import Network
+from simulation.story import Story
+from simulation.watch import Watch
+
+#: Far more than any story needs to come to rest: a simulation that is not at rest by then hangs for a reason.
+MOST_STEPS = 60_000
+#: As long after its end a story may take to come to rest, seconds.
+MOST_REST_S = 4 * 3600
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Players:
+    """Who plays which part; tests put others here that lack a protection."""
+
+    gateway: type[GatewayNode] = GatewayNode
+    ledger: type[LedgerNode] = LedgerNode
+    device: type[DeviceNode] = DeviceNode
+
+
+class World:
+    """Everything, and the only clock that orders."""
+
+    def __init__(self, story: Story, *, players: Players | None = None, keep_history: bool = False) -> None:
+        players = players or Players()
+        self.story = story
+        self.lots = Lots(story.seed)
+        self.now: Instant = START
+        self.calm = True
+        self.steps = 0
+        self.history = History(keep=keep_history)
+        self._queue: list[tuple[int, int, Callable[..., None], tuple[Any, ...]]] = []
+        self._order = itertools.count()
+        self.accounts = {account.name: account for account in story.cast.accounts}
+        self.units = {role.name: role.unit for role in story.cast.devices}
+        self.network = Network(self)
+        self.watch = Watch(self)
+        self.ledger = players.ledger(self)
+        self.ledger.open_books()
+        self.gateways = {name: players.gateway(self, name) for name in story.cast.gateways}
+        self.devices = {role.name: players.device(self, role) for role in story.cast.devices}
+        self.ledger.tell_gateways()
+
+    # ---- time, network, history
+
+    def note(self, what: str, *parts: Any) -> None:
+        """A line of the history."""
+        if self.history.keep:
+            self.history.note(self.now, what, *parts)
+
+    def after(self, seconds: float, do: Callable[..., None], *arguments: Any) -> None:
+        """Let something happen later."""
+        heapq.heappush(self._queue, (self.now + int(seconds * SECOND_US), next(self._order), do, arguments))
+
+    def send(self, source: str, target: str, what: str, deliver: Callable[..., None], *arguments: Any) -> None:
+        """Over the network."""
+        self.network.send(source, target, what, deliver, *arguments)
+
+    def _step(self) -> None:
+        self.steps += 1
+        if self.steps > MOST_STEPS:
+            raise PromiseBroken(f"rest: it does not come to rest: {self.unrest()}")
+        at, _, do, arguments = heapq.heappop(self._queue)
+        self.now = Instant(max(self.now, at))
+        do(*arguments)
+
+    def _run_until(self, at: Instant) -> None:
+        while self._queue and self._queue[0][0] <= at:
+            self._step()
+        self.now = max(self.now, at)
+
+    def _run_while(self, waiting: Callable[[], bool]) -> None:
+        until = self.now + MOST_REST_S * SECOND_US
+        while waiting():
+            if self.now > until:
+                raise PromiseBroken(f"rest: it does not come to rest: {self.unrest()}")
+            for _ in range(20):
+                self._step()
+
+    # ---- the run
+
+    def run(self) -> None:
+        """From the first directive to rest; raises ``PromiseBroken``."""
+        # The gateways know everything before it begins: what they are not told in time is not what this is about.
+        self._run_while(lambda: any(not self._knows_all(gateway) for gateway in self.gateways.values()))
+        self.calm = False
+        begins, length_s = self.now, self.story.cast.minutes * 60
+        for device in self.devices.values():
+            self.after(self.lots.between(f"{device.name} begins", 0, 2), device.live)
+        for action in self.story.actions:
+            self.after(action.at_s, self._perform, action, length_s)
+        self._run_until(Instant(begins + length_s * SECOND_US))
+        self.rest()
+        audit.check_end(self)
+
+    def _knows_all(self, gateway: GatewayNode) -> bool:
+        if gateway.state is None:
+            return False
+        row = drive(self.ledger.store.gateway(gateway.settings.gateway_id))
+        return row is not None and gateway.state.directive_version == row.directive_version
+
+    def rest(self) -> None:
+        """Everything heals; every session ends; every quota is called back; then nothing moves any more."""
+        self.note("-- everything heals")
+        self.calm = True
+        for gateway in self.gateways.values():
+            gateway.uplink_changed()
+        # Who was suspended is so no more: it says its last word when gateways know that.
+        self._run_while(lambda: not all(self._knows_all(gateway) for gateway in self.gateways.values()))
+        for device in self.devices.values():
+            device.finish()
+        self._run_while(lambda: not all(device.is_done for device in self.devices.values()))
+        self._say_everything_again()
+        for account in self.accounts:
+            self.ledger.put_account(account, status=AccountStatus.SUSPENDED)
+        self._run_while(lambda: any(g.state is None or g.state.requests for g in self.gateways.values()))
+        self.ledger.recall()
+        self._run_while(lambda: bool(self.unrest()))
+
+    def _say_everything_again(self) -> None:
+        """P3: whatever any device ever said, twice more and in any order: nothing is billed, nothing is held."""
+        self.note("-- everything is said again, twice")
+        before = {name: gateway.figures() for name, gateway in self.gateways.items()}
+        again = [(device, said) for device in self.devices.values() for said in device.said.values()] * 2
+        self.lots.stream("again").shuffle(again)
+        for device, said in again:
+            self.gateways[said.statement.recipient].submit(said, device)
+        self._run_while(lambda: not all(gateway.is_idle for gateway in self.gateways.values()))
+        for name, gateway in self.gateways.items():
+            if gateway.figures() != before[name]:
+                raise PromiseBroken(
+                    f"P3: saying everything again changed {name}: {before[name]} to {gateway.figures()}"
+                )
+
+    def unrest(self) -> list[str]:
+        """What is not yet at rest, in words; empty when nothing moves any more."""
+        found = [
+            f"{device.name}: {device.state.use or [(each.kind, each.counter) for each in device.state.kept]}"
+            if device.state is not None
+            else f"{device.name} is down"
+            for device in self.devices.values()
+            if not device.is_done
+        ]
+        found += [
+            f"{quota.quota_id} of {quota.gateway_id} is {quota.status}"
+            for quota in drive(self.ledger.store.quotas(OP))
+            if quota.status is not QuotaStatus.CLOSED
+        ]
+        for gateway in self.gateways.values():
+            state = gateway.state
+            if state is None:
+                found.append(f"{gateway.id} is down")
+            elif state.unsealed or state.ended or state.batches or state.quotas:
+                found.append(f"{gateway.id} has {len(state.batches)} batches, {list(state.quotas)} to report")
+            elif state.open_authorizations - sum(a.standing for a in state.authorizations.values()):
+                found.append(f"{gateway.id} has open authorizations")
+        return found
+
+    # ---- what happens from outside
+
+    def is_copied(self, device_id: str) -> bool:
+        """Whether its element exists twice."""
+        return any(device.is_copy and device.device_id == device_id for device in self.devices.values())
+
+    def _perform(self, action: actions.Action, length_s: int) -> None:
+        self.watch.counted[action.__class__.__name__] += 1
+        left_s = length_s - action.at_s
+        match action:
+            case actions.Arrive(device=name):
+                self.note("somebody comes to {}: {}", name, action)
+                self.devices[name].arrive(action)
+            case actions.Draw(device=name, rate_per_hour=rate):
+                self.devices[name].draw(rate)
+            case actions.CrashGateway(gateway=name):
+                self.gateways[name].die(action)
+            case actions.CrashDevice(device=name, down_s=down_s):
+                self.devices[name].crash(down_s)
+            case actions.CrashLedger(down_s=down_s):
+                self.ledger.crash(down_s)
+            case actions.Cut(one=one, other=other, for_s=for_s):
+                self._cut(one, other, for_s)
+            case actions.JumpClock(who=who, by_s=by_s):
+                (self.gateways.get(who) or self.devices[who]).jump(by_s)
+            case actions.Clone(device=name, gateway=gateway):
+                self._clone(self.devices[name], gateway)
+            case actions.Suspend(device=name, for_s=for_s):
+                self._suspend(name, min(for_s, left_s))
+            case actions.Deny(account=account, for_s=for_s):
+                self.note("the token of {} is denied for {:g} s", account, for_s)
+                self.ledger.issue_everywhere(directive_pb2.TokenDenied(token_ref=token_ref(f"t-{account}")))
+                self.after(min(for_s, left_s), self.ledger.issue_everywhere, token_record(account))
+            case actions.Freeze(account=account, for_s=for_s):
+                self.note("account {} is suspended for {:g} s", account, for_s)
+                self.ledger.put_account(account, status=AccountStatus.SUSPENDED)
+                self.after(min(for_s, left_s), self.ledger.put_account, account)
+            case actions.Recall(gateway=gateway, account=account):
+                self.note("quotas of {} at {} are recalled", account or "all", gateway or "all")
+                self.ledger.recall(gateway, account)
+            case actions.TopUp(account=account, amount_micros=amount):
+                self.note("{} pays in {}", account, amount)
+                self.ledger.top_up(account, amount)
+            case _:
+                raise AssertionError(f"nobody performs {action}")
+
+    def _cut(self, one: str, other: str, for_s: float) -> None:
+        self.note("{} and {} are cut off from each other for {:g} s", one, other, for_s)
+        self.network.cut(one, other)
+        self.after(for_s, self._mend, one, other)
+        self._uplinks_changed(one, other)
+
+    def _mend(self, one: str, other: str) -> None:
+        self.network.mend(one, other)
+        self.note("{} and {} can reach each other{}", one, other, " not yet" * self.network.is_cut(one, other))
+        self._uplinks_changed(one, other)
+
+    def _uplinks_changed(self, *names: str) -> None:
+        if "ledger" in names:
+            for name in names:
+                if name in self.gateways:
+                    self.gateways[name].uplink_changed()
+
+    def _suspend(self, name: str, for_s: float) -> None:
+        self.note("{} is suspended for {:g} s", name, for_s)
+        role = self.devices[name].role
+        self.ledger.issue_everywhere(device_record(role, directive_pb2.DEVICE_STATUS_SUSPENDED))
+        self.after(for_s, self.ledger.issue_everywhere, device_record(role))
+
+    def _clone(self, original: DeviceNode, gateway: str) -> None:
+        state = original.state
+        if self.calm or original.was_copied:
+            return
+        if state is None or state.use is not None or state.kept:
+            # A copy of an element in use would end what the original uses: people see that; here it is copied at rest.
+            self.after(5, self._clone, original, gateway)
+            return
+        self.note("{} is copied, the copy goes to {}", original.name, gateway)
+        twin = original.twin(gateway)
+        self.devices[twin.name] = twin
+        twin.live()
+        for action in self.story.actions:
+            if isinstance(action, actions.Arrive) and action.device == original.name:
+                self.after(max(1.0, action.at_s + 7 - (self.now - START) / SECOND_US), twin.arrive, action)
+
+    # ---- what it was worth
+
+    def statistics(self) -> Counter[str]:
+        """How much this story has seen: a simulation that tries nothing proves nothing."""
+        found = Counter(self.watch.counted)
+        found["stories"] = 1
+        found["steps"] = self.steps
+        found["messages lost"] = self.network.lost
+        found["messages doubled"] = self.network.doubled
+        found["messages late"] = self.network.late
+        for gateway in self.gateways.values():
+            found["gateway crashes"] += gateway.crashes
+            found["batches"] += len(gateway.sealed)
+        for device in self.devices.values():
+            found["device crashes"] += device.crashes
+            found["copies"] += device.is_copy
+            found["uses"] += device.uses
+            found["cancelled uses"] += device.cancelled
+            found["refused intents"] += device.refused
+        for cause, micros in self.watch.exceeded_micros.items():
+            found[f"stories with {cause}"] += micros > 0
+        balances = self.ledger.balances()
+        for kind in ("risk", "debt", "suspense"):
+            found[f"stories with {kind}"] += any(
+                balance.debits_posted > 0 for path, balance in balances.items() if path.partition("/")[0] == kind
+            )
+        return found
+
+
+def tell(story: Story, *, players: Players | None = None, keep_history: bool = False) -> World:
+    """Run a story to rest; whatever goes wrong is a ``PromiseBroken`` that carries the world in ``world``."""
+    world = World(story, players=players, keep_history=keep_history)
+    try:
+        world.run()
+    except PromiseBroken as err:
+        err.world = world
+        raise
+    except Exception as err:
+        broken = PromiseBroken(f"{err.__class__.__name__}: {err}")
+        broken.world = world
+        raise broken from err
+    return world
+
+
+def recorded(story: Story, world: World) -> Story:
+    """The story as it was told: with its fates written into it."""
+    return replace(story, fates=dict(world.network.fates))
