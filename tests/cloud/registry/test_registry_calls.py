@@ -138,7 +138,7 @@ async def test_a_version_of_a_tariff_never_changes(back_office: BackOffice, part
     ("content", "word"),
     [
         (b"{", "ocpi_json"),
-        (CHARGE.replace(b'"ENERGY"', b'"PARKING_TIME"'), "PARKING_TIME"),
+        (CHARGE.replace(b'"ENERGY"', b'"SESSION_TIME"'), "SESSION_TIME"),
         (CHARGE.replace(b'"EUR"', b'"USD"'), "USD"),
         (CHARGE.replace(b'"charge"', b'"other"'), "other"),
     ],
