@@ -23,7 +23,14 @@ witnesses = st.builds(
     m.Witness, incarnation=counts, start_id=st.binary(min_size=16, max_size=16).map(StartId), position=counts
 )
 tariffs = st.builds(m.TariffVersion, tariff_id=names.map(TariffId), version=epochs)
-registers = st.builds(m.RegisterValue, register_id=names.map(RegisterId), register_epoch=epochs, value=counts)
+registers = st.builds(
+    m.RegisterValue,
+    register_id=names.map(RegisterId),
+    register_epoch=epochs,
+    value=counts,
+    turns=st.just(0) | st.integers(1, m.MAX_EPOCH),
+)
+words = st.binary(min_size=32, max_size=32)
 _head = {
     "recipient": gateways,
     "device": devices,
@@ -46,7 +53,18 @@ readings = st.builds(
 )
 ends = st.builds(m.End, **_head, commitment=commitments, authorization=authorizations, tariff=st.none() | tariffs)
 disclaimers = st.builds(m.Disclaimer, **_head, authorization=authorizations)
-statements = st.one_of(intents, readings, ends, disclaimers)
+chains = st.builds(
+    m.Chain,
+    **_head,
+    commitment=commitments,
+    authorization=authorizations,
+    tariff=tariffs,
+    unit_per_tick=st.integers(1, m.MAX_EPOCH),
+    length=st.integers(1, m.MAX_CHAIN_LENGTH),
+    anchor=words,
+)
+statements = st.one_of(intents, readings, ends, disclaimers, chains)
+ticks = st.builds(m.ChainTick, authorization=authorizations, index=st.integers(1, m.MAX_CHAIN_LENGTH), preimage=words)
 grants = st.builds(
     m.Grant,
     recipient=devices,
@@ -99,6 +117,7 @@ _answer = {
     "receipted_counter": counts,
     "closed": st.booleans(),
     "asks": st.lists(authorizations, max_size=m.MAX_ASKED).map(tuple),
+    "ticked": st.none() | st.integers(0, m.MAX_CHAIN_LENGTH),
 }
 _refusals = st.sampled_from(list(Refusal))
 answers = st.one_of(

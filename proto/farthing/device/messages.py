@@ -53,6 +53,12 @@ MAX_ENVELOPE_SIZE = 4_096
 #: Authorizations asked after in one answer: a device has a register for each connector, and one authorization for each register.
 MAX_ASKED = 8
 MAX_ANSWER_SIZE = 4_096
+#: Ticks of one chain. A gateway that heard only the last one hashes this often, some 30 ms: no message may cost it more.
+MAX_CHAIN_LENGTH = 65_536
+#: A preimage of SHA-256, and what it hashes to.
+WORD_SIZE = 32
+#: An authorization, an index, a preimage: 56 bytes at most.
+MAX_TICK_SIZE = 64
 
 _MAX_STATEMENT_SIGN1_SIZE = MAX_STATEMENT_SIZE + 128
 
@@ -107,16 +113,25 @@ class Witness:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RegisterValue:
-    """A register's cumulative count, in its unit."""
+    """A register's count, in its unit: what it shows, and how often it has returned to 0 in its epoch.
+
+    A device whose firmware does not count ``turns`` says 0; a rollover is then told by its smaller value.
+    """
 
     register_id: RegisterId
     register_epoch: int
     value: int
+    turns: int = 0
 
     def __post_init__(self) -> None:
         _id(self.register_id, "a register id")
         _count(self.register_epoch, "a register epoch", MAX_EPOCH)
         _count(self.value, "a register's value")
+        _count(self.turns, "a register's turns", MAX_EPOCH)
+
+    def unrolled(self, modulus: int) -> int:
+        """What it has counted in its epoch, as far as the device says."""
+        return self.value + self.turns * modulus
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,7 +161,7 @@ class Held:
 # Statements -----------------------------------------------------------------------------------------------------------
 
 
-def _check_head(statement: "Intent | Reading | End | Disclaimer") -> None:
+def _check_head(statement: "Intent | Reading | End | Disclaimer | Chain") -> None:
     _id(statement.recipient, "a recipient")
     _id(statement.device, "a device id")
     _count(statement.device_epoch, "a device epoch", MAX_EPOCH)
@@ -276,7 +291,62 @@ class Disclaimer:
         _bytes(self.authorization, "an authorization", AUTHORIZATION_ID_SIZE)
 
 
-Statement: TypeAlias = Intent | Reading | End | Disclaimer
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chain:
+    """Ticks to come: each preimage shown proves ``unit_per_tick`` more units of the register, from its value here on.
+
+    ``anchor`` is what the first preimage hashes to (PayWord, Rivest and Shamir 1996). It is a reading too: what the register
+    counted up to here is signed with it. Quantity only: what it costs is the tariff's to say.
+    """
+
+    recipient: GatewayId
+    device: DeviceId
+    device_epoch: int
+    counter: int
+    at: Instant
+    register: RegisterValue
+    commitment: bytes
+    authorization: AuthorizationId
+    tariff: TariffVersion
+    unit_per_tick: int
+    length: int
+    anchor: bytes
+
+    @property
+    def kind(self) -> Literal["chain"]:
+        """The kind that its signature names."""
+        return "chain"
+
+    def __post_init__(self) -> None:
+        _check_head(self)
+        _bytes(self.commitment, "a commitment", COMMITMENT_SIZE)
+        _bytes(self.authorization, "an authorization", AUTHORIZATION_ID_SIZE)
+        _is(self.tariff, TariffVersion, "a tariff version")
+        # What a whole chain counts stays below 2^48, so no sum of it leaves 63 bits.
+        _count(self.unit_per_tick, "the units of a tick", MAX_EPOCH)
+        _count(self.length, "the length of a chain", MAX_CHAIN_LENGTH)
+        if not self.unit_per_tick or not self.length:
+            raise MessageError("a chain has ticks, and a tick units")
+        _bytes(self.anchor, "an anchor", WORD_SIZE)
+
+
+Statement: TypeAlias = Intent | Reading | End | Disclaimer | Chain
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChainTick:
+    """One step of an authorization's chain, unsigned: the preimage proves it, and all before it. The channel names the device."""
+
+    authorization: AuthorizationId
+    index: int
+    preimage: bytes
+
+    def __post_init__(self) -> None:
+        _bytes(self.authorization, "an authorization", AUTHORIZATION_ID_SIZE)
+        _count(self.index, "an index", MAX_CHAIN_LENGTH)
+        if not self.index:
+            raise MessageError("ticks count from 1")
+        _bytes(self.preimage, "a preimage", WORD_SIZE)
 
 
 # What a gateway says --------------------------------------------------------------------------------------------------
@@ -404,12 +474,13 @@ class AnswerStatus(IntEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """The one answer to an envelope.
+    """The one answer to an envelope, and now and then to a tick.
 
     ``answers`` is (device epoch, counter) of the statement, None where none could be read; ``refusal`` comes with the
     statuses 1 to 3, ``grant`` (COSE_Sign1) with 0 and, while the session is open, with 4; every statement of the device with a
     counter up to ``receipted_counter`` is receipted by the cloud. ``asks``: authorizations of the device that have been silent for
-    too long.
+    too long. ``ticked`` answers a tick: the highest one
+    of the chain that ``answers`` names which is written down.
     """
 
     gateway: GatewayId
@@ -422,10 +493,13 @@ class Answer:
     retry_after_ms: int | None = None
     closed: bool = False
     asks: tuple[AuthorizationId, ...] = ()
+    ticked: int | None = None
 
     def __post_init__(self) -> None:
         _id(self.gateway, "a gateway id")
         _is(self.witness, Witness, "a witness")
+        if self.ticked is not None:
+            _count(self.ticked, "an index", MAX_CHAIN_LENGTH)
         if self.answers is not None:
             if self.answers.__class__ is not tuple or len(self.answers) != 2:
                 raise MessageError("an answer names a device epoch and a counter")
@@ -460,8 +534,7 @@ _NOES = frozenset({AnswerStatus.REFUSED, AnswerStatus.LATER, AnswerStatus.AGAIN}
 
 Message: TypeAlias = Statement | Grant | Envelope | Answer
 
-_INTENT, _READING, _END, _GRANT = range(4)
-_DISCLAIMER = 5
+_INTENT, _READING, _END, _GRANT, _CHAIN, _DISCLAIMER = range(6)
 
 
 # Encoding -------------------------------------------------------------------------------------------------------------
@@ -477,6 +550,8 @@ def encode(message: Message) -> bytes:
         return cbor2.dumps(_statement_map(message, _END))
     if isinstance(message, Disclaimer):
         return cbor2.dumps(_statement_map(message, _DISCLAIMER))
+    if isinstance(message, Chain):
+        return cbor2.dumps(_statement_map(message, _CHAIN))
     if isinstance(message, Grant):
         return cbor2.dumps(_grant_map(message))
     if isinstance(message, Envelope):
@@ -484,6 +559,11 @@ def encode(message: Message) -> bytes:
     if isinstance(message, Answer):
         return cbor2.dumps(_answer_map(message))
     assert_never(message)
+
+
+def encode_tick(tick: ChainTick) -> bytes:
+    """The one encoding of a tick."""
+    return cbor2.dumps([tick.authorization, tick.index, tick.preimage])
 
 
 def _witness_list(witness: Witness) -> list[Any]:
@@ -505,6 +585,8 @@ def _statement_map(statement: Statement, kind: int) -> dict[int, Any]:
         6: statement.at,
         7: [register.register_id, register.register_epoch, register.value],
     }
+    if register.turns:
+        members[7].append(register.turns)
     if statement.commitment is not None:
         members[8] = statement.commitment
     if isinstance(statement, Intent):
@@ -520,6 +602,10 @@ def _statement_map(statement: Statement, kind: int) -> dict[int, Any]:
         members[9] = statement.authorization
     if not isinstance(statement, Disclaimer) and statement.tariff is not None:
         members[10] = _tariff_list(statement.tariff)
+    if isinstance(statement, Chain):
+        members[15] = statement.unit_per_tick
+        members[16] = statement.length
+        members[17] = statement.anchor
     return members
 
 
@@ -580,6 +666,8 @@ def _answer_map(answer: Answer) -> dict[int, Any]:
         members[9] = True
     if answer.asks:
         members[10] = list(answer.asks)
+    if answer.ticked is not None:
+        members[13] = answer.ticked
     return members
 
 
@@ -591,9 +679,10 @@ _INTENT_KEYS = _HEAD_KEYS | {8, 10, 12, 13, 14}
 _READING_KEYS = _HEAD_KEYS | {8, 9, 10}
 _END_KEYS = _READING_KEYS
 _DISCLAIMER_KEYS = _HEAD_KEYS | {9}
+_CHAIN_KEYS = _READING_KEYS | {15, 16, 17}
 _GRANT_KEYS = frozenset(range(1, 15)) | {20}
 _ENVELOPE_KEYS = frozenset(range(1, 8))
-_ANSWER_KEYS = frozenset(range(1, 11))
+_ANSWER_KEYS = frozenset(range(1, 11)) | {13}
 
 
 def decode_statement(payload: bytes) -> Statement:
@@ -658,7 +747,50 @@ def decode_statement(payload: bytes) -> Statement:
             register=register,
             authorization=get(9),
         )
-    raise MessageError("a statement is an intent, a reading, an end or a disclaimer")
+    if kind == _CHAIN:
+        _known(members, _CHAIN_KEYS)
+        return Chain(
+            recipient=get(2),
+            device=get(3),
+            device_epoch=get(4),
+            counter=get(5),
+            at=get(6),
+            register=register,
+            commitment=get(8),
+            authorization=get(9),
+            tariff=_tariff(get(10)),
+            unit_per_tick=get(15),
+            length=get(16),
+            anchor=get(17),
+        )
+    raise MessageError("a statement is an intent, a reading, an end, a disclaimer or a chain")
+
+
+_TICK_HEAD, _WORD_HEAD = b"\x83\x50", b"\x58\x20"
+#: Head of an index → (its size, the least it may say: less would be a second encoding).
+_INDEX_HEADS = {0x18: (2, 24), 0x19: (3, 256), 0x1A: (5, 65_536)}
+
+
+def decode_tick(data: bytes) -> ChainTick:
+    """The tick that ``data`` is; raise ``MessageError`` for anything else.
+
+    Cut by hand: its one encoding has a fixed place for everything but the index, and there are many of them.
+    """
+    if len(data) > MAX_TICK_SIZE:
+        raise MessageError(f"more than {MAX_TICK_SIZE} bytes", Refusal.TOO_LARGE)
+    index_bytes = data[18:-34]
+    if data[:2] != _TICK_HEAD or data[-34:-32] != _WORD_HEAD or not index_bytes:
+        raise MessageError("not a tick")
+    index = index_bytes[0]
+    size, least = _INDEX_HEADS.get(index, (1, 0))
+    if size == 1:
+        if len(index_bytes) != 1 or index > 23:
+            raise MessageError("not a tick")
+    else:
+        index = int.from_bytes(index_bytes[1:], "big")
+        if len(index_bytes) != size or index < least:
+            raise MessageError("not a tick")
+    return ChainTick(authorization=AuthorizationId(data[2:18]), index=index, preimage=data[-32:])
 
 
 def decode_grant(payload: bytes) -> Grant:
@@ -720,7 +852,7 @@ def decode_answer(data: bytes) -> Answer:
     """The answer that ``data`` is; raise ``MessageError`` for anything else. The grant stays unread."""
     members = _map(data, MAX_ANSWER_SIZE)
     _known(members, _ANSWER_KEYS)
-    _not_null(members, 5, 6, 7)
+    _not_null(members, 5, 6, 7, 13)
     get: Callable[[int], Any] = members.get
     if 3 not in members or members.get(9, True) is not True:
         raise MessageError("not an answer")
@@ -743,6 +875,7 @@ def decode_answer(data: bytes) -> Answer:
         receipted_counter=get(8),
         closed=9 in members,
         asks=_asks(get(10)) if 10 in members else (),
+        ticked=get(13),
     )
 
 
@@ -783,8 +916,14 @@ def _array(value: Any, size: int, what: str) -> Any:
 
 
 def _register(value: Any) -> RegisterValue:
-    register_id, register_epoch, count = _array(value, 3, "a register")
-    return RegisterValue(register_id=register_id, register_epoch=register_epoch, value=count)
+    if value.__class__ is tuple and len(value) == 4:
+        register_id, register_epoch, count, turns = value
+        if turns == 0:
+            raise MessageError("no turns are not said: that would be a second encoding")
+    else:
+        register_id, register_epoch, count = _array(value, 3, "a register")
+        turns = 0
+    return RegisterValue(register_id=register_id, register_epoch=register_epoch, value=count, turns=turns)
 
 
 def _tariff(value: Any) -> TariffVersion:
