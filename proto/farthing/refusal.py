@@ -29,6 +29,7 @@ class Refusal(IntEnum):
     REGISTER_EPOCH_DIFFERS = 205
     REGISTER_BUSY = 206  # one open authorization per register
     REGISTER_WENT_BACK = 207
+    REGISTER_TOO_FAST = 208  # more than its rated power could have counted in the time
     # 3: the counter
     COUNTER_REUSED = 300  # same counter, other content
     COUNTER_TOO_OLD = 301

@@ -7,7 +7,7 @@ raises ``StateError``.
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from farthing.clock import Instant
+from farthing.clock import SECOND_US, Instant
 from farthing.device.messages import TariffVersion
 from farthing.ids import (
     AccountId,
@@ -19,16 +19,19 @@ from farthing.ids import (
 from farthing.money import Currency
 from farthing_edge.authorization import events
 from farthing_edge.authorization.events import Event
-from farthing_edge.authorization.keeping import close_request, see_whether_low, stop_quota, used
+from farthing_edge.authorization.keeping import close_request, doubt, see_whether_low, stop_quota, used
 from farthing_edge.authorization.obeying import apply_directive
 from farthing_edge.authorization.state import (
     FLOOR_FUNDING,
+    MAX_PARKED_STATEMENTS,
     NEVER,
     OVERRUN_FUNDING,
     Authorization,
+    Chain,
     Charge,
     Device,
     GatewayState,
+    ParkedStatement,
     QuotaRequest,
     SealedBatch,
     Seen,
@@ -173,11 +176,16 @@ def _record(
     at: Instant,
     statement: bytes,
     traceparent: str | None,
+    tick: tuple[int, bytes] | None = None,
+    latest: bytes | None = None,
 ) -> None:
     """Bill: spend the charges and keep the usage record until it is sealed."""
     amount = _spend(state, authorization, charges)
-    state.unsealed_micros += amount
     state.records += 1
+    if authorization.set_aside:
+        # Claims are cumulative: without the record that no batch can bill, none that follows it can be.
+        return
+    state.unsealed_micros += amount
     state.unreceipted_records += 1
     state.unsealed.append(
         UsageRecord(
@@ -191,6 +199,8 @@ def _record(
             closing=closing,
             at=at,
             statement=statement,
+            tick=tick,
+            latest=latest,
             told=authorization.told,
             traceparent=traceparent,
         )
@@ -200,7 +210,9 @@ def _record(
 
 def _close(state: GatewayState, device: Device, authorization: Authorization) -> None:
     authorization.closed = True
-    state.ended[authorization.id] = authorization
+    state.due.pop(authorization.id, None)
+    if not authorization.set_aside:
+        state.ended[authorization.id] = authorization
     state.open_authorizations -= 1
     for register in device.registers.values():
         if register.open is authorization:
@@ -224,11 +236,13 @@ def _open(state: GatewayState, device: Device, authorization: Authorization) -> 
     if register is not None and register.epoch == authorization.register_epoch:
         register.open = authorization
         register.last_value = max(register.last_value, authorization.start)
+        register.last_at = max(register.last_at, authorization.started_at)
 
 
 def opened(event: events.Granted | events.BaselineTaken, position: int) -> Authorization:
     """The authorization that the entry at ``position`` opens, before anything is billed."""
     granted = event.__class__ is events.Granted
+    said_start = event.start if event.said_start < 0 else event.said_start
     return Authorization(
         authorization_id=AuthorizationId(event.authorization),
         device_id=DeviceId(event.device),
@@ -249,6 +263,9 @@ def opened(event: events.Granted | events.BaselineTaken, position: int) -> Autho
         first_statement=event.statement,
         traceparent=event.traceparent,
         opened_position=position,
+        shown_start=event.shown_start if isinstance(event, events.Granted) and event.shown_start >= 0 else event.start,
+        said_start=said_start,
+        heard_at=Instant(event.decided_at if isinstance(event, events.Granted) else event.at),
     )
 
 
@@ -289,6 +306,7 @@ def _advance(device: Device, authorization: Authorization, value: int) -> None:
     register = device.registers.get(authorization.register_id)
     if register is not None and register.epoch == authorization.register_epoch:
         register.last_value = max(register.last_value, value)
+        register.last_at = max(register.last_at, authorization.at)
 
 
 def _tell(
@@ -346,15 +364,46 @@ def _metered(state: GatewayState, event: events.Metered) -> None:
             at=Instant(event.at),
             statement=event.statement,
             traceparent=event.traceparent,
+            latest=event.latest,
         )
     if event.charges or event.closing:
         _await_receipt(device, event.counter, state.position)
+    _proven(authorization, event.statement, None, event.value, Instant(event.at))
+    authorization.last_counter = max(authorization.last_counter, event.counter)
+    _move_on(state, device, authorization, event)
+
+
+def _proven(
+    authorization: Authorization, statement: bytes, tick: tuple[int, bytes] | None, value: int, at: Instant
+) -> None:
+    """``statement`` (with a tick of it) has proven ``value``; ``at`` is the latest time signed so far."""
+    authorization.last_statement = statement
+    authorization.last_tick = tick
+    if tick is None:
+        authorization.signed_value = max(authorization.signed_value, value)
+    if at > authorization.at:
+        if authorization.chain is None:
+            authorization.missed += missed_readings(at - authorization.at, authorization.report_interval_s)
+        authorization.at = at
+        authorization.latest_statement = statement
+
+
+def missed_readings(silent_us: int, interval_s: int) -> int:
+    """How many readings were due in a silence that ends with one; half an interval late is late, not missed."""
+    interval_us = interval_s * SECOND_US
+    return 0 if interval_us <= 0 else max(0, silent_us - interval_us // 2) // interval_us
+
+
+def _move_on(
+    state: GatewayState, device: Device, authorization: Authorization, event: events.Metered | events.Settled
+) -> None:
+    """What follows from any record: where the register stands, what is held, what the device is told."""
     if event.closing:
         # A claim's interval ends where the register does, also when the last of it cost nothing.
         authorization.recorded_to = event.value
     _advance(device, authorization, event.value)
-    authorization.at = max(authorization.at, Instant(event.at))
-    authorization.last_counter = max(authorization.last_counter, event.counter)
+    authorization.settled = event.value
+    authorization.heard_at = max(authorization.heard_at, Instant(event.decided_at))
     _set_holds(state, authorization, event.holds)
     if not authorization.standing:
         _tell(state, authorization, event.decided_at, event.incarnation, event.limit, event.holds)
@@ -365,9 +414,96 @@ def _metered(state: GatewayState, event: events.Metered) -> None:
     _check_money(state, authorization, event.charges)
 
 
+def _authorization(state: GatewayState, name: bytes) -> Authorization:
+    authorization = state.authorizations.get(name)
+    if authorization is None:
+        raise StateError("an entry names an authorization that is not known")
+    return authorization
+
+
+def _chain_started(state: GatewayState, event: events.ChainStarted) -> None:
+    _authorization(state, event.authorization).chain = Chain(
+        counter=event.counter,
+        statement=event.statement,
+        unit_per_tick=event.unit_per_tick,
+        length=event.length,
+        anchor=event.anchor,
+        start=event.start,
+    )
+
+
+def _show_tick(authorization: Authorization, index: int, preimage: bytes) -> Chain:
+    chain = authorization.chain
+    if chain is None:
+        raise StateError("a tick of no chain")
+    chain.index, chain.word = index, preimage
+    return chain
+
+
+def _ticked(state: GatewayState, event: events.Ticked) -> None:
+    authorization = _authorization(state, event.authorization)
+    chain = _show_tick(authorization, event.tick_index, event.tick_preimage)
+    _proven(authorization, chain.statement, (event.tick_index, event.tick_preimage), chain.value, authorization.at)
+    authorization.heard_at = max(authorization.heard_at, Instant(event.heard_at))
+    _advance(_device(state, authorization.device_id), authorization, chain.value)
+
+
+def _settled(state: GatewayState, event: events.Settled) -> None:
+    authorization = _authorization(state, event.authorization)
+    device = _device(state, authorization.device_id)
+    tick = (event.tick_index, event.tick_preimage) if event.tick_index else None
+    if tick is not None and not event.closing:
+        _show_tick(authorization, *tick)
+    if event.charges:
+        _record(
+            state,
+            authorization,
+            register_to=event.value,
+            charges=event.charges,
+            closing=event.closing,
+            at=Instant(event.at),
+            statement=event.statement,
+            traceparent=event.traceparent,
+            tick=tick,
+            latest=event.latest,
+        )
+    if event.decision or event.closing:
+        state.due.pop(authorization.id, None)
+    _proven(authorization, event.statement, tick, event.value, Instant(event.at))
+    if event.closing:
+        authorization.closed_by = event.decision
+    _move_on(state, device, authorization, event)
+
+
+def _use_set_aside(state: GatewayState, event: events.UseSetAside) -> None:
+    authorization = _authorization(state, event.authorization)
+    authorization.set_aside = event.reason
+    state.set_aside[event.authorization] = event.reason
+    left = [record for record in state.unsealed if record.authorization is not authorization]
+    gone = [record for record in state.unsealed if record.authorization is authorization]
+    state.unsealed_micros -= sum(charge.net_micros + charge.tax_micros for record in gone for charge in record.charges)
+    state.unsealed = left
+    state.ended.pop(event.authorization, None)
+
+
 def _statement_parked(state: GatewayState, event: events.StatementParked) -> None:
     _remember(state, _device(state, event.device), event.counter, event.digest, None, event.refusal)
     state.parked += 1
+    waiting = state.parked_statements
+    waiting[event.device, event.device_epoch, event.counter] = ParkedStatement(
+        position=state.position,
+        statement=event.statement,
+        refusal=event.refusal,
+        authorization=event.authorization,
+        value=event.value,
+        said_at=Instant(event.said_at),
+        closing=event.closing,
+    )
+    if len(waiting) > MAX_PARKED_STATEMENTS:
+        del waiting[next(iter(waiting))]
+    authorization = state.authorizations.get(event.authorization)
+    if authorization is not None:
+        doubt(authorization, event.refusal, event.value)
     for statistics in (state.statistics, state.totals):
         statistics.refusals[event.refusal] = statistics.refusals.get(event.refusal, 0) + 1
 
@@ -485,6 +621,10 @@ _APPLY: dict[type[Any], Callable[[GatewayState, Any], None]] = {
     events.IntentCancelled: _intent_cancelled,
     events.BaselineTaken: _baseline_taken,
     events.Metered: _metered,
+    events.ChainStarted: _chain_started,
+    events.Ticked: _ticked,
+    events.Settled: _settled,
+    events.UseSetAside: _use_set_aside,
     events.StatementParked: _statement_parked,
     events.QuotaStopped: _quota_stopped,
     events.QuotaRequested: _quota_requested,

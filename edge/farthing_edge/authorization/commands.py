@@ -34,6 +34,15 @@ class DeviceStatement:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TicksArrived:
+    """Ticks of one authorization, each (index, preimage), in the order in which they came; the channel proved the device."""
+
+    device: DeviceId
+    authorization: AuthorizationId
+    shown: tuple[tuple[int, bytes], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DirectiveArrived:
     """A directive whose signature the uplink has checked; ``raw`` are the signed bytes, ``body`` what they decode to."""
 
@@ -104,6 +113,7 @@ class Started:
 
 Command: TypeAlias = (
     DeviceStatement
+    | TicksArrived
     | DirectiveArrived
     | HeadArrived
     | ReceiptArrived
@@ -121,15 +131,16 @@ class Reply:
     """What the core says to a statement.
 
     ``grant_of`` names the authorization whose latest grant goes with it, as it is once the decision's events have been applied;
-    ``refusal`` comes with refused, later and again.
+    ``refusal`` comes with refused, later and again; ``ticked`` with what is said to a tick, which names no statement of its own.
     """
 
     device: DeviceId
-    answers: tuple[int, int]
+    answers: tuple[int, int] | None
     status: AnswerStatus
     refusal: Refusal | None = None
     grant_of: AuthorizationId | None = None
     closed: bool = False
+    ticked: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

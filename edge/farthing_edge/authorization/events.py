@@ -72,6 +72,10 @@ class Granted(NamedTuple):
     #: One-shot: what it used and what that costs; otherwise ``used_to`` is the start and nothing is charged.
     used_to: int
     charges: tuple[Charge, ...]
+    #: What the register showed at the start, and what its device said it had counted: ``start`` has the turns it did not say. -1:
+    #: as ``start``.
+    shown_start: int = -1
+    said_start: int = -1
 
 
 class IntentRefused(NamedTuple):
@@ -118,12 +122,14 @@ class BaselineTaken(NamedTuple):
     tariff_version: int
     currency: str
     report_interval_s: int
+    said_start: int = -1
 
 
 class Metered(NamedTuple):
-    """A reading or an end that moved an authorization on: what it bills, what is held after it, what the device is told.
+    """A reading, a chain or an end that moved an authorization on: what it bills, what is held after it, what the device is told.
 
-    The last six fields make the record readable without what came before it: where the authorization opened and what it had been
+    ``at`` is the latest time that the device has signed; where that is an earlier statement's (its clock went back), ``latest`` is that
+    statement. ``opened_position`` and what follows it make the record readable without what came before it: where the authorization opened and what it had been
     told (positions of entries, 0 for none), and from where and what it had billed.
     """
 
@@ -146,6 +152,64 @@ class Metered(NamedTuple):
     register_from: int
     net_before_micros: int
     tax_before_micros: int
+    latest: bytes | None = None
+
+
+class ChainStarted(NamedTuple):
+    """From the register's value ``start`` on, ticks prove the use of an authorization."""
+
+    authorization: bytes
+    counter: int
+    statement: bytes
+    unit_per_tick: int
+    length: int
+    anchor: bytes
+    start: int
+
+
+class Ticked(NamedTuple):
+    """Ticks up to this one are proven: durable, and billed with what follows."""
+
+    authorization: bytes
+    tick_index: int
+    tick_preimage: bytes
+    heard_at: int
+
+
+class Settled(NamedTuple):
+    """An authorization moved on by no statement that has just come: by ticks, or by a decision of the operator.
+
+    ``statement`` is the one that the record rests on (a chain, the last reading, one that was parked), with the tick that goes with it
+    (0 and nothing: none); ``decision`` is the operator's, empty for ticks. All else as in ``Metered``.
+    """
+
+    authorization: bytes
+    statement: bytes
+    tick_index: int
+    tick_preimage: bytes
+    traceparent: str | None
+    value: int
+    at: int
+    charges: tuple[Charge, ...]
+    holds: tuple[tuple[str, int], ...]
+    limit: int
+    closing: bool
+    decided_at: int
+    incarnation: int
+    opened_position: int
+    told_position: int
+    register_from: int
+    net_before_micros: int
+    tax_before_micros: int
+    latest: bytes | None
+    decision: str
+
+
+class UseSetAside(NamedTuple):
+    """No batch can be made of this authorization's records: they are left out, and people are told."""
+
+    authorization: bytes
+    reason: str
 
 
 class StatementParked(NamedTuple):
@@ -158,6 +222,11 @@ class StatementParked(NamedTuple):
     statement: bytes
     refusal: int
     at: int
+    #: What it says, where it names an authorization that is known: for whoever decides about it.
+    authorization: bytes = b""
+    value: int = -1
+    said_at: int = 0
+    closing: bool = False
 
 
 #: Why a quota was stopped that nobody spent from: it is given back, and not asked for again before somebody does.
@@ -243,6 +312,10 @@ Event: TypeAlias = (
     | IntentCancelled
     | BaselineTaken
     | Metered
+    | ChainStarted
+    | Ticked
+    | Settled
+    | UseSetAside
     | StatementParked
     | QuotaStopped
     | QuotaRequested
@@ -272,10 +345,14 @@ KINDS: dict[int, type[Any]] = {
     30: Sealed,
     31: Receipted,
     40: RollbackSuspected,
+    50: ChainStarted,
+    51: Ticked,
+    52: Settled,
+    53: UseSetAside,
 }
 KIND_OF: dict[type[Any], int] = {event: kind for kind, event in KINDS.items()}
 
-_CHARGED = (Granted, Metered)
+_CHARGED = (Granted, Metered, Settled)
 
 
 def encode(event: Event) -> tuple[int, bytes]:

@@ -100,7 +100,8 @@ def _money(state: GatewayState, ask: Ask, digest: bytes, now: Instant) -> Decisi
     token_key = ask.command.token_ref or b""
     stale = now - state.head_at > state.settings.directive_max_age_us
     purse = purse_for(state, account, token_key, {}, floor_only=stale)
-    start = intent.register.value
+    start = register.unrolled_start(intent.register, intent.at)
+    assert start is not None  # register_is_free
     one_shot = intent.one_shot
     if one_shot is None:
         most = register.reach(device.report_interval_s)
@@ -125,7 +126,7 @@ def _money(state: GatewayState, ask: Ask, digest: bytes, now: Instant) -> Decisi
             return _short_of_money(state, ask, digest, now, stale=stale)
     if one_shot is not None:
         charges = bill(purse, closing.parts, now)
-        granted = _granted(state, ask, digest, now, holds=(), limit_value=start + one_shot, charges=charges)
+        granted = _granted(state, ask, digest, now, start, holds=(), limit_value=start + one_shot, charges=charges)
     else:
         covered = closing.covered
         if held.missing_micros:
@@ -133,7 +134,7 @@ def _money(state: GatewayState, ask: Ask, digest: bytes, now: Instant) -> Decisi
             covered = limit(tariff.tariff, use, most=most, until=until, budget_micros=need - held.missing_micros)
         if covered == 0 and most > 0:
             return _short_of_money(state, ask, digest, now, stale=stale)
-        granted = _granted(state, ask, digest, now, holds=held.parts, limit_value=start + covered, charges=())
+        granted = _granted(state, ask, digest, now, start, holds=held.parts, limit_value=start + covered, charges=())
     reply = Reply(
         device=device.id,
         answers=(intent.device_epoch, intent.counter),
@@ -162,6 +163,7 @@ def _granted(
     ask: Ask,
     digest: bytes,
     now: Instant,
+    start: int,
     *,
     holds: tuple[tuple[str, int], ...],
     limit_value: int,
@@ -172,7 +174,6 @@ def _granted(
     assert register is not None
     assert account is not None
     assert tariff is not None
-    start = intent.register.value
     return events.Granted(
         device=device.id,
         device_epoch=intent.device_epoch,
@@ -200,4 +201,6 @@ def _granted(
         online=state.online,
         used_to=start + (intent.one_shot or 0),
         charges=charges,
+        shown_start=intent.register.value,
+        said_start=intent.register.unrolled(register.modulus),
     )

@@ -4,8 +4,10 @@ from farthing.clock import Instant
 from farthing.ids import (
     AccountId,
 )
+from farthing.refusal import Refusal
 from farthing_edge.authorization.state import (
     Account,
+    Authorization,
     GatewayState,
     Quota,
 )
@@ -17,6 +19,25 @@ def used(state: GatewayState, account_id: AccountId, at: Instant) -> None:
     if account is not None:
         account.ahead = True
         account.used_at = max(account.used_at, at)
+
+
+def doubt(authorization: Authorization, refusal: int, value: int) -> None:
+    """A statement of this authorization was parked: what else is not believed before somebody decides."""
+    if refusal == Refusal.REGISTER_TOO_FAST:
+        ceiling = authorization.ceiling
+        authorization.ceiling = value if ceiling is None else min(ceiling, value)
+
+
+def decided(state: GatewayState, device: str, device_epoch: int, counter: int) -> None:
+    """Somebody has decided about a parked statement; what is left keeps its authorization in doubt."""
+    parked = state.parked_statements.pop((device, device_epoch, counter), None)
+    authorization = None if parked is None else state.authorizations.get(parked.authorization)
+    if parked is None or authorization is None:
+        return
+    authorization.ceiling = None
+    for other in state.parked_statements.values():
+        if other.authorization == parked.authorization:
+            doubt(authorization, other.refusal, other.value)
 
 
 def see_whether_low(state: GatewayState, account: Account) -> None:

@@ -26,12 +26,17 @@ from farthing.tariff import TariffError
 from farthing.tariff import parse as parse_tariff
 from farthing.v1 import directive_pb2
 from farthing_edge.authorization import events
-from farthing_edge.authorization.keeping import close_request, see_whether_low, stop_quota
+from farthing_edge.authorization.keeping import close_request, decided, see_whether_low, stop_quota
 from farthing_edge.authorization.state import (
     MAX_SEAL_RECORDS,
     NEVER,
+    NEW_DEVICE_EPOCH,
+    NEW_REGISTER_EPOCH,
+    UNNAMED_DECISION,
     Account,
+    Authorization,
     Device,
+    Due,
     FloorPolicy,
     GatewayState,
     Quota,
@@ -114,7 +119,8 @@ def _obey_device(state: GatewayState, record: directive_pb2.DeviceRecord) -> Non
     device = state.devices.get(record.device_id)
     if device is None:
         device = state.devices[record.device_id] = Device(DeviceId(record.device_id))
-    if device.epoch != record.device_epoch:
+    new_device = device.epoch != record.device_epoch
+    if new_device:
         device.epoch = record.device_epoch
         device.highest = -1
         device.seen = {}
@@ -129,6 +135,13 @@ def _obey_device(state: GatewayState, record: directive_pb2.DeviceRecord) -> Non
     device.report_interval_s = record.report_interval_s
     device.standing_account_id = AccountId(record.standing_account_id)
     device.stoppable = record.stoppable
+    epochs = {row.register_id: row.register_epoch for row in record.registers}
+    for authorization in open_of(state, record.device_id):
+        # What it signed until now is all that will be heard of it: a new epoch begins a new use.
+        if new_device:
+            state.due[authorization.id] = Due(NEW_DEVICE_EPOCH, None)
+        elif epochs.get(authorization.register_id) != authorization.register_epoch:
+            state.due[authorization.id] = Due(NEW_REGISTER_EPOCH, None)
     registers: dict[str, Register] = {}
     for row in record.registers:
         register = device.registers.get(row.register_id)
@@ -234,6 +247,44 @@ def _obey_floor_resolved(state: GatewayState, record: directive_pb2.FloorResolve
             left -= back
 
 
+def open_of(state: GatewayState, device_id: str) -> list[Authorization]:
+    """The open authorizations of a device."""
+    return [
+        authorization
+        for authorization in state.authorizations.values()
+        if authorization.device_id == device_id and not authorization.closed
+    ]
+
+
+def _obey_use_closed(state: GatewayState, record: directive_pb2.UseClosed) -> None:
+    found = [
+        authorization
+        for authorization in open_of(state, record.device_id)
+        if not record.authorization_id or authorization.id == record.authorization_id
+    ]
+    if not found:
+        raise ValueError(f"device {record.device_id} has no such use open here: nothing is closed")
+    for authorization in found:
+        state.due[authorization.id] = Due(record.decision or UNNAMED_DECISION, None)
+
+
+def _obey_parked_decided(state: GatewayState, record: directive_pb2.ParkedDecided) -> None:
+    key = (record.device_id, record.device_epoch, record.counter)
+    parked = state.parked_statements.get(key)
+    if parked is None:
+        raise ValueError(f"statement {record.counter} of device {record.device_id} is not parked here")
+    if record.accept:
+        authorization = state.authorizations.get(parked.authorization)
+        if authorization is None or parked.value < 0:
+            raise ValueError("it names no use that is known here")
+        if authorization.closed:
+            raise ValueError("its use is closed, and a final claim does not grow")
+        if parked.value < authorization.value:
+            raise ValueError("its register went back: close the use instead")
+        state.due[authorization.id] = Due(record.decision or UNNAMED_DECISION, parked)
+    decided(state, *key)
+
+
 _OBEY: dict[str, Callable[[GatewayState, Any], None]] = {
     "welcome": _obey_welcome,
     "site_key": _obey_site_key,
@@ -247,4 +298,6 @@ _OBEY: dict[str, Callable[[GatewayState, Any], None]] = {
     "floor": _obey_floor,
     "seal": _obey_seal,
     "floor_resolved": _obey_floor_resolved,
+    "use_closed": _obey_use_closed,
+    "parked_decided": _obey_parked_decided,
 }

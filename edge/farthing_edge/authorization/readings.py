@@ -1,7 +1,14 @@
-"""Readings and ends: what was used is billed, the hold rolls, and what does not fit is parked with its reason."""
+"""Readings, chains and ends: what was used is billed, the hold rolls, and what does not fit is parked with its reason.
+
+A value counts unrolled (``Authorization.unrolled``): less than before is a rollover only where the device says so, or rated power
+allows it in the time. What went back is parked: nothing is billed below what was billed, so a replaced register goes on under a new
+register epoch only. A value beyond rated power is parked, and so is whatever comes at or above it before somebody has decided.
+"""
+
+from dataclasses import replace
 
 from farthing.clock import SECOND_US, Instant
-from farthing.device.messages import AnswerStatus, End, Reading
+from farthing.device.messages import MAX_COUNT, AnswerStatus, Chain, End, Reading
 from farthing.ids import AuthorizationId, standing_authorization_id
 from farthing.refusal import Refusal
 from farthing.tariff import TariffError, Use, limit, price
@@ -26,7 +33,7 @@ from farthing_edge.metering.funding import Purse, bill, due, hold, purse_for
 STANDING_AHEAD = 4
 
 
-def _heard(state: GatewayState, statement: Reading | End) -> Refusal | Device:
+def _heard(state: GatewayState, statement: Reading | Chain | End) -> Refusal | Device:
     """Who says it, if that can be anybody: status does not matter, what was used is billed."""
     if statement.recipient != state.gateway_id:
         return Refusal.RECIPIENT_DIFFERS
@@ -53,15 +60,71 @@ def decide_reading(state: GatewayState, command: DeviceStatement, reading: Readi
     fault = _does_not_fit(device, authorization, reading)
     if fault is not None:
         return _park(command, reading, digest, fault, now)
-    if authorization.closed:
-        if reading.counter > authorization.last_counter and reading.register.value > authorization.value:
-            return _park(command, reading, digest, Refusal.INTENT_ENDED, now)
-        return recorded(reading, authorization)
+    return _take_reading(state, command, reading, device, authorization, digest, now)
+
+
+def _take_reading(
+    state: GatewayState,
+    command: DeviceStatement,
+    reading: Reading,
+    device: Device,
+    authorization: Authorization,
+    digest: bytes,
+    now: Instant,
+) -> Decision:
+    """A reading that fits its authorization: late, parked or metered."""
+    value = _unrolled(device, authorization, reading)
     if reading.counter < authorization.last_counter:
         return recorded(reading, authorization)
-    if reading.register.value < authorization.value:
-        return _park(command, reading, digest, Refusal.REGISTER_WENT_BACK, now)
-    return _meter(state, command, reading, device, authorization, digest, now, closing=False)
+    if authorization.closed:
+        if value > authorization.value:
+            return _park(command, reading, digest, Refusal.INTENT_ENDED, now, authorization, value)
+        return recorded(reading, authorization)
+    if authorization.signed_value <= value < authorization.value:
+        # Ticks have overtaken it: they have proven more since.
+        return recorded(reading, authorization)
+    fault = _not_believed(device, authorization, reading, value, now)
+    if fault is not None:
+        return _park(command, reading, digest, fault, now, authorization, value)
+    return _meter(state, command, reading, device, authorization, digest, now, value, closing=False)
+
+
+def decide_chain(state: GatewayState, command: DeviceStatement, chain: Chain, now: Instant) -> Decision:
+    """A reading, and from there on ticks. It takes the place of the chain before it, whose ticks prove nothing more."""
+    device = _heard(state, chain)
+    if isinstance(device, Refusal):
+        return no(chain, device)
+    digest = digest_of(command.payload)
+    if chain.counter in device.seen:
+        return _seen_before(device, chain, digest)
+    authorization = state.authorizations.get(chain.authorization)
+    if authorization is None:
+        return _unknown_authorization(device, chain)
+    fault = _does_not_fit(device, authorization, chain)
+    if fault is not None:
+        return _park(command, chain, digest, fault, now)
+    value = _unrolled(device, authorization, chain)
+    if value + chain.length * chain.unit_per_tick > MAX_COUNT:
+        return no(chain, Refusal.MALFORMED)
+    if authorization.closed or chain.counter < authorization.last_counter:
+        return recorded(chain, authorization)
+    fault = _not_believed(device, authorization, chain, value, now)
+    if fault is not None:
+        return _park(command, chain, digest, fault, now, authorization, value)
+    decision = _meter(state, command, chain, device, authorization, digest, now, value, closing=False)
+    if not decision.events or not isinstance(decision.events[0], events.Metered):
+        return decision
+    started = events.ChainStarted(
+        authorization=authorization.id,
+        counter=chain.counter,
+        statement=command.cose,
+        unit_per_tick=chain.unit_per_tick,
+        length=chain.length,
+        anchor=chain.anchor,
+        start=value,
+    )
+    metered, *more = decision.events
+    return replace(decision, events=(metered, started, *more))
 
 
 def decide_end(state: GatewayState, command: DeviceStatement, end: End, now: Instant) -> Decision:
@@ -91,26 +154,60 @@ def decide_end(state: GatewayState, command: DeviceStatement, end: End, now: Ins
     fault = _does_not_fit(device, authorization, end)
     if fault is not None:
         return _park(command, end, digest, fault, now)
+    value = _unrolled(device, authorization, end)
     if authorization.closed:
+        if authorization.closed_by and value > authorization.value:
+            # Somebody decided that the device was gone. What it used after its last word then is evidence for people.
+            return _park(command, end, digest, Refusal.INTENT_ENDED, now, authorization, value)
         return recorded(end, authorization)
-    if end.register.value < authorization.value:
-        return _park(command, end, digest, Refusal.REGISTER_WENT_BACK, now)
-    return _meter(state, command, end, device, authorization, digest, now, closing=True)
+    fault = _not_believed(device, authorization, end, value, now)
+    if fault is not None:
+        return _park(command, end, digest, fault, now, authorization, value)
+    return _meter(state, command, end, device, authorization, digest, now, value, closing=True)
 
 
-def _seen_before(device: Device, statement: Reading | End, digest: bytes) -> Decision:
+def _unrolled(device: Device, authorization: Authorization, statement: Reading | Chain | End) -> int:
+    register = device.registers.get(authorization.register_id)
+    modulus = 0 if register is None or register.epoch != authorization.register_epoch else register.modulus
+    return authorization.unrolled(statement.register, modulus)
+
+
+def _not_believed(
+    device: Device, authorization: Authorization, statement: Reading | Chain | End, value: int, now: Instant
+) -> Refusal | None:
+    """Why the value of a statement cannot be taken as it stands: nobody bills it before somebody has decided."""
+    if value < authorization.value:
+        return Refusal.REGISTER_WENT_BACK
+    if authorization.ceiling is not None and value >= authorization.ceiling:
+        return Refusal.REGISTER_TOO_FAST
+    register = device.registers.get(authorization.register_id)
+    if register is None or register.epoch != authorization.register_epoch:
+        return None
+    counted = value - authorization.value
+    # By its own clock or ours, whichever gives it more time: a clock that stands wrong must not park what is right.
+    elapsed_us = max(statement.at - authorization.at, now - authorization.heard_at)
+    said = statement.register.unrolled(register.modulus) - authorization.said_start + authorization.start
+    if said < authorization.value:
+        # Smaller than what it said before: it came round, or it went back.
+        return None if register.can_count(counted, elapsed_us) else Refusal.REGISTER_WENT_BACK
+    # What a grant covered in advance was held for it: so much nobody doubts.
+    covered_us = authorization.report_interval_s * SECOND_US
+    return None if register.can_count(counted, elapsed_us + covered_us) else Refusal.REGISTER_TOO_FAST
+
+
+def _seen_before(device: Device, statement: Reading | Chain | End, digest: bytes) -> Decision:
     if device.seen[statement.counter].digest == digest:
         return again(device, statement)
     return no(statement, Refusal.COUNTER_REUSED)
 
 
-def _unknown_authorization(device: Device, statement: Reading | End) -> Decision:
+def _unknown_authorization(device: Device, statement: Reading | Chain | End) -> Decision:
     if statement.counter <= device.window_floor():
         return no(statement, Refusal.COUNTER_TOO_OLD)
     return no(statement, Refusal.AUTHORIZATION_UNKNOWN)
 
 
-def _does_not_fit(device: Device, authorization: Authorization, statement: Reading | End) -> Refusal | None:
+def _does_not_fit(device: Device, authorization: Authorization, statement: Reading | Chain | End) -> Refusal | None:
     """What a statement must repeat of the authorization that it names."""
     register = statement.register
     if authorization.device_id != device.id or authorization.register_id != register.register_id:
@@ -124,11 +221,19 @@ def _does_not_fit(device: Device, authorization: Authorization, statement: Readi
     known = device.registers.get(register.register_id)
     if known is not None and known.epoch == register.register_epoch and register.value >= known.modulus:
         return Refusal.MALFORMED
+    if known is not None and register.unrolled(known.modulus) + known.modulus > MAX_COUNT:
+        return Refusal.MALFORMED
     return None
 
 
 def _park(
-    command: DeviceStatement, statement: Reading | End, digest: bytes, refusal: Refusal, now: Instant
+    command: DeviceStatement,
+    statement: Reading | Chain | End,
+    digest: bytes,
+    refusal: Refusal,
+    now: Instant,
+    authorization: Authorization | None = None,
+    value: int = -1,
 ) -> Decision:
     return no(
         statement,
@@ -141,6 +246,10 @@ def _park(
             statement=command.cose,
             refusal=int(refusal),
             at=now,
+            authorization=b"" if authorization is None else authorization.id,
+            value=value,
+            said_at=statement.at,
+            closing=isinstance(statement, End),
         ),
     )
 
@@ -165,11 +274,7 @@ def _standing_reading(
     fault = _does_not_fit(device, authorization, reading)
     if fault is not None:
         return _park(command, reading, digest, fault, now)
-    if authorization.closed or reading.counter < authorization.last_counter:
-        return recorded(reading, authorization)
-    if reading.register.value < authorization.value:
-        return _park(command, reading, digest, Refusal.REGISTER_WENT_BACK, now)
-    return _meter(state, command, reading, device, authorization, digest, now, closing=False)
+    return _take_reading(state, command, reading, device, authorization, digest, now)
 
 
 def _baseline(
@@ -189,6 +294,9 @@ def _baseline(
         return no(reading, Refusal.REGISTER_EPOCH_DIFFERS)
     if reading.register.value >= register.modulus:
         return no(reading, Refusal.MALFORMED)
+    start = register.unrolled_start(reading.register, reading.at)
+    if start is None:
+        return no(reading, Refusal.REGISTER_WENT_BACK)
     tariff = state.tariffs.get((device.tariff.tariff_id, device.tariff.version))
     if tariff is None or reading.tariff != device.tariff or not tariff.prices(register.unit):
         return no(reading, Refusal.TARIFF_MISSING)
@@ -205,12 +313,13 @@ def _baseline(
         register_id=register.id,
         register_epoch=register.epoch,
         unit=register.unit,
-        start=reading.register.value,
+        start=start,
         at=reading.at,
         tariff_id=tariff.name.tariff_id,
         tariff_version=tariff.name.version,
         currency=tariff.currency,
         report_interval_s=device.report_interval_s,
+        said_start=reading.register.unrolled(register.modulus),
     )
     reply = Reply(
         device=device.id, answers=(reading.device_epoch, reading.counter), status=AnswerStatus.RECORDED, closed=False
@@ -240,29 +349,29 @@ def _ask_ahead(
 def _meter(
     state: GatewayState,
     command: DeviceStatement,
-    statement: Reading | End,
+    statement: Reading | Chain | End,
     device: Device,
     authorization: Authorization,
     digest: bytes,
     now: Instant,
+    value: int,
     *,
     closing: bool,
 ) -> Decision:
     """Bill what is due and not billed, roll the hold, and say how far it goes now."""
     entry = state.tariffs.get((authorization.tariff.tariff_id, authorization.tariff.version))
     if entry is None:
-        return _park(command, statement, digest, Refusal.TARIFF_MISSING, now)
+        return _park(command, statement, digest, Refusal.TARIFF_MISSING, now, authorization, value)
     account = state.accounts.get(authorization.account_id)
     purse = purse_for(state, account, authorization.token_key, authorization.holds)
-    value = statement.register.value
-    # What the statement says, so that its evidence stands alone; a device whose clock went back adds no time (``due``).
-    at = statement.at
+    # A device whose clock went back adds no time: what it cost by then it costs still.
+    at = max(statement.at, authorization.at)
     try:
-        charges, holds, limit_value, short_micros = _bill_and_roll(
+        charges, holds, limit_value, short_micros = bill_and_roll(
             device, authorization, entry, purse, value=value, at=at, now=now, closing=closing
         )
     except TariffError:
-        return _park(command, statement, digest, Refusal.TARIFF_MISSING, now)
+        return _park(command, statement, digest, Refusal.TARIFF_MISSING, now, authorization, value)
     told = authorization.told
     metered = events.Metered(
         device=device.id,
@@ -284,6 +393,7 @@ def _meter(
         register_from=authorization.recorded_to,
         net_before_micros=authorization.net_micros,
         tax_before_micros=authorization.tax_micros,
+        latest=latest_beside(authorization, statement.at),
     )
     reply = Reply(
         device=device.id,
@@ -296,7 +406,13 @@ def _meter(
     return Decision((metered,) if more is None else (metered, more), reply)
 
 
-def _bill_and_roll(
+def latest_beside(authorization: Authorization, at: Instant) -> bytes | None:
+    """The statement whose time a record takes, where neither the one that ends it (``at``) nor the first has it."""
+    latest = authorization.latest_statement
+    return latest if authorization.at > at and latest != authorization.first_statement else None
+
+
+def bill_and_roll(
     device: Device,
     authorization: Authorization,
     entry: TariffEntry,

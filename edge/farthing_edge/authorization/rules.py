@@ -12,7 +12,7 @@ more function in ``RULES_OF_THE_INTENT``.
 from collections.abc import Callable
 from typing import TypeAlias
 
-from farthing.device.messages import Intent
+from farthing.device.messages import MAX_COUNT, Intent
 from farthing.ids import authorization_id
 from farthing.refusal import Refusal
 from farthing.v1 import directive_pb2
@@ -67,7 +67,9 @@ def well_formed(state: GatewayState, ask: Ask) -> Refusal | None:
         return None
     if register is None:
         return Refusal.REGISTER_UNKNOWN
-    if intent.wanted == 0 or intent.register.value + (intent.one_shot or 0) >= register.modulus:
+    if intent.wanted == 0 or intent.register.value >= register.modulus:
+        return Refusal.MALFORMED
+    if intent.register.unrolled(register.modulus) + (intent.one_shot or 0) > MAX_COUNT:
         return Refusal.MALFORMED
     one_shot = device.profile == directive_pb2.DEVICE_PROFILE_ONE_SHOT
     if one_shot != (intent.one_shot is not None) or device.profile == directive_pb2.DEVICE_PROFILE_STANDING:
@@ -100,7 +102,7 @@ def register_is_free(state: GatewayState, ask: Ask) -> Refusal | None:  # noqa: 
         return None
     if register.open is not None:
         return Refusal.REGISTER_BUSY
-    if intent.register.value < register.last_value:
+    if register.unrolled_start(intent.register, intent.at) is None:
         return Refusal.REGISTER_WENT_BACK
     return None
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from farthing.clock import SECOND_US, Instant
-from farthing.device.messages import FLOOR, Grant, Held, TariffVersion, Witness
+from farthing.device.messages import FLOOR, Grant, Held, RegisterValue, TariffVersion, Witness
 from farthing.evidence.batches import ZERO_HASH
 from farthing.ids import (
     AccountId,
@@ -40,8 +40,18 @@ DEFAULT_SEAL_RECORDS = 200
 DEFAULT_SEAL_AGE_S = 2
 #: The evidence format takes 20,000 leaves a batch, and a record may stand on several lines.
 MAX_SEAL_RECORDS = 2_000
+#: Decisions as a record names them when a directive only implies them.
+NEW_REGISTER_EPOCH = "a new register epoch"
+NEW_DEVICE_EPOCH = "a new device epoch"
+UNNAMED_DECISION = "a decision without a name"
 #: Faults of directives kept for people to read.
 MAX_FAULTS = 64
+#: Parked statements that a directive can decide about; what is older is in the journal only. 1,000 devices with one each.
+MAX_PARKED_STATEMENTS = 1_024
+#: How much more than its rated power allows a register may have counted before nobody believes it: what a fuse lets through, and
+#: a minute for clocks that do not agree to the second.
+RATED_TOLERANCE_PPM = 100_000
+RATED_SLACK_US = 60 * SECOND_US
 
 #: Later than anything happens.
 NEVER = Instant(2**63 - 1)
@@ -260,7 +270,7 @@ class TariffEntry:
 class Register:
     """A device's register as the operator described it, and what this gateway last heard of it."""
 
-    __slots__ = ("epoch", "id", "last_value", "modulus", "open", "rated_per_hour", "unit")
+    __slots__ = ("epoch", "id", "last_at", "last_value", "modulus", "open", "rated_per_hour", "unit")
 
     def __init__(self, register_id: RegisterId, epoch: int, unit: str, modulus: int, rated_per_hour: int) -> None:
         self.id = register_id
@@ -268,13 +278,36 @@ class Register:
         self.unit = unit
         self.modulus = modulus
         self.rated_per_hour = rated_per_hour
-        #: The highest count a record or a session has reached here; -1 before the first.
+        #: The highest count a record or a session has reached here, unrolled, and when; -1 before the first.
         self.last_value = -1
+        self.last_at = Instant(0)
         self.open: Authorization | None = None
 
     def reach(self, seconds: int) -> int:
         """The most it can count in ``seconds``, rounded up."""
         return -(-self.rated_per_hour * seconds // 3600)
+
+    def can_count(self, units: int, elapsed_us: int) -> bool:
+        """Whether rated power allows ``units`` in that time. Without a rated power anything is possible."""
+        if not self.rated_per_hour:
+            return True
+        longest_us = max(0, elapsed_us) + RATED_SLACK_US
+        return units * 3600 * SECOND_US * PPM <= self.rated_per_hour * longest_us * (PPM + RATED_TOLERANCE_PPM) + (
+            # A register counts in whole units: one may be just full.
+            3600 * SECOND_US * PPM
+        )
+
+    def unrolled_start(self, value: RegisterValue, at: Instant) -> int | None:
+        """Where a use that begins at ``value`` begins, with all turns; None where the register went back.
+
+        A value below the last one is a rollover that its device did not say, if rated power allows it in the time.
+        """
+        said = value.unrolled(self.modulus)
+        missing = self.last_value - said
+        if missing <= 0:
+            return said
+        start = said + -(-missing // self.modulus) * self.modulus
+        return start if self.can_count(start - self.last_value, at - self.last_at) else None
 
 
 class Seen:
@@ -347,29 +380,69 @@ class Device:
         return max(0, self.highest)
 
 
+class Chain:
+    """Ticks that prove the use of an authorization from ``start`` on, and how far they have."""
+
+    __slots__ = ("anchor", "counter", "index", "length", "start", "statement", "unit_per_tick", "word")
+
+    def __init__(
+        self, *, counter: int, statement: bytes, unit_per_tick: int, length: int, anchor: bytes, start: int
+    ) -> None:
+        self.counter = counter
+        self.statement = statement
+        self.unit_per_tick = unit_per_tick
+        self.length = length
+        self.anchor = anchor
+        self.start = start
+        #: The highest tick that is proven, and its word.
+        self.index = 0
+        self.word = anchor
+
+    @property
+    def value(self) -> int:
+        """What the register counts by the ticks."""
+        return self.start + self.index * self.unit_per_tick
+
+
 class Authorization:
-    """The gateway's yes to an intent, or a standing one; open, then closed, remembered while its intent is in the window."""
+    """The gateway's yes to an intent, or a standing one; open, then closed, remembered while its intent is in the window.
+
+    Its values of the register are unrolled: what it counted in its epoch, however often it returned to 0.
+    """
 
     __slots__ = (
         "account_id",
         "at",
         "billed",
+        "ceiling",
+        "chain",
         "closed",
+        "closed_by",
         "commitment",
         "currency",
         "device_id",
         "first_statement",
+        "heard_at",
         "holds",
         "id",
         "intent_counter",
         "intent_epoch",
         "last_counter",
+        "last_statement",
+        "last_tick",
+        "latest_statement",
+        "missed",
         "net_micros",
         "opened_position",
         "recorded_to",
         "register_epoch",
         "register_id",
         "report_interval_s",
+        "said_start",
+        "set_aside",
+        "settled",
+        "shown_start",
+        "signed_value",
         "standing",
         "start",
         "started_at",
@@ -404,6 +477,9 @@ class Authorization:
         first_statement: bytes,
         traceparent: str | None,
         opened_position: int,
+        shown_start: int,
+        said_start: int,
+        heard_at: Instant,
     ) -> None:
         self.id = authorization_id
         self.device_id = device_id
@@ -425,9 +501,26 @@ class Authorization:
         self.first_statement = first_statement
         self.traceparent = traceparent
         self.opened_position = opened_position
-        #: The last value and instant heard.
+        #: What the register showed at the start, and what its device said it had counted until then.
+        self.shown_start = shown_start
+        self.said_start = said_start
+        #: The highest value heard, the highest one that a statement said, and the one at which the device was last told a limit.
         self.value = start
+        self.signed_value = start
+        self.settled = start
+        #: The latest time that the device signed, and the statement that says it.
         self.at = started_at
+        self.latest_statement = first_statement
+        #: What proves ``value``: a statement, and a tick of it.
+        self.last_statement = first_statement
+        self.last_tick: tuple[int, bytes] | None = None
+        #: When the gateway last heard of it, by its own clock.
+        self.heard_at = heard_at
+        #: Readings that were due and did not come.
+        self.missed = 0
+        self.chain: Chain | None = None
+        #: A value that rated power did not allow was parked: nothing from there on is believed before somebody decides.
+        self.ceiling: int | None = None
         self.last_counter = intent_counter
         #: Where the last usage record ended: what a claim says.
         self.recorded_to = start
@@ -439,6 +532,15 @@ class Authorization:
         self.holds: dict[str, int] = {}
         self.told: Told | None = None
         self.closed = False
+        #: The operator's decision that closed it; empty when its device ended it.
+        self.closed_by = ""
+        #: Why no batch can bill it; empty when one can.
+        self.set_aside = ""
+
+    def unrolled(self, value: RegisterValue, modulus: int) -> int:
+        """What ``value`` means in this authorization. Less than at its start: the register returned to 0, its device did not say."""
+        width = value.unrolled(modulus) - self.said_start
+        return self.start + (width if width >= 0 else width + modulus)
 
     @property
     def gross_micros(self) -> int:
@@ -461,8 +563,9 @@ class Authorization:
             tariff=self.tariff,
             register_id=self.register_id,
             register_epoch=self.register_epoch,
-            start=self.start,
-            limit=told.limit,
+            # As the device counts: from what its register showed.
+            start=self.shown_start,
+            limit=told.limit - self.start + self.shown_start,
             held=tuple(
                 Held(quota_id=QuotaId(FLOOR if funding == FLOOR_FUNDING else funding), amount_micros=amount)
                 for funding, amount in told.holds
@@ -491,6 +594,9 @@ class UsageRecord:
     at: Instant
     #: The statement that ends it; the authorization's first stands with the authorization.
     statement: bytes
+    #: The tick that does, with the chain as its statement; and the statement whose time is the latest, if that is another one.
+    tick: tuple[int, bytes] | None
+    latest: bytes | None
     #: What the device had been told before it.
     told: Told | None
     traceparent: str | None
@@ -522,6 +628,26 @@ class SiteKeyRow:
     epoch: int
     ephemeral_public_key: bytes
     wrapped_key: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParkedStatement:
+    """A statement that somebody has to decide about. ``value`` is unrolled, -1 where its authorization is not known."""
+
+    position: int
+    statement: bytes
+    refusal: int
+    authorization: bytes
+    value: int
+    said_at: Instant
+    closing: bool
+
+
+class Due(NamedTuple):
+    """What was decided about an authorization and is still to be done: close it, or believe what is parked."""
+
+    decision: str
+    parked: ParkedStatement | None
 
 
 class SealedBatch(NamedTuple):
@@ -617,6 +743,12 @@ class GatewayState:
         self.statistics = Statistics()
         self.totals = Statistics()
         self.parked = 0
+        #: (device, device epoch, counter) → what is parked and not decided; bounded by ``MAX_PARKED_STATEMENTS``, the oldest go first.
+        self.parked_statements: dict[tuple[str, int, int], ParkedStatement] = {}
+        #: Authorization → what was decided about it, until it is done: at the next tick.
+        self.due: dict[bytes, Due] = {}
+        #: Authorizations that no batch can bill → why.
+        self.set_aside: dict[bytes, str] = {}
         #: Volatile: whether the cloud can be asked right now.
         self.online = False
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from farthing.device.messages import Grant
 from farthing.ids import GatewayId
 from farthing_edge.authorization.applying import opened
-from farthing_edge.authorization.events import BaselineTaken, Event, Granted, Metered
+from farthing_edge.authorization.events import BaselineTaken, Event, Granted, Metered, Settled
 from farthing_edge.authorization.state import Told
 from farthing_edge.metering.sealing import Facts, facts_of, leaves_of, sheet_of
 
@@ -39,7 +39,7 @@ def leaves_of_entries(
         if isinstance(event, Granted):
             if event.charges:
                 facts.append(_facts_of_one_shot(position, event))
-        elif isinstance(event, Metered) and event.charges:
+        elif isinstance(event, Metered | Settled) and event.charges:
             facts.append(_facts_of_metered(event, gateway_id, event_at, start_id_at))
     return leaves_of(
         facts, sheet_of((fact.account, fact.currency, fact.tariff, fact.charges, fact.at) for fact in facts)
@@ -63,7 +63,7 @@ def _facts_of_one_shot(position: int, event: Granted) -> Facts:
 
 
 def _facts_of_metered(
-    event: Metered,
+    event: Metered | Settled,
     gateway_id: GatewayId,
     event_at: Callable[[int], Event],
     start_id_at: Callable[[int], bytes],
@@ -88,13 +88,15 @@ def _facts_of_metered(
         statement=event.statement,
         grant=grant,
         traceparent=event.traceparent,
+        tick=(event.tick_index, event.tick_preimage) if isinstance(event, Settled) and event.tick_index else None,
+        latest=event.latest,
     )
 
 
 def _told(event: Event, position: int, start_id: bytes) -> Told:
     if isinstance(event, Granted):
         before = (0, 0)
-    elif isinstance(event, Metered):
+    elif isinstance(event, Metered | Settled):
         before = (event.net_before_micros, event.tax_before_micros)
     else:
         raise DetailFault(f"position {position} told no device anything")

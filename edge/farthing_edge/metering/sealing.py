@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple, TypeAlias
 
 from farthing.clock import Instant, quarter_of
-from farthing.device.messages import Grant, TariffVersion
+from farthing.device.messages import MAX_EPOCH, Grant, TariffVersion
 from farthing.device.messages import encode as encode_message
 from farthing.evidence import merkle
 from farthing.evidence.batches import batch_hash
@@ -50,6 +50,7 @@ class Facts(NamedTuple):
     statements: tuple[bytes, ...]
     grant: Grant | None
     traceparent: str | None
+    tick: tuple[int, bytes] | None
 
 
 class Sheet(NamedTuple):
@@ -95,32 +96,32 @@ def sheet_of(records: Iterable[tuple[str, str, TariffVersion, tuple[Charge, ...]
 
 def leaves_of(facts: Sequence[Facts], sheet: Sheet) -> list[bytes]:
     """The leaves of a batch, in line order: one for each record and line it stands on."""
-    leaves: list[bytes] = []
-    for line, parts in enumerate(sheet.parts):
-        for number, net, tax in parts:
-            fact = facts[number]
-            leaves.append(
-                Leaf(
-                    authorization=AuthorizationId(fact.authorization),
-                    line=line,
-                    device=DeviceId(fact.device),
-                    register_id=RegisterId(fact.register_id),
-                    register_epoch=fact.register_epoch,
-                    register_from=fact.register_from,
-                    register_to=fact.register_to,
-                    net_micros=net,
-                    tax_micros=tax,
-                    total_net_micros=fact.net_micros,
-                    total_tax_micros=fact.tax_micros,
-                    closing=fact.closing,
-                    tariff=fact.tariff,
-                    at=Instant(fact.at),
-                    statements=fact.statements,
-                    grant=None if fact.grant is None else encode_message(fact.grant),
-                    traceparent=fact.traceparent,
-                ).encode()
-            )
-    return leaves
+    return [
+        _leaf(facts[number], line, net, tax) for line, parts in enumerate(sheet.parts) for number, net, tax in parts
+    ]
+
+
+def _leaf(fact: Facts, line: int, net: int, tax: int) -> bytes:
+    return Leaf(
+        authorization=AuthorizationId(fact.authorization),
+        line=line,
+        device=DeviceId(fact.device),
+        register_id=RegisterId(fact.register_id),
+        register_epoch=fact.register_epoch,
+        register_from=fact.register_from,
+        register_to=fact.register_to,
+        net_micros=net,
+        tax_micros=tax,
+        total_net_micros=fact.net_micros,
+        total_tax_micros=fact.tax_micros,
+        closing=fact.closing,
+        tariff=fact.tariff,
+        at=Instant(fact.at),
+        statements=fact.statements,
+        grant=None if fact.grant is None else encode_message(fact.grant),
+        traceparent=fact.traceparent,
+        tick=fact.tick,
+    ).encode()
 
 
 def facts_of(
@@ -136,8 +137,11 @@ def facts_of(
     statement: bytes,
     grant: Grant | None,
     traceparent: str | None,
+    tick: tuple[int, bytes] | None = None,
+    latest: bytes | None = None,
 ) -> Facts:
-    """What a leaf says of a record that ``statement`` ends: ``net_micros`` and ``tax_micros`` are the authorization's so far.
+    """What a leaf says of a record that ``statement`` (a chain: with a ``tick`` of it) ends; ``latest`` is the statement that gives it
+    its time, where neither that one nor the first does. ``net_micros`` and ``tax_micros`` are the authorization's so far.
 
     One place for both who seals and who shows again what was sealed: their leaves are equal byte for byte.
     """
@@ -157,9 +161,10 @@ def facts_of(
         closing=closing,
         tariff=authorization.tariff,
         at=at,
-        statements=(first,) if statement == first else (first, statement),
+        statements=(first,) if statement == first else (first, *(() if latest is None else (latest,)), statement),
         grant=grant,
         traceparent=traceparent,
+        tick=tick,
     )
 
 
@@ -178,7 +183,30 @@ def facts_of_record(state: GatewayState, record: UsageRecord) -> Facts:
         statement=record.statement,
         grant=None if record.told is None else authorization.grant(state.gateway_id, record.told),
         traceparent=record.traceparent,
+        tick=record.tick,
+        latest=record.latest,
     )
+
+
+def why_no_batch(state: GatewayState) -> dict[bytes, str]:
+    """Which authorizations' records or claims cannot be written, each tried alone, and why."""
+    faults: dict[bytes, str] = {}
+    for record in state.unsealed:
+        try:
+            fact = facts_of_record(state, record)
+            sheet = sheet_of([(fact.account, fact.currency, fact.tariff, fact.charges, fact.at)])
+            leaves_of([fact], sheet)
+            for line in _lines(sheet):
+                line.SerializeToString()
+        except Exception as err:  # noqa: BLE001  # the question is whether it can be done at all
+            faults[record.authorization.id] = f"{type(err).__name__}: {err}"
+    for authorization in [*state.ended.values(), *(record.authorization for record in state.unsealed)]:
+        if authorization.id not in faults:
+            try:
+                _claim(authorization, {}).SerializeToString()
+            except Exception as err:  # noqa: BLE001  # as above
+                faults[authorization.id] = f"{type(err).__name__}: {err}"
+    return faults
 
 
 def seal(state: GatewayState, now: Instant) -> Sealed | None:
@@ -300,21 +328,21 @@ def _claims(state: GatewayState, sheet: Sheet) -> list[batch_pb2.Claim]:
             net, tax = added.get(line, (0, 0))
             added[line] = net + charge.net_micros, tax + charge.tax_micros
     authorizations.update(state.ended)
-    return [
-        batch_pb2.Claim(
-            authorization_id=authorization.id,
-            device_id=authorization.device_id,
-            register_id=authorization.register_id,
-            register_epoch=authorization.register_epoch,
-            register_from=authorization.start,
-            register_to=authorization.recorded_to,
-            net_micros=authorization.net_micros,
-            tax_micros=authorization.tax_micros,
-            final=authorization.closed,
-            shares=[
-                batch_pb2.Share(line=line, net_micros=net, tax_micros=tax)
-                for line, (net, tax) in shares.get(authorization.id, {}).items()
-            ],
-        )
-        for authorization in authorizations.values()
-    ]
+    return [_claim(authorization, shares.get(authorization.id, {})) for authorization in authorizations.values()]
+
+
+def _claim(authorization: Authorization, shares: dict[int, tuple[int, int]]) -> batch_pb2.Claim:
+    return batch_pb2.Claim(
+        authorization_id=authorization.id,
+        device_id=authorization.device_id,
+        register_id=authorization.register_id,
+        register_epoch=authorization.register_epoch,
+        register_from=authorization.start,
+        register_to=authorization.recorded_to,
+        net_micros=authorization.net_micros,
+        tax_micros=authorization.tax_micros,
+        final=authorization.closed,
+        shares=[batch_pb2.Share(line=line, net_micros=net, tax_micros=tax) for line, (net, tax) in shares.items()],
+        closed_by=authorization.closed_by,
+        missed_readings=min(authorization.missed, MAX_EPOCH),
+    )

@@ -22,7 +22,7 @@ from farthing.device.reject import MessageError
 from farthing.refusal import Refusal
 
 Kind: TypeAlias = Literal[
-    "intent", "reading", "end", "disclaimer", "grant", "batch", "receipt", "directive", "directive-head"
+    "intent", "reading", "end", "disclaimer", "chain", "grant", "batch", "receipt", "directive", "directive-head"
 ]
 
 KEY_ID_SIZE = 8

@@ -5,8 +5,11 @@ Rule 2: a line is the sum of its leaves; a claim's shares are the sums of its le
 Rule 3: every leaf rests on statements that its device signed: the one that began the authorization (whose id follows from
 it) and the one that ends the record; they name register, authorization, token commitment, tariff and recipient alike.
 Rule 4: what an authorization has billed after a record is the price of its interval under its tariff version, computed here
-anew from these two statements; what the record bills is the difference.
-Rule 5: which account and quota paid is the gateway's word; nothing here proves it.
+anew from these statements; what the record bills is the difference.
+Rule 5: an interval is unrolled: it begins where its claim does, which shows what the first statement does, and ends where the last one
+and its tick say, at most one return to 0 later that the device did not count itself. A tick's preimage hashes to its chain's anchor.
+Rule 6: a record closes with its device's end, or with the decision that its claim names.
+Rule 7: which account and quota paid is the gateway's word; nothing here proves it.
 """
 
 from collections import defaultdict
@@ -16,6 +19,7 @@ from dataclasses import dataclass
 from farthing.clock import quarter_of
 from farthing.device.cose import VerifyingKey, decode_sign1
 from farthing.device.messages import (
+    Chain,
     Disclaimer,
     End,
     Intent,
@@ -26,7 +30,7 @@ from farthing.device.messages import (
     decode_statement,
 )
 from farthing.evidence import leaf as leaves_of
-from farthing.evidence import merkle
+from farthing.evidence import merkle, payword
 from farthing.evidence.leaf import Leaf, LeafError
 from farthing.ids import authorization_id, standing_authorization_id
 from farthing.tariff import Tariff, TariffError, Use, price
@@ -52,12 +56,16 @@ class RegisterFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerifiedLeaf:
-    """A leaf whose every rule holds, with its statements read: ``first`` began the authorization, ``last`` ends the record."""
+    """A leaf whose every rule holds, with its statements read: ``first`` began the authorization, ``last`` ends the record.
+
+    ``start`` is what the register had counted in its epoch when the authorization began.
+    """
 
     index: int
     leaf: Leaf
     first: Statement
     last: Statement
+    start: int
 
 
 #: (device id, key id) → the device's statement key.
@@ -84,6 +92,7 @@ def verify(
     _check_tree(batch, leaves)
     lines = _lines_of_leaves(batch)
     reader = _Reader(batch, device_key)
+    claims = {claim.authorization_id: claim for claim in batch.claims}
     verified = []
     for index, (data, line) in enumerate(zip(leaves, lines, strict=True)):
         try:
@@ -91,18 +100,22 @@ def verify(
         except LeafError as err:
             raise EvidenceError(str(err), index) from err
         _check_line_of(item, line, batch.lines[line], index)
-        first, last = reader.statements(item, index)
-        _check_statements(item, first, last, index)
+        claim = claims.get(item.authorization)
+        first, latest, last = reader.statements(item, index)
+        _check_statements(item, first, latest, last, claim, index)
+        if claim is None:
+            raise EvidenceError("of an authorization without a claim", index)
         _check_grant(batch, item, first, index)
         facts = register(item.device, item.register_id, item.register_epoch)
         if facts is None:
             raise EvidenceError("a register that nobody knows", index)
-        _check_interval(item, first, last, facts, index)
+        start = _start(first, facts, claim)
+        _check_interval(item, first, last, facts, start, index)
         priced_by = tariff(item.tariff.tariff_id, item.tariff.version)
         if priced_by is None:
             raise EvidenceError("a tariff version that nobody knows", index)
-        _check_price(item, first, last, facts, priced_by, batch.lines[line], index)
-        verified.append(VerifiedLeaf(index=index, leaf=item, first=first, last=last))
+        _check_price(item, first, start, facts, priced_by, batch.lines[line], index)
+        verified.append(VerifiedLeaf(index=index, leaf=item, first=first, last=last, start=start))
     _check_sums(batch, verified)
     _check_claims(batch, verified)
     return tuple(verified)
@@ -170,10 +183,10 @@ class _Reader:
         self._device_key = device_key
         self._read: dict[bytes, Statement] = {}
 
-    def statements(self, item: Leaf, index: int) -> tuple[Statement, Statement]:
-        """The statement that began the authorization, and the one that ends the record."""
+    def statements(self, item: Leaf, index: int) -> tuple[Statement, Statement | None, Statement]:
+        """The statement that began the authorization, one between that gives the record its time, and the one that ends it."""
         read = [self._statement(item, data, index) for data in item.statements]
-        return read[0], read[-1]
+        return read[0], read[1] if len(read) > 2 else None, read[-1]
 
     def _statement(self, item: Leaf, data: bytes, index: int) -> Statement:
         statement = self._read.get(data)
@@ -200,8 +213,11 @@ class _Reader:
         return statement
 
 
-def _check_statements(item: Leaf, first: Statement, last: Statement, index: int) -> None:
-    for statement in (first, last):
+def _check_statements(
+    item: Leaf, first: Statement, latest: Statement | None, last: Statement, claim: batch_pb2.Claim | None, index: int
+) -> None:
+    said = (first, last) if latest is None else (first, latest, last)
+    for statement in said:
         register = statement.register
         if (register.register_id, register.register_epoch) != (item.register_id, item.register_epoch):
             raise EvidenceError("a statement of another register", index)
@@ -219,16 +235,20 @@ def _check_statements(item: Leaf, first: Statement, last: Statement, index: int)
         raise EvidenceError("begins with neither an intent nor a standing authorization's reading", index)
     if named != item.authorization:
         raise EvidenceError("the first statement began another authorization", index)
-    if item.at != last.at:
-        raise EvidenceError("another time than the statement that ends the record", index)
+    if item.at != max(statement.at for statement in said):
+        raise EvidenceError("another time than the latest that its statements say", index)
     if isinstance(first, Intent) and first.tariff is not None and first.tariff != item.tariff:
         raise EvidenceError("the payer was shown another tariff version", index)
-    if isinstance(last, Disclaimer):
+    if isinstance(last, Disclaimer) or isinstance(latest, Disclaimer):
         raise EvidenceError("a disclaimer bills nothing", index)
     if isinstance(last, Intent):
         _check_one_shot(item, first, last, index)
-    else:
-        _check_continuation(item, first, last, index)
+        return
+    if latest is not None:
+        if isinstance(latest, Intent) or not max(first.at, last.at) < latest.at:
+            raise EvidenceError("a statement between, whose time is not the latest", index)
+        _check_continues(item, first, latest, index)
+    _check_continuation(item, first, last, claim, index)
 
 
 def _check_one_shot(item: Leaf, first: Statement, last: Intent, index: int) -> None:
@@ -238,9 +258,30 @@ def _check_one_shot(item: Leaf, first: Statement, last: Intent, index: int) -> N
         raise EvidenceError("a one-shot use closes at once", index)
 
 
-def _check_continuation(item: Leaf, first: Statement, last: Reading | End, index: int) -> None:
-    if len(item.statements) != 2:
+def _check_continuation(
+    item: Leaf, first: Statement, last: Reading | End | Chain, claim: batch_pb2.Claim | None, index: int
+) -> None:
+    if len(item.statements) < 2:
         raise EvidenceError("lacks the statement that ends the record", index)
+    _check_continues(item, first, last, index)
+    decided = claim is not None and claim.closed_by
+    if item.closing != isinstance(last, End) and not (item.closing and decided):
+        raise EvidenceError("closing is what an end does, or a decision that its claim names, and nothing else", index)
+    _check_tick(item, last, index)
+
+
+def _check_tick(item: Leaf, last: Reading | End | Chain, index: int) -> None:
+    if item.tick is None:
+        return
+    if not isinstance(last, Chain):
+        raise EvidenceError("a tick of no chain", index)
+    at, preimage = item.tick
+    if at > last.length or not payword.proves(last.anchor, at, preimage):
+        raise EvidenceError("a tick that its chain's anchor does not prove", index)
+
+
+def _check_continues(item: Leaf, first: Statement, last: Reading | End | Chain, index: int) -> None:
+    """Said after the first, of the same use."""
     if isinstance(first, Intent) and first.one_shot is not None:
         raise EvidenceError("a one-shot use has no later statement", index)
     if last.device_epoch != first.device_epoch or last.counter <= first.counter:
@@ -256,8 +297,6 @@ def _check_continuation(item: Leaf, first: Statement, last: Reading | End, index
         raise EvidenceError("the statement that ends the record names another tariff version", index)
     if isinstance(first, Reading) and first.tariff != item.tariff:
         raise EvidenceError("the first statement names another tariff version", index)
-    if item.closing != isinstance(last, End):
-        raise EvidenceError("closing is what an end does, and nothing else", index)
 
 
 def _check_grant(batch: batch_pb2.Batch, item: Leaf, first: Statement, index: int) -> None:
@@ -286,19 +325,30 @@ def _check_grant(batch: batch_pb2.Batch, item: Leaf, first: Statement, index: in
 # Interval and price ---------------------------------------------------------------------------------------------------
 
 
-def _check_interval(item: Leaf, first: Statement, last: Statement, facts: RegisterFacts, index: int) -> None:
-    start = first.register.value
+def _start(first: Statement, facts: RegisterFacts, claim: batch_pb2.Claim) -> int:
+    """Where the authorization began: as its claim says, if the first statement shows that but for turns its device did not count."""
+    said = first.register.unrolled(facts.modulus)
+    turned = claim.register_from - said
+    return said + turned if turned > 0 and facts.modulus and turned % facts.modulus == 0 else said
+
+
+def _check_interval(
+    item: Leaf, first: Statement, last: Statement, facts: RegisterFacts, start: int, index: int
+) -> None:
+    said = first.register.unrolled(facts.modulus)
     if isinstance(last, Intent):
         # _check_statements has seen that it is a one-shot intent.
-        end = start + (last.one_shot or 0)
+        width = last.one_shot or 0
     else:
-        end = last.register.value
-        if end < start:
+        width = last.register.unrolled(facts.modulus) - said
+        if width < 0:
             # The count returned to 0; where it cannot, it went back.
-            end += facts.modulus
-    if end < start:
+            width += facts.modulus
+    if width < 0:
         raise EvidenceError("the register went back", index)
-    if item.register_to != end:
+    if isinstance(last, Chain) and item.tick is not None:
+        width += item.tick[0] * last.unit_per_tick
+    if item.register_to != start + width:
         raise EvidenceError("ends elsewhere than the statement that ends the record", index)
     if not start <= item.register_from <= item.register_to:
         raise EvidenceError("begins outside of its authorization", index)
@@ -307,7 +357,7 @@ def _check_interval(item: Leaf, first: Statement, last: Statement, facts: Regist
 def _check_price(
     item: Leaf,
     first: Statement,
-    last: Statement,
+    start: int,
     facts: RegisterFacts,
     tariff: Tariff,
     line: batch_pb2.Line,
@@ -317,10 +367,10 @@ def _check_price(
         raise EvidenceError("its line is in another currency than the tariff", index)
     use = Use(
         unit=facts.unit,
-        start=first.register.value,
+        start=start,
         end=item.register_to,
         started_at=first.at,
-        ended_at=last.at,
+        ended_at=item.at,
     )
     try:
         priced = price(tariff, use, closing=item.closing)
@@ -370,11 +420,20 @@ def _check_shares(claim: batch_pb2.Claim, mine: Sequence[VerifiedLeaf]) -> None:
 
 
 def _records(mine: Sequence[VerifiedLeaf]) -> list[list[VerifiedLeaf]]:
-    """The leaves of one authorization by record, in the order in which the device measured."""
-    records: defaultdict[int, list[VerifiedLeaf]] = defaultdict(list)
+    """The leaves of one authorization by record, in the order in which they were billed.
+
+    A decision closes with the statement and tick that ended the record before it, or bills what a statement said that was not believed
+    when it came; so it is not their order that counts but how far the register and the price had come.
+    """
+    records: defaultdict[tuple[int, int, bool], list[VerifiedLeaf]] = defaultdict(list)
     for item in mine:
-        records[item.last.counter].append(item)
-    return [records[counter] for counter in sorted(records)]
+        tick = 0 if item.leaf.tick is None else item.leaf.tick[0]
+        records[item.last.counter, tick, item.leaf.closing].append(item)
+    return sorted(records.values(), key=lambda record: _reached(record[0].leaf))
+
+
+def _reached(item: Leaf) -> tuple[int, int, bool]:
+    return item.register_to, item.total_net_micros + item.total_tax_micros, item.closing
 
 
 def _check_totals(claim: batch_pb2.Claim, records: Sequence[Sequence[VerifiedLeaf]]) -> None:
@@ -388,7 +447,7 @@ def _check_totals(claim: batch_pb2.Claim, records: Sequence[Sequence[VerifiedLea
         billed = (sum(part.leaf.net_micros for part in record), sum(part.leaf.tax_micros for part in record))
         if before is None:
             # What was billed before this batch stands in earlier ones; a first record has nothing before it.
-            begins = item.register_from == record[0].first.register.value and item.register_to > item.register_from
+            begins = item.register_from == record[0].start and item.register_to > item.register_from
             earlier = (0, 0) if begins else None
         else:
             earlier = (before.total_net_micros, before.total_tax_micros)
@@ -406,7 +465,7 @@ def _check_totals(claim: batch_pb2.Claim, records: Sequence[Sequence[VerifiedLea
         before.device,
         before.register_id,
         before.register_epoch,
-    ) or claim.register_from != last.first.register.value:
+    ) or claim.register_from != last.start:
         raise EvidenceError("its claim is of another register, or begins elsewhere", last.index)
     if before.closing and not claim.final:
         raise EvidenceError("closes, but its claim is not final", last.index)
@@ -419,5 +478,5 @@ def _check_totals(claim: batch_pb2.Claim, records: Sequence[Sequence[VerifiedLea
 def _record_of(item: Leaf) -> tuple[object, ...]:
     return (
         *(item.register_from, item.register_to, item.total_net_micros, item.total_tax_micros),
-        *(item.closing, item.at, item.statements, item.grant),
+        *(item.closing, item.at, item.statements, item.grant, item.tick),
     )

@@ -1,7 +1,7 @@
 """A leaf: one usage record on one line, with the statements that prove it.
 
 Rule 1: one leaf for each record and line it stands on; a record on two lines is two leaves with the same statements.
-Rule 2: a leaf has one encoding, deterministic CBOR in the order of the fields below.
+Rule 2: a leaf has one encoding, deterministic CBOR in the order of the fields below; the tick only where there is one.
 """
 
 from dataclasses import dataclass
@@ -11,13 +11,14 @@ import cbor2
 
 from farthing.clock import Instant
 from farthing.device import cbor
-from farthing.device.messages import MAX_COUNT, MAX_EPOCH, TariffVersion
+from farthing.device.messages import MAX_CHAIN_LENGTH, MAX_COUNT, MAX_EPOCH, WORD_SIZE, TariffVersion
 from farthing.device.reject import MessageError
 from farthing.ids import AUTHORIZATION_ID_SIZE, AuthorizationId, DeviceId, RegisterId, parse_bytes, parse_id
 from farthing.money import parse_amount_micros
 
-#: The statement that began the authorization and the one that ends the record; one where they are the same.
-MAX_STATEMENTS = 2
+#: The statement that began the authorization, the one that gives the record its time (where neither of the others does), and the one
+#: that ends the record; one where the first is the last.
+MAX_STATEMENTS = 3
 
 
 class LeafError(ValueError):
@@ -29,8 +30,10 @@ class Leaf:
     """One usage record on one line.
 
     ``net_micros`` and ``tax_micros`` are this record's on this line; ``total_*`` the authorization's so far, after this record, over
-    all lines. ``statements`` are COSE_Sign1 bytes: the authorization's first (intent, or baseline reading of a standing one)
-    and the one that ends this record; only one where they are the same (a one-shot intent). ``grant`` is the payload of the
+    all lines. Register values are unrolled. ``statements`` are COSE_Sign1 bytes: the authorization's first (intent, or baseline reading of
+    a standing one) and the one that ends this record; only one where they are the same (a one-shot intent); between them the one
+    with the latest time, where the device's clock has gone back since. ``at`` is the latest time of them. ``tick`` (index, preimage) goes
+    with a chain that ends the record. ``grant`` is the payload of the
     grant the device had been told before this record, if any.
     """
 
@@ -51,6 +54,7 @@ class Leaf:
     statements: tuple[bytes, ...]
     grant: bytes | None
     traceparent: str | None
+    tick: tuple[int, bytes] | None = None
 
     def __post_init__(self) -> None:
         try:
@@ -69,13 +73,21 @@ class Leaf:
         if self.closing.__class__ is not bool:
             raise LeafError("closing is a boolean")
         if self.statements.__class__ is not tuple or not 1 <= len(self.statements) <= MAX_STATEMENTS:
-            raise LeafError("a leaf has one or two statements")
+            raise LeafError("a leaf has one to three statements")
         if any(statement.__class__ is not bytes for statement in self.statements):
             raise LeafError("a statement is bytes")
         if self.grant is not None and self.grant.__class__ is not bytes:
             raise LeafError("a grant is bytes")
         if self.traceparent is not None and self.traceparent.__class__ is not str:
             raise LeafError("a traceparent is text")
+        if self.tick is not None:
+            if self.tick.__class__ is not tuple or len(self.tick) != 2:
+                raise LeafError("a tick is an index and a preimage")
+            index, preimage = self.tick
+            if index.__class__ is not int or not 1 <= index <= MAX_CHAIN_LENGTH:
+                raise LeafError("a tick's index is out of its range")
+            if preimage.__class__ is not bytes or len(preimage) != WORD_SIZE:
+                raise LeafError("a preimage is 32 bytes")
 
     def encode(self) -> bytes:
         """The one encoding of this leaf."""
@@ -92,6 +104,7 @@ class Leaf:
                 list(self.statements),
                 self.grant,
                 self.traceparent,
+                *([] if self.tick is None else [list(self.tick)]),
             ]
         )
 
@@ -100,7 +113,14 @@ def decode(data: bytes) -> Leaf:
     """The leaf that ``data`` is; raise ``LeafError`` for anything else."""
     try:
         fields: Any = cbor.decode(data)
-        authorization, line, register, billed, total, closing, tariff, at, statements, grant, traceparent = fields
+        authorization, line, register, billed, total, closing, tariff, at, statements, grant, traceparent, *more = (
+            fields
+        )
+        tick = None
+        if more:
+            (tick,) = more
+            if tick is None:
+                raise LeafError("no tick is not said: that would be a second encoding")
         device, register_id, register_epoch, register_from, register_to = register
         net_micros, tax_micros = billed
         total_net_micros, total_tax_micros = total
@@ -126,4 +146,5 @@ def decode(data: bytes) -> Leaf:
         statements=statements,
         grant=grant,
         traceparent=traceparent,
+        tick=tick,
     )

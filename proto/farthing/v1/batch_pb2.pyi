@@ -329,12 +329,15 @@ class Claim(message.Message):
     SHARES_FIELD_NUMBER: builtins.int
     GRANTED_BY_FIELD_NUMBER: builtins.int
     GRANTED_INCARNATION_FIELD_NUMBER: builtins.int
+    CLOSED_BY_FIELD_NUMBER: builtins.int
+    MISSED_READINGS_FIELD_NUMBER: builtins.int
     authorization_id: builtins.bytes
     """16 bytes."""
     device_id: builtins.str
     register_id: builtins.str
     register_epoch: builtins.int
     register_from: builtins.int
+    """Unrolled: what the register counted in its epoch, with each return to 0. Two uses never overlap."""
     register_to: builtins.int
     net_micros: builtins.int
     tax_micros: builtins.int
@@ -344,6 +347,10 @@ class Claim(message.Message):
     """Whose authorization it is: empty or the sealing gateway's own id. (In EndCarried and Welcome.open_claims: the gateway it belongs to.)"""
     granted_incarnation: builtins.int
     """The incarnation that gave it, where it is not the batch's own: an adopted session. 0: the batch's own."""
+    closed_by: builtins.str
+    """The operator's decision that closed it, where no end of its device did. Empty: none."""
+    missed_readings: builtins.int
+    """Readings that were due while it was open and did not come, so far."""
     @builtins.property
     def shares(self) -> containers.RepeatedCompositeFieldContainer[Share]:
         """What this batch adds, in the order in which it was billed. Empty when it adds nothing."""
@@ -363,10 +370,12 @@ class Claim(message.Message):
         shares: abc.Iterable[Share] | None = ...,
         granted_by: builtins.str = ...,
         granted_incarnation: builtins.int = ...,
+        closed_by: builtins.str = ...,
+        missed_readings: builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["authorization_id", b"authorization_id", "device_id", b"device_id", "final", b"final", "granted_by", b"granted_by", "granted_incarnation", b"granted_incarnation", "net_micros", b"net_micros", "register_epoch", b"register_epoch", "register_from", b"register_from", "register_id", b"register_id", "register_to", b"register_to", "shares", b"shares", "tax_micros", b"tax_micros"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["authorization_id", b"authorization_id", "closed_by", b"closed_by", "device_id", b"device_id", "final", b"final", "granted_by", b"granted_by", "granted_incarnation", b"granted_incarnation", "missed_readings", b"missed_readings", "net_micros", b"net_micros", "register_epoch", b"register_epoch", "register_from", b"register_from", "register_id", b"register_id", "register_to", b"register_to", "shares", b"shares", "tax_micros", b"tax_micros"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

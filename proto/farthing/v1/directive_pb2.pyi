@@ -129,6 +129,8 @@ class Directive(message.Message):
     FLOOR_FIELD_NUMBER: builtins.int
     SEAL_FIELD_NUMBER: builtins.int
     FLOOR_RESOLVED_FIELD_NUMBER: builtins.int
+    USE_CLOSED_FIELD_NUMBER: builtins.int
+    PARKED_DECIDED_FIELD_NUMBER: builtins.int
     END_CARRIED_FIELD_NUMBER: builtins.int
     AUTHORIZING_STOPPED_FIELD_NUMBER: builtins.int
     gateway_id: builtins.str
@@ -163,6 +165,12 @@ class Directive(message.Message):
         """Debt was settled or spending was proven: room of the floor returns by this only."""
 
     @builtins.property
+    def use_closed(self) -> UseClosed:
+        """People have decided: a use is over whose device did not say so; what is parked is believed, or is not."""
+
+    @builtins.property
+    def parked_decided(self) -> ParkedDecided: ...
+    @builtins.property
     def end_carried(self) -> EndCarried: ...
     @builtins.property
     def authorizing_stopped(self) -> AuthorizingStopped: ...
@@ -185,14 +193,16 @@ class Directive(message.Message):
         floor: FloorPolicy | None = ...,
         seal: SealPolicy | None = ...,
         floor_resolved: FloorResolved | None = ...,
+        use_closed: UseClosed | None = ...,
+        parked_decided: ParkedDecided | None = ...,
         end_carried: EndCarried | None = ...,
         authorizing_stopped: AuthorizingStopped | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["account", b"account", "authorizing_stopped", b"authorizing_stopped", "body", b"body", "device", b"device", "end_carried", b"end_carried", "floor", b"floor", "floor_resolved", b"floor_resolved", "quota_granted", b"quota_granted", "quota_recalled", b"quota_recalled", "seal", b"seal", "site_key", b"site_key", "tariff", b"tariff", "token", b"token", "token_denied", b"token_denied", "welcome", b"welcome"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["account", b"account", "authorizing_stopped", b"authorizing_stopped", "body", b"body", "device", b"device", "end_carried", b"end_carried", "floor", b"floor", "floor_resolved", b"floor_resolved", "parked_decided", b"parked_decided", "quota_granted", b"quota_granted", "quota_recalled", b"quota_recalled", "seal", b"seal", "site_key", b"site_key", "tariff", b"tariff", "token", b"token", "token_denied", b"token_denied", "use_closed", b"use_closed", "welcome", b"welcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["account", b"account", "authorizing_stopped", b"authorizing_stopped", "body", b"body", "dated_at_us", b"dated_at_us", "device", b"device", "end_carried", b"end_carried", "floor", b"floor", "floor_resolved", b"floor_resolved", "gateway_id", b"gateway_id", "previous_hash", b"previous_hash", "quota_granted", b"quota_granted", "quota_recalled", b"quota_recalled", "seal", b"seal", "site_key", b"site_key", "tariff", b"tariff", "token", b"token", "token_denied", b"token_denied", "version", b"version", "welcome", b"welcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["account", b"account", "authorizing_stopped", b"authorizing_stopped", "body", b"body", "dated_at_us", b"dated_at_us", "device", b"device", "end_carried", b"end_carried", "floor", b"floor", "floor_resolved", b"floor_resolved", "gateway_id", b"gateway_id", "parked_decided", b"parked_decided", "previous_hash", b"previous_hash", "quota_granted", b"quota_granted", "quota_recalled", b"quota_recalled", "seal", b"seal", "site_key", b"site_key", "tariff", b"tariff", "token", b"token", "token_denied", b"token_denied", "use_closed", b"use_closed", "version", b"version", "welcome", b"welcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_body: _TypeAlias = typing.Literal["welcome", "site_key", "tariff", "device", "account", "token", "token_denied", "quota_granted", "quota_recalled", "floor", "seal", "floor_resolved", "end_carried", "authorizing_stopped"]  # noqa: Y015
+    _WhichOneofReturnType_body: _TypeAlias = typing.Literal["welcome", "site_key", "tariff", "device", "account", "token", "token_denied", "quota_granted", "quota_recalled", "floor", "seal", "floor_resolved", "use_closed", "parked_decided", "end_carried", "authorizing_stopped"]  # noqa: Y015
     _WhichOneofArgType_body: _TypeAlias = typing.Literal["body", b"body"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_body) -> _WhichOneofReturnType_body | None: ...
 
@@ -702,5 +712,66 @@ class DirectiveHead(message.Message):
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = typing.Literal["at_us", b"at_us", "gateway_id", b"gateway_id", "hash", b"hash", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class UseClosed(message.Message):
+    """The gateway closes the use at the last value its device proved, bills it, releases its hold and makes its claim final. What the
+    device says later is parked.
+    """
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    DEVICE_ID_FIELD_NUMBER: builtins.int
+    AUTHORIZATION_ID_FIELD_NUMBER: builtins.int
+    DECISION_FIELD_NUMBER: builtins.int
+    device_id: builtins.str
+    authorization_id: builtins.bytes
+    """16 bytes; empty: every use of the device that is open here (the device is gone)."""
+    decision: builtins.str
+    """Names the decision for ever: in the record and in the claim."""
+    def __init__(
+        self,
+        *,
+        device_id: builtins.str = ...,
+        authorization_id: builtins.bytes = ...,
+        decision: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["authorization_id", b"authorization_id", "decision", b"decision", "device_id", b"device_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ParkedDecided(message.Message):
+    """About a statement that the gateway parked, named by its device and counter."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    DEVICE_ID_FIELD_NUMBER: builtins.int
+    DEVICE_EPOCH_FIELD_NUMBER: builtins.int
+    COUNTER_FIELD_NUMBER: builtins.int
+    ACCEPT_FIELD_NUMBER: builtins.int
+    DECISION_FIELD_NUMBER: builtins.int
+    device_id: builtins.str
+    device_epoch: builtins.int
+    counter: builtins.int
+    accept: builtins.bool
+    """Bill it as its device signed it; else it stays what it is, evidence."""
+    decision: builtins.str
+    def __init__(
+        self,
+        *,
+        device_id: builtins.str = ...,
+        device_epoch: builtins.int = ...,
+        counter: builtins.int = ...,
+        accept: builtins.bool = ...,
+        decision: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["accept", b"accept", "counter", b"counter", "decision", b"decision", "device_epoch", b"device_epoch", "device_id", b"device_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...

@@ -58,8 +58,8 @@ def test_a_baseline_out_of_the_window_is_too_old() -> None:
     assert site.state.position == before
 
 
-def test_a_clock_that_goes_back_bills_only_what_some_statement_shows() -> None:
-    """Energy at one tax rate, time at another: with the clock back, energy grows while time shrinks."""
+def test_a_clock_that_goes_back_bills_by_the_latest_time_that_was_signed() -> None:
+    """Energy at one tax rate, time at another: with the clock back, energy grows and time stands still."""
     site = Gateway("G1", "S1", at=clock("10:00"))
     components = [
         {"type": "ENERGY", "price": 0.25, "step_size": 1, "vat": 20},
@@ -74,13 +74,19 @@ def test_a_clock_that_goes_back_bills_only_what_some_statement_shows() -> None:
     meter.authorization = site.say(meter.intent(site), meter.token).grant_of
     authorization = site.state.authorizations[meter.authorization]
     began = site.at
-    for minutes, value in ((10, 1_400), (5, 2_000), (20, 2_500)):
+    latest = began
+    for minutes, value in ((10, 1_400), (5, 2_000), (20, 2_500), (3, 2_600)):
         at = Instant(began + minutes * 60 * SECOND_US)
-        before = len(site.state.unsealed)
-        site.say(meter.reading(site, value, at=at))
-        use = Use(unit="Wh", start=1_000, end=value, started_at=began, ended_at=at)
-        shown = price(parse(ocpi), use, closing=False)
-        if len(site.state.unsealed) > before:
-            assert (authorization.net_micros, authorization.tax_micros) == (shown.net_micros, shown.tax_micros)
-    assert len(site.state.unsealed) == 2
-    assert authorization.net_micros == 1_500 * 250 + 20 * 100_000
+        latest = max(latest, at)
+        closing = value == 2_600
+        say = meter.end if closing else meter.reading
+        site.say(say(site, value, at=at))
+        use = Use(unit="Wh", start=1_000, end=value, started_at=began, ended_at=latest)
+        shown = price(parse(ocpi), use, closing=closing)
+        assert (authorization.net_micros, authorization.tax_micros) == (shown.net_micros, shown.tax_micros)
+        record = site.state.unsealed[-1]
+        # Where its own statement does not say the time, the record carries the one that does.
+        assert record.at == latest
+        assert (record.latest is None) == (at == latest)
+    assert len(site.state.unsealed) == 4
+    assert authorization.net_micros == 1_600 * 250 + 20 * 100_000

@@ -56,7 +56,7 @@ def ask_with(*broken: Refusal) -> Refusal | None:
     gateway.told(device=Policy.device("c1"))
     register = gateway.state.devices["c1"].registers["r1"]
     if Refusal.REGISTER_WENT_BACK in broken:
-        register.last_value = 6_000
+        register.last_value, register.last_at = 6_000, gateway.at
     if Refusal.COUNTER_TOO_OLD in broken:
         gateway.state.devices["c1"].highest = 10_000
     gateway.told(
