@@ -45,6 +45,7 @@ from farthing_edge.authorization.events import (
     Sealed,
     Started,
     UplinkSeen,
+    UseSetAside,
     decode,
 )
 from farthing_edge.authorization.events import encode as encode_event
@@ -544,7 +545,7 @@ class Engine:
             if self._storage_full and self._journal.try_to_reserve():
                 self._storage_full = False
                 _log.info("room on the disk again")
-        if tick_due or state.low:
+        if tick_due or state.low or state.due:
             happened.extend(self._take(group, commands.Tick(), now).events)
         if state.incarnation == 0 or not state.has_something_to_say():
             self._unsaid_since_ns = 0
@@ -593,6 +594,12 @@ class Engine:
                 self._request_bell.ring()
             elif isinstance(event, QuotaRequestClosed | UplinkSeen | DirectiveApplied):
                 wake = True
+            elif isinstance(event, UseSetAside):
+                _log.error(
+                    "a use is set aside: no batch can bill it",
+                    authorization=event.authorization.hex(),
+                    reason=event.reason,
+                )
         if wake and self._waiting:
             self._wake_waiting()
         for item in items:
@@ -696,6 +703,7 @@ class Engine:
             grant=grant,
             retry_after_ms=self._limits.retry_after_ms if reply.status is AnswerStatus.LATER else None,
             closed=reply.closed,
+            ticked=reply.ticked,
         )
 
     def _answer_unwritten(self, item: _Item, refusal: Refusal) -> None:

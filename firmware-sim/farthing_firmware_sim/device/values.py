@@ -13,7 +13,7 @@ from farthing.device.messages import Answer, Grant, TariffVersion, Witness
 from farthing.ids import AuthorizationId, DeviceId, GatewayId, RegisterId
 from farthing.refusal import Refusal
 
-Kind: TypeAlias = Literal["intent", "reading", "end", "disclaimer"]
+Kind: TypeAlias = Literal["intent", "reading", "end", "chain", "disclaimer"]
 
 #: Uses whose last statements the cloud has not receipted yet. A device holds this many, then serves nobody: it could not
 #: keep its word any more. A charger has a handful of uses a day, so this is weeks without an uplink.
