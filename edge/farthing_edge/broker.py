@@ -28,6 +28,8 @@ from farthing_edge.config import GATEWAY_USER
 MOSQUITTO = "mosquitto"
 SITE_CA = "site-ca"
 BROKER_NAME = "broker"
+CONFIGURATION_FILE = "mosquitto.conf"
+PID_FILE = "mosquitto.pid"
 
 #: QoS 1 messages waiting for one client that is away or slow: a gateway that restarts finds two minutes of a busy site. What
 #: is beyond is not acknowledged as paid: the device asks again until it is answered.
@@ -153,7 +155,7 @@ def write_broker(
         (directory / "acl-socket").write_text(_SOCKET, encoding="utf-8")
     data = directory / "data"
     data.mkdir(mode=0o700, exist_ok=True)
-    configuration = directory / "mosquitto.conf"
+    configuration = directory / CONFIGURATION_FILE
     configuration.write_text(
         _configuration(host=host, port=port, key=key, anchor=anchor, acl=acl, data=data, socket=socket),
         encoding="utf-8",
@@ -200,6 +202,7 @@ per_listener_settings true
 {user}
 persistence true
 persistence_location {data}/
+pid_file {data.with_name(PID_FILE)}
 autosave_interval 60
 persistent_client_expiration {SESSION_EXPIRY}
 max_queued_messages {MAX_QUEUED_MESSAGES}

@@ -70,6 +70,8 @@ class MqttSection(Section):
     #: Unix socket of a broker on this host, in a folder that only its user may enter: no TLS and no key on that way.
     #: ``farthing-edge broker`` makes Mosquitto listen there.
     socket: FilePath | None = None
+    #: The folder of ``farthing-edge broker`` on this host: the gateway renews the broker's key in it and tells the broker.
+    broker_directory: FilePath | None = None
     max_backoff_s: Annotated[float, Field(ge=0.1, le=600)] = 5.0
     min_backoff_s: Annotated[float, Field(ge=0.01, le=60)] = 0.2
     #: A broker that is silent for one and a half times this is gone (MQTT 3.1.1, section 3.1.2.10).
@@ -106,10 +108,14 @@ class HttpSection(Section):
 class LimitsSection(Section):
     """What one gateway takes on at once; above it the answer is "later"."""
 
-    #: Statements per second of one proven peer, and how many may come at once: a charger's reading a second ten times over,
+    #: Messages per second of one proven peer of a channel, readable or not, and how many may come at once: what a device's budget allows
+    #: twice over, so that a device within its budget never meets this.
+    peer_rate_per_s: Annotated[int, Field(ge=1, le=100_000)] = 100
+    peer_burst: Annotated[int, Field(ge=1, le=100_000)] = 200
+    #: Statements per second that verified as one device's, and how many may come at once: a charger's reading a second ten times over,
     #: and the backlog of a device that was away.
-    peer_rate_per_s: Annotated[int, Field(ge=1, le=100_000)] = 50
-    peer_burst: Annotated[int, Field(ge=1, le=100_000)] = 100
+    device_rate_per_s: Annotated[int, Field(ge=1, le=100_000)] = 50
+    device_burst: Annotated[int, Field(ge=1, le=100_000)] = 100
     #: Peers whose rate is remembered; the one unheard of longest is forgotten.
     peers_remembered: Annotated[int, Field(ge=1, le=1_000_000)] = 16_384
     #: Statements between arrival and answer: two seconds of a site at 500 statements a second.
@@ -197,14 +203,18 @@ def load_config(path: Path) -> EdgeConfig:
                 config.directive_key_file,
                 "the public key of the cloud's directives: <cloud's party>/public/directive.der",
             ),
-            "mqtt": _with_socket(path, config.mqtt),
+            "mqtt": _with_paths(path, config.mqtt),
             "transport_dir": None if config.transport_dir is None else resolved(path, config.transport_dir),
         }
     )
 
 
-def _with_socket(path: Path, section: MqttSection | None) -> MqttSection | None:
-    if section is None or section.socket is None:
+def _with_paths(path: Path, section: MqttSection | None) -> MqttSection | None:
+    if section is None:
+        return None
+    directory = section.broker_directory
+    section = section.model_copy(update={"broker_directory": None if directory is None else resolved(path, directory)})
+    if section.socket is None:
         return section
     socket = resolved(path, section.socket)
     if len(os.fsencode(socket)) > MAX_SOCKET_PATH:

@@ -11,6 +11,7 @@ import signal
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -29,6 +30,7 @@ from farthing.v1 import directive_pb2
 from farthing_edge.authorization.commands import DeviceStatement
 from farthing_edge.authorization.state import CoreSettings
 from farthing_edge.broker import client_key
+from farthing_edge.broker_key import BrokerKey
 from farthing_edge.config import GATEWAY_USER, EdgeConfig, MqttSection
 from farthing_edge.engine import Engine, EngineError, EngineLimits, SignedBatchRow, TokenSigner, Waiting
 from farthing_edge.http import HttpListener
@@ -293,6 +295,9 @@ class _Gateway:
             doors.append(tasks.create_task(coap.run(), name="coap"))
         if self._config.mqtt is not None:
             doors.append(tasks.create_task(self._mqtt_ingress(self._config.mqtt).run(), name="mqtt"))
+            if self._config.mqtt.broker_directory is not None:
+                key = self._broker_key(self._config.mqtt, self._config.mqtt.broker_directory)
+                doors.append(tasks.create_task(key.run(), name="broker key"))
         doors.append(tasks.create_task(self._uplink.run(), name="uplink"))
         doors.append(tasks.create_task(http.run(), name="http"))
         return doors
@@ -310,6 +315,11 @@ class _Gateway:
 
         return MqttIngress(
             section=section, door=self._door, metrics=self._metrics, make_key=make_key, on_change=self._broker_changed
+        )
+
+    def _broker_key(self, section: MqttSection, directory: Path) -> BrokerKey:
+        return BrokerKey(
+            token=self._token, party=self._party, listen=section.address, directory=directory, socket=section.socket
         )
 
     def _coap_ingress(self) -> CoapIngress | None:

@@ -48,6 +48,11 @@ class Metrics:
             "Answers that did not reach the broker; the device asks again",
             registry=registry,
         )
+        self.turned_away = Counter(
+            "farthing_edge_turned_away",
+            "Messages over their peer's rate that were dropped unread: it was told when to come again a moment ago",
+            registry=registry,
+        )
         self.broker_up = Gauge("farthing_edge_broker_up", "1 while the broker is connected", registry=registry)
         self.handshakes = Counter(
             "farthing_edge_edhoc_handshakes",

@@ -107,7 +107,7 @@ class Ledger:
     def site_key(self) -> tuple[str, int] | None:
         return None
 
-    async def hmac(self, label: str, data: bytes) -> bytes:
+    async def hmac_many(self, label: str, data: Sequence[bytes]) -> list[bytes]:
         raise AssertionError(f"no site key, no token ref: {label}, {len(data)} bytes")
 
 

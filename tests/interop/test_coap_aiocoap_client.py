@@ -1,7 +1,7 @@
 """Our CoAP ingress against aiocoap's own client, which speaks EDHOC through lakers."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,7 +60,7 @@ class Recorder(RecordingEngine):
     gateway: GatewayId = GATEWAY
     witness: Witness = WITNESS
 
-    async def hmac(self, label: str, data: bytes) -> bytes:  # noqa: ARG002 the interface's
+    async def hmac_many(self, label: str, data: Sequence[bytes]) -> list[bytes]:  # noqa: ARG002 the interface's
         raise AssertionError("no intent, no token")
 
 

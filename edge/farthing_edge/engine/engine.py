@@ -50,6 +50,7 @@ from farthing_edge.authorization.events import (
 )
 from farthing_edge.authorization.events import encode as encode_event
 from farthing_edge.authorization.state import CoreSettings, GatewayState, StateError
+from farthing_edge.engine.lanes import Lanes
 from farthing_edge.engine.signing import BatchSigner, GrantSigner
 from farthing_edge.engine.view import GatewayView
 from farthing_edge.journal.errors import JournalError, JournalFull, JournalRejected
@@ -110,6 +111,8 @@ class EngineLimits:
     tick_ms: int = 250
     #: What "later" tells a device to wait.
     retry_after_ms: int = 500
+    #: Longest that a batch's detail waits for a moment without statements: a site that is never idle is proven all the same.
+    detail_waits_ms: int = 2_000
     #: Grants being signed at once: the token makes some 5,000 a second, so a tenth of a second of its work.
     signing: int = 512
 
@@ -198,9 +201,11 @@ class Engine:
         #: Called after a directive is durable and obeyed, on the event loop.
         self.on_directive: list[Callable[[directive_pb2.Directive], None]] = []
         self._executor: ThreadPoolExecutor | None = None
-        self._queue: deque[_Item] = deque()
+        self._queue: Lanes[_Item] = Lanes()
         self._arrived = asyncio.Event()
         self._room = _Bell()
+        self._is_busy = False
+        self._idle_bell = _Bell()
         self._waiting: dict[AccountId, list[_Item]] = {}
         self._waiting_count = 0
         self._answering: set[asyncio.Task[list[bytes] | None]] = set()
@@ -256,7 +261,11 @@ class Engine:
         try:
             while not (self._stopping and not self._queue):
                 await self._until_work()
+                self._is_busy = True
                 await self._one_group()
+                if not self._queue:
+                    self._is_busy = False
+                    self._idle_bell.ring()
                 if signing.done():
                     signing.result()
             while self._answering:
@@ -275,7 +284,8 @@ class Engine:
         """Let what waits be decided, then let :meth:`run` return. Nothing is sealed."""
         self._stopping = True
         for items in self._waiting.values():
-            self._queue.extend(_no_longer_waiting(item) for item in items)
+            for item in items:
+                self._queue.put(_no_longer_waiting(item))
         self._waiting.clear()
         self._waiting_count = 0
         self._arrived.set()
@@ -294,9 +304,11 @@ class Engine:
         for item in items:
             if not item.waiting.done():
                 item.waiting.set_exception(error)
+        self._is_busy = False
         self._batch_bell.ring()
         self._request_bell.ring()
         self._room.ring()
+        self._idle_bell.ring()
 
     async def _in_journal_thread(self, call: Callable[..., T], *arguments: object) -> T:
         executor = self._executor
@@ -352,7 +364,7 @@ class Engine:
             self._check_running()
         self._check_running()
         future: asyncio.Future[Answer | None] = asyncio.get_running_loop().create_future()
-        self._queue.append(_Item(command, future))
+        self._queue.put(_Item(command, future))
         self._arrived.set()
         return await future
 
@@ -363,7 +375,7 @@ class Engine:
         elif len(self._queue) >= self._limits.queue:
             waiting.set_result(self._later(command, Refusal.OVERLOADED))
         else:
-            self._queue.append(_Item(command, waiting))
+            self._queue.put(_Item(command, waiting))
             self._arrived.set()
 
     def _check_running(self) -> None:
@@ -426,7 +438,7 @@ class Engine:
         self._arrived.clear()
         self._expire_waiting()
         was_full = len(self._queue) >= self._limits.queue
-        items = [self._queue.popleft() for _ in range(min(len(self._queue), self._limits.group))]
+        items = self._queue.take(self._limits.group)
         if was_full:
             self._room.ring()
         now = self._clock.now()
@@ -625,7 +637,7 @@ class Engine:
             if not state.online or account is None or account.request is None:
                 items = self._waiting.pop(account_id)
                 self._waiting_count -= len(items)
-                self._queue.extendleft(reversed(items))
+                self._queue.put_back(items)
         if self._queue:
             self._arrived.set()
 
@@ -643,7 +655,7 @@ class Engine:
             else:
                 del self._waiting[account_id]
             self._waiting_count -= len(over)
-            self._queue.extendleft(_no_longer_waiting(item) for item in reversed(over))
+            self._queue.put_back(_no_longer_waiting(item) for item in over)
 
     # Answers ----------------------------------------------------------------------------------------------------------
 
@@ -854,7 +866,14 @@ class Engine:
             await self._request_bell.wait()
 
     async def detail(self, sequence: int) -> list[bytes]:
-        """The leaves of a batch of this incarnation, in order, rebuilt from the journal in a thread of their own."""
+        """The leaves of a batch of this incarnation, in order, rebuilt from the journal in a thread of their own.
+
+        Detail comes last: it waits while devices wait, for a bounded time.
+        """
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._limits.detail_waits_ms / 1_000):
+                while self._is_busy:
+                    await self._idle_bell.wait()
         return await asyncio.to_thread(self._read_detail, self._state.incarnation, sequence)
 
     def _read_detail(self, incarnation: int, sequence: int) -> list[bytes]:

@@ -7,6 +7,7 @@ Rule 2: the device is the one the context was made with; its statement must be i
 import asyncio
 import io
 import socket
+import time
 from typing import Any
 
 import aiocoap
@@ -29,6 +30,7 @@ from farthing_edge.ingress.handshakes import (
     HandshakesFull,
     split_message_3,
 )
+from farthing_edge.ingress.recent import bound_memory
 from farthing_edge.ingress.statements import StatementDoor
 
 _log = structlog.get_logger(__name__)
@@ -172,6 +174,8 @@ class CoapIngress:
             # The transport for one address answers from it; the other one asks the kernel for each packet.
             transports=["udp6" if anywhere else "simplesocketserver"],
         )
+        bounded = bound_memory(self._context, clock_s=time.monotonic)
+        assert bounded, "aiocoap remembers message ids elsewhere"
         shown = f"[{host}]" if ":" in host else host
         self.address = f"{shown}:{port}"
 

@@ -1,6 +1,6 @@
 """What happens before any cryptography: a rate for each peer that proved itself, and a memory of rubbish.
 
-Rule 1: a rate belongs to a peer whose channel proved it; nobody can use up another's.
+Rule 1: a rate belongs to a peer whose channel proved it; nobody can use up another's. A device's own budget counts only what it signed.
 Rule 2: what could not be verified changes no state; it is counted, and a few samples are kept for a person to look at.
 Rule 3: everything here has a bound; the clock is an argument.
 """
@@ -42,6 +42,31 @@ class PeerRates:
 
     def __len__(self) -> int:
         return len(self._arrival_ns)
+
+
+class Reminders:
+    """Who was told "later" a moment ago: to say it again to a flood would be work for the flood; bounded like the rates."""
+
+    __slots__ = ("_again_ns", "_every_ns", "_peers")
+
+    def __init__(self, *, every_ms: int, peers: int) -> None:
+        self._every_ns = every_ms * 1_000_000
+        self._peers = peers
+        # When each peer may be told again, the longest untold first.
+        self._again_ns: OrderedDict[str, int] = OrderedDict()
+
+    def is_due(self, peer: str, *, now_ns: int) -> bool:
+        """Whether ``peer`` is to be told at ``now_ns``; then it is not due again for a while."""
+        if now_ns < self._again_ns.get(peer, now_ns):
+            return False
+        self._again_ns[peer] = now_ns + self._every_ns
+        self._again_ns.move_to_end(peer)
+        if len(self._again_ns) > self._peers:
+            self._again_ns.popitem(last=False)
+        return True
+
+    def __len__(self) -> int:
+        return len(self._again_ns)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -109,6 +109,11 @@ class MqttIngress:
             if device is None or message.retain:
                 # No device may write there: a broker that is not set up as ours.
                 self._metrics.unverified.labels("mqtt").inc()
+                return
+            away = self._door.turn_away_quietly(device, channel="mqtt")
+            if away is not None:
+                if away:
+                    self._say(client, device, away)
             elif len(arrived) >= MAX_ARRIVED:
                 # Not even "later" has room: the device asks again.
                 self._metrics.answers_lost.inc()
@@ -165,16 +170,19 @@ class MqttIngress:
 
     def _from(self, client: aiomqtt.Client, device: str, payload: bytes) -> Arrived:
         def say(answer: bytes) -> None:
-            # paho's own publish: aiomqtt's waits for a PUBACK, which says nothing to us (rule 2).
-            sent = client._client.publish(f"farthing/{device}/down", answer, qos=QOS)  # noqa: SLF001 no public way
-            if sent.rc != paho.MQTT_ERR_SUCCESS:
-                self._metrics.answers_lost.inc()
+            self._say(client, device, answer)
 
         def fail(err: BaseException) -> None:
             self._metrics.answers_lost.inc()
             _log.error("statement_failed", device=device, exc_info=err)
 
         return Arrived(payload, device, say, fail)
+
+    def _say(self, client: aiomqtt.Client, device: str, answer: bytes) -> None:
+        # paho's own publish: aiomqtt's waits for a PUBACK, which says nothing to us (rule 2).
+        sent = client._client.publish(f"farthing/{device}/down", answer, qos=QOS)  # noqa: SLF001 no public way
+        if sent.rc != paho.MQTT_ERR_SUCCESS:
+            self._metrics.answers_lost.inc()
 
     def _tls(self) -> ssl.SSLContext:
         key = self._key

@@ -1,6 +1,7 @@
 """From an envelope's bytes to one answer: who says this, and may the engine hear it?
 
-Rule 1: size, then rate, then room, then decoding, then the signature: nothing dear is done for what something cheap refuses.
+Rule 1: rate, then room, then size, then decoding, then the signature: nothing dear is done for what something cheap refuses. Only what
+has verified counts against its device.
 Rule 2: the channel proved one device, and a statement must be that device's.
 Rule 3: what does not verify reaches no engine: it is refused by number, counted and sampled.
 Rule 4: a token lives in the envelope and in the arguments of two calls (commitment, HMAC), nowhere else.
@@ -22,6 +23,7 @@ from farthing.device.messages import (
     Envelope,
     Intent,
     MessageError,
+    Reading,
     Statement,
     decode_envelope,
     decode_statement,
@@ -33,13 +35,15 @@ from farthing.refusal import Refusal
 from farthing_edge.authorization.commands import DeviceStatement
 from farthing_edge.config import LimitsSection
 from farthing_edge.engine.engine import Waiting
-from farthing_edge.ingress.guard import PeerRates, RubbishRing
+from farthing_edge.ingress.guard import PeerRates, Reminders, RubbishRing
 from farthing_edge.log import trace_id
 from farthing_edge.metrics import Metrics
 
 _log = structlog.get_logger(__name__)
 
 _MS_NS = 1_000_000
+#: Quarters of the room that each kind may fill; an end all of it.
+_SHARES: dict[type[Statement], int] = {Intent: 2, Reading: 3}
 
 
 class Engine(Protocol):
@@ -172,16 +176,22 @@ class _Answering:
         self._door.answered(self._channel, answer, self._began_ns)
         self._arrived.say(encode(answer))
 
-    def later(self, refusal: Refusal = Refusal.OVERLOADED) -> None:
+    def later(self, refusal: Refusal = Refusal.OVERLOADED, *, retry_after_ms: int | None = None) -> None:
         """Say "later" to what has verified and cannot be handed on."""
         assert self.verified is not None  # it has verified
         self._door.left(self.verified)
         statement = self.verified.statement
-        self.say(self._door.later(refusal=refusal, answers=(statement.device_epoch, statement.counter)))
+        self.say(
+            self._door.later(
+                refusal=refusal,
+                answers=(statement.device_epoch, statement.counter),
+                retry_after_ms=retry_after_ms,
+            )
+        )
 
 
 class StatementDoor:
-    """Answers envelopes of every channel; holds no state about devices but their rates."""
+    """Answers envelopes of every channel; holds no state about devices but their rates and budgets."""
 
     def __init__(
         self,
@@ -204,13 +214,44 @@ class StatementDoor:
         self._rates = PeerRates(
             rate_per_s=limits.peer_rate_per_s, burst=limits.peer_burst, peers=limits.peers_remembered
         )
+        self._budgets = PeerRates(
+            rate_per_s=limits.device_rate_per_s, burst=limits.device_burst, peers=limits.peers_remembered
+        )
+        self._reminders = Reminders(every_ms=limits.retry_after_ms, peers=limits.peers_remembered)
         self._in_flight = 0
         # The loop keeps only weak references to its tasks.
         self._looking_up: set[asyncio.Task[None]] = set()
         metrics.in_flight.set_function(lambda: self._in_flight)
 
+    def turn_away(self, peer: str, *, channel: str) -> Answer | None:
+        """Before anything is read: None for a message of ``peer``, whom ``channel`` ("mqtt", "coap") proved, that may come in."""
+        self._metrics.statements_of(channel).inc()
+        # What comes over one channel uses up nothing of another: they prove the same device by different keys.
+        wait_ns = self._rates.admit(f"{channel}/{peer}", now_ns=self._monotonic_ns())
+        return self.later(retry_after_ms=max(1, wait_ns // _MS_NS)) if wait_ns else None
+
+    def turn_away_quietly(self, peer: str, *, channel: str) -> bytes | None:
+        """``turn_away`` for a channel where silence is an answer: None to come in, else what to say; empty where it was said a moment ago."""
+        metrics = self._metrics
+        metrics.statements_of(channel).inc()
+        now_ns = self._monotonic_ns()
+        name = f"{channel}/{peer}"
+        wait_ns = self._rates.admit(name, now_ns=now_ns)
+        if not wait_ns:
+            return None
+        if not self._reminders.is_due(name, now_ns=now_ns):
+            metrics.turned_away.inc()
+            return b""
+        answer = self.later(retry_after_ms=max(1, wait_ns // _MS_NS))
+        self.answered(channel, answer, now_ns)
+        return encode(answer)
+
     async def answer(self, payload: bytes, *, channel: str, peer: str) -> bytes:
         """The encoded answer to ``payload`` from ``peer``, the device that ``channel`` ("mqtt", "coap") proved."""
+        away = self.turn_away(peer, channel=channel)
+        if away is not None:
+            self.answered(channel, away, self._monotonic_ns())
+            return encode(away)
         answered: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
 
         def say(answer: bytes) -> None:
@@ -225,13 +266,12 @@ class StatementDoor:
         return await answered
 
     def take(self, arrived: Iterable[Arrived], *, channel: str) -> None:
-        """Answer each of what came in one turn of the loop; their tokens are looked up together."""
+        """Answer each of what came in one turn of the loop and was not turned away; their tokens are looked up together."""
         intents: list[_Answering] = []
         for each in arrived:
-            began_ns = self._monotonic_ns()
-            answering = _Answering(self, each, channel, began_ns)
+            answering = _Answering(self, each, channel, self._monotonic_ns())
             try:
-                self._let_in(answering, each, channel, began_ns, intents)
+                self._let_in(answering, each, channel, intents)
             except Exception as err:  # noqa: BLE001 -- one message must not end the others; whoever sent it is told, and logs
                 each.fail(err)
         if intents:
@@ -239,16 +279,10 @@ class StatementDoor:
             self._looking_up.add(task)
             task.add_done_callback(self._looking_up.discard)
 
-    def _let_in(
-        self, answering: _Answering, arrived: Arrived, channel: str, began_ns: int, intents: list[_Answering]
-    ) -> None:
-        self._metrics.statements_of(channel).inc()
+    def _let_in(self, answering: _Answering, arrived: Arrived, channel: str, intents: list[_Answering]) -> None:
         peer, payload = arrived.peer, arrived.payload
-        wait_ns = self._rates.admit(peer, now_ns=began_ns)
-        if wait_ns:
-            answering.say(self.later(retry_after_ms=max(1, wait_ns // _MS_NS)))
-            return
-        if self._in_flight >= self._limits.statements_in_flight:
+        most = self._limits.statements_in_flight
+        if self._in_flight >= most:
             answering.say(self.later())
             return
         # Inline: a verification takes some 80 µs, less than handing it to a thread and back would cost the loop.
@@ -258,7 +292,13 @@ class StatementDoor:
             return
         answering.verified = checked
         self._in_flight += 1
-        if isinstance(checked.statement, Intent):
+        wait_ns = self._budgets.admit(checked.statement.device, now_ns=self._monotonic_ns())
+        if wait_ns:
+            answering.later(retry_after_ms=max(1, wait_ns // _MS_NS))
+        elif self._in_flight > max(1, most * _SHARES.get(checked.statement.__class__, 4) // 4):
+            # Who is served keeps his room: under overload new uses wait first, then readings, ends last.
+            answering.later()
+        elif isinstance(checked.statement, Intent):
             intents.append(answering)
         else:
             self._hand_on(answering, checked, None, None)

@@ -3,6 +3,7 @@
 import asyncio
 import socket
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,13 +21,15 @@ from farthing.device.messages import (
     Answer,
     Envelope,
     Intent,
+    Reading,
     RegisterValue,
     Statement,
+    TariffVersion,
     Witness,
     encode,
 )
 from farthing.hsm import Hsm, Party, Token
-from farthing.ids import DeviceId, GatewayId, RegisterId, StartId, token_commitment
+from farthing.ids import AuthorizationId, DeviceId, GatewayId, RegisterId, StartId, TariffId, token_commitment
 from farthing_edge.authorization.commands import DeviceStatement
 from farthing_edge.broker import BrokerFiles, write_broker
 from farthing_edge.config import LimitsSection
@@ -71,6 +74,20 @@ def intent(counter: int = 1, *, device: str = METER, recipient: str = GATEWAY, t
         register=RegisterValue(register_id=RegisterId("bay"), register_epoch=1, value=0),
         commitment=token_commitment(token, SALT),
         incarnation=3,
+    )
+
+
+def reading(counter: int) -> Reading:
+    return Reading(
+        recipient=GATEWAY,
+        device=METER,
+        device_epoch=1,
+        counter=counter,
+        at=Instant(6),
+        register=RegisterValue(register_id=RegisterId("bay"), register_epoch=1, value=1),
+        commitment=bytes(32),
+        authorization=AuthorizationId(bytes(16)),
+        tariff=TariffVersion(tariff_id=TariffId("t"), version=1),
     )
 
 
@@ -154,7 +171,7 @@ def meter() -> SoftElement:
 
 @pytest.fixture
 async def open_door(token: Token, site_key: str, meter: SoftElement) -> Callable[..., Door]:
-    def build(**limits: int) -> Door:
+    def build(clock: Callable[[], int] = time.monotonic_ns, **limits: int) -> Door:
         engine = Recorder(keys={METER: VerifyingKey.from_spki(meter.spki)})
         metrics, rubbish = Metrics(), RubbishRing(samples=4)
         door = StatementDoor(
@@ -164,6 +181,7 @@ async def open_door(token: Token, site_key: str, meter: SoftElement) -> Callable
             limits=LimitsSection(**limits),
             metrics=metrics,
             rubbish=rubbish,
+            monotonic_ns=clock,
         )
         return Door(door=door, engine=engine, metrics=metrics, rubbish=rubbish)
 
@@ -206,6 +224,7 @@ def said() -> object:
         CARD = CARD
         SALT = SALT
         intent = staticmethod(intent)
+        reading = staticmethod(reading)
         envelope = staticmethod(envelope)
         free_port = staticmethod(free_port)
         SoftElement = SoftElement

@@ -94,6 +94,58 @@ async def test_over_its_rate_a_peer_is_told_when_and_another_is_served(open_door
     assert other.refusal is Refusal.MALFORMED
 
 
+async def test_rubbish_in_a_devices_name_uses_up_nothing_of_its_budget(open_door: Any, said: Any, meter: Any) -> None:
+    """A stolen transport key floods one channel; what the device signs comes over the other, up to its own budget."""
+    door = open_door(peer_rate_per_s=1, peer_burst=8, device_rate_per_s=1, device_burst=3)
+    for _ in range(20):
+        await door.door.answer(b"rubbish", channel="mqtt", peer="meter-1")
+    answers = [
+        decode_answer(await door.door.answer(said.envelope(meter, said.intent(n)), channel="coap", peer="meter-1"))
+        for n in range(1, 6)
+    ]
+    assert [answer.status for answer in answers] == [AnswerStatus.RECORDED] * 3 + [AnswerStatus.LATER] * 2
+    # What verified is named, and told when.
+    assert [answer.answers for answer in answers[3:]] == [(1, 4), (1, 5)]
+    assert all(answer.retry_after_ms for answer in answers[3:])
+    assert [heard.statement.counter for heard in door.engine.heard] == [1, 2, 3]
+
+
+async def test_a_flood_is_told_when_to_come_again_once_and_then_dropped_unread(open_door: Any) -> None:
+    now_ns = [0]
+    door = open_door(clock=lambda: now_ns[0], peer_rate_per_s=10, peer_burst=2, retry_after_ms=500)
+
+    def knock(peer: str = "meter-1") -> str:
+        away = door.door.turn_away_quietly(peer, channel="mqtt")
+        return "come in" if away is None else "later" if away else "silence"
+
+    assert [knock() for _ in range(6)] == ["come in", "come in", "later", "silence", "silence", "silence"]
+    assert knock("meter-2") == "come in"
+    now_ns[0] = 499_000_000
+    assert [knock() for _ in range(4)] == ["come in", "come in", "silence", "silence"]
+    now_ns[0] = 500_000_000
+    assert knock() == "later"
+    assert door.metrics.registry.get_sample_value("farthing_edge_turned_away_total") == 5
+    assert door.refusals(int(Refusal.OVERLOADED)) == 2
+
+
+async def test_who_is_served_keeps_room_that_new_uses_cannot_fill(open_door: Any, said: Any, meter: Any) -> None:
+    door = open_door(statements_in_flight=4)
+
+    def send(statement: Any) -> "asyncio.Task[bytes]":
+        payload = said.envelope(meter, statement, token=said.CARD if statement.kind == "intent" else None)
+        return asyncio.create_task(door.door.answer(payload, channel="mqtt", peer="meter-1"))
+
+    # 999 waits until it is let go: two intents fill their half.
+    waiting = [send(said.intent(999)), send(said.intent(999))]
+    while len(door.engine.heard) < 2:
+        door.engine.something_heard.clear()
+        await door.engine.something_heard.wait()
+    assert decode_answer(await send(said.intent(3))).status is AnswerStatus.LATER
+    assert decode_answer(await send(said.reading(4))).status is AnswerStatus.RECORDED
+    door.engine.let_go.set()
+    assert {decode_answer(await each).status for each in waiting} == {AnswerStatus.RECORDED}
+
+
 async def test_above_what_may_be_in_flight_the_answer_is_later(open_door: Any, said: Any, meter: Any) -> None:
     door = open_door(statements_in_flight=1)
     slow = asyncio.create_task(door.door.answer(said.envelope(meter, said.intent(999)), channel="mqtt", peer="meter-1"))
