@@ -35,9 +35,9 @@ def said(kind: str, device: str, counter: int = 1) -> Item:
     if kind == "intent":
         statement = Intent(**common, commitment=bytes(32), incarnation=1)  # type: ignore[arg-type]  # one dict for three
     elif kind == "reading":
-        statement = Reading(**common, commitment=bytes(32), authorization=bytes(16), tariff=TARIFF)  # type: ignore[arg-type]
+        statement = Reading(**common, commitment=bytes(32), authorization=bytes(16), tariff=TARIFF)  # type: ignore[arg-type]  # one dict for three
     else:
-        statement = End(**common, commitment=bytes(32), authorization=bytes(16), tariff=None)  # type: ignore[arg-type]
+        statement = End(**common, commitment=bytes(32), authorization=bytes(16), tariff=None)  # type: ignore[arg-type]  # one dict for three
     return Item(
         DeviceStatement(statement=statement, cose=b"", payload=b"", token_ref=None, key_epoch=None),
         f"{kind} of {device}",
