@@ -47,6 +47,12 @@ intents = st.builds(
     wanted=st.none() | counts,
     one_shot=st.none() | st.integers(1, m.MAX_COUNT),
     tariff=st.none() | tariffs,
+    position=st.none()
+    | st.builds(
+        m.Position,
+        latitude_microdegrees=st.integers(-m.MAX_LATITUDE, m.MAX_LATITUDE),
+        longitude_microdegrees=st.integers(-m.MAX_LONGITUDE, m.MAX_LONGITUDE),
+    ),
 )
 readings = st.builds(
     m.Reading, **_head, commitment=st.none() | commitments, authorization=st.none() | authorizations, tariff=tariffs

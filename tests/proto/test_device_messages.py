@@ -201,7 +201,8 @@ INTENT = m.Intent(
         (lambda b: b.replace(b"\x63bay", b"\x62b\xff"), "UTF-8"),
         (lambda b: one_more_member(b, b"\x0d\xf6"), "null in place"),
         (lambda b: one_more_member(b, b"\x0e\x00"), "at least 1"),
-        (lambda b: one_more_member(b, b"\x0f\x00"), "does not have"),
+        (lambda b: one_more_member(b, b"\x0f\x00"), "an array of 2"),
+        (lambda b: one_more_member(b, b"\x10\x00"), "does not have"),
         (lambda b: one_more_member(b, b"\x0c\x01"), "do not ascend"),
     ],
 )

@@ -1,20 +1,21 @@
 """The declarative file of ``farthing-admin apply``: read strictly, amounts as exact decimals, paths relative to the file."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import date, datetime, time
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
-from pydantic import BeforeValidator, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from farthing.configuration import ConfigError, Section, explain, read_toml
 from farthing.hsm import Party, PartyError, load_party
 from farthing.v1 import directive_pb2, ledger_pb2, registry_pb2, settlement_pb2, vault_pb2
-from farthing_cloud.admin.session import amount_micros, share_ppm
+from farthing_cloud.admin.exact import Micros, SharePpm
+from farthing_cloud.admin.site_policy import Limits, OnlineCheck, Place, Places, Scorecard
 
 PROFILES: Mapping[str, directive_pb2.DeviceProfile.ValueType] = {
     "session": directive_pb2.DEVICE_PROFILE_SESSION,
@@ -24,31 +25,21 @@ PROFILES: Mapping[str, directive_pb2.DeviceProfile.ValueType] = {
 PROFILE_NAMES: Mapping[int, str] = {number: name for name, number in PROFILES.items()}
 
 
-def _exactly(read: Callable[[str], int]) -> Callable[[object], int]:
-    def parse(value: object) -> int:
-        if not isinstance(value, str):
-            # A TOML number with a point is a float to most readers: what is money is written as text.
-            raise ValueError('write it as text, for example "12.50"')  # noqa: TRY004 pydantic turns a ValueError into a fault
-        try:
-            return read(value)
-        except Exception as err:
-            raise ValueError(str(err)) from err
-
-    return parse
-
-
-Micros: TypeAlias = Annotated[int, BeforeValidator(_exactly(amount_micros))]
-SharePpm: TypeAlias = Annotated[int, BeforeValidator(_exactly(share_ppm))]
-
-
 class Operator(Section):
     id: str
     name: str
     currency: str
+    #: The most that floors may give one account over all gateways.
+    floor_per_account: Micros = 0
 
     def message(self) -> registry_pb2.Operator:
         """As the registry takes it."""
-        return registry_pb2.Operator(operator_id=self.id, name=self.name, currency=self.currency)
+        return registry_pb2.Operator(
+            operator_id=self.id,
+            name=self.name,
+            currency=self.currency,
+            floor_per_account_micros=self.floor_per_account,
+        )
 
 
 class Agency(Section):
@@ -83,6 +74,10 @@ class Site(Section):
     time_zone: str
     floor: Floor = Floor()
     seal: Seal
+    usage_limits: Limits | None = None
+    place: Places | None = None
+    scorecard: Scorecard | None = None
+    online_check: OnlineCheck | None = None
 
     def message(self) -> registry_pb2.Site:
         """As the registry takes it."""
@@ -98,6 +93,10 @@ class Site(Section):
             seal=directive_pb2.SealPolicy(
                 amount_micros=self.seal.amount, records=self.seal.records, age_s=self.seal.age_s
             ),
+            usage_limits=None if self.usage_limits is None else self.usage_limits.message(),
+            place=None if self.place is None else self.place.message(),
+            scorecard=None if self.scorecard is None else self.scorecard.message(),
+            online_check=None if self.online_check is None else self.online_check.message(),
         )
 
 
@@ -193,6 +192,8 @@ class Device(Section):
     stoppable: bool
     standing_account: str | None = None
     device_epoch: Annotated[int, Field(ge=1)] = 1
+    #: Where it stands; absent for one that moves.
+    position: Place | None = None
     registers: Annotated[tuple[Register, ...], Field(strict=False)]
 
     def message(self, folder: Path) -> registry_pb2.Device:
@@ -224,6 +225,7 @@ class Device(Section):
                 report_interval_s=self.report_interval_s,
                 standing_account_id=self.standing_account or "",
                 stoppable=self.stoppable,
+                position=None if self.position is None else self.position.message(),
             ),
             certificate=_der(party, "statement"),
         )

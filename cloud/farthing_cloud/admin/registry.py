@@ -1,9 +1,10 @@
 """``farthing-admin operators``, ``sites``, ``gateways`` and ``devices``."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
+from pydantic import ValidationError
 
 from farthing.configuration import ConfigError
 from farthing.v1 import directive_pb2, registry_pb2, registry_pb2_grpc
@@ -27,6 +28,10 @@ from farthing_cloud.admin.session import (
     show,
     show_one,
 )
+from farthing_cloud.admin.site_policy import Place
+
+#: What a site may say beside floor and seal (registry.proto).
+SITE_POLICIES: Final = ("usage_limits", "place", "scorecard", "online_check")
 
 operators = typer.Typer(help="Who runs devices and gateways.", no_args_is_help=True)
 sites = typer.Typer(help="Places.", no_args_is_help=True)
@@ -56,9 +61,15 @@ def list_operators(ctx: typer.Context, as_json: Json = False) -> None:
             registry_pb2.ListOperatorsRequest(), timeout=CALL_TIMEOUT_S
         )
     rows: list[Row] = [
-        {"operator_id": each.operator_id, "name": each.name, "currency": each.currency} for each in answer.operators
+        {
+            "operator_id": each.operator_id,
+            "name": each.name,
+            "currency": each.currency,
+            "floor_per_account_micros": each.floor_per_account_micros,
+        }
+        for each in answer.operators
     ]
-    show(rows, ("operator_id", "name", "currency"), as_json=as_json)
+    show(rows, ("operator_id", "name", "currency", "floor_per_account_micros"), as_json=as_json)
 
 
 @operators.command("put")
@@ -67,11 +78,19 @@ def put_one_operator(
     operator_id: Annotated[str, typer.Argument()],
     name: Annotated[str, typer.Option(help="For people.")],
     currency: Annotated[str, typer.Option(help="ISO 4217, for example EUR; never changes.")],
+    floor_per_account: Annotated[
+        str, typer.Option(help="The most that floors may give one account over all gateways; 0.00: no such bound.")
+    ] = "0.00",
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
-    """Register an operator, or rename it."""
-    operator = registry_pb2.Operator(operator_id=operator_id, name=name, currency=currency)
+    """Register an operator, rename it, or bound its floors."""
+    operator = registry_pb2.Operator(
+        operator_id=operator_id,
+        name=name,
+        currency=currency,
+        floor_per_account_micros=amount_micros(floor_per_account),
+    )
     _put(ctx, put_operator(operator), dry_run=dry_run, as_json=as_json)
 
 
@@ -96,6 +115,7 @@ def list_sites(ctx: typer.Context, operator: AnyOperator = "", as_json: Json = F
             "seal_amount_micros": site.seal.amount_micros,
             "seal_records": site.seal.records,
             "seal_age_s": site.seal.age_s,
+            "policies": tuple(name for name in SITE_POLICIES if site.HasField(name)),
         }
         for site in answer.sites
     ]
@@ -111,6 +131,7 @@ def list_sites(ctx: typer.Context, operator: AnyOperator = "", as_json: Json = F
             "seal_amount_micros",
             "seal_records",
             "seal_age_s",
+            "policies",
         ),
         as_json=as_json,
     )
@@ -131,7 +152,7 @@ def put_one_site(
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
-    """Register a site, or change its policy."""
+    """Register a site, or change its floor and seal; limits, places and scorecard stay (``apply`` sets them)."""
     site = registry_pb2.Site(
         site_id=site_id,
         operator_id=operator,
@@ -143,6 +164,15 @@ def put_one_site(
         ),
         seal=directive_pb2.SealPolicy(amount_micros=amount_micros(seal_amount), records=seal_records, age_s=seal_age),
     )
+    with back_office(ctx) as channel:
+        known = registry_pb2_grpc.RegistryStub(channel).ListSites(
+            registry_pb2.ListSitesRequest(operator_id=operator), timeout=CALL_TIMEOUT_S
+        )
+    for before in known.sites:
+        if before.site_id == site_id:
+            for name in SITE_POLICIES:
+                if before.HasField(name):
+                    getattr(site, name).CopyFrom(getattr(before, name))
     _put(ctx, put_site(site), dry_run=dry_run, as_json=as_json)
 
 
@@ -277,6 +307,7 @@ def put_one_device(
     report_interval: Annotated[int, typer.Option(min=1, help="Seconds between readings while used.")] = 60,
     stoppable: Annotated[bool, typer.Option(help="Whether use ends when we say so.")] = True,
     standing_account: Annotated[str, typer.Option(help="Only for profile standing: who pays.")] = "",
+    position: Annotated[str, typer.Option(help="Where it stands, LATITUDE,LONGITUDE in degrees; none: it moves.")] = "",
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
@@ -295,6 +326,7 @@ def put_one_device(
         stoppable=stoppable,
         standing_account=standing_account or None,
         device_epoch=1,
+        position=_place(position),
         registers=tuple(_register(text) for text in register),
     )
     try:
@@ -302,6 +334,16 @@ def put_one_device(
     except ConfigError as err:
         fail(str(err))
     _put(ctx, put_device(message), dry_run=dry_run, as_json=as_json)
+
+
+def _place(text: str) -> Place | None:
+    if not text:
+        return None
+    latitude, _, longitude = text.partition(",")
+    try:
+        return Place.model_validate({"latitude": latitude, "longitude": longitude})
+    except ValidationError as err:
+        raise typer.BadParameter(f"{text!r} is no place: write for example 52.520008,13.404954") from err
 
 
 def _register(text: str) -> Register:

@@ -11,6 +11,7 @@ from farthing.device.cose import VerifyingKey
 from farthing.device.reject import MessageError
 from farthing.ids import AccountId, GatewayId, OperatorId, SiteId, parse_id
 from farthing.money import parse_amount_micros, parse_currency
+from farthing.policy import online_check_ppm_of, place_policy_of, scorecard_of, usage_limits_of
 from farthing.v1 import directive_pb2, ledger_pb2, ledger_pb2_grpc
 from farthing_cloud.callers import Caller
 from farthing_cloud.ledger.bell import Bell
@@ -378,6 +379,18 @@ def _body(request: ledger_pb2.IssueDirectiveRequest) -> Body:
                 parse_amount_micros(micros)
         case "seal":
             body = request.seal
+        case "usage_limits":
+            body = request.usage_limits
+            usage_limits_of(body)
+        case "place":
+            body = request.place
+            place_policy_of(body)
+        case "scorecard":
+            body = request.scorecard
+            scorecard_of(body)
+        case "online_check":
+            body = request.online_check
+            online_check_ppm_of(body)
         case _:
             raise malformed("a directive has a body")
     return body

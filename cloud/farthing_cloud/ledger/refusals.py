@@ -7,6 +7,7 @@ import grpc
 from farthing.hsm import HsmError
 from farthing.ids import IdError
 from farthing.money import MoneyError
+from farthing.policy import PolicyError
 from farthing_cloud.ledger.core.funds import LedgerRefusal, OtherContent, UnknownName
 from farthing_cloud.ledger.store.interface import StoreError
 from farthing_cloud.refusals import Context, Refused
@@ -24,6 +25,7 @@ def malformed(details: str) -> Refused:
 _CODES: tuple[tuple[type[Exception], grpc.StatusCode], ...] = (
     (IdError, grpc.StatusCode.INVALID_ARGUMENT),
     (MoneyError, grpc.StatusCode.INVALID_ARGUMENT),
+    (PolicyError, grpc.StatusCode.INVALID_ARGUMENT),
     (OtherContent, grpc.StatusCode.ALREADY_EXISTS),
     (UnknownName, grpc.StatusCode.NOT_FOUND),
     (LedgerRefusal, grpc.StatusCode.FAILED_PRECONDITION),

@@ -1,7 +1,7 @@
 """What may be registered: parsed here once, refused with a sentence that names the field."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from typing import TypeVar
 
@@ -13,6 +13,14 @@ from cryptography.x509.oid import NameOID
 
 from farthing.ids import IdError, parse_id
 from farthing.money import MoneyError, parse_amount_micros, parse_currency
+from farthing.policy import (
+    PolicyError,
+    online_check_ppm_of,
+    place_policy_of,
+    position_of,
+    scorecard_of,
+    usage_limits_of,
+)
 from farthing.tariff import TariffError
 from farthing.tariff import parse as parse_tariff
 from farthing.tariff.zones import zone
@@ -63,6 +71,7 @@ def check_operator(operator: registry_pb2.Operator) -> None:
         parse_currency(operator.currency)
     except MoneyError as err:
         raise Unfit(f"currency: {err}") from err
+    _amount("floor_per_account_micros", operator.floor_per_account_micros)
 
 
 def check_site(site: registry_pb2.Site, *, currency: str | None) -> None:
@@ -82,6 +91,36 @@ def check_site(site: registry_pb2.Site, *, currency: str | None) -> None:
     for name in ("amount_micros", "records", "age_s"):
         if getattr(site.seal, name) < 1:
             raise Unfit(f"seal.{name}: at least 1")
+    _check_policies(site)
+
+
+def _check_policies(site: registry_pb2.Site) -> None:
+    """Gateways read them with the same functions, so what is taken here is obeyed there."""
+    where = ""
+    try:
+        where = "usage_limits"
+        usage_limits_of(site.usage_limits)
+        where = "place"
+        place_policy_of(site.place)
+        where = "scorecard"
+        scorecard_of(site.scorecard)
+        where = "online_check"
+        online_check_ppm_of(site.online_check)
+    except PolicyError as err:
+        raise Unfit(f"{where}: {err}") from err
+
+
+def check_floor_shares(operator: registry_pb2.Operator, shares: Iterable[tuple[int, int]]) -> None:
+    """Raise ``Unfit`` if floors give one account more than the operator allows: ``shares`` are (gateways, micros at each).
+
+    A share is a gateway's own: whatever happens to the others, all of them together give no more.
+    """
+    most = operator.floor_per_account_micros
+    given = sum(gateways * micros for gateways, micros in shares)
+    if most and given > most:
+        raise Unfit(
+            f"floor.per_account_micros: over all gateways one account would have {given}, the operator allows {most}"
+        )
 
 
 def check_gateway(gateway: registry_pb2.Gateway) -> None:
@@ -164,6 +203,11 @@ def check_device(device: registry_pb2.Device, *, root: x509.Certificate, now: da
         raise Unfit("tariff_version: counts from 1")
     if record.report_interval_s < 1:
         raise Unfit("report_interval_s: at least 1")
+    if record.HasField("position"):
+        try:
+            position_of(record.position)
+        except PolicyError as err:
+            raise Unfit(f"position: {err}") from err
     _check_registers(record)
     _p256("statement_key", record.statement_key)
     if bool(record.static_dh_x) != bool(record.static_dh_kid):

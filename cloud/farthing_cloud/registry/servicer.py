@@ -6,7 +6,7 @@ Rule 2: a dry run reads and compares only, and takes references it cannot find a
 
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Final
 
 import grpc
 import grpc.aio
@@ -32,6 +32,7 @@ from farthing_cloud.registry.checks import (
     Unfit,
     check_device,
     check_fit,
+    check_floor_shares,
     check_gateway,
     check_operator,
     check_site,
@@ -47,6 +48,9 @@ FIRST_DEVICE_EPOCH = 1
 
 _log = structlog.stdlib.get_logger(__name__)
 
+
+#: What a site may say beside floor and seal, each a directive of its own.
+SITE_POLICIES: Final = ("usage_limits", "place", "scorecard", "online_check")
 
 #: What the registry's rules raise.
 _CODES = ((Unfit, grpc.StatusCode.INVALID_ARGUMENT), (IllegalStep, grpc.StatusCode.FAILED_PRECONDITION))
@@ -88,6 +92,7 @@ class RegistryServicer(registry_pb2_grpc.RegistryServicer):
                 found = differences(old, operator)
                 if old is not None and old.currency != operator.currency:
                     raise _precondition(f"operator {operator.operator_id} works in {old.currency}: that never changes")
+                await self._check_floors(connection, operator)
                 if found and not request.dry_run:
                     await store.put_operator(connection, operator)
         return _answer(old, found)
@@ -108,6 +113,7 @@ class RegistryServicer(registry_pb2_grpc.RegistryServicer):
                 if old is not None and old.operator_id != site.operator_id:
                     raise _precondition(f"site {site.site_id} belongs to another operator")
                 gateway_ids = await store.gateways_of_sites(connection, [site.site_id])
+                await self._check_floors(connection, site.operator_id, site=site)
                 if old is not None and old.time_zone != site.time_zone and gateway_ids:
                     raise _precondition(f"site {site.site_id} has gateways, which were told {old.time_zone} for ever")
                 if found and not request.dry_run:
@@ -116,6 +122,11 @@ class RegistryServicer(registry_pb2_grpc.RegistryServicer):
                         await self._want(connection, gateway_ids, site.operator_id, "floor", floor=site.floor)
                     if old is None or old.seal != site.seal:
                         await self._want(connection, gateway_ids, site.operator_id, "seal", seal=site.seal)
+                    for name in SITE_POLICIES:
+                        if getattr(site, name) != getattr(old or registry_pb2.Site(), name):
+                            # An absent one is told as well: as empty, which gateways obey as none.
+                            body = {name: getattr(site, name)}
+                            await self._want(connection, gateway_ids, site.operator_id, name, **body)
             await self._send(gateway_ids, dry_run=request.dry_run)
         return _answer(old, found)
 
@@ -137,6 +148,8 @@ class RegistryServicer(registry_pb2_grpc.RegistryServicer):
                 if old is not None and (old.operator_id, old.site_id) != (gateway.operator_id, gateway.site_id):
                     raise _precondition(f"gateway {gateway.gateway_id} is at site {old.site_id}; gateways do not move")
                 found = differences(old, gateway)
+                if old is None:
+                    await self._check_floors(connection, gateway.operator_id, joining=gateway.site_id)
                 if found and not request.dry_run:
                     await store.put_gateway(connection, gateway)
                     if old is None and site is not None:
@@ -407,6 +420,31 @@ class RegistryServicer(registry_pb2_grpc.RegistryServicer):
             raise _precondition(f"site {site_id} belongs to another operator")
         return site
 
+    async def _check_floors(
+        self,
+        connection: store.Connection,
+        operator: registry_pb2.Operator | str,
+        *,
+        site: registry_pb2.Site | None = None,
+        joining: str = "",
+    ) -> None:
+        """What floors give one account over all gateways, with ``site`` as it is to be and one more gateway at ``joining``."""
+        if isinstance(operator, str):
+            known = await store.get_operator(connection, operator)
+            if known is None:
+                return
+            operator = known
+        if not operator.floor_per_account_micros:
+            return
+        shares = []
+        sites = {each.site_id: each for each in await store.list_sites(connection, operator.operator_id)}
+        if site is not None:
+            sites[site.site_id] = site
+        for site_id, each in sites.items():
+            gateways = len(await store.gateways_of_sites(connection, [site_id])) + (site_id == joining)
+            shares.append((gateways, each.floor.per_account_micros))
+        check_floor_shares(operator, shares)
+
     async def _tariff(self, connection: store.Connection, device: registry_pb2.Device, *, dry_run: bool) -> None:
         record = device.record
         tariff = await store.get_tariff(connection, device.operator_id, record.tariff_id, record.tariff_version)
@@ -429,6 +467,9 @@ class RegistryServicer(registry_pb2_grpc.RegistryServicer):
         ids = [gateway.gateway_id]
         await self._want(connection, ids, gateway.operator_id, "floor", floor=site.floor)
         await self._want(connection, ids, gateway.operator_id, "seal", seal=site.seal)
+        for name in SITE_POLICIES:
+            if site.HasField(name):
+                await self._want(connection, ids, gateway.operator_id, name, **{name: getattr(site, name)})
         for tariff in await store.list_tariffs(connection, gateway.operator_id):
             await self._want(connection, ids, gateway.operator_id, _tariff_subject(tariff.tariff), tariff=tariff.tariff)
         for device in await store.devices_of_site(connection, site.site_id):

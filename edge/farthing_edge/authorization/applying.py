@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from farthing.clock import SECOND_US, Instant
-from farthing.device.messages import TariffVersion
+from farthing.device.messages import Position, TariffVersion
 from farthing.ids import (
     AccountId,
     AuthorizationId,
@@ -17,9 +17,11 @@ from farthing.ids import (
     TariffId,
 )
 from farthing.money import Currency
+from farthing.v1 import gateway_sync_pb2
 from farthing_edge.authorization import events
 from farthing_edge.authorization.events import Event
 from farthing_edge.authorization.keeping import close_request, doubt, see_whether_low, stop_quota, used
+from farthing_edge.authorization.limits import count_use, token_name
 from farthing_edge.authorization.obeying import apply_directive
 from farthing_edge.authorization.state import (
     FLOOR_FUNDING,
@@ -40,6 +42,7 @@ from farthing_edge.authorization.state import (
     Told,
     UsageRecord,
 )
+from farthing_edge.authorization.usage import TokenUse
 
 
 def apply(state: GatewayState, event: Event) -> None:
@@ -272,6 +275,7 @@ def opened(event: events.Granted | events.BaselineTaken, position: int) -> Autho
 def _granted(state: GatewayState, event: events.Granted) -> None:
     device = _device(state, event.device)
     authorization = opened(event, state.position)
+    authorization.cap_micros = event.cap
     _open(state, device, authorization)
     _remember(state, device, event.counter, event.digest, authorization, None)
     _await_receipt(device, event.counter, state.position)
@@ -294,11 +298,33 @@ def _granted(state: GatewayState, event: events.Granted) -> None:
         _close(state, device, authorization)
     used(state, authorization.account_id, Instant(event.decided_at))
     _check_money(state, authorization, event.charges)
+    if state.policies.limits is not None:
+        count_use(
+            state, authorization, _sum(event.charges), Instant(event.decided_at), begins=True, online=event.online
+        )
+    if state.policies.remembers_tokens:
+        _remember_token(state, event)
     for statistics in (state.statistics, state.totals):
         if event.online:
             statistics.granted_online += 1
         else:
             statistics.granted_offline += 1
+
+
+def _sum(charges: Sequence[Charge]) -> int:
+    return sum(charge.net_micros + charge.tax_micros for charge in charges)
+
+
+def _remember_token(state: GatewayState, event: events.Granted) -> None:
+    name = token_name(state, event.token_key)
+    use = state.usage.uses.get(name)
+    if use is None:
+        use = state.usage.uses[name] = TokenUse()
+    use.recent.append(event.decided_at)
+    if event.position is not None:
+        latitude, longitude = event.position
+        use.position = Position(latitude_microdegrees=latitude, longitude_microdegrees=longitude)
+        use.at = Instant(event.decided_at)
 
 
 def _advance(device: Device, authorization: Authorization, value: int) -> None:
@@ -412,6 +438,8 @@ def _move_on(
     if authorization.standing and event.charges:
         used(state, authorization.account_id, Instant(event.decided_at))
     _check_money(state, authorization, event.charges)
+    if state.policies.limits is not None:
+        count_use(state, authorization, _sum(event.charges), Instant(event.decided_at), begins=False, online=False)
 
 
 def _authorization(state: GatewayState, name: bytes) -> Authorization:
@@ -541,8 +569,16 @@ def _quota_requested(state: GatewayState, event: events.QuotaRequested) -> None:
 def _quota_request_closed(state: GatewayState, event: events.QuotaRequestClosed) -> None:
     account = close_request(state, event.counter)
     if account is not None:
+        account.refused_by_cloud = event.answer in _NOT_THIS_ACCOUNT
         account.ask_after = Instant(event.ask_after)
         see_whether_low(state, account)
+
+
+#: Answers that are about the payer, not about what there is to give.
+_NOT_THIS_ACCOUNT = (
+    gateway_sync_pb2.QUOTA_ANSWER_ACCOUNT_UNKNOWN,
+    gateway_sync_pb2.QUOTA_ANSWER_ACCOUNT_SUSPENDED,
+)
 
 
 # Batches --------------------------------------------------------------------------------------------------------------
@@ -580,6 +616,7 @@ def _receipted(state: GatewayState, event: events.Receipted) -> None:
         return
     state.receipted_sequence = event.sequence
     state.receipted_position = batch.last_position
+    state.usage.contact()
     for sequence in [sequence for sequence in state.batches if sequence <= event.sequence]:
         state.unreceipted_records -= state.batches.pop(sequence).records
 
@@ -589,10 +626,12 @@ def _receipted(state: GatewayState, event: events.Receipted) -> None:
 
 def _started(state: GatewayState, event: events.Started) -> None:
     state.start_id = event.start_id
+    state.check_salt = event.check_salt
     state.starts[event.start_id] = (state.incarnation, state.position)
 
 
 def _head_recorded(state: GatewayState, event: events.HeadRecorded) -> None:
+    state.usage.contact()
     state.head_at = state.recorded_head_at = max(state.head_at, Instant(event.at))
 
 

@@ -109,6 +109,8 @@ class Started:
     clock_epoch_us: int
     clock_real_epoch_us: int
     clock_rate: int
+    #: Random: chooses whom the cloud is asked about; empty: everybody, where an operator wants such checks.
+    check_salt: bytes = b""
 
 
 Command: TypeAlias = (
@@ -145,6 +147,10 @@ class Reply:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WaitForQuota:
-    """The statement lacks money that the cloud may have: decide it again when that account's quotas change."""
+    """The statement lacks money that the cloud may have: decide it again when that account's quotas change.
+
+    ``once``: it waits for the cloud's word rather than for money, and is then decided with what is there.
+    """
 
     account: AccountId
+    once: bool = False

@@ -83,7 +83,7 @@ def _settled(
     if entry is not None:
         with contextlib.suppress(TariffError):
             charges, holds, limit_value, _ = bill_and_roll(
-                device, authorization, entry, purse, value=value, at=at, now=now, closing=closing
+                state, device, authorization, entry, purse, value=value, at=at, now=now, closing=closing
             )
     told = authorization.told
     return events.Settled(

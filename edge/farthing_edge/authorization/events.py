@@ -24,6 +24,7 @@ class Started(NamedTuple):
     clock_epoch_us: int
     clock_real_epoch_us: int
     clock_rate: int
+    check_salt: bytes = b""
 
 
 class DirectiveApplied(NamedTuple):
@@ -76,6 +77,10 @@ class Granted(NamedTuple):
     #: as ``start``.
     shown_start: int = -1
     said_start: int = -1
+    #: The most it may bill and hold, ever; None: nothing bounds it but money.
+    cap: int | None = None
+    #: Where it happened (latitude, longitude; millionths of a degree), where a policy asks for places.
+    position: tuple[int, int] | None = None
 
 
 class IntentRefused(NamedTuple):

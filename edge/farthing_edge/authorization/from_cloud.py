@@ -102,6 +102,7 @@ def decide_start(state: GatewayState, command: commands.Started, now: Instant) -
                 clock_epoch_us=command.clock_epoch_us,
                 clock_real_epoch_us=command.clock_real_epoch_us,
                 clock_rate=command.clock_rate,
+                check_salt=command.check_salt,
             ),
         )
     )

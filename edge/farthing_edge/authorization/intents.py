@@ -1,16 +1,17 @@
 """An intent: asked by the rules in their order, then for money."""
 
-from farthing.clock import SECOND_US, Instant
+from farthing.clock import Instant
 from farthing.device.messages import AnswerStatus, Intent
 from farthing.ids import AuthorizationId, authorization_id
 from farthing.refusal import Refusal
-from farthing.tariff import TariffError, Use, limit
+from farthing.tariff import Use, limit
 from farthing.v1 import directive_pb2
 from farthing_edge.authorization import events
+from farthing_edge.authorization.asking import Ask
 from farthing_edge.authorization.commands import DeviceStatement, Reply
 from farthing_edge.authorization.decision import Decision, again, digest_of, no
 from farthing_edge.authorization.quotas import wait_for
-from farthing_edge.authorization.rules import RULES_OF_THE_DEVICE, RULES_OF_THE_INTENT, Ask
+from farthing_edge.authorization.rules import RULES_BY_POLICY, RULES_OF_THE_DEVICE
 from farthing_edge.authorization.state import (
     Charge,
     GatewayState,
@@ -28,7 +29,7 @@ _MAY_BE_ACTIVE_AGAIN = frozenset(
 
 
 def decide_intent(state: GatewayState, command: DeviceStatement, intent: Intent, now: Instant) -> Decision:
-    ask = Ask(state, command, intent)
+    ask = Ask(state, command, intent, now)
     digest = digest_of(command.payload)
     if _is_repeat(state, ask, digest):
         assert ask.device is not None  # a repeat is of a device that is known
@@ -37,7 +38,7 @@ def decide_intent(state: GatewayState, command: DeviceStatement, intent: Intent,
         refusal = rule(state, ask)
         if refusal is not None:
             return _refuse(ask, digest, refusal, now) if _no_stays(state, ask) else no(intent, refusal)
-    for rule in RULES_OF_THE_INTENT:
+    for rule in RULES_BY_POLICY[state.policies.active]:
         refusal = rule(state, ask)
         if refusal is not None:
             if refusal.rule == 3 or refusal.rule in _GATEWAY_RULES:
@@ -93,46 +94,42 @@ def _refuse(ask: Ask, digest: bytes, refusal: Refusal, now: Instant) -> Decision
 def _money(state: GatewayState, ask: Ask, digest: bytes, now: Instant) -> Decision:
     """Rule 12: quota, then floor; with an uplink, a quota that is still to come first."""
     intent, device, register, account, tariff = ask.intent, ask.device, ask.register, ask.account, ask.tariff
+    closing = ask.closing
     assert device is not None  # the rules before
     assert register is not None
     assert account is not None
     assert tariff is not None
+    assert closing is not None
     token_key = ask.command.token_ref or b""
     stale = now - state.head_at > state.settings.directive_max_age_us
     purse = purse_for(state, account, token_key, {}, floor_only=stale)
-    start = register.unrolled_start(intent.register, intent.at)
-    assert start is not None  # register_is_free
-    one_shot = intent.one_shot
-    if one_shot is None:
-        most = register.reach(device.report_interval_s)
-        if intent.wanted is not None:
-            most = min(most, intent.wanted)
-        until = Instant(intent.at + device.report_interval_s * SECOND_US)
-    else:
-        most, until = one_shot, intent.at
-    try:
-        closing = tariff.closing(register.unit, start, most, intent.at, until)
-    except TariffError:
-        # A price beyond one amount: this tariff does not price such a use.
-        return _refuse(ask, digest, Refusal.TARIFF_MISSING, now)
-    need = closing.gross_micros
+    if ask.ask_cloud is not None:
+        waiting_or_no = _cloud_says(state, ask, digest, now)
+        if waiting_or_no is not None:
+            return waiting_or_no
+    start, one_shot, most, until = ask.start, intent.one_shot, ask.most, ask.until
+    # A limit below what it needs: hold that much, the device stops where it ends.
+    need = closing.gross_micros if ask.cap_micros is None else min(closing.gross_micros, ask.cap_micros)
     held = hold(purse, (), need, now, floor=True)
     if held.missing_micros:
         if ask.command.may_wait and state.online and not stale:
             waiting = wait_for(state, account, held.missing_micros, now)
             if waiting is not None:
                 return waiting
-        if one_shot is not None or not device.stoppable:
+        if not ask.can_be_cut:
             return _short_of_money(state, ask, digest, now, stale=stale)
     if one_shot is not None:
         charges = bill(purse, closing.parts, now)
         granted = _granted(state, ask, digest, now, start, holds=(), limit_value=start + one_shot, charges=charges)
     else:
         covered = closing.covered
-        if held.missing_micros:
+        budget = need - held.missing_micros
+        if budget < closing.gross_micros:
             use = Use(unit=register.unit, start=start, end=start + most, started_at=intent.at, ended_at=until)
-            covered = limit(tariff.tariff, use, most=most, until=until, budget_micros=need - held.missing_micros)
+            covered = limit(tariff.tariff, use, most=most, until=until, budget_micros=budget)
         if covered == 0 and most > 0:
+            if held.missing_micros == 0 and ask.capped_by is not None:
+                return _refuse(ask, digest, ask.capped_by, now)
             return _short_of_money(state, ask, digest, now, stale=stale)
         granted = _granted(state, ask, digest, now, start, holds=held.parts, limit_value=start + covered, charges=())
     reply = Reply(
@@ -143,6 +140,25 @@ def _money(state: GatewayState, ask: Ask, digest: bytes, now: Instant) -> Decisi
         closed=one_shot is not None,
     )
     return Decision((granted,), reply)
+
+
+def _cloud_says(state: GatewayState, ask: Ask, digest: bytes, now: Instant) -> Decision | None:
+    """Wait for the cloud's word on the account, or the no that came of it; None: go on."""
+    account, closing = ask.account, ask.closing
+    assert account is not None  # the rules before
+    assert closing is not None
+    assert ask.ask_cloud is not None
+    if ask.command.may_wait:
+        # What it asks for is what the use may cost: the answer to a request for money is the cloud's word.
+        waiting = wait_for(state, account, max(1, closing.gross_micros), now, once=True)
+        if waiting is not None:
+            return waiting
+    (silence,) = ask.ask_cloud
+    if account.refused_by_cloud:
+        return _refuse(ask, digest, Refusal.ACCOUNT_SUSPENDED, now)
+    if silence is not None and (account.request is not None or not state.online):
+        return _refuse(ask, digest, silence, now)
+    return None
 
 
 def _short_of_money(state: GatewayState, ask: Ask, digest: bytes, now: Instant, *, stale: bool) -> Decision:
@@ -203,4 +219,8 @@ def _granted(
         charges=charges,
         shown_start=intent.register.value,
         said_start=intent.register.unrolled(register.modulus),
+        cap=ask.lasting_cap_micros,
+        position=None
+        if ask.position is None
+        else (ask.position.latitude_microdegrees, ask.position.longitude_microdegrees),
     )

@@ -4,6 +4,7 @@ chain goes on.
 
 import bisect
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from google.protobuf.message import DecodeError
@@ -22,6 +23,7 @@ from farthing.ids import (
     TokenId,
 )
 from farthing.money import Currency
+from farthing.policy import online_check_ppm_of, place_policy_of, position_of, scorecard_of, usage_limits_of
 from farthing.tariff import TariffError
 from farthing.tariff import parse as parse_tariff
 from farthing.v1 import directive_pb2
@@ -60,6 +62,7 @@ def apply_directive(state: GatewayState, event: events.DirectiveApplied) -> None
     except DecodeError as err:
         raise StateError(f"directive {event.version} was journaled, but is none") from err
     state.head_at = max(state.head_at, Instant(directive.dated_at_us))
+    state.usage.contact()
     kind = directive.WhichOneof("body")
     obey = _OBEY.get(kind or "")
     if obey is None:
@@ -135,6 +138,7 @@ def _obey_device(state: GatewayState, record: directive_pb2.DeviceRecord) -> Non
     device.report_interval_s = record.report_interval_s
     device.standing_account_id = AccountId(record.standing_account_id)
     device.stoppable = record.stoppable
+    device.position = position_of(record.position) if record.HasField("position") else None
     epochs = {row.register_id: row.register_epoch for row in record.registers}
     for authorization in open_of(state, record.device_id):
         # What it signed until now is all that will be heard of it: a new epoch begins a new use.
@@ -200,6 +204,7 @@ def _obey_quota_granted(state: GatewayState, record: directive_pb2.QuotaGranted)
     state.next_stop_at = min(state.next_stop_at, quota.spend_until)
     state.low.discard(account.id)
     account.ask_after = Instant(0)
+    account.refused_by_cloud = False
     see_whether_low(state, account)
 
 
@@ -285,6 +290,35 @@ def _obey_parked_decided(state: GatewayState, record: directive_pb2.ParkedDecide
     decided(state, *key)
 
 
+def _obey_usage_limits(state: GatewayState, record: directive_pb2.UsageLimits) -> None:
+    limits = usage_limits_of(record)
+    if limits is None or state.policies.limits is None:
+        # Nothing was counted while there was no limit, and nothing is kept when there is none any more.
+        state.usage.forget_limits()
+        for authorization in state.authorizations.values():
+            authorization.counted_micros = 0
+    state.policies = replace(state.policies, limits=limits)
+
+
+def _obey_place(state: GatewayState, record: directive_pb2.PlacePolicy) -> None:
+    state.policies = replace(state.policies, place=place_policy_of(record))
+    _forget_tokens(state)
+
+
+def _obey_scorecard(state: GatewayState, record: directive_pb2.Scorecard) -> None:
+    state.policies = replace(state.policies, scorecard=scorecard_of(record))
+    _forget_tokens(state)
+
+
+def _forget_tokens(state: GatewayState) -> None:
+    if not state.policies.remembers_tokens:
+        state.usage.uses = {}
+
+
+def _obey_online_check(state: GatewayState, record: directive_pb2.OnlineCheck) -> None:
+    state.policies = replace(state.policies, online_check_ppm=online_check_ppm_of(record))
+
+
 _OBEY: dict[str, Callable[[GatewayState, Any], None]] = {
     "welcome": _obey_welcome,
     "site_key": _obey_site_key,
@@ -300,4 +334,8 @@ _OBEY: dict[str, Callable[[GatewayState, Any], None]] = {
     "floor_resolved": _obey_floor_resolved,
     "use_closed": _obey_use_closed,
     "parked_decided": _obey_parked_decided,
+    "usage_limits": _obey_usage_limits,
+    "place": _obey_place,
+    "scorecard": _obey_scorecard,
+    "online_check": _obey_online_check,
 }

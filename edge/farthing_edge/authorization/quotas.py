@@ -13,12 +13,15 @@ from farthing_edge.authorization.state import (
 )
 
 
-def wait_for(state: GatewayState, account: Account, missing_micros: int, now: Instant) -> Decision | None:
+def wait_for(
+    state: GatewayState, account: Account, missing_micros: int, now: Instant, *, once: bool = False
+) -> Decision | None:
     """Ask the cloud, or wait for what was asked; None when it had nothing a moment ago."""
+    wait = WaitForQuota(account=account.id, once=once)
     if account.request is not None:
-        return Decision(wait=WaitForQuota(account=account.id))
+        return Decision(wait=wait)
     request = ask_for_more(state, account, missing_micros, now)
-    return None if request is None else Decision((request,), wait=WaitForQuota(account=account.id))
+    return None if request is None else Decision((request,), wait=wait)
 
 
 def ask_for_more(

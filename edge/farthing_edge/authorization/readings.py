@@ -16,6 +16,7 @@ from farthing.v1 import directive_pb2
 from farthing_edge.authorization import events
 from farthing_edge.authorization.commands import DeviceStatement, Reply
 from farthing_edge.authorization.decision import Decision, again, digest_of, no, recorded
+from farthing_edge.authorization.limits import room_micros
 from farthing_edge.authorization.quotas import ask_for_more
 from farthing_edge.authorization.rules import STATUS_REFUSALS
 from farthing_edge.authorization.state import (
@@ -368,7 +369,7 @@ def _meter(
     at = max(statement.at, authorization.at)
     try:
         charges, holds, limit_value, short_micros = bill_and_roll(
-            device, authorization, entry, purse, value=value, at=at, now=now, closing=closing
+            state, device, authorization, entry, purse, value=value, at=at, now=now, closing=closing
         )
     except TariffError:
         return _park(command, statement, digest, Refusal.TARIFF_MISSING, now, authorization, value)
@@ -413,6 +414,7 @@ def latest_beside(authorization: Authorization, at: Instant) -> bytes | None:
 
 
 def bill_and_roll(
+    state: GatewayState,
     device: Device,
     authorization: Authorization,
     entry: TariffEntry,
@@ -437,13 +439,17 @@ def bill_and_roll(
     most = value - start + (0 if register is None else register.reach(authorization.report_interval_s))
     until = Instant(at + authorization.report_interval_s * SECOND_US)
     furthest = entry.closing(use.unit, start, most, use.started_at, until)
-    need = furthest.gross_micros - billed
+    need = most_needed = furthest.gross_micros - billed
+    if authorization.cap_micros is not None or state.policies.limits is not None:
+        room = room_micros(state, authorization, billed - authorization.gross_micros, now)
+        if room is not None:
+            need = min(need, room)
     held = hold(purse, charges, need, now, floor=FLOOR_FUNDING in purse.holds)
     if authorization.standing:
         # It keeps no hold between readings: only what the next one will find is asked.
         return charges, (), value, STANDING_AHEAD * held.missing_micros
     covered = furthest.covered
-    if held.missing_micros or need < 0:
+    if held.missing_micros or need < 0 or need < most_needed:
         budget = billed
         for _, amount in held.parts:
             budget += amount

@@ -4,20 +4,21 @@ Rule 1: the order is that of the numbers' hundreds (``farthing.refusal``), save 
 (incarnation, whether it may authorize at all) stand before the token: a device that speaks to another incarnation learns nothing
 about tokens. Rule 2: a rule looks, it never changes anything. Rule 3: money comes last and is not a rule of this table, as its answer is
 not yes or no but how much (``intents``).
-
-Between the tariff (7) and money (12) stand, when they come: entitlement (8), usage limits (9), place (10), risk (11). Each is one
-more function in ``RULES_OF_THE_INTENT``.
+Rule 4: a rule whose policy no directive has set stands in no table that is asked: it costs nothing.
 """
 
-from collections.abc import Callable
-from typing import TypeAlias
+from itertools import compress, product
 
-from farthing.device.messages import MAX_COUNT, Intent
+from farthing.device.messages import MAX_COUNT
 from farthing.ids import authorization_id
 from farthing.refusal import Refusal
+from farthing.tariff import TariffError
 from farthing.v1 import directive_pb2
-from farthing_edge.authorization.commands import DeviceStatement
-from farthing_edge.authorization.state import Account, Device, GatewayState, Register, TariffEntry
+from farthing_edge.authorization.asking import Ask, Rule
+from farthing_edge.authorization.limits import within_limits
+from farthing_edge.authorization.place import place_fits
+from farthing_edge.authorization.risk import risk_is_low
+from farthing_edge.authorization.state import GatewayState
 
 #: What a device that is not active hears.
 STATUS_REFUSALS: dict[int, Refusal] = {
@@ -26,33 +27,6 @@ STATUS_REFUSALS: dict[int, Refusal] = {
     directive_pb2.DEVICE_STATUS_BLOCKED: Refusal.DEVICE_BLOCKED,
     directive_pb2.DEVICE_STATUS_DECOMMISSIONED: Refusal.DEVICE_DECOMMISSIONED,
 }
-
-
-class Ask:
-    """An intent and everything about it that the state knows; None where it knows nothing."""
-
-    __slots__ = ("account", "command", "device", "intent", "is_new", "register", "tariff")
-
-    def __init__(self, state: GatewayState, command: DeviceStatement, intent: Intent) -> None:
-        self.command = command
-        self.intent = intent
-        device = state.devices.get(intent.device)
-        self.device: Device | None = device
-        self.register: Register | None = None
-        self.tariff: TariffEntry | None = None
-        self.is_new = True
-        if device is not None:
-            self.register = device.registers.get(intent.register.register_id)
-            self.tariff = state.tariffs.get((device.tariff.tariff_id, device.tariff.version))
-            # What the register rules say about a repeat was said when it was new.
-            self.is_new = intent.counter not in device.seen or device.epoch != intent.device_epoch
-        token = None if command.token_ref is None else state.tokens.get(command.token_ref)
-        self.account: Account | None = None
-        if token is not None and token.key_epoch == command.key_epoch:
-            self.account = state.accounts.get(token.account_id)
-
-
-Rule: TypeAlias = Callable[[GatewayState, Ask], Refusal | None]
 
 
 # 1: well-formed, and said to us ----------------------------------------------------------------------------------------
@@ -174,9 +148,10 @@ def account_is_active(state: GatewayState, ask: Ask) -> Refusal | None:  # noqa:
 
 def tariff_prices_it(state: GatewayState, ask: Ask) -> Refusal | None:  # noqa: ARG001  # every rule has one shape
     """The device's tariff is here, fits the register, is the one the payer was shown, and is in the account's currency."""
-    tariff, account, register = ask.tariff, ask.account, ask.register
+    tariff, account, register, device = ask.tariff, ask.account, ask.register, ask.device
     assert account is not None  # account_is_active
     assert register is not None  # well_formed
+    assert device is not None  # device_may_ask
     if tariff is None or not tariff.prices(register.unit):
         return Refusal.TARIFF_MISSING
     shown = ask.intent.tariff
@@ -184,6 +159,13 @@ def tariff_prices_it(state: GatewayState, ask: Ask) -> Refusal | None:  # noqa: 
         return Refusal.TARIFF_DIFFERS
     if tariff.currency != account.currency:
         return Refusal.CURRENCY_DIFFERS
+    ask.look_ahead(register, device)
+    intent = ask.intent
+    try:
+        ask.closing = tariff.closing(register.unit, ask.start, ask.most, intent.at, ask.until)
+    except TariffError:
+        # A price beyond one amount: this tariff does not price such a use.
+        return Refusal.TARIFF_MISSING
     return None
 
 
@@ -198,3 +180,10 @@ RULES_OF_THE_INTENT: tuple[Rule, ...] = (
     account_is_active,
     tariff_prices_it,
 )
+#: 9, 10, 11: asked where a directive has set their policy.
+_RULES_OF_POLICY: tuple[Rule, ...] = (within_limits, place_fits, risk_is_low)
+#: By ``Policies.active``: the whole table from the counter on.
+RULES_BY_POLICY: dict[tuple[bool, ...], tuple[Rule, ...]] = {
+    active: RULES_OF_THE_INTENT + tuple(compress(_RULES_OF_POLICY, active))
+    for active in product((False, True), repeat=len(_RULES_OF_POLICY))
+}

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from farthing.clock import SECOND_US, Instant
-from farthing.device.messages import FLOOR, Grant, Held, RegisterValue, TariffVersion, Witness
+from farthing.device.messages import FLOOR, Grant, Held, Position, RegisterValue, TariffVersion, Witness
 from farthing.evidence.batches import ZERO_HASH
 from farthing.ids import (
     AccountId,
@@ -28,6 +28,8 @@ from farthing.money import PPM, Currency
 from farthing.tariff import Part, Tariff, Use, limit, price
 from farthing.tariff.tariff import Dimension, Plan, measure_of
 from farthing.v1 import directive_pb2
+from farthing_edge.authorization.policies import Policies
+from farthing_edge.authorization.usage import Usage
 
 #: Statements of a device that a gateway remembers by counter. A device has a handful under way at once; below the window an
 #: intent is too old for ever, so the number only bounds memory: 128 × 1,000 devices × 150 bytes.
@@ -107,7 +109,18 @@ class Told(NamedTuple):
 class Account:
     """Who pays, and the quotas this gateway may spend for it, earliest ``spend_until`` first."""
 
-    __slots__ = ("ahead", "ask_after", "currency", "id", "preload_micros", "quotas", "request", "status", "used_at")
+    __slots__ = (
+        "ahead",
+        "ask_after",
+        "currency",
+        "id",
+        "preload_micros",
+        "quotas",
+        "refused_by_cloud",
+        "request",
+        "status",
+        "used_at",
+    )
 
     def __init__(self, account_id: AccountId, currency: Currency, status: int, preload_micros: int) -> None:
         self.id = account_id
@@ -125,6 +138,8 @@ class Account:
         self.request: QuotaRequest | None = None
         #: Not before this instant is the cloud asked again, after it had nothing.
         self.ask_after = Instant(0)
+        #: The cloud's last answer was that it does not know the account, or has suspended it.
+        self.refused_by_cloud = False
 
     def free_micros(self, now: Instant) -> int:
         """What new holds may still take, over all quotas."""
@@ -330,6 +345,7 @@ class Device:
         "highest",
         "id",
         "pending",
+        "position",
         "profile",
         "registers",
         "report_interval_s",
@@ -356,6 +372,8 @@ class Device:
         self.report_interval_s = 0
         self.standing_account_id = AccountId("")
         self.stoppable = False
+        #: Where it stands, if its record says so.
+        self.position: Position | None = None
         self.highest = -1
         #: Counter → what became of it; at most ``COUNTER_WINDOW``, the lowest go first.
         self.seen: dict[int, Seen] = {}
@@ -414,11 +432,13 @@ class Authorization:
         "account_id",
         "at",
         "billed",
+        "cap_micros",
         "ceiling",
         "chain",
         "closed",
         "closed_by",
         "commitment",
+        "counted_micros",
         "currency",
         "device_id",
         "first_statement",
@@ -530,6 +550,10 @@ class Authorization:
         self.tax_micros = 0
         #: Funding → held.
         self.holds: dict[str, int] = {}
+        #: The most it may bill and hold, if a limit or a risk tier said so when it was granted.
+        self.cap_micros: int | None = None
+        #: What of its hold the tallies of usage limits have counted.
+        self.counted_micros = 0
         self.told: Told | None = None
         self.closed = False
         #: The operator's decision that closed it; empty when its device ended it.
@@ -712,6 +736,10 @@ class GatewayState:
         self.tariffs: dict[tuple[str, int], TariffEntry] = {}
         self.floor_policy = FloorPolicy()
         self.seal_policy = SealPolicy()
+        self.policies = Policies()
+        self.usage = Usage()
+        #: Drawn by every start: chooses whom the cloud is asked about although there is money.
+        self.check_salt = b""
         # Money.
         self.quotas: dict[str, Quota] = {}
         self.next_stop_at = Instant(2**63 - 1)

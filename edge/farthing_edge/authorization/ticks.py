@@ -113,7 +113,7 @@ def _settle(
     purse = purse_for(state, account, authorization.token_key, authorization.holds)
     try:
         charges, holds, limit_value, short_micros = bill_and_roll(
-            device, authorization, entry, purse, value=value, at=authorization.at, now=now, closing=False
+            state, device, authorization, entry, purse, value=value, at=authorization.at, now=now, closing=False
         )
     except TariffError:
         # It costs more than one amount may be: the end says so too, and is parked for people.

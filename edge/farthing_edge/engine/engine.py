@@ -343,6 +343,7 @@ class Engine:
             clock_epoch_us=clock.epoch_us,
             clock_real_epoch_us=clock.real_epoch_us,
             clock_rate=clock.rate,
+            check_salt=self._random_bytes(START_ID_SIZE),
         )
         group = Group()
         self._take(group, started, clock.now())
@@ -496,6 +497,8 @@ class Engine:
         self._let_happen(group, command, decision, now)
         happened.extend(decision.events)
         if decision.wait is not None:
+            if decision.wait.once:
+                _no_longer_waiting(item)
             if not item.deadline_ns:
                 item.deadline_ns = self._monotonic_ns() + self._limits.quota_wait_ms * 1_000_000
             self._waiting.setdefault(decision.wait.account, []).append(item)

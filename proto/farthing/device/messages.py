@@ -36,6 +36,9 @@ from farthing.refusal import Refusal
 MAX_COUNT = 2**63 - 1
 #: Epochs, versions and intervals are uint32 in protobuf.
 MAX_EPOCH = 2**32 - 1
+#: Millionths of a degree.
+MAX_LATITUDE = 90_000_000
+MAX_LONGITUDE = 180_000_000
 SALT_SIZE = 16
 MAX_TOKEN_SIZE = 256
 #: W3C Trace Context version 00 has 55 characters; later versions may append to it.
@@ -135,6 +138,22 @@ class RegisterValue:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Position:
+    """A place on earth (WGS 84), in millionths of a degree."""
+
+    latitude_microdegrees: int
+    longitude_microdegrees: int
+
+    def __post_init__(self) -> None:
+        for value, most, what in (
+            (self.latitude_microdegrees, MAX_LATITUDE, "a latitude"),
+            (self.longitude_microdegrees, MAX_LONGITUDE, "a longitude"),
+        ):
+            if value.__class__ is not int or not -most <= value <= most:
+                raise MessageError(f"{what} is an integer from -{most} to {most}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TariffVersion:
     """Which tariff, in which version."""
 
@@ -175,7 +194,8 @@ class Intent:
     """A wish to use; its id is (device, device_epoch, counter).
 
     ``wanted`` is the most it wants to use; ``one_shot`` units are used at the moment of yes, from the register's value on;
-    both in the register's unit. ``tariff`` is the version that was shown to the payer.
+    both in the register's unit. ``tariff`` is the version that was shown to the payer, ``position`` where the device is, if it can
+    tell.
     """
 
     recipient: GatewayId
@@ -189,6 +209,7 @@ class Intent:
     wanted: int | None = None
     one_shot: int | None = None
     tariff: TariffVersion | None = None
+    position: Position | None = None
 
     @property
     def kind(self) -> Literal["intent"]:
@@ -207,6 +228,8 @@ class Intent:
                 raise MessageError("a one-shot quantity is at least 1")
         if self.tariff is not None:
             _is(self.tariff, TariffVersion, "a tariff version")
+        if self.position is not None:
+            _is(self.position, Position, "a position")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -597,6 +620,11 @@ def _statement_map(statement: Statement, kind: int) -> dict[int, Any]:
             members[13] = statement.wanted
         if statement.one_shot is not None:
             members[14] = statement.one_shot
+        if statement.position is not None:
+            members[15] = [
+                statement.position.latitude_microdegrees + MAX_LATITUDE,
+                statement.position.longitude_microdegrees + MAX_LONGITUDE,
+            ]
         return members
     if statement.authorization is not None:
         members[9] = statement.authorization
@@ -675,7 +703,7 @@ def _answer_map(answer: Answer) -> dict[int, Any]:
 # What comes out of the CBOR reader is of any kind; the constructors above check every field, so ``Any`` ends there.
 
 _HEAD_KEYS = frozenset(range(1, 8))
-_INTENT_KEYS = _HEAD_KEYS | {8, 10, 12, 13, 14}
+_INTENT_KEYS = _HEAD_KEYS | {8, 10, 12, 13, 14, 15}
 _READING_KEYS = _HEAD_KEYS | {8, 9, 10}
 _END_KEYS = _READING_KEYS
 _DISCLAIMER_KEYS = _HEAD_KEYS | {9}
@@ -708,6 +736,7 @@ def decode_statement(payload: bytes) -> Statement:
             wanted=get(13),
             one_shot=get(14),
             tariff=_tariff(get(10)) if 10 in members else None,
+            position=_position(get(15)) if 15 in members else None,
         )
     if kind == _READING:
         _known(members, _READING_KEYS)
@@ -924,6 +953,13 @@ def _register(value: Any) -> RegisterValue:
         register_id, register_epoch, count = _array(value, 3, "a register")
         turns = 0
     return RegisterValue(register_id=register_id, register_epoch=register_epoch, value=count, turns=turns)
+
+
+def _position(value: Any) -> Position:
+    northward, eastward = _array(value, 2, "a position")
+    _count(northward, "a latitude", 2 * MAX_LATITUDE)
+    _count(eastward, "a longitude", 2 * MAX_LONGITUDE)
+    return Position(latitude_microdegrees=northward - MAX_LATITUDE, longitude_microdegrees=eastward - MAX_LONGITUDE)
 
 
 def _tariff(value: Any) -> TariffVersion:

@@ -80,6 +80,30 @@ ACCOUNT_STATUS_UNSPECIFIED: AccountStatus.ValueType  # 0
 ACCOUNT_STATUS_ACTIVE: AccountStatus.ValueType  # 1
 ACCOUNT_STATUS_SUSPENDED: AccountStatus.ValueType  # 2
 
+class _RiskAction:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RiskActionEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_RiskAction.ValueType], builtins.type):
+    DESCRIPTOR: descriptor.EnumDescriptor
+    RISK_ACTION_UNSPECIFIED: _RiskAction.ValueType  # 0
+    RISK_ACTION_ALLOW: _RiskAction.ValueType  # 1
+    RISK_ACTION_SHRINK: _RiskAction.ValueType  # 2
+    """Hold no more than the tier says."""
+    RISK_ACTION_ONLINE_ONLY: _RiskAction.ValueType  # 3
+    """Only with a yes of the cloud's."""
+    RISK_ACTION_REFUSE: _RiskAction.ValueType  # 4
+
+class RiskAction(_RiskAction, metaclass=_RiskActionEnumTypeWrapper): ...
+
+RISK_ACTION_UNSPECIFIED: RiskAction.ValueType  # 0
+RISK_ACTION_ALLOW: RiskAction.ValueType  # 1
+RISK_ACTION_SHRINK: RiskAction.ValueType  # 2
+"""Hold no more than the tier says."""
+RISK_ACTION_ONLINE_ONLY: RiskAction.ValueType  # 3
+"""Only with a yes of the cloud's."""
+RISK_ACTION_REFUSE: RiskAction.ValueType  # 4
+
 @typing.final
 class SignedDirective(message.Message):
     """Policy that flows down to one gateway. Directives form one chain per gateway, gapless from version 1; they are verified,
@@ -133,6 +157,10 @@ class Directive(message.Message):
     PARKED_DECIDED_FIELD_NUMBER: builtins.int
     END_CARRIED_FIELD_NUMBER: builtins.int
     AUTHORIZING_STOPPED_FIELD_NUMBER: builtins.int
+    USAGE_LIMITS_FIELD_NUMBER: builtins.int
+    PLACE_FIELD_NUMBER: builtins.int
+    SCORECARD_FIELD_NUMBER: builtins.int
+    ONLINE_CHECK_FIELD_NUMBER: builtins.int
     gateway_id: builtins.str
     version: builtins.int
     previous_hash: builtins.bytes
@@ -174,6 +202,14 @@ class Directive(message.Message):
     def end_carried(self) -> EndCarried: ...
     @builtins.property
     def authorizing_stopped(self) -> AuthorizingStopped: ...
+    @builtins.property
+    def usage_limits(self) -> UsageLimits: ...
+    @builtins.property
+    def place(self) -> PlacePolicy: ...
+    @builtins.property
+    def scorecard(self) -> Scorecard: ...
+    @builtins.property
+    def online_check(self) -> OnlineCheck: ...
     def __init__(
         self,
         *,
@@ -197,12 +233,16 @@ class Directive(message.Message):
         parked_decided: ParkedDecided | None = ...,
         end_carried: EndCarried | None = ...,
         authorizing_stopped: AuthorizingStopped | None = ...,
+        usage_limits: UsageLimits | None = ...,
+        place: PlacePolicy | None = ...,
+        scorecard: Scorecard | None = ...,
+        online_check: OnlineCheck | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["account", b"account", "authorizing_stopped", b"authorizing_stopped", "body", b"body", "device", b"device", "end_carried", b"end_carried", "floor", b"floor", "floor_resolved", b"floor_resolved", "parked_decided", b"parked_decided", "quota_granted", b"quota_granted", "quota_recalled", b"quota_recalled", "seal", b"seal", "site_key", b"site_key", "tariff", b"tariff", "token", b"token", "token_denied", b"token_denied", "use_closed", b"use_closed", "welcome", b"welcome"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["account", b"account", "authorizing_stopped", b"authorizing_stopped", "body", b"body", "device", b"device", "end_carried", b"end_carried", "floor", b"floor", "floor_resolved", b"floor_resolved", "online_check", b"online_check", "parked_decided", b"parked_decided", "place", b"place", "quota_granted", b"quota_granted", "quota_recalled", b"quota_recalled", "scorecard", b"scorecard", "seal", b"seal", "site_key", b"site_key", "tariff", b"tariff", "token", b"token", "token_denied", b"token_denied", "usage_limits", b"usage_limits", "use_closed", b"use_closed", "welcome", b"welcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["account", b"account", "authorizing_stopped", b"authorizing_stopped", "body", b"body", "dated_at_us", b"dated_at_us", "device", b"device", "end_carried", b"end_carried", "floor", b"floor", "floor_resolved", b"floor_resolved", "gateway_id", b"gateway_id", "parked_decided", b"parked_decided", "previous_hash", b"previous_hash", "quota_granted", b"quota_granted", "quota_recalled", b"quota_recalled", "seal", b"seal", "site_key", b"site_key", "tariff", b"tariff", "token", b"token", "token_denied", b"token_denied", "use_closed", b"use_closed", "version", b"version", "welcome", b"welcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["account", b"account", "authorizing_stopped", b"authorizing_stopped", "body", b"body", "dated_at_us", b"dated_at_us", "device", b"device", "end_carried", b"end_carried", "floor", b"floor", "floor_resolved", b"floor_resolved", "gateway_id", b"gateway_id", "online_check", b"online_check", "parked_decided", b"parked_decided", "place", b"place", "previous_hash", b"previous_hash", "quota_granted", b"quota_granted", "quota_recalled", b"quota_recalled", "scorecard", b"scorecard", "seal", b"seal", "site_key", b"site_key", "tariff", b"tariff", "token", b"token", "token_denied", b"token_denied", "usage_limits", b"usage_limits", "use_closed", b"use_closed", "version", b"version", "welcome", b"welcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_body: _TypeAlias = typing.Literal["welcome", "site_key", "tariff", "device", "account", "token", "token_denied", "quota_granted", "quota_recalled", "floor", "seal", "floor_resolved", "use_closed", "parked_decided", "end_carried", "authorizing_stopped"]  # noqa: Y015
+    _WhichOneofReturnType_body: _TypeAlias = typing.Literal["welcome", "site_key", "tariff", "device", "account", "token", "token_denied", "quota_granted", "quota_recalled", "floor", "seal", "floor_resolved", "use_closed", "parked_decided", "end_carried", "authorizing_stopped", "usage_limits", "place", "scorecard", "online_check"]  # noqa: Y015
     _WhichOneofArgType_body: _TypeAlias = typing.Literal["body", b"body"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_body) -> _WhichOneofReturnType_body | None: ...
 
@@ -322,6 +362,7 @@ class DeviceRecord(message.Message):
     REPORT_INTERVAL_S_FIELD_NUMBER: builtins.int
     STANDING_ACCOUNT_ID_FIELD_NUMBER: builtins.int
     STOPPABLE_FIELD_NUMBER: builtins.int
+    POSITION_FIELD_NUMBER: builtins.int
     device_id: builtins.str
     status: DeviceStatus.ValueType
     device_epoch: builtins.int
@@ -341,6 +382,10 @@ class DeviceRecord(message.Message):
     """False where use goes on whatever we say (no radio in the socket)."""
     @builtins.property
     def registers(self) -> containers.RepeatedCompositeFieldContainer[RegisterRecord]: ...
+    @builtins.property
+    def position(self) -> Position:
+        """Where it stands; absent for a device that moves, which says so itself."""
+
     def __init__(
         self,
         *,
@@ -357,10 +402,11 @@ class DeviceRecord(message.Message):
         report_interval_s: builtins.int = ...,
         standing_account_id: builtins.str = ...,
         stoppable: builtins.bool = ...,
+        position: Position | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["position", b"position"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["device_epoch", b"device_epoch", "device_id", b"device_id", "profile", b"profile", "registers", b"registers", "report_interval_s", b"report_interval_s", "standing_account_id", b"standing_account_id", "statement_key", b"statement_key", "static_dh_kid", b"static_dh_kid", "static_dh_x", b"static_dh_x", "status", b"status", "stoppable", b"stoppable", "tariff_id", b"tariff_id", "tariff_version", b"tariff_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["device_epoch", b"device_epoch", "device_id", b"device_id", "position", b"position", "profile", b"profile", "registers", b"registers", "report_interval_s", b"report_interval_s", "standing_account_id", b"standing_account_id", "statement_key", b"statement_key", "static_dh_kid", b"static_dh_kid", "static_dh_x", b"static_dh_x", "status", b"status", "stoppable", b"stoppable", "tariff_id", b"tariff_id", "tariff_version", b"tariff_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -556,6 +602,220 @@ class FloorPolicy(message.Message):
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = typing.Literal["all_tokens_micros", b"all_tokens_micros", "currency", b"currency", "per_account_micros", b"per_account_micros", "per_token_micros", b"per_token_micros"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class Position(message.Message):
+    """Degrees times 1,000,000 (WGS 84): a tenth of a metre."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    LATITUDE_MICRODEGREES_FIELD_NUMBER: builtins.int
+    LONGITUDE_MICRODEGREES_FIELD_NUMBER: builtins.int
+    latitude_microdegrees: builtins.int
+    longitude_microdegrees: builtins.int
+    def __init__(
+        self,
+        *,
+        latitude_microdegrees: builtins.int = ...,
+        longitude_microdegrees: builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["latitude_microdegrees", b"latitude_microdegrees", "longitude_microdegrees", b"longitude_microdegrees"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class UsageLimits(message.Message):
+    """What one authorization, one token or one device may use; 0 is no limit. Amounts are micros with tax in the gateway's currency: what
+    is billed and what is held. A day is the site's, by the business clock; it counts from the directive that sets a limit on.
+    """
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    PER_AUTHORIZATION_MICROS_FIELD_NUMBER: builtins.int
+    TOKEN_DAY_COUNT_FIELD_NUMBER: builtins.int
+    TOKEN_DAY_MICROS_FIELD_NUMBER: builtins.int
+    DEVICE_DAY_COUNT_FIELD_NUMBER: builtins.int
+    DEVICE_DAY_MICROS_FIELD_NUMBER: builtins.int
+    OFFLINE_COUNT_FIELD_NUMBER: builtins.int
+    OFFLINE_MICROS_FIELD_NUMBER: builtins.int
+    per_authorization_micros: builtins.int
+    token_day_count: builtins.int
+    token_day_micros: builtins.int
+    device_day_count: builtins.int
+    device_day_micros: builtins.int
+    offline_count: builtins.int
+    """Of all tokens together, while the cloud cannot be asked: since it was last heard of."""
+    offline_micros: builtins.int
+    def __init__(
+        self,
+        *,
+        per_authorization_micros: builtins.int = ...,
+        token_day_count: builtins.int = ...,
+        token_day_micros: builtins.int = ...,
+        device_day_count: builtins.int = ...,
+        device_day_micros: builtins.int = ...,
+        offline_count: builtins.int = ...,
+        offline_micros: builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["device_day_count", b"device_day_count", "device_day_micros", b"device_day_micros", "offline_count", b"offline_count", "offline_micros", b"offline_micros", "per_authorization_micros", b"per_authorization_micros", "token_day_count", b"token_day_count", "token_day_micros", b"token_day_micros"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class PlacePolicy(message.Message):
+    """Where use may begin; 0 is no rule."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    CENTRE_FIELD_NUMBER: builtins.int
+    FENCE_RADIUS_M_FIELD_NUMBER: builtins.int
+    MOVED_M_FIELD_NUMBER: builtins.int
+    TRAVEL_DISTANCE_M_FIELD_NUMBER: builtins.int
+    TRAVEL_SPEED_M_PER_H_FIELD_NUMBER: builtins.int
+    fence_radius_m: builtins.int
+    moved_m: builtins.int
+    """A device whose record says where it stands may report a position this far from it."""
+    travel_distance_m: builtins.int
+    """A token used at two places further apart than this, faster than that, is not one person's."""
+    travel_speed_m_per_h: builtins.int
+    @builtins.property
+    def centre(self) -> Position: ...
+    def __init__(
+        self,
+        *,
+        centre: Position | None = ...,
+        fence_radius_m: builtins.int = ...,
+        moved_m: builtins.int = ...,
+        travel_distance_m: builtins.int = ...,
+        travel_speed_m_per_h: builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["centre", b"centre"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["centre", b"centre", "fence_radius_m", b"fence_radius_m", "moved_m", b"moved_m", "travel_distance_m", b"travel_distance_m", "travel_speed_m_per_h", b"travel_speed_m_per_h"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class Scorecard(message.Message):
+    """Points for what is known of an intent, and what their sum leads to."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: builtins.int
+    HOUR_POINTS_FIELD_NUMBER: builtins.int
+    AMOUNT_STEPS_FIELD_NUMBER: builtins.int
+    RECENT_STEPS_FIELD_NUMBER: builtins.int
+    DISTANCE_STEPS_FIELD_NUMBER: builtins.int
+    NEW_TOKEN_POINTS_FIELD_NUMBER: builtins.int
+    OFFLINE_POINTS_FIELD_NUMBER: builtins.int
+    TIERS_FIELD_NUMBER: builtins.int
+    version: builtins.int
+    new_token_points: builtins.int
+    """The token's first use here."""
+    offline_points: builtins.int
+    """The cloud cannot be asked."""
+    @builtins.property
+    def hour_points(self) -> containers.RepeatedScalarFieldContainer[builtins.int]:
+        """By hour of the site's day, from midnight; 24 of them, or none."""
+
+    @builtins.property
+    def amount_steps(self) -> containers.RepeatedCompositeFieldContainer[ScoreStep]:
+        """What the use may cost until its next reading, micros."""
+
+    @builtins.property
+    def recent_steps(self) -> containers.RepeatedCompositeFieldContainer[ScoreStep]:
+        """Uses that this gateway granted to the token in the hour before; 64 and more count as 64."""
+
+    @builtins.property
+    def distance_steps(self) -> containers.RepeatedCompositeFieldContainer[ScoreStep]:
+        """Metres from where the token was used last."""
+
+    @builtins.property
+    def tiers(self) -> containers.RepeatedCompositeFieldContainer[ScoreTier]: ...
+    def __init__(
+        self,
+        *,
+        version: builtins.int = ...,
+        hour_points: abc.Iterable[builtins.int] | None = ...,
+        amount_steps: abc.Iterable[ScoreStep] | None = ...,
+        recent_steps: abc.Iterable[ScoreStep] | None = ...,
+        distance_steps: abc.Iterable[ScoreStep] | None = ...,
+        new_token_points: builtins.int = ...,
+        offline_points: builtins.int = ...,
+        tiers: abc.Iterable[ScoreTier] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["amount_steps", b"amount_steps", "distance_steps", b"distance_steps", "hour_points", b"hour_points", "new_token_points", b"new_token_points", "offline_points", b"offline_points", "recent_steps", b"recent_steps", "tiers", b"tiers", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ScoreStep(message.Message):
+    """Values from this one on, up to the next step's, have these points. Steps ascend; below the first: 0."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    FROM_FIELD_NUMBER: builtins.int
+    POINTS_FIELD_NUMBER: builtins.int
+    points: builtins.int
+    def __init__(
+        self,
+        *,
+        points: builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["from", b"from", "points", b"points"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ScoreTier(message.Message):
+    """Sums from this one on, up to the next tier's. Tiers ascend; below the first: allow."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    FROM_FIELD_NUMBER: builtins.int
+    ACTION_FIELD_NUMBER: builtins.int
+    HOLD_MICROS_FIELD_NUMBER: builtins.int
+    action: RiskAction.ValueType
+    hold_micros: builtins.int
+    """Only for RISK_ACTION_SHRINK: the most that the authorization may bill and hold."""
+    def __init__(
+        self,
+        *,
+        action: RiskAction.ValueType = ...,
+        hold_micros: builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["action", b"action", "from", b"from", "hold_micros", b"hold_micros"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class OnlineCheck(message.Message):
+    """While there is an uplink, this share of intents waits for the cloud's word although there is money here."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    SHARE_PPM_FIELD_NUMBER: builtins.int
+    share_ppm: builtins.int
+    def __init__(
+        self,
+        *,
+        share_ppm: builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["share_ppm", b"share_ppm"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

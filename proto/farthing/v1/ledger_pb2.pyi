@@ -952,6 +952,10 @@ class IssueDirectiveRequest(message.Message):
     TOKEN_DENIED_FIELD_NUMBER: builtins.int
     FLOOR_FIELD_NUMBER: builtins.int
     SEAL_FIELD_NUMBER: builtins.int
+    USAGE_LIMITS_FIELD_NUMBER: builtins.int
+    PLACE_FIELD_NUMBER: builtins.int
+    SCORECARD_FIELD_NUMBER: builtins.int
+    ONLINE_CHECK_FIELD_NUMBER: builtins.int
     operator_id: builtins.str
     idempotency_key: builtins.str
     """Names this wish: the same again issues nothing."""
@@ -970,6 +974,14 @@ class IssueDirectiveRequest(message.Message):
     def floor(self) -> directive_pb2.FloorPolicy: ...
     @builtins.property
     def seal(self) -> directive_pb2.SealPolicy: ...
+    @builtins.property
+    def usage_limits(self) -> directive_pb2.UsageLimits: ...
+    @builtins.property
+    def place(self) -> directive_pb2.PlacePolicy: ...
+    @builtins.property
+    def scorecard(self) -> directive_pb2.Scorecard: ...
+    @builtins.property
+    def online_check(self) -> directive_pb2.OnlineCheck: ...
     def __init__(
         self,
         *,
@@ -983,12 +995,16 @@ class IssueDirectiveRequest(message.Message):
         token_denied: directive_pb2.TokenDenied | None = ...,
         floor: directive_pb2.FloorPolicy | None = ...,
         seal: directive_pb2.SealPolicy | None = ...,
+        usage_limits: directive_pb2.UsageLimits | None = ...,
+        place: directive_pb2.PlacePolicy | None = ...,
+        scorecard: directive_pb2.Scorecard | None = ...,
+        online_check: directive_pb2.OnlineCheck | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["body", b"body", "device", b"device", "floor", b"floor", "seal", b"seal", "site_key", b"site_key", "tariff", b"tariff", "token", b"token", "token_denied", b"token_denied"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["body", b"body", "device", b"device", "floor", b"floor", "online_check", b"online_check", "place", b"place", "scorecard", b"scorecard", "seal", b"seal", "site_key", b"site_key", "tariff", b"tariff", "token", b"token", "token_denied", b"token_denied", "usage_limits", b"usage_limits"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["body", b"body", "device", b"device", "floor", b"floor", "gateway_id", b"gateway_id", "idempotency_key", b"idempotency_key", "operator_id", b"operator_id", "seal", b"seal", "site_key", b"site_key", "tariff", b"tariff", "token", b"token", "token_denied", b"token_denied"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["body", b"body", "device", b"device", "floor", b"floor", "gateway_id", b"gateway_id", "idempotency_key", b"idempotency_key", "online_check", b"online_check", "operator_id", b"operator_id", "place", b"place", "scorecard", b"scorecard", "seal", b"seal", "site_key", b"site_key", "tariff", b"tariff", "token", b"token", "token_denied", b"token_denied", "usage_limits", b"usage_limits"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_body: _TypeAlias = typing.Literal["site_key", "tariff", "device", "token", "token_denied", "floor", "seal"]  # noqa: Y015
+    _WhichOneofReturnType_body: _TypeAlias = typing.Literal["site_key", "tariff", "device", "token", "token_denied", "floor", "seal", "usage_limits", "place", "scorecard", "online_check"]  # noqa: Y015
     _WhichOneofArgType_body: _TypeAlias = typing.Literal["body", b"body"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_body) -> _WhichOneofReturnType_body | None: ...
 

@@ -89,19 +89,25 @@ class Operator(message.Message):
     OPERATOR_ID_FIELD_NUMBER: builtins.int
     NAME_FIELD_NUMBER: builtins.int
     CURRENCY_FIELD_NUMBER: builtins.int
+    FLOOR_PER_ACCOUNT_MICROS_FIELD_NUMBER: builtins.int
     operator_id: builtins.str
     name: builtins.str
     currency: builtins.str
+    floor_per_account_micros: builtins.int
+    """The most one account may use of floors over all the operator's gateways: their shares may not sum to more. 0: not bounded
+    but by the sites' own.
+    """
     def __init__(
         self,
         *,
         operator_id: builtins.str = ...,
         name: builtins.str = ...,
         currency: builtins.str = ...,
+        floor_per_account_micros: builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["currency", b"currency", "name", b"name", "operator_id", b"operator_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["currency", b"currency", "floor_per_account_micros", b"floor_per_account_micros", "name", b"name", "operator_id", b"operator_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -114,6 +120,10 @@ class Site(message.Message):
     TIME_ZONE_FIELD_NUMBER: builtins.int
     FLOOR_FIELD_NUMBER: builtins.int
     SEAL_FIELD_NUMBER: builtins.int
+    USAGE_LIMITS_FIELD_NUMBER: builtins.int
+    PLACE_FIELD_NUMBER: builtins.int
+    SCORECARD_FIELD_NUMBER: builtins.int
+    ONLINE_CHECK_FIELD_NUMBER: builtins.int
     site_id: builtins.str
     operator_id: builtins.str
     time_zone: builtins.str
@@ -121,6 +131,16 @@ class Site(message.Message):
     def floor(self) -> directive_pb2.FloorPolicy: ...
     @builtins.property
     def seal(self) -> directive_pb2.SealPolicy: ...
+    @builtins.property
+    def usage_limits(self) -> directive_pb2.UsageLimits:
+        """What is absent was never set: gateways apply no such rule."""
+
+    @builtins.property
+    def place(self) -> directive_pb2.PlacePolicy: ...
+    @builtins.property
+    def scorecard(self) -> directive_pb2.Scorecard: ...
+    @builtins.property
+    def online_check(self) -> directive_pb2.OnlineCheck: ...
     def __init__(
         self,
         *,
@@ -129,10 +149,14 @@ class Site(message.Message):
         time_zone: builtins.str = ...,
         floor: directive_pb2.FloorPolicy | None = ...,
         seal: directive_pb2.SealPolicy | None = ...,
+        usage_limits: directive_pb2.UsageLimits | None = ...,
+        place: directive_pb2.PlacePolicy | None = ...,
+        scorecard: directive_pb2.Scorecard | None = ...,
+        online_check: directive_pb2.OnlineCheck | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["floor", b"floor", "seal", b"seal"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["floor", b"floor", "online_check", b"online_check", "place", b"place", "scorecard", b"scorecard", "seal", b"seal", "usage_limits", b"usage_limits"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["floor", b"floor", "operator_id", b"operator_id", "seal", b"seal", "site_id", b"site_id", "time_zone", b"time_zone"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["floor", b"floor", "online_check", b"online_check", "operator_id", b"operator_id", "place", b"place", "scorecard", b"scorecard", "seal", b"seal", "site_id", b"site_id", "time_zone", b"time_zone", "usage_limits", b"usage_limits"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

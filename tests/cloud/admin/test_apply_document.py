@@ -9,6 +9,8 @@ import grpc
 import pytest
 
 from farthing.configuration import ConfigError
+from farthing.policy import scorecard_of
+from farthing.v1 import directive_pb2
 from farthing_cloud.admin.apply import CREATED, NONE, Step, execute, plan
 from farthing_cloud.admin.document import exact_json, read_document, token_bytes
 
@@ -63,6 +65,60 @@ def test_amounts_and_prices_stay_what_was_written(tmp_path: Path) -> None:
         exact_json(Decimal("NaN"))
     assert token_bytes("hex:04a2") == b"\x04\xa2"
     assert token_bytes("PLATE 1") == b"PLATE 1"
+
+
+POLICIES = """
+[[sites]]
+id = "S1"
+operator = "city"
+time_zone = "Europe/Berlin"
+seal = { amount = "5.00", records = 200, age_s = 2 }
+usage_limits = { per_authorization = "25.00", token_day_count = 12, offline = "500.00" }
+online_check = { percent = "0.5" }
+[sites.place]
+centre = { latitude = "52.520008", longitude = "-13.4" }
+fence_radius_m = 5000
+travel_distance_m = 500
+travel_speed_km_per_h = 130
+[sites.scorecard]
+version = 1
+amount = [{ start = "10.00", points = 5 }]
+recent = [{ start = 3, points = 10 }]
+tiers = [{ start = 10, action = "shrink", hold = "2.00" }, { start = 20, action = "online-only" }]
+"""
+
+
+def test_a_site_s_policies_are_read_exactly(tmp_path: Path) -> None:
+    site = read_document(write(tmp_path, POLICIES)).sites[0].message()
+    assert site.usage_limits == directive_pb2.UsageLimits(
+        per_authorization_micros=25_000_000, token_day_count=12, offline_micros=500_000_000
+    )
+    assert site.online_check.share_ppm == 5_000
+    assert site.place == directive_pb2.PlacePolicy(
+        centre=directive_pb2.Position(latitude_microdegrees=52_520_008, longitude_microdegrees=-13_400_000),
+        fence_radius_m=5_000,
+        travel_distance_m=500,
+        travel_speed_m_per_h=130_000,
+    )
+    card = scorecard_of(site.scorecard)
+    assert card is not None
+    assert (card.amount.points_of(9_999_999), card.amount.points_of(10_000_000)) == (0, 5)
+    assert [card.tier_of(points) and card.tier_of(points).hold_micros for points in (9, 10, 20)] == [None, 2_000_000, 0]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ('"52.520008"', "52.520008", "latitude"),
+        ('"52.520008"', '"52.5200081"', "latitude"),
+        ('"52.520008"', '"90.000001"', "latitude"),
+        ('"shrink"', '"maybe"', "action"),
+        ("token_day_count = 12", "token_day_count = -1", "token_day_count"),
+    ],
+)
+def test_a_policy_s_fault_is_named_by_its_place(tmp_path: Path, old: str, new: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        read_document(write(tmp_path, POLICIES.replace(old, new)))
 
 
 def test_steps_come_after_what_they_need(tmp_path: Path) -> None:

@@ -123,6 +123,52 @@ async def test_site_policy_reaches_the_site_s_gateways(back_office: BackOffice, 
     assert (code, "for ever" in details) == (grpc.StatusCode.FAILED_PRECONDITION, True)
 
 
+async def test_every_policy_of_a_site_is_a_directive_of_its_own(back_office: BackOffice, parties: Path) -> None:
+    await register_all(back_office, parties)
+    policies = {
+        "usage_limits": directive_pb2.UsageLimits(token_day_count=3),
+        "place": directive_pb2.PlacePolicy(travel_distance_m=500, travel_speed_m_per_h=120_000),
+        "scorecard": directive_pb2.Scorecard(
+            version=1, tiers=[directive_pb2.ScoreTier(action=directive_pb2.RISK_ACTION_ALLOW)]
+        ),
+        "online_check": directive_pb2.OnlineCheck(share_ppm=10_000),
+    }
+    told = back_office.ledger.chains["gw-1"]
+    before = len(told)
+    answer = await back_office.registry.PutSite(registry_pb2.PutSiteRequest(site=site(**policies)))
+    assert "usage_limits.token_day_count: - -> 3" in answer.differences
+    assert [(each.WhichOneof("body"), getattr(each, each.WhichOneof("body"))) for each in told[before:]] == list(
+        policies.items()
+    )
+    # A gateway that comes later hears them too; and what is taken away is told as nothing.
+    await back_office.registry.PutGateway(registry_pb2.PutGatewayRequest(gateway=gateway(parties, "gw-2")))
+    assert set(policies) < set(back_office.ledger.kinds("gw-2"))
+    await back_office.registry.PutSite(registry_pb2.PutSiteRequest(site=site()))
+    assert [each.WhichOneof("body") for each in told[-4:]] == list(policies)
+    assert told[-4].usage_limits == directive_pb2.UsageLimits()
+
+
+async def test_floors_give_one_account_no_more_than_the_operator_allows(back_office: BackOffice, parties: Path) -> None:
+    await register_all(back_office, parties)
+    put = back_office.registry
+    bounded = operator(floor_per_account_micros=5)
+    await put.PutOperator(registry_pb2.PutOperatorRequest(operator=bounded))
+    floor = directive_pb2.FloorPolicy(per_token_micros=3, per_account_micros=3, all_tokens_micros=3)
+    await put.PutSite(registry_pb2.PutSiteRequest(site=site(floor=floor)))
+    # A second gateway would have a share of its own.
+    code, details = await refused(put.PutGateway(registry_pb2.PutGatewayRequest(gateway=gateway(parties, "gw-2"))))
+    assert (code, "would have 6" in details) == (grpc.StatusCode.INVALID_ARGUMENT, True)
+    floor.per_account_micros = 6
+    code, _ = await refused(put.PutSite(registry_pb2.PutSiteRequest(site=site(floor=floor))))
+    assert code == grpc.StatusCode.INVALID_ARGUMENT
+    bounded.floor_per_account_micros = 2
+    code, _ = await refused(put.PutOperator(registry_pb2.PutOperatorRequest(operator=bounded)))
+    assert code == grpc.StatusCode.INVALID_ARGUMENT
+    bounded.floor_per_account_micros = 6
+    await put.PutOperator(registry_pb2.PutOperatorRequest(operator=bounded))
+    await put.PutGateway(registry_pb2.PutGatewayRequest(gateway=gateway(parties, "gw-2")))
+
+
 async def test_a_version_of_a_tariff_never_changes(back_office: BackOffice, parties: Path) -> None:
     await register_all(back_office, parties)
     other = CHARGE.replace(b"0.39", b"0.40")

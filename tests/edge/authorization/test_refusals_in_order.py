@@ -5,12 +5,13 @@ from dataclasses import replace
 import pytest
 from edge_playbook import DAY, Gateway, M, Meter, Policy, clock, fund, token_ref
 
-from farthing.clock import Instant
+from farthing.clock import SECOND_US, Instant
 from farthing.device.messages import AnswerStatus, RegisterValue, TariffVersion
 from farthing.ids import authorization_id
 from farthing.refusal import Refusal
 from farthing.v1 import directive_pb2
 from farthing_edge.authorization.commands import UplinkChanged
+from farthing_edge.authorization.usage import day_of
 
 SUSPENDED = directive_pb2.DEVICE_STATUS_SUSPENDED
 BLOCKED = directive_pb2.DEVICE_STATUS_BLOCKED
@@ -34,8 +35,35 @@ ROWS = [
     Refusal.TARIFF_MISSING,
     Refusal.TARIFF_DIFFERS,
     Refusal.CURRENCY_DIFFERS,
+    Refusal.LIMIT_PER_AUTHORIZATION,
+    Refusal.LIMIT_PER_DAY,
+    Refusal.LIMIT_SINCE_CONTACT,
+    Refusal.OUTSIDE_FENCE,
+    Refusal.IMPOSSIBLE_TRAVEL,
+    Refusal.RISK_TOO_HIGH,
     Refusal.NO_QUOTA,
 ]
+#: Numbers that this table cannot have: other worlds of this file, of the conversations, or a door before the core provokes them.
+ELSEWHERE = {
+    Refusal.SIGNATURE_INVALID: "ingress/test_statement_door",
+    Refusal.COMMITMENT_DIFFERS: "ingress/test_statement_door",
+    Refusal.CHANNEL_DIFFERS: "ingress/test_statement_door",
+    Refusal.TOO_LARGE: "ingress/test_statement_door",
+    Refusal.DEVICE_UNKNOWN: "test_a_device_that_may_not_ask_hears_why",
+    Refusal.DEVICE_DECOMMISSIONED: "test_a_device_that_may_not_ask_hears_why",
+    Refusal.DEVICE_BLOCKED: "test_a_device_that_may_not_ask_hears_why",
+    Refusal.REGISTER_BUSY: "test_one_open_authorization_per_register",
+    Refusal.REGISTER_TOO_FAST: "test_a_reading_faster_than_rated_is_parked",
+    Refusal.COUNTER_REUSED: "test_same_counter_other_content",
+    Refusal.INTENT_ENDED: "test_an_end_for_an_intent_that_never_came_refuses_it_for_ever",
+    Refusal.ACCOUNT_UNKNOWN: "test_an_account_that_no_directive_named",
+    Refusal.QUOTA_EXHAUSTED: "test_a_refused_intent_hears_the_same_number_again",
+    Refusal.FLOOR_EXHAUSTED: "test_the_floor_has_three_caps_and_its_own_number",
+    Refusal.OVERLOADED: "engine/test_engine_writer",
+    Refusal.STORAGE_FULL: "engine/test_engine_writer",
+    Refusal.DIRECTIVES_TOO_OLD: "test_directives_that_are_too_old_leave_the_floor_only",
+    Refusal.AUTHORIZATION_UNKNOWN: "test_conversations",
+}
 
 
 def ask_with(*broken: Refusal) -> Refusal | None:
@@ -53,7 +81,9 @@ def ask_with(*broken: Refusal) -> Refusal | None:
     meter = Meter("c1", 5_000)
     if Refusal.TOKEN_DENIED in broken:
         gateway.told(token_denied=directive_pb2.TokenDenied(token_ref=token_ref("card"), key_epoch=1, reason="lost"))
+    gateway.told(device=Policy.device("c0"))
     gateway.told(device=Policy.device("c1"))
+    break_policies(gateway, broken)
     register = gateway.state.devices["c1"].registers["r1"]
     if Refusal.REGISTER_WENT_BACK in broken:
         register.last_value, register.last_at = 6_000, gateway.at
@@ -64,6 +94,9 @@ def ask_with(*broken: Refusal) -> Refusal | None:
             "c1",
             status=SUSPENDED if Refusal.DEVICE_SUSPENDED in broken else directive_pb2.DEVICE_STATUS_ACTIVE,
             tariff_id="gone" if Refusal.TARIFF_MISSING in broken else "chg-3",
+            position=place(2_000 if Refusal.OUTSIDE_FENCE in broken else 900),
+            # What can be cut is granted less; what cannot is refused.
+            stoppable=not {Refusal.LIMIT_PER_AUTHORIZATION, Refusal.LIMIT_SINCE_CONTACT} & set(broken),
         )
     )
     if Refusal.NO_QUOTA not in broken:
@@ -86,6 +119,54 @@ def ask_with(*broken: Refusal) -> Refusal | None:
     reply = gateway.say(intent, meter.token)
     assert reply is not None
     return reply.refusal
+
+
+def place(metres_north: int) -> directive_pb2.Position:
+    return directive_pb2.Position(latitude_microdegrees=metres_north * 1_000_000 // 111_195)
+
+
+def break_policies(gateway: Gateway, broken: tuple[Refusal, ...]) -> None:
+    """Every policy is there, generous but for what is to be broken; the token was used a minute ago, 900 m from here."""
+    gateway.told(
+        place=directive_pb2.PlacePolicy(
+            centre=place(0),
+            fence_radius_m=1_500,
+            travel_distance_m=500,
+            travel_speed_m_per_h=5_000 if Refusal.IMPOSSIBLE_TRAVEL in broken else 500_000,
+        )
+    )
+    gateway.told(device=Policy.device("c0", position=place(0)))
+    gateway.told(quota_granted=Policy.quota("q0", "P", 50 * M, clock("20:00"), currency="EUR"))
+    if "P" in gateway.state.accounts and gateway.state.accounts["P"].currency == "EUR":
+        before = gateway.at
+        gateway.at = Instant(before - 60 * SECOND_US)
+        used = Meter("c0", 0, token="other-card" if Refusal.TOKEN_UNKNOWN in broken else "card")
+        reply = gateway.say(used.intent(gateway), used.token)
+        if reply.grant_of is not None:
+            used.authorization = reply.grant_of
+            gateway.say(used.end(gateway, 0))
+        gateway.at = before
+    gateway.told(quota_recalled=directive_pb2.QuotaRecalled(quota_id="q0", reason="test"))
+    gateway.seal()
+    gateway.told(
+        usage_limits=directive_pb2.UsageLimits(
+            per_authorization_micros=1 if Refusal.LIMIT_PER_AUTHORIZATION in broken else 50 * M,
+            device_day_count=0,
+            token_day_count=1 if Refusal.LIMIT_PER_DAY in broken else 9,
+            offline_micros=1 if Refusal.LIMIT_SINCE_CONTACT in broken else 50 * M,
+        )
+    )
+    if Refusal.LIMIT_PER_DAY in broken:
+        day = day_of(gateway.state.time_zone, gateway.at)
+        for tally in gateway.state.usage.tallies("id-card", "c1", day):
+            tally.add(day, count=1, spent_micros=0, held_micros=0)
+    action = directive_pb2.RISK_ACTION_REFUSE if Refusal.RISK_TOO_HIGH in broken else directive_pb2.RISK_ACTION_ALLOW
+    tier = directive_pb2.ScoreTier(action=action)
+    gateway.told(scorecard=directive_pb2.Scorecard(version=1, tiers=[tier]))
+
+
+def test_every_number_is_provoked() -> None:
+    assert set(ROWS) | set(ELSEWHERE) | {Refusal.NOT_ENTITLED} == set(Refusal)
 
 
 @pytest.mark.parametrize("row", range(len(ROWS)), ids=[refusal.name for refusal in ROWS])
@@ -219,3 +300,9 @@ def site() -> Gateway:
     gateway.told(quota_granted=Policy.quota("q1", "P", 50 * M, clock("20:00")))
     assert gateway.at > DAY
     return gateway
+
+
+def test_a_reading_faster_than_rated_is_parked(site: Gateway) -> None:
+    meter = Meter("c1", 0)
+    meter.authorization = site.say(meter.intent(site), "card").grant_of
+    assert site.say(meter.reading(site, 22_000)).refusal is Refusal.REGISTER_TOO_FAST

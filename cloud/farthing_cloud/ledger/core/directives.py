@@ -22,6 +22,10 @@ Body: TypeAlias = (
     | directive_pb2.FloorPolicy
     | directive_pb2.SealPolicy
     | directive_pb2.FloorResolved
+    | directive_pb2.UsageLimits
+    | directive_pb2.PlacePolicy
+    | directive_pb2.Scorecard
+    | directive_pb2.OnlineCheck
 )
 
 _FIELDS = {
@@ -37,6 +41,10 @@ _FIELDS = {
     directive_pb2.FloorPolicy: "floor",
     directive_pb2.SealPolicy: "seal",
     directive_pb2.FloorResolved: "floor_resolved",
+    directive_pb2.UsageLimits: "usage_limits",
+    directive_pb2.PlacePolicy: "place",
+    directive_pb2.Scorecard: "scorecard",
+    directive_pb2.OnlineCheck: "online_check",
 }
 
 
