@@ -6,8 +6,10 @@ import logging
 import sys
 import time
 import uuid
+from collections import Counter
 from collections.abc import Coroutine
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeVar
 
@@ -17,11 +19,12 @@ import typer
 from farthing.configuration import ConfigError
 from farthing.hsm import HsmError
 from farthing_firmware_sim.attempts import PATIENCE_US, Desk
-from farthing_firmware_sim.config import Config, load
+from farthing_firmware_sim.config import Config, Mode, Pace, ReplayFormat, load
 from farthing_firmware_sim.device.stored import StateError
 from farthing_firmware_sim.element import GrantError
+from farthing_firmware_sim.purpose import Purpose
 from farthing_firmware_sim.store import StoreError, StoreInUse
-from farthing_firmware_sim.traffic.replay import ReplayError
+from farthing_firmware_sim.traffic.files import FORMATS, ReplayError, Row, read
 from farthing_firmware_sim.transport.coap import CoapKeyError
 
 app = typer.Typer(
@@ -44,7 +47,7 @@ EXIT_INCOMPLETE = 3
 @app.command()
 def run(config: ConfigFile) -> None:
     """Run the devices until told to finish (SIGUSR1, or a file `finish` in out_dir) or to stop (SIGTERM)."""
-    _serve(_load(config), spend=False)
+    _serve(_load(config), purpose=Purpose.SERVE)
 
 
 @app.command(name="clone-attack")
@@ -53,7 +56,95 @@ def clone_attack(config: ConfigFile) -> None:
     loaded = _load(config)
     if loaded.clone is None or any(device.uses is None for device in loaded.devices):
         _stop("clone-attack needs [clone] of_state_dir and `uses` for each device")
-    _serve(loaded, spend=True)
+    _serve(loaded, purpose=Purpose.SPEND)
+
+
+@app.command()
+def replay(
+    config: ConfigFile,
+    file: Annotated[
+        Path | None,
+        typer.Option(help="ACN-Data JSON, Perth & Kinross CSV, Low Carbon London CSV or vending CSV; may be gzip."),
+    ] = None,
+    form: Annotated[ReplayFormat | None, typer.Option("--format", help="Left out: told by the file's content.")] = None,
+    pace: Annotated[
+        Pace,
+        typer.Option(help="`answers`: as fast as gateways answer; `clock`: with the run's clock, at any rate it has."),
+    ] = Pace.ANSWERS,
+    begin: Annotated[str | None, typer.Option("--from", help="First day or instant, ISO 8601, UTC.")] = None,
+    end: Annotated[str | None, typer.Option("--to", help="First day or instant not played.")] = None,
+    window_s: Annotated[int, typer.Option(help="Play a slice of this many seconds that the seed chooses; 0: all.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+) -> None:
+    """Play the rows of a real file on the devices of the right kind, finish, and say what was played, what not, and why."""
+    loaded = _load(config)
+    where = file or loaded.traffic.file
+    if where is None:
+        _stop("which file? give --file, or [traffic] file in the configuration")
+    try:
+        given = loaded.traffic.model_dump() | {
+            "mode": Mode.REPLAY,
+            "file": where.absolute(),
+            "format": form or loaded.traffic.format,
+            "pace": pace,
+            "from_s": _instant(begin),
+            "to_s": _instant(end),
+            "window_s": window_s,
+        }
+        traffic = type(loaded.traffic).model_validate(given)
+    except ValueError as err:
+        _stop(str(err))
+    told = loaded.model_copy(update={"traffic": traffic})
+    incomplete = None
+    try:
+        _serve(told, purpose=Purpose.REPLAY)
+    except typer.Exit as exit_:
+        incomplete = exit_
+    summary = json.loads((told.out_dir / "summary.json").read_text())
+    played = {"complete": summary["complete"], **(summary["replay"] or {})}
+    if as_json:
+        print(json.dumps(played))
+    else:
+        print(f"{played['file']} ({played['format']}): {played['rows']} rows, {played['played']} played")
+        for reason, count in played["skipped"].items():
+            print(f"{count:>9}  {reason}")
+    if incomplete is not None:
+        raise incomplete
+
+
+@app.command()
+def stations(
+    file: Annotated[Path, typer.Argument(help="A file that `replay` plays.")],
+    form: Annotated[ReplayFormat | None, typer.Option("--format", help="Left out: told by the file's content.")] = None,
+    as_json: Annotated[bool, typer.Option("--json")] = False,
+) -> None:
+    """List where a file's uses happened: a device named like a station plays that station's rows."""
+    try:
+        found, items = read(file, form)
+    except ReplayError as err:
+        _stop(str(err))
+    rows = Counter(item.station for item in items if isinstance(item, Row))
+    quantities: Counter[str] = Counter()
+    for item in items:
+        if isinstance(item, Row):
+            quantities[item.station] += item.quantity
+    kind = FORMATS[found].kind
+    if as_json:
+        table = {name: {"rows": count, "quantity": quantities[name]} for name, count in sorted(rows.items())}
+        print(json.dumps({"format": found.value, "kind": kind.value, "rows": len(items), "stations": table}))
+        return
+    print(
+        f"{file} ({found.value}): {len(items)} rows, {rows.total()} of them for {len(rows)} stations of kind {kind.value}"
+    )
+    for name, count in sorted(rows.items()):
+        print(f"{count:>9}  {quantities[name]:>12}  {name}")
+
+
+def _instant(text: str | None) -> int | None:
+    if text is None:
+        return None
+    at = datetime.fromisoformat(text)
+    return int((at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp())
 
 
 @app.command()
@@ -64,7 +155,7 @@ def attempt(
     token: Annotated[str | None, typer.Option(help="What is presented; left out: the device's first token.")] = None,
 ) -> None:
     """Make one intent and print the answer as JSON; through the running fleet if there is one."""
-    from farthing_firmware_sim.fleet import Fleet, Purpose
+    from farthing_firmware_sim.fleet import Fleet
 
     _log_to_stderr()
     loaded = _load(config)
@@ -121,11 +212,11 @@ def attack(
         raise typer.Exit(EXIT_INCOMPLETE)
 
 
-def _serve(config: Config, *, spend: bool) -> None:
-    from farthing_firmware_sim.fleet import Fleet, Outcome, Purpose  # aiocoap and lakers load only where they are used
+def _serve(config: Config, *, purpose: Purpose) -> None:
+    from farthing_firmware_sim.fleet import Fleet, Outcome  # aiocoap and lakers load only where they are used
 
     async def fleet() -> Outcome:
-        return await Fleet(config, purpose=Purpose.SPEND if spend else Purpose.SERVE).run()
+        return await Fleet(config, purpose=purpose).run()
 
     _log_to_stderr()
     try:

@@ -28,7 +28,7 @@ Example (paths may be relative to the file)::
 
     [[devices]]
     id = "charge-1"
-    kind = "charger"                      # charger | parking | smart-meter | toll
+    kind = "charger"                      # charger | parking | smart-meter | toll | vending
     party = "parties/devices/charge-1"
     gateways = ["gw-1"]
     transport = "mqtt"                    # mqtt | coap
@@ -95,6 +95,7 @@ class Kind(StrEnum):
     PARKING = "parking"
     SMART_METER = "smart-meter"
     TOLL = "toll"
+    VENDING = "vending"
 
     @property
     def profile(self) -> Profile:
@@ -107,6 +108,7 @@ _PROFILES: Mapping[Kind, Profile] = {
     Kind.PARKING: Profile.SESSION,
     Kind.SMART_METER: Profile.STANDING,
     Kind.TOLL: Profile.ONE_SHOT,
+    Kind.VENDING: Profile.ONE_SHOT,
 }
 
 
@@ -131,6 +133,19 @@ class ReplayFormat(StrEnum):
     """What a replayed file is."""
 
     ACN_JSON = "acn-json"
+    PERTH_CSV = "perth-csv"
+    LONDON_CSV = "london-csv"
+    VENDING_CSV = "vending-csv"
+
+
+@unique
+class Pace(StrEnum):
+    """How time passes for devices that replay."""
+
+    #: With the run's clock: the slice begins when the run does, at the clock's rate.
+    CLOCK = "clock"
+    #: As fast as gateways answer: each device's clock shows the file's time, and is set forward whenever it waits for nobody.
+    ANSWERS = "answers"
 
 
 class Network(Section):
@@ -158,10 +173,14 @@ class Traffic(Section):
     """What payers do."""
 
     mode: Mode = Field(default=Mode.STATISTICS, strict=False)
-    #: Replay: the file, its format, and how much of it.
+    #: Replay: the file, and its format (left out: told by its content).
     file: FilePath | None = None
-    format: ReplayFormat = Field(default=ReplayFormat.ACN_JSON, strict=False)
-    window_s: Annotated[int, Field(ge=60, le=366 * 86_400)] = 54_000
+    format: ReplayFormat | None = Field(default=None, strict=False)
+    #: How much of it: a window of this length, chosen by the seed; 0: everything from `from_s` to `to_s` (seconds since 1970, if given).
+    window_s: Annotated[int, Field(ge=0, le=366 * 86_400)] = 54_000
+    from_s: Annotated[int, Field(ge=0)] | None = None
+    to_s: Annotated[int, Field(ge=0)] | None = None
+    pace: Pace = Field(default=Pace.CLOCK, strict=False)
     #: ASSUMPTION: a payer walks away after this long without an answer (real time).
     patience_ms: Annotated[int, Field(ge=100)] = 6_000
     #: Where a session's device knows several gateways: how long it asks one before it turns to the next (real time).

@@ -9,30 +9,32 @@ import os
 import signal
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from enum import Enum, auto
 from typing import NoReturn
 
 import structlog
 
-from farthing.clock import SECOND_US, BusinessClock
+from farthing.clock import SECOND_US, BusinessClock, Instant
 from farthing.device.messages import TariffVersion
 from farthing.hsm import Hsm, Token, load_party
 from farthing.ids import DeviceId, GatewayId, RegisterId, TariffId
 from farthing_firmware_sim.attacks import ANSWER_TIMEOUT_S, Attacker, Observed, kept_up
 from farthing_firmware_sim.attempts import Desk
-from farthing_firmware_sim.config import Config, Device, Kind, Mode, Transport
+from farthing_firmware_sim.config import Config, Device, Kind, Mode, Pace, ReplayFormat, Transport
 from farthing_firmware_sim.device.stored import dump, load
 from farthing_firmware_sim.device.values import Nameplate, Profile, RetryPolicy
 from farthing_firmware_sim.element import TokenElement, load_grant_key
+from farthing_firmware_sim.pace import FileClock
+from farthing_firmware_sim.purpose import Purpose
 from farthing_firmware_sim.record import write_atomically
 from farthing_firmware_sim.runner import TICK_S, Runner, forgotten_network, real_us
 from farthing_firmware_sim.store import Store, read_device
-from farthing_firmware_sim.traffic.replay import READERS, Slice, cut
-from farthing_firmware_sim.traffic.schedule import Drawn, Household, Payers, Replayed, lots
+from farthing_firmware_sim.traffic.files import FORMATS, Row, read
+from farthing_firmware_sim.traffic.replay import Slice, cut
+from farthing_firmware_sim.traffic.schedule import Drawn, Household, Load, Payers, Replayed, ReplayedHousehold, lots
 from farthing_firmware_sim.transport.air import Air
 from farthing_firmware_sim.transport.links import links_of
 
@@ -47,17 +49,6 @@ COPY_PATIENCE_US = 5_000_000
 
 class ElementsApart(ValueError):
     """Devices whose tokens lie in different SoftHSM directories cannot share a process."""
-
-
-class Purpose(Enum):
-    """What a fleet is started for."""
-
-    #: Serve until told to finish or stop.
-    SERVE = auto()
-    #: A clone: serve until all its uses are spent.
-    SPEND = auto()
-    #: Only what is asked at the desk, then stop.
-    ATTEMPT = auto()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +87,7 @@ class Fleet:
         self._runners: dict[str, Runner] = {}
         self._airs: list[Air] = []
         self._slice: Slice | None = None
+        self._format: ReplayFormat | None = None
         self._stop = asyncio.Event()
         self._finish_since_us: int | None = None
         self._began_us = self._clock.now()
@@ -180,15 +172,17 @@ class Fleet:
         }
         for device in self._config.devices:
             token = tokens[device.id]
+            payers, household = self._payers_of(device), self._household_of(device)
+            at_files_pace = isinstance(payers, Replayed) or isinstance(household, ReplayedHousehold)
             runner = Runner(
                 nameplate=nameplate_of(device, self._config),
-                clock=self._clock,
+                clock=FileClock(self._begins_us) if at_files_pace and self._in_turn else self._clock,
                 store=store,
                 store_thread=store_thread,
                 element=TokenElement(token=token, party=token.party),
                 grant_keys=grant_keys,
-                payers=self._payers_of(device),
-                household=self._household_of(device),
+                payers=payers,
+                household=household,
             )
             await runner.load(register_value=device.meter.starts_at)
             self._runners[device.id] = runner
@@ -210,15 +204,18 @@ class Fleet:
         if device.kind is Kind.SMART_METER or self._purpose is Purpose.ATTEMPT:
             return None
         payers_lot, salts_lot, _ = lots(self._config.seed, device.id)
-        if self._slice is not None and device.kind is Kind.CHARGER:
+        rows = self._rows_of(device)
+        if rows is not None:
+            assert self._slice is not None
             return Replayed(
                 device=device,
                 traffic=self._config.traffic,
                 lot=payers_lot,
                 token_lot=salts_lot,
-                rows=self._slice.by_charger[device.id],
-                begins_us=self._began_us,
+                rows=rows,
+                begins_us=self._begins_us,
                 begins_s=self._slice.begins_s,
+                in_turn=self._in_turn,
             )
         return Drawn(
             device=device,
@@ -229,23 +226,56 @@ class Fleet:
             uses_left=device.uses,
         )
 
-    def _household_of(self, device: Device) -> Household | None:
+    def _household_of(self, device: Device) -> Load | None:
         if device.kind is not Kind.SMART_METER or self._purpose is Purpose.ATTEMPT:
             return None
+        rows = self._rows_of(device)
+        if rows is not None:
+            assert self._slice is not None
+            return ReplayedHousehold(
+                rows=rows,
+                rated_per_hour=device.meter.rated_per_hour,
+                begins_us=self._begins_us,
+                begins_s=self._slice.begins_s,
+            )
         return Household(
             lot=lots(self._config.seed, device.id)[0],
             rated_per_hour=device.meter.rated_per_hour,
             next_us=self._began_us,
         )
 
+    def _rows_of(self, device: Device) -> Sequence[Row] | None:
+        """What this device replays; None: it is left to statistics. In a run that only replays, the others do nothing."""
+        if self._slice is None:
+            return None
+        return self._slice.by_device.get(device.id, () if self._purpose is Purpose.REPLAY else None)
+
+    @property
+    def _in_turn(self) -> bool:
+        return self._config.traffic.pace is Pace.ANSWERS
+
+    @property
+    def _begins_us(self) -> Instant:
+        """The business instant at which the slice begins."""
+        assert self._slice is not None
+        return Instant(self._slice.begins_s * SECOND_US) if self._in_turn else self._began_us
+
     def _read_slice(self) -> Slice | None:
         traffic = self._config.traffic
         if traffic.mode is not Mode.REPLAY or self._purpose is Purpose.ATTEMPT:
             return None
         assert traffic.file is not None
-        chargers = [device.id for device in self._config.devices if device.kind is Kind.CHARGER]
-        rows = READERS[traffic.format](traffic.file)
-        return cut(rows, chargers=chargers, window_s=traffic.window_s, seed=self._config.seed)
+        self._format, items = read(traffic.file, traffic.format)
+        kind = FORMATS[self._format].kind
+        return cut(
+            items,
+            devices=[device.id for device in self._config.devices if device.kind is kind],
+            seed=self._config.seed,
+            window_s=traffic.window_s or None,
+            from_s=traffic.from_s,
+            to_s=traffic.to_s,
+            in_turn=self._in_turn,
+        )
 
     async def _copy_state(self, store: Store) -> None:
         """A clone begins where its original is, between two uses: same counter, same register."""
@@ -300,6 +330,8 @@ class Fleet:
                     return Outcome(complete=True, stopped=False, missing={})
             elif self._purpose is Purpose.SPEND and self._spent():
                 return Outcome(complete=True, stopped=False, missing={})
+            elif self._purpose is Purpose.REPLAY and all(each.exhausted for each in self._runners.values()):
+                self.finish()
             try:
                 async with asyncio.timeout(0.05):
                     await self._stop.wait()
@@ -403,13 +435,15 @@ class Fleet:
         if self._slice is not None:
             reports: Counter[str] = Counter()
             for runner in self._runners.values():
-                if isinstance(runner.payers, Replayed):
-                    reports.update(runner.payers.report())
+                for source in (runner.payers, runner.household):
+                    if isinstance(source, Replayed | ReplayedHousehold):
+                        reports.update(source.report())
             skipped: Counter[str] = Counter(self._slice.skipped)
             played = reports.pop("played", 0)
             skipped.update(reports)
             replay = {
                 "file": str(self._config.traffic.file),
+                "format": None if self._format is None else self._format.value,
                 "rows": self._slice.rows_read,
                 "played": played,
                 "skipped": {reason: count for reason, count in sorted(skipped.items()) if count},

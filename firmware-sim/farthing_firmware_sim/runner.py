@@ -11,11 +11,12 @@ from typing import TypeVar
 
 import structlog
 
-from farthing.clock import BusinessClock
+from farthing.clock import BusinessClock, Instant
 from farthing.device.cose import VerifyingKey
 from farthing.device.messages import Envelope, MessageError, decode_answer, encode
 from farthing.hsm import HsmError
 from farthing.ids import GatewayId
+from farthing_firmware_sim.device.due import next_due_us
 from farthing_firmware_sim.device.step import can_serve, is_finished, new_state, restored, step, traceparent
 from farthing_firmware_sim.device.stored import dump, load
 from farthing_firmware_sim.device.values import (
@@ -42,9 +43,10 @@ from farthing_firmware_sim.device.values import (
     Tick,
 )
 from farthing_firmware_sim.element import Element, GrantError, open_grant
+from farthing_firmware_sim.pace import FileClock
 from farthing_firmware_sim.record import refused_row, standing_row, use_row
 from farthing_firmware_sim.store import Row, Store, Unsigned
-from farthing_firmware_sim.traffic.schedule import Household, Payers
+from farthing_firmware_sim.traffic.schedule import Load, Payers
 from farthing_firmware_sim.transport.air import Air
 from farthing_firmware_sim.transport.link import Link, LinkDown
 
@@ -87,13 +89,13 @@ class Runner:
         self,
         *,
         nameplate: Nameplate,
-        clock: BusinessClock,
+        clock: BusinessClock | FileClock,
         store: Store,
         store_thread: Executor,
         element: Element,
         grant_keys: Mapping[GatewayId, VerifyingKey],
         payers: Payers | None,
-        household: Household | None,
+        household: Load | None,
     ) -> None:
         self.nameplate = nameplate
         self.counts = Counts()
@@ -135,25 +137,63 @@ class Runner:
         """Who comes to it."""
         return self._payers
 
+    @property
+    def household(self) -> Load | None:
+        """What is drawn behind it."""
+        return self._household
+
     async def load(self, *, register_value: int) -> None:
         """Find the device's memory, or begin with a new one."""
         stored = await self._stored(partial(self._store.device, self.nameplate.device))
         if stored is None or stored.device_epoch != self.nameplate.device_epoch:
             self._state = new_state(self.nameplate, register_value=register_value, now=self._now())
             return
-        self._state = restored(load(stored.state), now=self._now())
+        state = load(stored.state)
+        if isinstance(self._clock, FileClock):
+            self._clock.set_forward(state.metered_at_us)
+        self._state = restored(state, now=self._now())
 
     async def run(self) -> None:
         """Live until cancelled."""
         while True:
-            try:
-                async with asyncio.timeout(TICK_S):
-                    given = await self._inbox.get()
-            except TimeoutError:
-                given = Tick()
+            if self._waits_for_nobody():
+                given: Input = Tick()
+                # Nothing here waits for time: others must get their turn.
+                await asyncio.sleep(0)
+            else:
+                given = await self._next_input()
             await self._take(given)
             for more in self._environment():
                 await self._take(more)
+
+    async def _next_input(self) -> Input:
+        try:
+            async with asyncio.timeout(TICK_S):
+                return await self._inbox.get()
+        except TimeoutError:
+            return Tick()
+
+    def _waits_for_nobody(self) -> bool:
+        """Whether time could pass at once, and has: only on a file's clock, and not while a statement is unanswered."""
+        clock, state = self._clock, self.state
+        if not isinstance(clock, FileClock) or state.outgoing or state.finishing or not self._inbox.empty():
+            return False
+        due = [next_due_us(self.nameplate, state), self._next_from_outside()]
+        known = [each for each in due if each is not None]
+        if not known or min(known) <= clock.now():
+            return False
+        clock.set_forward(min(known))
+        return True
+
+    def _next_from_outside(self) -> Instant | None:
+        if self._household is not None:
+            return self._household.next_due_us()
+        return None if self._payers is None or self.state.use is not None else self._payers.next_due_us()
+
+    @property
+    def exhausted(self) -> bool:
+        """Nobody will come any more, and nothing changes what is drawn."""
+        return self.state.use is None and self._next_from_outside() is None
 
     def deliver(self, gateway: GatewayId, data: bytes) -> None:
         """Bytes came over the channel of ``gateway``: the air may still lose, double or delay them."""

@@ -496,6 +496,34 @@ async def test_a_clone_spends_the_same_counters_elsewhere(world: World, fleet: A
     assert json.loads(attempt.process.stdout.read())["refusal"] == 204
 
 
+async def test_a_file_is_played_as_fast_as_gateways_answer(world: World, fleet: Any) -> None:
+    """Two years of a file's sessions: each row is a use of its own energy, at its own times, and the file's sum is delivered."""
+    file = world.folder / "perth.csv"
+    file.write_text(
+        "CP ID,Connector,Start Date,Start Time,End Date,End Time,Total kWh\n"
+        "9,1,31/08/2017,08:00,31/08/2017,12:00,12.781\n"
+        "9,1,01/09/2017,08:00,02/09/2017,12:00,3.3\n"
+        "9,1,02/09/2017,13:00,02/09/2017,13:00,0.1\n"
+        "9,1,03/09/2017,08:00,03/09/2017,09:00,\n"
+        "9,1,01/07/2019,08:00,01/07/2019,09:00,7\n"
+    )
+    devices = world.mqtt_device("charge-1", "charger", "Wh", 11_000) + world.coap_device("toll-1", "toll", "passage")
+    config = world.config("file", devices, network="loss_ppm = 50000\nduplicate_ppm = 100000")
+    run = fleet("replay", "--config", str(config), "--file", str(file), "--to", "2019-01-01", "--json")
+    printed = await asyncio.to_thread(run.process.stdout.read)
+    assert run.process.wait(10) == 0
+    played = json.loads(printed.splitlines()[-1])
+    assert (played["rows"], played["played"], played["format"]) == (5, 3, "perth-csv")
+    assert sum(played["skipped"].values()) == 2
+    rows = sessions(config)
+    assert {row["device"] for row in rows} == {"charge-1"}, "what the file is not about does nothing"
+    assert [(row["to"] - row["from"]) % 10**9 for row in rows] == [12_781, 3_300, 100]
+    begun_us = [row["started_at_us"] for row in rows]
+    assert begun_us == [each * 1_000_000 for each in (1_504_166_400, 1_504_252_800, 1_504_357_200)]
+    assert rows[0]["ended_at_us"] == begun_us[0] + 4 * 3_600_000_000
+    assert delivered(config, "charge-1", "gw-1") == claimed(world, "charge-1", "gw-1") == 16_181
+
+
 async def test_bad_input_is_answered_by_number(world: World, fleet: Any) -> None:
     config = world.config("attacker", world.mqtt_device("park-1", "parking", "s", 3_600))
     attack = fleet("attack", "--config", str(config), "--device", "park-1", "--gateway", "gw-1")

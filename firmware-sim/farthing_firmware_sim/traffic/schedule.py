@@ -15,14 +15,15 @@ from farthing.ids import GatewayId
 from farthing_firmware_sim.config import Device, Kind, Traffic, token_bytes
 from farthing_firmware_sim.device.values import Plan
 from farthing_firmware_sim.traffic import statistics
-from farthing_firmware_sim.traffic.replay import Row
+from farthing_firmware_sim.traffic.files import Row
 
 _PPM = 1_000_000
 _HOUR_S = 3_600
 #: An exponential gap is cut here, so that no device of a short run stays silent by bad luck.
 _LONGEST_GAP = 3
 
-MISSED = "its charger was not free before it left"
+MISSED = "its device was not free before it left"
+NOT_YET_COME = "not yet come"
 
 
 class Payers(Protocol):
@@ -36,6 +37,9 @@ class Payers(Protocol):
 
     def left(self, now_us: Instant) -> None:
         """The use is over, or was refused."""
+
+    def next_due_us(self) -> Instant | None:
+        """When the next one comes, as far as is known; None: nobody will."""
 
     def report(self) -> dict[str, int]:
         """Of a replay: rows played and rows missed by reason."""
@@ -97,6 +101,7 @@ class Drawn(_Draw):
                 Kind.CHARGER: statistics.ASSUMED_CHARGER_GAP_S,
                 Kind.PARKING: statistics.ASSUMED_PARKING_GAP_S,
                 Kind.TOLL: statistics.ASSUMED_TOLL_GAP_S,
+                Kind.VENDING: statistics.ASSUMED_VENDING_GAP_S,
                 Kind.SMART_METER: statistics.HALF_HOUR_S,
             }[self.device.kind]
         )
@@ -118,11 +123,19 @@ class Drawn(_Draw):
                 return self._park()
             case Kind.TOLL:
                 return self.plan(target=1, rate_per_hour=0, stay_s=0, wanted=None, source=_STATISTICS, one_shot=True)
+            case Kind.VENDING:
+                cents = statistics.at_rank(statistics.VENDING_PAYMENT_CENTS, self.rank())
+                return self.plan(
+                    target=max(1, cents), rate_per_hour=0, stay_s=0, wanted=None, source=_STATISTICS, one_shot=True
+                )
             case Kind.SMART_METER:
                 raise AssertionError("nobody pays at a smart meter")
 
     def left(self, now_us: Instant) -> None:
         self.next_us = now_us + self.gap_us(self.mean_gap_s)
+
+    def next_due_us(self) -> Instant | None:
+        return None if self.uses_left == 0 else Instant(self.next_us)
 
     def report(self) -> dict[str, int]:
         return {}
@@ -158,18 +171,22 @@ _STATISTICS = "statistics"
 
 @dataclass(kw_only=True)
 class Replayed(_Draw):
-    """Payers from the rows of a file, at the times the file says, seen from ``begins_us``."""
+    """Payers from the rows of a file, at the times the file says, seen from ``begins_us``.
+
+    ``in_turn``: a row that comes while the device is taken is served after it, as long as it stayed; else it must leave when it left.
+    """
 
     rows: Sequence[Row]
     #: Business instant at which the slice begins, and the same moment in the file.
     begins_us: int
     begins_s: int
+    in_turn: bool = False
     at: int = 0
     played: int = 0
     missed: Counter[str] = field(default_factory=Counter)
 
     def due(self, now_us: Instant) -> bool:
-        while self.at < len(self.rows) and now_us >= self._here(self.rows[self.at].gone_s):
+        while not self.in_turn and self.at < len(self.rows) and self._is_gone(self.rows[self.at], now_us):
             self.missed[MISSED] += 1
             self.at += 1
         return self.at < len(self.rows) and now_us >= self._here(self.rows[self.at].begun_s)
@@ -178,12 +195,17 @@ class Replayed(_Draw):
         row = self.rows[self.at]
         self.at += 1
         self.played += 1
-        power_w = max(1, row.energy_wh * _HOUR_S // (row.done_s - row.begun_s))
+        if row.gone_s == row.begun_s:
+            return self.plan(
+                target=row.quantity, rate_per_hour=0, stay_s=0, wanted=None, source=f"row {row.name}", one_shot=True
+            )
+        stay_s = row.gone_s - row.begun_s if self.in_turn else (self._here(row.gone_s) - now_us) // SECOND_US
         return self.plan(
-            target=row.energy_wh,
-            rate_per_hour=power_w,
+            target=row.quantity,
+            # Rounded up: what was drawn in that time is drawn, and then the device stops by itself.
+            rate_per_hour=max(1, -(-row.quantity * _HOUR_S // (row.done_s - row.begun_s))),
             # The car leaves when it left, however long it took to get a yes.
-            stay_s=max(1, (self._here(row.gone_s) - now_us) // SECOND_US),
+            stay_s=max(1, stay_s),
             wanted=None,
             source=f"row {row.name}",
         )
@@ -191,8 +213,67 @@ class Replayed(_Draw):
     def left(self, now_us: Instant) -> None:
         """The next row's time is the file's."""
 
+    def next_due_us(self) -> Instant | None:
+        return None if self.at >= len(self.rows) else Instant(self._here(self.rows[self.at].begun_s))
+
     def report(self) -> dict[str, int]:
-        return {"played": self.played, **self.missed, "not yet come": len(self.rows) - self.at}
+        return {"played": self.played, **self.missed, NOT_YET_COME: len(self.rows) - self.at}
+
+    def _is_gone(self, row: Row, now_us: Instant) -> bool:
+        # What is sold at once is sold whenever the device is free.
+        return row.gone_s > row.begun_s and now_us >= self._here(row.gone_s)
+
+    def _here(self, file_s: int) -> int:
+        return self.begins_us + (file_s - self.begins_s) * SECOND_US
+
+
+class Load(Protocol):
+    """What is drawn behind a standing meter."""
+
+    def due(self, now_us: Instant) -> bool:
+        """Whether the draw changes."""
+
+    def take(self, now_us: Instant) -> int:
+        """Units per hour from now on."""
+
+    def next_due_us(self) -> Instant | None:
+        """When it changes next; None: never again."""
+
+
+@dataclass(kw_only=True)
+class ReplayedHousehold:
+    """A household of a file: each row's mean while it lasts, nothing where the file has nothing."""
+
+    rows: Sequence[Row]
+    rated_per_hour: int
+    begins_us: int
+    begins_s: int
+    #: The row that is drawn now, and how many were begun.
+    drawn: Row | None = None
+    at: int = 0
+
+    def due(self, now_us: Instant) -> bool:
+        next_us = self.next_due_us()
+        return next_us is not None and now_us >= next_us
+
+    def take(self, now_us: Instant) -> int:
+        while self.at < len(self.rows) and now_us >= self._here(self.rows[self.at].begun_s):
+            self.drawn = self.rows[self.at]
+            self.at += 1
+        if self.drawn is None or now_us >= self._here(self.drawn.gone_s):
+            self.drawn = None
+            return 0
+        return min(self.drawn.quantity * _HOUR_S // (self.drawn.gone_s - self.drawn.begun_s), self.rated_per_hour)
+
+    def next_due_us(self) -> Instant | None:
+        ends = None if self.drawn is None else self._here(self.drawn.gone_s)
+        begins = None if self.at >= len(self.rows) else self._here(self.rows[self.at].begun_s)
+        known = [each for each in (ends, begins) if each is not None]
+        return Instant(min(known)) if known else None
+
+    def report(self) -> dict[str, int]:
+        """Rows whose draw began, and the others."""
+        return {"played": self.at, NOT_YET_COME: len(self.rows) - self.at}
 
     def _here(self, file_s: int) -> int:
         return self.begins_us + (file_s - self.begins_s) * SECOND_US
@@ -215,6 +296,10 @@ class Household:
         self.next_us = now_us + statistics.HALF_HOUR_S * SECOND_US
         half_hour_wh = statistics.at_rank(statistics.LOW_CARBON_LONDON_HALF_HOUR_WH, self.lot.randint(0, _PPM))
         return min(2 * half_hour_wh, self.rated_per_hour)
+
+    def next_due_us(self) -> Instant | None:
+        """The next half hour."""
+        return Instant(self.next_us)
 
 
 def lots(seed: int, device: str) -> tuple[random.Random, random.Random, random.Random]:

@@ -64,6 +64,8 @@ ASSUMED_CHARGER_GAP_S = 3_600
 ASSUMED_PARKING_GAP_S = 2_400
 #: ASSUMPTION: nothing at hand says how often a transponder passes: a lorry in distribution traffic.
 ASSUMED_TOLL_GAP_S = 2_700
+#: ASSUMPTION: the vending file's machines sell a few times a day; a run would see nothing of them.
+ASSUMED_VENDING_GAP_S = 1_800
 #: A household's meter in the files changes its mean every half hour.
 HALF_HOUR_S = 1_800
 
