@@ -9,13 +9,15 @@ from farthing.hsm import HsmError
 from farthing_demo.processes import DemoError
 from farthing_demo.run import Run
 from farthing_demo.settings import SettingsError, from_environment
+from farthing_demo.whole_file import WholeFile
 
 
 def main() -> int:
     """Run the demo; 0: every check holds, 1: one is broken, 2: it could not run."""
     try:
         settings = from_environment()
-        return 0 if asyncio.run(Run(settings).play()) else 1
+        run = WholeFile(settings) if settings.whole_file else Run(settings)
+        return 0 if asyncio.run(run.play()) else 1
     except (SettingsError, DemoError, HsmError) as err:
         print(f"farthing-demo: {err}", file=sys.stderr)
         return 2

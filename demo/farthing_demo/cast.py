@@ -4,7 +4,8 @@ Everything here is an assumption of ours, chosen to be small enough to follow an
 used at both sites at once, one that is used up, a charger that cannot be stopped, meters without anyone present.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 OPERATOR = "metro"
@@ -29,6 +30,9 @@ class DevicePart:
     sites: tuple[str, ...]
     account: str | None = None
     stoppable: bool = True
+    #: Where it differs from others of its kind.
+    rated_per_hour: int | None = None
+    report_interval_s: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,9 +46,26 @@ class AccountPart:
     debt_limit: str = "5.00"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cast:
+    """Who is there in one run."""
+
+    devices: tuple[DevicePart, ...]
+    accounts: tuple[AccountPart, ...]
+    #: Tokens each kind of device is shown, or one device.
+    tokens_by_kind: Mapping[str, tuple[str, ...]]
+    tokens_by_device: Mapping[str, tuple[str, ...]]
+    #: What each gateway may be trusted with, decimal text.
+    exposure: str
+
+    def tokens_of(self, device: DevicePart) -> tuple[str, ...]:
+        """What payers present there."""
+        return self.tokens_by_device.get(device.device, self.tokens_by_kind.get(device.kind, ()))
+
+
 SITES = (SitePart(site="harbour", gateway="gw-1"), SitePart(site="market", gateway="gw-2"))
 
-DEVICES = (
+_DEVICES = (
     DevicePart(device="park-1", kind="parking", sites=("harbour",)),
     DevicePart(device="park-2", kind="parking", sites=("harbour",)),
     DevicePart(device="park-3", kind="parking", sites=("market",)),
@@ -68,7 +89,7 @@ SMALL = "visitor"
 #: Charges where nothing can be stopped: uses more than it has, and owes it.
 LATE = "late-payer"
 
-ACCOUNTS = (
+_ACCOUNTS = (
     AccountPart(account=SHARED, funds="60.00", preload="12.00", tokens=("fleet-card-a", "fleet-card-b")),
     AccountPart(account=SMALL, funds="2.00", preload="1.00", tokens=("visitor-card",)),
     AccountPart(account=LATE, funds="4.00", preload="4.00", tokens=("late-card",), debt_limit="1.00"),
@@ -80,12 +101,11 @@ ACCOUNTS = (
     AccountPart(account="lorry-2", funds="60.00", preload="12.00", tokens=("lorry-tag-2",)),
 )
 
-#: Tokens each kind of device is shown, by device for transponders.
-TOKENS_BY_KIND = {
+_TOKENS_BY_KIND = {
     "parking": ("fleet-card-a", "anna-card", "visitor-card", "bela-card"),
     "charger": ("fleet-card-b", "bela-card", "anna-card"),
 }
-TOKENS_BY_DEVICE = {"charge-2": ("late-card", "bela-card"), "toll-1": ("lorry-tag-1",), "toll-2": ("lorry-tag-2",)}
+_TOKENS_BY_DEVICE = {"charge-2": ("late-card", "bela-card"), "toll-1": ("lorry-tag-1",), "toll-2": ("lorry-tag-2",)}
 
 #: Register, rating and reporting by kind. Ratings: 11 kW chargers, a 14 kW house connection; a parking meter counts seconds.
 KINDS: dict[str, dict[str, Any]] = {
@@ -101,6 +121,9 @@ KINDS: dict[str, dict[str, Any]] = {
     "toll": {
         "profile": "one-shot", "tariff": "toll", "unit": "passage", "modulus": 2**32, "rated_per_hour": 3_600, "report_interval_s": 3_600,
     },
+    "vending": {
+        "profile": "one-shot", "tariff": "vend", "unit": "cent", "modulus": 2**32, "rated_per_hour": 1_000_000, "report_interval_s": 3_600,
+    },
 }  # fmt: skip
 
 #: Price components of OCPI 2.2.1 tariff objects, as JSON text so that no price passes through a float. UNIT and tax_included are our
@@ -112,16 +135,73 @@ TARIFFS = {
     "house": '{"elements": [{"price_components": [{"type": "ENERGY", "price": 0.28, "step_size": 1, "vat": 20}]}]}',
     "toll": '{"tax_included": true,'
     ' "elements": [{"price_components": [{"type": "UNIT", "price": 1.20, "step_size": 1, "vat": 7}]}]}',
+    # What the machine asks is in its own unit already: a cent costs a cent.
+    "vend": '{"tax_included": true,'
+    ' "elements": [{"price_components": [{"type": "UNIT", "price": 0.01, "step_size": 1, "vat": 7}]}]}',
 }
 
 AGENCIES = ("transit", "grid")
 SPLIT = (("agency/transit", "60"), ("agency/grid", "30"), ("fee/metro", "10"))
 REMAINDER = "agency/transit"
-EXPOSURE = "400.00"
 
 #: These speak MQTT; the others CoAP.
 MQTT_KINDS = ("parking", "charger")
 #: Registers are not new: they stand where years of use have left them.
-STARTS_AT = {"parking": 4_812_000, "charger": 812_340, "smart-meter": 15_400_000, "toll": 41}
+STARTS_AT = {"parking": 4_812_000, "charger": 812_340, "smart-meter": 15_400_000, "toll": 41, "vending": 90_210}
 #: ASSUMPTION: mean business seconds between two passages of a lorry on a toll ring.
 GAP_S = {"toll": 2_400}
+
+#: The day that the demo plays.
+DAY = Cast(
+    devices=_DEVICES,
+    accounts=_ACCOUNTS,
+    tokens_by_kind=_TOKENS_BY_KIND,
+    tokens_by_device=_TOKENS_BY_DEVICE,
+    exposure="400.00",
+)
+
+
+def with_vending() -> Cast:
+    """The day's cast and two machines, for a file of what machines sold."""
+    machines = (
+        DevicePart(device="vend-1", kind="vending", sites=("harbour",)),
+        DevicePart(device="vend-2", kind="vending", sites=("market",)),
+    )
+    return replace(
+        DAY,
+        devices=(*DAY.devices, *machines),
+        tokens_by_kind={**DAY.tokens_by_kind, "vending": ("anna-card", "bela-card")},
+    )
+
+
+#: Payers of a whole file: it names none, so each use is one of these, drawn by the seed.
+_FILE_CARDS = tuple(f"card-{number}" for number in range(8))
+#: The fastest charger that a council had; a reading a day, since sessions of a file are ended by their rows.
+_FILE_RATED = {"charger": 120_000, "smart-meter": 20_000}
+_FILE_REPORT_S = {"charger": 6 * 3_600}
+
+
+def of_file(kind: str, stations: Iterable[str]) -> Cast:
+    """One device for each station of a file, shared out among the sites; every account has enough, as the file's payers had."""
+    devices = []
+    for number, station in enumerate(stations):
+        devices.append(
+            DevicePart(
+                device=station,
+                kind=kind,
+                sites=(SITES[number % len(SITES)].site,),
+                account=f"home-{station}" if kind == "smart-meter" else None,
+                rated_per_hour=_FILE_RATED.get(kind),
+                report_interval_s=_FILE_REPORT_S.get(kind),
+            )
+        )
+    enough = AccountPart(account="", funds="2000000.00", preload="20000.00", debt_limit="0.00")
+    payers = [replace(enough, account=card, tokens=(f"{card}-token",)) for card in _FILE_CARDS]
+    homes = [replace(enough, account=device.account) for device in devices if device.account is not None]
+    return Cast(
+        devices=tuple(devices),
+        accounts=tuple(homes or payers),
+        tokens_by_kind={} if homes else {kind: tuple(f"{card}-token" for card in _FILE_CARDS)},
+        tokens_by_device={},
+        exposure="5000000.00",
+    )

@@ -23,6 +23,8 @@ class Findings:
     """Everything that was asked of the running system at the end; rows are what the commands printed as JSON."""
 
     settings: Settings
+    town: cast.Cast
+    file_quantity: int | None
     story: Story
     tariffs: Mapping[str, Tariff]
     device_rows: Sequence[Mapping[str, Any]]
@@ -60,7 +62,7 @@ def write_report(findings: Findings, console: Console) -> bool:
         if row["path"] in shares:
             shares[row["path"]] += row["amount_micros"]
     report: dict[str, Any] = {
-        "devices": len(cast.DEVICES),
+        "devices": len(findings.town.devices),
         "records": sum(page_["counts"]["records"] for page_ in findings.statuses.values()),
         "delivered_micros": sum(use.amount_micros for use in uses),
         "journal_micros": sum(journal["billed_micros"] for journal in findings.journals.values()),
@@ -112,13 +114,9 @@ def _checks(
     journal = sum(each["billed_micros"] for each in findings.journals.values())
     paid = before["payers_micros"] + before["debt_micros"] + before["risk_micros"]
     shares = after["agencies_micros"] + after["fees_micros"]
-    small = next(row for row in findings.accounts if row["account_id"] == cast.SMALL)
-    shared = [row for row in findings.quotas if row["account_id"] == cast.SHARED and row["posted_micros"]]
-    refused = _refusals(findings)
-    offline = sum(each["counts"]["granted_offline"] for each in findings.statuses.values())
-    blocked = [number for number in findings.refused_at.values() if number == Refusal.DEVICE_BLOCKED]
     faults = [f"{gateway}: {each['fault']}" for gateway, each in findings.journals.items() if each["fault"]]
     return [
+        *(() if findings.file_quantity is None else _checks_of_the_file(findings)),
         equal("delivered_is_journal", "devices' own count, priced = gateways' journals", delivered_micros, journal),
         equal("journal_is_ledger", "gateways' journals = ledger's claims", journal, ledger),
         equal("ledger_is_paid", "ledger = payers + debt + risk + suspense", ledger, paid + before["suspense_micros"]),
@@ -135,6 +133,31 @@ def _checks(
         none_of("quotas_closed", "quotas still open", [row["quota_id"] for row in findings.quotas if row["status"] != "closed"]),
         none_of("journals_verify", "faults in journals", faults),
         none_of("ledger_verifies", "faults in the ledger, all transfers replayed", [] if findings.verified["ok"] else [findings.verified["fault"]]),
+        *(_checks_of_the_day(findings) if findings.file_quantity is None else ()),
+    ]  # fmt: skip
+
+
+def _checks_of_the_file(findings: Findings) -> list[Check]:
+    """Every row is accounted for, and what the file says was used is what the devices' registers moved."""
+    replay = findings.summary["replay"]
+    moved = sum(row["to"] - row["from"] for row in findings.device_rows if row["kind"] in ("use", "standing"))
+    accounted = replay["played"] + sum(replay["skipped"].values())
+    refused = [f"{row['device']}: {row['refusal']}" for row in findings.device_rows if row["kind"] == "refused"]
+    return [
+        Check(name="rows", what="rows of the file = played + skipped, each with its reason", left=str(replay["rows"]), right=str(accounted), holds=replay["rows"] == accounted),
+        Check(name="file_is_delivered", what="the file's quantities = what registers moved", left=str(findings.file_quantity), right=str(moved), holds=findings.file_quantity == moved),
+        none_of("none_refused", "uses of the file that were refused", refused),
+    ]  # fmt: skip
+
+
+def _checks_of_the_day(findings: Findings) -> list[Check]:
+    """What the day's script is for: money that runs out, one account at two sites, uplinks cut, a clone."""
+    small = next(row for row in findings.accounts if row["account_id"] == cast.SMALL)
+    shared = [row for row in findings.quotas if row["account_id"] == cast.SHARED and row["posted_micros"]]
+    refused = _refusals(findings)
+    offline = sum(each["counts"]["granted_offline"] for each in findings.statuses.values())
+    blocked = [number for number in findings.refused_at.values() if number == Refusal.DEVICE_BLOCKED]
+    return [
         at_least_one("offline", "authorizations while the uplinks were away", offline),
         at_least_one("small_account", f"refusals for money of the small account ({Refusal.QUOTA_EXHAUSTED}, {Refusal.NO_QUOTA})", refused[Refusal.QUOTA_EXHAUSTED] + refused[Refusal.NO_QUOTA]),
         Check(

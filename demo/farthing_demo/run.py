@@ -33,6 +33,8 @@ CLONE_USES = 3
 KILLED, CLONE_GATEWAY = "gw-1", "gw-2"
 #: Between two recalls: a gateway has stopped, sealed and reported by then.
 RECALL_EVERY_S = 4.0
+#: Each is a process of its own; a file may have a hundred stations.
+CERTIFICATES_AT_ONCE = 8
 #: Waits: generous, for a loaded machine; each ends as soon as its condition holds.
 START_WITHIN_S, END_WITHIN_S = 90, 180
 
@@ -52,8 +54,12 @@ class Site:
 class Run:
     """One run of the demo; :meth:`play` does everything."""
 
+    #: What the file says was used, in the devices' units; only where all of it is played.
+    _file_quantity: int | None = None
+
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self._town = cast.DAY
         self._story = Story()
         self._view = View(seconds=settings.seconds, currency=cast.CURRENCY)
         database = Path(tempfile.mkdtemp(prefix="farthing-demo-", dir="/tmp"))
@@ -105,6 +111,7 @@ class Run:
         shutil.rmtree(folders.out, ignore_errors=True)
         folders.config("x").parent.mkdir(parents=True)
 
+        await self._choose_the_town()
         say("ceremony: tokens, keys born inside, certificates")
         await self._stage.call("ceremony", self._ceremony())
 
@@ -123,7 +130,7 @@ class Run:
         await asyncio.gather(*(self._open_site(part, (host, int(port))) for part in cast.SITES))
 
         say("back office: one file applied, and applied again")
-        folders.config("apply").write_text(scene.apply_toml(folders))
+        folders.config("apply").write_text(scene.apply_toml(folders, self._town))
         apply = [*self._admin, "apply", str(folders.config("apply"))]
         await self._stage.call("apply", [*apply, "--dry-run"])
         await self._stage.call("apply", apply, within_s=120)
@@ -143,11 +150,25 @@ class Run:
             self._gateways_know_everything, what="the gateways to learn devices and tariffs", within_s=START_WITHIN_S
         )
 
+    async def _choose_the_town(self) -> None:
+        """A file of machines' sales needs machines."""
+        if self._settings.replay is not None and (await self._stations())["kind"] == "vending":
+            self._town = cast.with_vending()
+
+    async def _stations(self) -> dict[str, Any]:
+        """What ``farthing-firmware-sim stations`` says of the file: format, kind, rows, stations."""
+        told: dict[str, Any] = json.loads(
+            await self._stage.call(
+                "stations", [command("farthing-firmware-sim"), "stations", str(self._settings.replay), "--json"]
+            )
+        )
+        return told
+
     def _ceremony(self) -> list[str]:
         arguments = [command("farthing-hsm-sim"), "ceremony", "--out", str(self._folders.parties)]
         for part in cast.SITES:
             arguments += ["--gateway", part.gateway]
-        for device in cast.DEVICES:
+        for device in self._town.devices:
             arguments += ["--device", device.device]
         return [*arguments, "--person", cast.PERSON]
 
@@ -193,10 +214,10 @@ class Run:
         )
 
     async def _gateways_know_everything(self) -> bool:
-        tokens = sum(len(account.tokens) for account in cast.ACCOUNTS)
+        tokens = sum(len(account.tokens) for account in self._town.accounts)
         for site in self._sites.values():
             page = await self._status(site)
-            expected = sum(1 for device in cast.DEVICES if site.part.site in device.sites)
+            expected = sum(1 for device in self._town.devices if site.part.site in device.sites)
             if page is None or page["counts"]["devices"] < expected or page["counts"]["tokens"] < tokens:
                 return False
         return True
@@ -208,14 +229,20 @@ class Run:
         keys = await self._issue_mqtt_keys()
         reached = {gateway: site.reached for gateway, site in self._sites.items()}
         self._folders.config("devices").write_text(
-            scene.devices_toml(self._folders, self._settings, self._real_epoch_us, reached, keys)
+            scene.devices_toml(self._folders, self._town, self._settings, self._real_epoch_us, reached, keys)
         )
         self._folders.config("clone").write_text(
             scene.clone_toml(
-                self._folders, self._settings, self._real_epoch_us, reached, at_gateway=CLONE_GATEWAY, uses=CLONE_USES
+                self._folders,
+                self._town,
+                self._settings,
+                self._real_epoch_us,
+                reached,
+                at_gateway=CLONE_GATEWAY,
+                uses=CLONE_USES,
             )
         )
-        self._view.say(f"traffic: {len(cast.DEVICES)} devices, {seconds} s, a business day of 15 hours")
+        self._view.say(f"traffic: {len(self._town.devices)} devices, {seconds} s, a business day of 15 hours")
         await self._stage.start(
             "devices", [command("farthing-firmware-sim"), "run", "--config", str(self._folders.config("devices"))]
         )
@@ -252,10 +279,16 @@ class Run:
         wanted = [
             (device.device, gateway)
             for gateway, site in self._sites.items()
-            for device in cast.DEVICES
+            for device in self._town.devices
             if device.kind in cast.MQTT_KINDS and site.part.site in device.sites
         ]
-        return dict(await asyncio.gather(*(issue(device, gateway) for device, gateway in wanted)))
+        places = asyncio.Semaphore(CERTIFICATES_AT_ONCE)
+
+        async def in_turn(device: str, gateway: str) -> tuple[tuple[str, str], scene.MqttKey]:
+            async with places:
+                return await issue(device, gateway)
+
+        return dict(await asyncio.gather(*(in_turn(device, gateway) for device, gateway in wanted)))
 
     def _now_s(self) -> float:
         return time.monotonic() - self._traffic_began
@@ -341,7 +374,7 @@ class Run:
             gateways=tuple(gateways),
             posted_micros=self._posted_micros,
             sessions=devices.get("uses", 0),
-            devices=len(cast.DEVICES),
+            devices=len(self._town.devices),
             open_sessions=devices.get("open", 0),
         )
 
@@ -372,11 +405,17 @@ class Run:
             await until(lambda p=process: not p.running(), what=f"{name} to end ({process.log})", within_s=END_WITHIN_S)
             if process.process.returncode:
                 raise DemoError(f"{name} exited {process.process.returncode}: see {process.log}\n{process.tail()}")
-        say("draining: batches receipted, detail proven")
-        await until(self._drained, what="the backlog to drain", within_s=END_WITHIN_S, every_s=0.2)
+        await self._drain()
         say("fraud: two statements of one key with one counter")
         await until(self._clone_caught, what="the clone's case to be acted on", within_s=END_WITHIN_S, every_s=0.5)
-        say("quotas: recalled, stopped, closed")
+        await self._close_quotas()
+
+    async def _drain(self) -> None:
+        self._view.say("draining: batches receipted, detail proven")
+        await until(self._drained, what="the backlog to drain", within_s=END_WITHIN_S, every_s=0.2)
+
+    async def _close_quotas(self) -> None:
+        self._view.say("quotas: recalled, stopped, closed")
         await until(self._quotas_closed, what="all quotas to close", within_s=END_WITHIN_S, every_s=0.3)
         await until(self._drained, what="the last batches to be proven", within_s=END_WITHIN_S, every_s=0.2)
 
@@ -417,6 +456,8 @@ class Run:
             raise DemoError(f"the plan that is shown is not the plan that was made: {plan[0]['plan_id']}")
         findings = Findings(
             settings=self._settings,
+            town=self._town,
+            file_quantity=self._file_quantity,
             story=self._story,
             tariffs=proof.read_tariffs(
                 {name: self._folders.out / "config" / f"tariff-{name}.json" for name in cast.TARIFFS}

@@ -119,7 +119,7 @@ def admin_toml(folders: Folders, back_office: str) -> str:
     return keys({"address": back_office, "party": folders.party(cast.PERSON), "ca_file": folders.ca_file})
 
 
-def apply_toml(folders: Folders) -> str:
+def apply_toml(folders: Folders, town: cast.Cast) -> str:
     """Everything the back office is told, in one file."""
     rows = [table("operators", {"id": cast.OPERATOR, "name": "Metro", "currency": cast.CURRENCY}, repeated=True)]
     rows += [
@@ -137,7 +137,7 @@ def apply_toml(folders: Folders) -> str:
             "id": part.gateway,
             "operator": cast.OPERATOR,
             "site": part.site,
-            "exposure": cast.EXPOSURE,
+            "exposure": town.exposure,
             "party": folders.party(part.gateway),
         }
         rule: dict[str, object] = {
@@ -167,7 +167,7 @@ def apply_toml(folders: Folders) -> str:
                 repeated=True,
             )
         )
-    for account in cast.ACCOUNTS:
+    for account in town.accounts:
         rows.append(
             table(
                 "accounts",
@@ -208,7 +208,7 @@ def apply_toml(folders: Folders) -> str:
             )
             for n, token in enumerate(account.tokens, 1)
         ]
-    rows += [_device(folders, device) for device in cast.DEVICES]
+    rows += [_device(folders, device) for device in town.devices]
     return "".join(rows)
 
 
@@ -222,7 +222,7 @@ def _device(folders: Folders, device: cast.DevicePart) -> str:
         "profile": kind["profile"],
         "tariff": kind["tariff"],
         "tariff_version": 1,
-        "report_interval_s": kind["report_interval_s"],
+        "report_interval_s": device.report_interval_s or kind["report_interval_s"],
         "stoppable": device.stoppable,
         "registers": [
             {
@@ -230,7 +230,7 @@ def _device(folders: Folders, device: cast.DevicePart) -> str:
                 "epoch": 1,
                 "unit": kind["unit"],
                 "modulus": kind["modulus"],
-                "rated_per_hour": kind["rated_per_hour"],
+                "rated_per_hour": device.rated_per_hour or kind["rated_per_hour"],
             }
         ],
     }
@@ -262,11 +262,16 @@ MqttKeys = dict[tuple[str, str], MqttKey]
 
 
 def devices_toml(
-    folders: Folders, settings: Settings, real_epoch_us: int, reached: dict[str, Reached], mqtt_keys: MqttKeys
+    folders: Folders,
+    town: cast.Cast,
+    settings: Settings,
+    real_epoch_us: int,
+    reached: dict[str, Reached],
+    mqtt_keys: MqttKeys,
 ) -> str:
     """``farthing-firmware-sim run``: every device of the cast."""
     traffic: dict[str, object] = {}
-    if settings.replay is not None:
+    if settings.replay is not None and not settings.whole_file:
         traffic = {"mode": "replay", "file": settings.replay}
     text = (
         keys(
@@ -277,19 +282,30 @@ def devices_toml(
             }
         )
         + clock_table(settings, real_epoch_us)
-        # Lost, doubled and overtaken messages, both ways: ASSUMPTION, a bad day of a mobile network.
-        + table("network", {"loss_ppm": 20_000, "duplicate_ppm": 30_000, "reorder_ppm": 30_000})
+        # Lost, doubled and overtaken messages, both ways: ASSUMPTION, a bad day of a mobile network. A file of years has better ones,
+        # or it would mostly wait for repetitions.
+        + table(
+            "network",
+            {"loss_ppm": 1_000 if settings.whole_file else 20_000, "duplicate_ppm": 30_000, "reorder_ppm": 30_000},
+        )
         + (table("traffic", traffic) if traffic else "")
     )
     text += "".join(_reached(folders, gateway, where) for gateway, where in reached.items())
-    return text + "".join(_simulated(folders, device, mqtt_keys) for device in cast.DEVICES)
+    return text + "".join(_simulated(folders, town, device, mqtt_keys) for device in town.devices)
 
 
 def clone_toml(
-    folders: Folders, settings: Settings, real_epoch_us: int, reached: dict[str, Reached], *, at_gateway: str, uses: int
+    folders: Folders,
+    town: cast.Cast,
+    settings: Settings,
+    real_epoch_us: int,
+    reached: dict[str, Reached],
+    *,
+    at_gateway: str,
+    uses: int,
 ) -> str:
     """``farthing-firmware-sim clone-attack``: the copied element spends at ``at_gateway``."""
-    original = next(device for device in cast.DEVICES if device.device == cast.CLONED)
+    original = next(device for device in town.devices if device.device == cast.CLONED)
     return (
         keys(
             {
@@ -303,6 +319,7 @@ def clone_toml(
         + _reached(folders, at_gateway, reached[at_gateway])
         + _simulated(
             folders,
+            town,
             original,
             {},
             party=folders.clone_party(original.device),
@@ -332,6 +349,7 @@ def _reached(folders: Folders, gateway: str, where: Reached) -> str:
 
 def _simulated(
     folders: Folders,
+    town: cast.Cast,
     device: cast.DevicePart,
     mqtt_keys: MqttKeys,
     *,
@@ -350,7 +368,7 @@ def _simulated(
         "party": folder,
         "gateways": list(known),
         "transport": "mqtt" if on_mqtt else "coap",
-        "report_interval_s": kind["report_interval_s"],
+        "report_interval_s": device.report_interval_s or kind["report_interval_s"],
         "stoppable": device.stoppable,
         "tariffs": [{"id": kind["tariff"], "version": 1}],
         "register": {
@@ -358,11 +376,11 @@ def _simulated(
             "epoch": 1,
             "unit": kind["unit"],
             "modulus": kind["modulus"],
-            "rated_per_hour": kind["rated_per_hour"],
+            "rated_per_hour": device.rated_per_hour or kind["rated_per_hour"],
             "starts_at": cast.STARTS_AT[device.kind],
         },
     }
-    tokens = cast.TOKENS_BY_DEVICE.get(device.device, cast.TOKENS_BY_KIND.get(device.kind, ()))
+    tokens = town.tokens_of(device)
     if tokens:
         values["tokens"] = list(tokens)
     if uses is not None:

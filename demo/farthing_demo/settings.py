@@ -15,17 +15,19 @@ class SettingsError(ValueError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """``DEMO_SECONDS``, ``DEMO_SEED``, ``DEMO_REPLAY``, and the folder everything is written to."""
+    """``DEMO_SECONDS``, ``DEMO_SEED``, ``DEMO_REPLAY``, ``DEMO_REPLAY_ALL``, and the folder everything is written to."""
 
     seconds: int
     seed: int
     replay: Path | None
+    #: Play all of the file, one device per station, as fast as gateways answer, instead of the day with a slice of it.
+    whole_file: bool
     out: Path
 
     @property
     def rate(self) -> int:
         """Business seconds per real second."""
-        return DAY_HOURS * 3_600 // self.seconds
+        return 1 if self.whole_file else DAY_HOURS * 3_600 // self.seconds
 
 
 def from_environment() -> Settings:
@@ -35,10 +37,14 @@ def from_environment() -> Settings:
     replay = Path(replay_name).expanduser().absolute() if replay_name else None
     if replay is not None and not replay.is_file():
         raise SettingsError(f"DEMO_REPLAY: no such file: {replay}")
+    whole_file = _integer("DEMO_REPLAY_ALL", 0, low=0, high=1) == 1
+    if whole_file and replay is None:
+        raise SettingsError("DEMO_REPLAY_ALL=1 needs DEMO_REPLAY: which file?")
     return Settings(
         seconds=seconds,
         seed=_integer("DEMO_SEED", 1, low=0, high=2**31 - 1),
         replay=replay,
+        whole_file=whole_file,
         out=Path(os.environ.get("DEMO_OUT", "out/demo")).absolute(),
     )
 

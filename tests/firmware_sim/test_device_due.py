@@ -44,7 +44,7 @@ def play(plate: Any, gateway: Any, first: Input, *, ticks_between: int, until_us
 
 
 @settings(
-    deadline=None, max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    deadline=None, max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )  # the fixtures are factories
 @given(
     target=st.integers(1, 20_000),
@@ -69,7 +69,7 @@ def test_a_session(nameplate, plan, new_gateway, target, rate, stay_s, covered, 
 
 
 @settings(
-    deadline=None, max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    deadline=None, max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )  # the fixtures are factories
 @given(rate=st.integers(0, 20_000), ticks=st.integers(1, 5))
 def test_a_standing_meter(nameplate, new_gateway, rate, ticks):
