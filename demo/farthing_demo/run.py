@@ -157,9 +157,11 @@ class Run:
 
     async def _stations(self) -> dict[str, Any]:
         """What ``farthing-firmware-sim stations`` says of the file: format, kind, rows, stations."""
+        bounds = self._settings.file_bounds
         told: dict[str, Any] = json.loads(
             await self._stage.call(
-                "stations", [command("farthing-firmware-sim"), "stations", str(self._settings.replay), "--json"]
+                "stations",
+                [command("farthing-firmware-sim"), "stations", str(self._settings.replay), *bounds, "--json"],
             )
         )
         return told

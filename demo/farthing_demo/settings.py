@@ -15,19 +15,28 @@ class SettingsError(ValueError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """``DEMO_SECONDS``, ``DEMO_SEED``, ``DEMO_REPLAY``, ``DEMO_REPLAY_ALL``, and the folder everything is written to."""
+    """``DEMO_SECONDS``, ``DEMO_SEED``, ``DEMO_REPLAY`` (``_ALL``, ``_FROM``, ``_TO``), and the folder everything is written to."""
 
     seconds: int
     seed: int
     replay: Path | None
     #: Play all of the file, one device per station, as fast as gateways answer, instead of the day with a slice of it.
     whole_file: bool
+    #: Of the whole file, only rows that begin from the first day on, and before the second (ISO 8601; None: no bound).
+    file_from: str | None
+    file_to: str | None
     out: Path
 
     @property
     def rate(self) -> int:
         """Business seconds per real second."""
         return 1 if self.whole_file else DAY_HOURS * 3_600 // self.seconds
+
+    @property
+    def file_bounds(self) -> tuple[str, ...]:
+        """Which part of the file, as arguments of ``farthing-firmware-sim``."""
+        bounds = (("--from", self.file_from), ("--to", self.file_to))
+        return tuple(text for name, value in bounds if value is not None for text in (name, value))
 
 
 def from_environment() -> Settings:
@@ -45,6 +54,8 @@ def from_environment() -> Settings:
         seed=_integer("DEMO_SEED", 1, low=0, high=2**31 - 1),
         replay=replay,
         whole_file=whole_file,
+        file_from=os.environ.get("DEMO_REPLAY_FROM") or None,
+        file_to=os.environ.get("DEMO_REPLAY_TO") or None,
         out=Path(os.environ.get("DEMO_OUT", "out/demo")).absolute(),
     )
 

@@ -40,6 +40,7 @@ class WholeFile(Run):
             "--pace",
             "answers",
             "--json",
+            *self._settings.file_bounds,
         ]
         self._view.say("playing: each device's clock runs through the file, and stands while a gateway is waited for")
         devices = await self._stage.start("devices", [command("farthing-firmware-sim"), *arguments])

@@ -36,6 +36,9 @@ app = typer.Typer(
 
 ConfigFile = Annotated[Path, typer.Option("--config", help="devices.toml; its keys are described in config.py.")]
 
+Begin = Annotated[str | None, typer.Option("--from", help="First day or instant played, ISO 8601, UTC.")]
+End = Annotated[str | None, typer.Option("--to", help="First day or instant not played.")]
+
 T = TypeVar("T")
 
 #: What stops a start, each with a message that says what to do.
@@ -71,8 +74,8 @@ def replay(
         Pace,
         typer.Option(help="`answers`: as fast as gateways answer; `clock`: with the run's clock, at any rate it has."),
     ] = Pace.ANSWERS,
-    begin: Annotated[str | None, typer.Option("--from", help="First day or instant, ISO 8601, UTC.")] = None,
-    end: Annotated[str | None, typer.Option("--to", help="First day or instant not played.")] = None,
+    begin: Begin = None,
+    end: End = None,
     window_s: Annotated[int, typer.Option(help="Play a slice of this many seconds that the seed chooses; 0: all.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
@@ -116,17 +119,21 @@ def replay(
 def stations(
     file: Annotated[Path, typer.Argument(help="A file that `replay` plays.")],
     form: Annotated[ReplayFormat | None, typer.Option("--format", help="Left out: told by the file's content.")] = None,
+    begin: Begin = None,
+    end: End = None,
     as_json: Annotated[bool, typer.Option("--json")] = False,
 ) -> None:
     """List where a file's uses happened: a device named like a station plays that station's rows."""
     try:
         found, items = read(file, form)
-    except ReplayError as err:
+        from_s, to_s = _instant(begin), _instant(end)
+    except ValueError as err:
         _stop(str(err))
-    rows = Counter(item.station for item in items if isinstance(item, Row))
+    rows: Counter[str] = Counter()
     quantities: Counter[str] = Counter()
     for item in items:
-        if isinstance(item, Row):
+        if isinstance(item, Row) and (from_s or 0) <= item.begun_s and (to_s is None or item.begun_s < to_s):
+            rows[item.station] += 1
             quantities[item.station] += item.quantity
     kind = FORMATS[found].kind
     if as_json:

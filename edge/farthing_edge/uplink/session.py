@@ -158,6 +158,8 @@ class Uplink:
         self._proven_sequence = 0
         # Set by every receipt and batch: the upload of detail waits for their silence.
         self._stirred = asyncio.Event()
+        #: Nothing has stirred since it was quiet: a backlog of detail goes up without a pause before each batch.
+        self._quiet = False
 
     async def run(self) -> None:
         """Connect, sync, and connect again, until cancelled."""
@@ -406,14 +408,18 @@ class Uplink:
             uploaded = sequence
 
     async def _is_quiet(self, in_flight: "InFlight") -> bool:
-        """Whether nothing is waiting for a receipt, and nothing stirred for a moment."""
+        """Whether nothing is waiting for a receipt, and nothing stirred for a moment; once quiet, until something stirs."""
         if len(in_flight):
             return False
+        if self._quiet and not self._stirred.is_set():
+            return True
+        self._quiet = False
         self._stirred.clear()
         try:
             async with asyncio.timeout(self._section.evidence_quiet_s):
                 await self._stirred.wait()
         except TimeoutError:
+            self._quiet = True
             return True
         # Something did, but a gateway that is never quiet would never prove anything: between batches is quiet enough.
         return not len(in_flight)
