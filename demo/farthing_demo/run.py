@@ -33,8 +33,6 @@ CLONE_USES = 3
 KILLED, CLONE_GATEWAY = "gw-1", "gw-2"
 #: Between two recalls: a gateway has stopped, sealed and reported by then.
 RECALL_EVERY_S = 4.0
-#: Each is a process of its own; a file may have a hundred stations.
-CERTIFICATES_AT_ONCE = 8
 #: Waits: generous, for a loaded machine; each ends as soon as its condition holds.
 START_WITHIN_S, END_WITHIN_S = 90, 180
 
@@ -267,30 +265,34 @@ class Run:
         self._view.end()
 
     async def _issue_mqtt_keys(self) -> scene.MqttKeys:
-        async def issue(device: str, gateway: str) -> tuple[tuple[str, str], scene.MqttKey]:
-            folder = self._folders.state(f"mqtt-{device}-{gateway}")
+        async def issue(gateway: str, devices: list[str]) -> dict[tuple[str, str], scene.MqttKey]:
+            folder = self._folders.state(f"mqtt-{gateway}")
+            named = [part for device in devices for part in ("--device", device)]
             printed = await self._stage.call(
-                f"certificate of {device}",
+                f"certificates at {gateway}",
                 [command("farthing-edge"), "client-certificate", "--config", str(self._folders.config(gateway)),
-                 "--device", device, "--directory", str(folder), "--json"],
+                 *named, "--directory", str(folder), "--json"],
             )  # fmt: skip
             written = json.loads(printed)
-            key = scene.MqttKey(certificate_file=Path(written["certificate_file"]), key_file=Path(written["key_file"]))
-            return (device, gateway), key
+            if len(devices) == 1:
+                written = {devices[0]: written}
+            return {
+                (device, gateway): scene.MqttKey(
+                    certificate_file=Path(files["certificate_file"]), key_file=Path(files["key_file"])
+                )
+                for device, files in written.items()
+            }
 
-        wanted = [
-            (device.device, gateway)
+        wanted = {
+            gateway: [
+                device.device
+                for device in self._town.devices
+                if device.kind in cast.MQTT_KINDS and site.part.site in device.sites
+            ]
             for gateway, site in self._sites.items()
-            for device in self._town.devices
-            if device.kind in cast.MQTT_KINDS and site.part.site in device.sites
-        ]
-        places = asyncio.Semaphore(CERTIFICATES_AT_ONCE)
-
-        async def in_turn(device: str, gateway: str) -> tuple[tuple[str, str], scene.MqttKey]:
-            async with places:
-                return await issue(device, gateway)
-
-        return dict(await asyncio.gather(*(in_turn(device, gateway) for device, gateway in wanted)))
+        }
+        issued = await asyncio.gather(*(issue(gateway, devices) for gateway, devices in wanted.items() if devices))
+        return {where: key for keys in issued for where, key in keys.items()}
 
     def _now_s(self) -> float:
         return time.monotonic() - self._traffic_began

@@ -140,38 +140,50 @@ def broker(
 @app.command("client-certificate")
 def client_certificate(
     config: ConfigOption,
-    device: Annotated[str, typer.Option(help="The device's id.")],
-    directory: Annotated[Path, typer.Option(help="Where its key, certificate and the site's CA are written.")],
+    device: Annotated[list[str], typer.Option(help="The device's id; may be given many times.")],
+    directory: Annotated[
+        Path,
+        typer.Option(
+            help="Where key, certificate and the site's CA are written; of several devices, each in a folder of its name."
+        ),
+    ],
     unchecked: Annotated[
         bool, typer.Option("--unchecked", help="Before the first start: the journal knows no device yet.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Issue a day's key for a device's MQTT connection, for devices that the journal knows as active."""
+    """Issue a day's key for devices' MQTT connections, for devices that the journal knows as active."""
     from farthing.ids import IdError
     from farthing_edge.broker import BrokerError, device_key
 
     settings = _config(config)
-    if not unchecked and not _is_active(settings, device):
-        _fail(
-            f"the journal knows no active device {device!r}: put it at this site with `farthing-admin`, or --unchecked"
-        )
+    for each in device:
+        if not unchecked and not _is_active(settings, each):
+            _fail(
+                f"the journal knows no active device {each!r}: put it at this site with `farthing-admin`, or --unchecked"
+            )
+    written: dict[str, dict[str, str]] = {}
     with _token(settings) as (token, party):
-        try:
-            key = device_key(token, party, device, directory=directory.absolute())
-        except (BrokerError, IdError) as err:
-            _fail(err)
-    where = {
-        "key_file": str(key.key_file),
-        "certificate_file": str(key.certificate_file),
-        "ca_file": str(key.ca_file),
-        "not_after": key.not_after.isoformat(),
-    }
+        for each in device:
+            folder = directory.absolute() if len(device) == 1 else directory.absolute() / each
+            try:
+                key = device_key(token, party, each, directory=folder)
+            except (BrokerError, IdError) as err:
+                _fail(err)
+            written[each] = {
+                "key_file": str(key.key_file),
+                "certificate_file": str(key.certificate_file),
+                "ca_file": str(key.ca_file),
+                "not_after": key.not_after.isoformat(),
+            }
     if as_json:
-        print(json.dumps(where))
-    else:
-        for name, value in where.items():
-            print(f"{name:<16}  {value}")
+        print(json.dumps(written[device[0]] if len(device) == 1 else written))
+        return
+    for name, where in written.items():
+        if len(device) > 1:
+            print(name)
+        for what, value in where.items():
+            print(f"{what:<16}  {value}")
 
 
 def _is_active(config: EdgeConfig, device: str) -> bool:

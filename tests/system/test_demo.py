@@ -39,8 +39,9 @@ def play(out: Path, **settings: str) -> dict[str, Any]:
 @pytest.mark.real
 @pytest.mark.slow
 @pytest.mark.timeout(WITHIN_S + 10)
-def test_a_short_run_holds_every_check(tmp_path: Path) -> None:
-    report = play(tmp_path / "demo", DEMO_SEED="7")
+def test_a_short_run_holds_every_check(tmp_path: Path, shared_data: Callable[[str], Path]) -> None:
+    """Parking, meters and tolls by statistics, the chargers by sessions of a real file."""
+    report = play(tmp_path / "demo", DEMO_SEED="7", DEMO_REPLAY=str(shared_data("data/ev_acn_caltech_2020.json.gz")))
 
     assert report.keys() >= REPORT_KEYS
     assert report["ok"]
@@ -50,18 +51,10 @@ def test_a_short_run_holds_every_check(tmp_path: Path) -> None:
     assert report["kills"] == 1
     assert report["offline_authorizations"] > 0
     assert report["clones_caught"] == 1
+    assert report["replay"]["played"] > 0
+    assert report["replay"]["rows"] == report["replay"]["played"] + sum(report["replay"]["skipped"].values()) == 2_477
     page = (tmp_path / "demo" / "report.html").read_text()
     assert "every check holds" in page
     # Self-contained: nothing is fetched when it is opened.
     assert "http://" not in page
     assert "https://" not in page
-
-
-@pytest.mark.real
-@pytest.mark.slow
-@pytest.mark.timeout(WITHIN_S + 10)
-def test_chargers_play_real_sessions(tmp_path: Path, shared_data: Callable[[str], Path]) -> None:
-    report = play(tmp_path / "demo", DEMO_REPLAY=str(shared_data("data/ev_acn_caltech_2020.json.gz")))
-
-    assert report["ok"]
-    assert report["replay"]["played"] > 0

@@ -280,5 +280,12 @@ def test_a_client_certificate_is_for_known_devices_only(config: Path, tmp_path: 
     made = ask("meter-1", "--unchecked", "--json")
     assert made.returncode == 0, made.stderr
     assert all(Path(json.loads(made.stdout)[name]).exists() for name in ("key_file", "certificate_file", "ca_file"))
+    several = ask("meter-1", "--device", "meter-2", "--unchecked", "--json")
+    assert several.returncode == 0, several.stderr
+    written = json.loads(several.stdout)
+    assert set(written) == {"meter-1", "meter-2"}
+    for name, files in written.items():
+        assert f"/{name}/" in files["certificate_file"]
+        assert Path(files["certificate_file"]).exists()
     for taken in ("gateway", "broker"):
         assert "no device may be called so" in ask(taken, "--unchecked").stderr
