@@ -4,7 +4,7 @@ PY := .venv/bin/python
 WORKERS ?= 2
 CODE := proto edge cloud firmware-sim hsm-sim demo bench tests
 
-.PHONY: demo test bench sim check setup lock proto
+.PHONY: demo test bench sim check setup lock proto fuzz
 
 demo: setup
 	@$(PY) -m farthing_demo
@@ -21,6 +21,10 @@ SEEDS ?= 1000
 sim: setup
 	@PYTHONPATH=tests/sim $(PY) -m simulation $(if $(STORY),--story $(STORY),$(if $(SEED),--seed $(SEED),--seeds $(SEEDS))) \
 		$(if $(FIRST),--first $(FIRST)) $(if $(WITHOUT),--without "$(WITHOUT)")
+
+# FRAMES=1000000 SEED=1: the long run of what `make test` does with a few thousand.
+fuzz: setup
+	@FARTHING_FUZZ_FRAMES=$(or $(FRAMES),1000000) FARTHING_FUZZ_SEED=$(or $(SEED),1) $(PY) -m pytest -p no:xdist tests/edge/engine/test_fuzzed_frames.py
 
 check: setup
 	@.venv/bin/ruff check $(CODE)
