@@ -171,6 +171,7 @@ _GATEWAY = f"""\
 # Written by `farthing-edge broker`.
 user {GATEWAY_USER}
 topic read farthing/+/up
+topic read farthing/+/tick
 topic write farthing/+/down
 
 """
@@ -178,12 +179,14 @@ topic write farthing/+/down
 _DEVICES = """\
 # Written by `farthing-edge broker`. %u is the common name of the client's certificate.
 pattern write farthing/%u/up
+pattern write farthing/%u/tick
 pattern read farthing/%u/down
 """
 
 _SOCKET = """\
 # Written by `farthing-edge broker`. Who comes here has no name: the folder's permissions say that it is the gateway.
 topic read farthing/+/up
+topic read farthing/+/tick
 topic write farthing/+/down
 """
 

@@ -27,7 +27,7 @@ from farthing.hsm.transport import TransportKey
 from farthing.ids import DeviceId
 from farthing.refusal import Refusal
 from farthing.v1 import directive_pb2
-from farthing_edge.authorization.commands import DeviceStatement
+from farthing_edge.authorization.commands import DeviceStatement, TicksArrived
 from farthing_edge.authorization.state import CoreSettings
 from farthing_edge.broker import client_key
 from farthing_edge.broker_key import BrokerKey
@@ -122,7 +122,7 @@ class _ForIngress:
         self._engine = engine
         self._view = engine.view
 
-    def hear(self, command: DeviceStatement, waiting: Waiting, /) -> None:
+    def hear(self, command: DeviceStatement | TicksArrived, waiting: Waiting, /) -> None:
         self._engine.hear(command, waiting)
 
     def answer_refusal(

@@ -22,7 +22,17 @@ class Metrics:
         self.answers_of: Callable[[str, AnswerStatus], Counter] = cache(
             lambda channel, status: self.answers.labels(channel, status.name.lower())
         )
+        self.ticks_of: Callable[[str], Counter] = cache(lambda channel: self.ticks.labels(channel))
         registry = self.registry
+        self.ticks = Counter("farthing_edge_ticks", "Ticks that arrived", ("channel",), registry=registry)
+        self.ticks_dropped = Counter(
+            "farthing_edge_ticks_dropped",
+            "Ticks over a rate or without room; the next one proves them",
+            registry=registry,
+        )
+        self.ticks_answered = Counter(
+            "farthing_edge_ticks_answered", "Answers to ticks by status", ("status",), registry=registry
+        )
         self.statements = Counter("farthing_edge_statements", "Envelopes that arrived", ("channel",), registry=registry)
         self.answers = Counter("farthing_edge_answers", "Answers by status", ("channel", "status"), registry=registry)
         self.refusals = Counter(

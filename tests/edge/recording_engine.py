@@ -7,7 +7,7 @@ from farthing.device.cose import VerifyingKey
 from farthing.device.messages import Answer, AnswerStatus, Witness
 from farthing.ids import DeviceId, GatewayId
 from farthing.refusal import Refusal
-from farthing_edge.authorization.commands import DeviceStatement
+from farthing_edge.authorization.commands import DeviceStatement, TicksArrived
 from farthing_edge.engine import Waiting
 
 
@@ -19,11 +19,22 @@ class RecordingEngine:
     witness: Witness
     keys: dict[DeviceId, VerifyingKey] = field(default_factory=dict)
     heard: list[DeviceStatement] = field(default_factory=list)
+    ticks: list[TicksArrived] = field(default_factory=list)
+    #: Who waits for ticks to be written, while ``holds_ticks``.
+    waiting: list[Waiting] = field(default_factory=list)
+    holds_ticks: bool = False
     #: Label and epoch of the site's key; None: no intent can be looked up.
     key: tuple[str, int] | None = None
     _under_way: set["asyncio.Task[None]"] = field(default_factory=set)
 
-    def hear(self, command: DeviceStatement, waiting: Waiting, /) -> None:
+    def hear(self, command: DeviceStatement | TicksArrived, waiting: Waiting, /) -> None:
+        if isinstance(command, TicksArrived):
+            self.ticks.append(command)
+            if self.holds_ticks:
+                self.waiting.append(waiting)
+            else:
+                waiting.set_result(None)
+            return
         self._under_way = {each for each in self._under_way if not each.done()}
         self._under_way.add(asyncio.create_task(self._answer(command, waiting)))
 

@@ -24,6 +24,7 @@ from farthing.ids import (
 )
 from farthing.money import Currency
 from farthing.policy import online_check_ppm_of, place_policy_of, position_of, scorecard_of, usage_limits_of
+from farthing.refusal import Refusal
 from farthing.tariff import TariffError
 from farthing.tariff import parse as parse_tariff
 from farthing.v1 import directive_pb2
@@ -284,7 +285,7 @@ def _obey_parked_decided(state: GatewayState, record: directive_pb2.ParkedDecide
             raise ValueError("it names no use that is known here")
         if authorization.closed:
             raise ValueError("its use is closed, and a final claim does not grow")
-        if parked.value < authorization.value:
+        if parked.value < authorization.value or parked.refusal == Refusal.REGISTER_WENT_BACK:
             raise ValueError("its register went back: close the use instead")
         state.due[authorization.id] = Due(record.decision or UNNAMED_DECISION, parked)
     decided(state, *key)

@@ -33,7 +33,7 @@ from farthing.refusal import Refusal
 from farthing.v1 import directive_pb2
 from farthing_edge.authorization import commands
 from farthing_edge.authorization.applying import apply
-from farthing_edge.authorization.commands import Command, DeviceStatement, DirectiveArrived, Reply
+from farthing_edge.authorization.commands import Command, DeviceStatement, DirectiveArrived, Reply, TicksArrived
 from farthing_edge.authorization.deciding import decide
 from farthing_edge.authorization.decision import Decision, status_of
 from farthing_edge.authorization.events import (
@@ -369,12 +369,14 @@ class Engine:
         self._arrived.set()
         return await future
 
-    def hear(self, command: DeviceStatement, waiting: Waiting) -> None:
-        """As ``submit`` of a statement, for who does not wait in a task of its own: ``waiting`` gets the answer, or the ``EngineError``."""
+    def hear(self, command: DeviceStatement | TicksArrived, waiting: Waiting) -> None:
+        """As ``submit`` of a statement, or of ticks (which find no room without a word: the next ones prove them), for who does not wait in a task of its own: ``waiting`` gets the answer, or the ``EngineError``."""
         if self._failure is not None or self._stopping:
             waiting.set_exception(EngineError("the engine has stopped"))
         elif len(self._queue) >= self._limits.queue:
-            waiting.set_result(self._later(command, Refusal.OVERLOADED))
+            waiting.set_result(
+                self._later(command, Refusal.OVERLOADED) if isinstance(command, DeviceStatement) else None
+            )
         else:
             self._queue.put(_Item(command, waiting))
             self._arrived.set()

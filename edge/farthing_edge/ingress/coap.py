@@ -1,4 +1,4 @@
-"""CoAP: ``POST /statement`` protected by OSCORE (RFC 8613), with contexts from EDHOC (RFC 9528) at ``/.well-known/edhoc``.
+"""CoAP: ``POST /statement`` and ``POST /tick`` protected by OSCORE (RFC 8613), with contexts from EDHOC (RFC 9528) at ``/.well-known/edhoc``.
 
 Rule 1: an unprotected request reaches EDHOC and nothing else.
 Rule 2: the device is the one the context was made with; its statement must be its own (the same rule as for a topic).
@@ -20,6 +20,7 @@ from aiocoap.oscore_sitewrapper import OscoreSiteWrapper
 from aiocoap.resource import Resource, Site
 
 from farthing.configuration import split_address
+from farthing.device.messages import MAX_TICK_SIZE
 from farthing.edhoc import EdhocError, OutOfTurn
 from farthing.hsm import HsmBusy, HsmError
 from farthing_edge.config import CoapSection
@@ -32,11 +33,13 @@ from farthing_edge.ingress.handshakes import (
 )
 from farthing_edge.ingress.recent import bound_memory
 from farthing_edge.ingress.statements import StatementDoor
+from farthing_edge.ingress.ticks import TickDoor
 
 _log = structlog.get_logger(__name__)
 
 EDHOC_PATH = (".well-known", "edhoc")
 STATEMENT_PATH = ("statement",)
+TICK_PATH = ("tick",)
 #: application/edhoc+cbor-seq (RFC 9528, section 10.10).
 EDHOC_CONTENT_FORMAT = 64
 #: What a refused handshake is told to wait, seconds.
@@ -66,6 +69,27 @@ class _Statements(Resource):  # type: ignore[misc]  # aiocoap ships no types
             _log.exception("statement_failed", device=context.device)
             raise
         return aiocoap.Message(code=aiocoap.CHANGED, payload=answer)
+
+
+class _Ticks(Resource):  # type: ignore[misc]  # aiocoap ships no types
+    """``POST /tick``: taken at once; an answer comes as the response to a later tick, when there is something to say."""
+
+    def __init__(self, ticks: TickDoor) -> None:
+        super().__init__()
+        self._ticks = ticks
+        # The newest answer to each device that has not been fetched; bounded by the contexts there may be.
+        self._answers: dict[str, bytes] = {}
+
+    async def render_post(self, request: Any) -> Any:
+        context = request.remote.security_context
+        assert isinstance(context, DeviceContext), "only protected requests come here"
+        device = context.device
+
+        def say(answer: bytes) -> None:
+            self._answers[device] = answer
+
+        self._ticks.take(request.payload[: MAX_TICK_SIZE + 1], channel="coap", peer=device, say=say)
+        return aiocoap.Message(code=aiocoap.CHANGED, payload=self._answers.pop(device, b""))
 
 
 class _ProtectedSite(OscoreSiteWrapper):  # type: ignore[misc]  # aiocoap ships no types
@@ -159,6 +183,7 @@ class CoapIngress:
         self._handshakes = handshakes
         site = Site()
         site.add_resource(STATEMENT_PATH, _Statements(door))
+        site.add_resource(TICK_PATH, _Ticks(door.ticks))
         self._site = _ProtectedSite(site, handshakes)
         self._context: Any = None
         self.address = section.listen

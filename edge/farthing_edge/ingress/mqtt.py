@@ -1,4 +1,4 @@
-"""MQTT: envelopes on ``farthing/<device>/up``, answers on ``farthing/<device>/down``, QoS 1.
+"""MQTT: envelopes on ``farthing/<device>/up``, ticks on ``farthing/<device>/tick``, answers on ``farthing/<device>/down``, QoS 1.
 
 Rule 1: the broker let a client write only to the topic of its certificate's name, so the topic is the device.
 Rule 2: PUBACK says nothing to anybody: it is not tied to a disk, and comes for what the broker throws away. The answer is
@@ -22,7 +22,7 @@ import paho.mqtt.client as paho
 import structlog
 
 from farthing.configuration import split_address
-from farthing.device.messages import MAX_ENVELOPE_SIZE
+from farthing.device.messages import MAX_ENVELOPE_SIZE, MAX_TICK_SIZE
 from farthing.hsm import HsmError
 from farthing.hsm.transport import TransportKey
 from farthing.ids import IdError, parse_id
@@ -36,6 +36,7 @@ from farthing_edge.metrics import Metrics
 _log = structlog.get_logger(__name__)
 
 UP = "farthing/+/up"
+TICK = "farthing/+/tick"
 QOS = 1
 #: Answers on their way to the broker; beyond it an answer is dropped and counted, and the device asks again.
 MAX_UNSENT = 4_096
@@ -105,8 +106,15 @@ class MqttIngress:
         loop = asyncio.get_running_loop()
 
         def take(message: paho.MQTTMessage) -> None:
-            device = _device_of(message)
-            if device is None or message.retain:
+            device, what = _device_of(message)
+            if device is not None and what == "tick" and not message.retain:
+                self._door.ticks.take(
+                    bytes(message.payload[: MAX_TICK_SIZE + 1]),
+                    channel="mqtt",
+                    peer=device,
+                    say=self._say_to(client, device),
+                )
+            elif device is None or message.retain:
                 # No device may write there: a broker that is not set up as ours.
                 self._metrics.unverified.labels("mqtt").inc()
                 return
@@ -132,7 +140,7 @@ class MqttIngress:
         straight_to(client, take)
         async with client:
             in_pieces(client)
-            await client.subscribe(UP, qos=QOS)
+            await client.subscribe([(UP, QOS), (TICK, QOS)])
             backoff.reset()
             self._connected(up=True)
             _log.info("broker_connected", address=section.place)
@@ -168,15 +176,18 @@ class MqttIngress:
             max_inflight_messages=MAX_UNACKNOWLEDGED,
         )
 
-    def _from(self, client: aiomqtt.Client, device: str, payload: bytes) -> Arrived:
+    def _say_to(self, client: aiomqtt.Client, device: str) -> Callable[[bytes], None]:
         def say(answer: bytes) -> None:
             self._say(client, device, answer)
 
+        return say
+
+    def _from(self, client: aiomqtt.Client, device: str, payload: bytes) -> Arrived:
         def fail(err: BaseException) -> None:
             self._metrics.answers_lost.inc()
             _log.error("statement_failed", device=device, exc_info=err)
 
-        return Arrived(payload, device, say, fail)
+        return Arrived(payload, device, self._say_to(client, device), fail)
 
     def _say(self, client: aiomqtt.Client, device: str, answer: bytes) -> None:
         # paho's own publish: aiomqtt's waits for a PUBACK, which says nothing to us (rule 2).
@@ -198,17 +209,18 @@ class MqttIngress:
         self._on_change(up)
 
 
-def _device_of(message: paho.MQTTMessage) -> str | None:
+def _device_of(message: paho.MQTTMessage) -> tuple[str | None, str]:
+    """Who says it, None where the topic names nobody; and what: "up" or "tick"."""
     try:
         parts = message.topic.split("/")
     except UnicodeDecodeError:
-        return None
-    if len(parts) != 3 or parts[0] != "farthing" or parts[2] != "up":
-        return None
+        return None, ""
+    if len(parts) != 3 or parts[0] != "farthing" or parts[2] not in ("up", "tick"):
+        return None, ""
     try:
-        return parse_id(parts[1])
+        return parse_id(parts[1]), parts[2]
     except IdError:
-        return None
+        return None, ""
 
 
 def _reason(err: BaseException) -> str:

@@ -32,10 +32,11 @@ from farthing.device.messages import (
 from farthing.hsm import HsmBusy, HsmError
 from farthing.ids import DeviceId, GatewayId, TokenRef, token_commitment
 from farthing.refusal import Refusal
-from farthing_edge.authorization.commands import DeviceStatement
+from farthing_edge.authorization.commands import DeviceStatement, TicksArrived
 from farthing_edge.config import LimitsSection
 from farthing_edge.engine.engine import Waiting
 from farthing_edge.ingress.guard import PeerRates, Reminders, RubbishRing
+from farthing_edge.ingress.ticks import TickDoor
 from farthing_edge.log import trace_id
 from farthing_edge.metrics import Metrics
 
@@ -49,7 +50,7 @@ _SHARES: dict[type[Statement], int] = {Intent: 2, Reading: 3}
 class Engine(Protocol):
     """What ingress asks of the engine: its view of devices and keys, and an answer to what verified."""
 
-    def hear(self, command: DeviceStatement, waiting: Waiting, /) -> None:
+    def hear(self, command: DeviceStatement | TicksArrived, waiting: Waiting, /) -> None:
         """Decide ``command``; ``waiting`` gets the answer after the commit, or what stopped the engine."""
         ...
 
@@ -211,13 +212,18 @@ class StatementDoor:
         self._metrics = metrics
         self._rubbish = rubbish
         self._monotonic_ns = monotonic_ns
-        self._rates = PeerRates(
+        #: A peer's budget, over all that it says: statements and ticks.
+        self.rates = PeerRates(
             rate_per_s=limits.peer_rate_per_s, burst=limits.peer_burst, peers=limits.peers_remembered
         )
         self._budgets = PeerRates(
             rate_per_s=limits.device_rate_per_s, burst=limits.device_burst, peers=limits.peers_remembered
         )
         self._reminders = Reminders(every_ms=limits.retry_after_ms, peers=limits.peers_remembered)
+        #: Where ticks go: they are no statements, and share nothing with them but the guard.
+        self.ticks = TickDoor(
+            engine=engine, rates=self.rates, metrics=metrics, rubbish=rubbish, monotonic_ns=monotonic_ns
+        )
         self._in_flight = 0
         # The loop keeps only weak references to its tasks.
         self._looking_up: set[asyncio.Task[None]] = set()
@@ -227,7 +233,7 @@ class StatementDoor:
         """Before anything is read: None for a message of ``peer``, whom ``channel`` ("mqtt", "coap") proved, that may come in."""
         self._metrics.statements_of(channel).inc()
         # What comes over one channel uses up nothing of another: they prove the same device by different keys.
-        wait_ns = self._rates.admit(f"{channel}/{peer}", now_ns=self._monotonic_ns())
+        wait_ns = self.rates.admit(f"{channel}/{peer}", now_ns=self._monotonic_ns())
         return self.later(retry_after_ms=max(1, wait_ns // _MS_NS)) if wait_ns else None
 
     def turn_away_quietly(self, peer: str, *, channel: str) -> bytes | None:
@@ -236,7 +242,7 @@ class StatementDoor:
         metrics.statements_of(channel).inc()
         now_ns = self._monotonic_ns()
         name = f"{channel}/{peer}"
-        wait_ns = self._rates.admit(name, now_ns=now_ns)
+        wait_ns = self.rates.admit(name, now_ns=now_ns)
         if not wait_ns:
             return None
         if not self._reminders.is_due(name, now_ns=now_ns):
