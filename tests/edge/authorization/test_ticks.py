@@ -1,5 +1,8 @@
 """Ticks at the core: what they prove is billed, whatever is lost, late, repeated or false; and never more."""
 
+import hashlib
+import itertools
+
 import pytest
 from edge_playbook import TARIFFS
 from hypothesis import given, settings
@@ -218,7 +221,7 @@ def test_a_gateway_that_starts_again_goes_on_with_the_same_chain() -> None:
     assert site.claims()[use.id].net_micros == 90 * 20_000
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     st.lists(st.tuples(st.integers(0, 12), st.integers(1, 30)), min_size=1, max_size=12),
     st.integers(1, 9),
@@ -227,7 +230,9 @@ def test_a_gateway_that_starts_again_goes_on_with_the_same_chain() -> None:
 def test_billed_is_what_the_register_says_and_never_more(legs, unit, rng) -> None:
     """Ticks lost, late, repeated, reordered, false, restarts of either side: conservation, step by step."""
     site = fountain(rated_per_hour=3_600 * unit, report_interval_s=60)
-    secret, length = rng.randbytes(32), 40
+    # Not from ``rng``, which likes zeros: two secrets are never the same, and nobody guesses one.
+    fresh = (hashlib.sha256(number.to_bytes(4, "big")).digest() for number in itertools.count())
+    secret, length = next(fresh), 40
     use, chain = start(site, 700, secret, unit=unit, length=length)
     shown, index, base = 700, 0, 700
     under_way: list[tuple[int, bytes]] = []
@@ -236,7 +241,7 @@ def test_billed_is_what_the_register_says_and_never_more(legs, unit, rng) -> Non
         for _ in range(ticks):
             if index == length or rng.random() < 0.02:
                 # Used up, or lost with its memory: a new one from where the register stands; none of its ticks is heard before it.
-                secret, base, index = rng.randbytes(32), shown, 0
+                secret, base, index = next(fresh), shown, 0
                 chain = payword.words(secret, length)
                 assert site.say(site.chain(shown, secret, unit=unit, length=length)).status is AnswerStatus.RECORDED
                 assert use.value == shown
@@ -244,7 +249,9 @@ def test_billed_is_what_the_register_says_and_never_more(legs, unit, rng) -> Non
             shown = base + index * unit
             under_way.append((index, chain[index]))
         lost = rng.random() < 0.2
-        batch = [tick for tick in under_way if rng.random() < 0.7] + [(rng.randint(1, length), rng.randbytes(32))]
+        batch = [tick for tick in under_way if rng.random() < 0.7] + [
+            (rng.randint(1, length), b"no word of any chain".ljust(32))
+        ]
         rng.shuffle(batch)
         if not lost:
             site.tick(*batch[:60])
