@@ -22,7 +22,7 @@ def digest(transfers: Iterable[Transfer]) -> bytes:
 
 
 def subject(posting: Posting) -> str:
-    """What a posting is about: the batch's hash, the payment, the quota, the case, the window."""
+    """What a posting is about: the batch's hash, the payment, the quota, the case, the window, the decision and its person."""
     if posting.batch is not None:
         return posting.batch.batch_hash.hex()
     if posting.payment is not None:
@@ -34,6 +34,10 @@ def subject(posting: Posting) -> str:
         return str(posting.case_decided.case_id)
     if posting.window_closed is not None:
         return posting.window_closed.window
+    if posting.proposed is not None:
+        return f"{posting.proposed.decision_id}/{posting.proposed.content_hash.hex()}/{posting.proposed.proposed_by}"
+    if posting.approved is not None:
+        return f"{posting.approved.decision_id}/{posting.approved.content_hash.hex()}/{posting.approved.approved_by}"
     if posting.proven is not None:
         return f"{posting.proven.gateway_id}/{posting.proven.incarnation}/{posting.proven.sequence}"
     return ""

@@ -10,15 +10,20 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from farthing.clock import Instant
-from farthing.ids import AccountId, AuthorizationId, GatewayId
+from farthing.ids import AccountId, AuthorizationId, GatewayId, QuotaId
 from farthing.money import Currency, cut
 from farthing.v1 import events_pb2
+from farthing_cloud.ledger.core import carried as carried_ends
 from farthing_cloud.ledger.core import paths
 from farthing_cloud.ledger.core.book import Book
+from farthing_cloud.ledger.core.carried import Carried, CarriedUse
+from farthing_cloud.ledger.core.demand import spent
+from farthing_cloud.ledger.core.directives import link
 from farthing_cloud.ledger.core.posting import (
     BatchAdded,
     CaseAdded,
     Cause,
+    DirectiveRow,
     Event,
     Parked,
     Posting,
@@ -29,6 +34,9 @@ from farthing_cloud.ledger.core.rows import (
     CaseKind,
     Chain,
     Claimed,
+    ClaimKey,
+    Demand,
+    Gateway,
     Quota,
     QuotaStatus,
     RegisterKey,
@@ -48,19 +56,26 @@ class ChainStep(StrEnum):
     UNKNOWN_INCARNATION = "unknown incarnation"
 
 
-def touch(batch: ReceivedBatch, currency: Currency) -> Touch:
-    """The rows that posting ``batch`` looks at."""
+def touch(batch: ReceivedBatch, currency: Currency, carried: Sequence[Carried] = ()) -> Touch:
+    """The rows that posting ``batch`` looks at; ``carried``: its carried ends, read."""
+    uses = [entry for entry in carried if isinstance(entry, CarriedUse)]
     accounts = dict.fromkeys(AccountId(line.account_id) for line in batch.lines if line.account_id)
     quotas = dict.fromkeys(line.quota_id for line in batch.lines if line.quota_id is not None)
     quotas.update(dict.fromkeys(quota_id for quota_id, _ in batch.stopped))
     quotas.update(dict.fromkeys(batch.closed))
+    quotas.update(dict.fromkeys(quota_id for use in uses for quota_id in use.quota_ids))
+    claims: dict[ClaimKey, tuple[RegisterKey, int, int]] = {
+        (c.authorization_id, batch.gateway_id): (c.register, c.register_from, c.register_to) for c in batch.claims
+    }
+    claims.update({use.key: (use.register, use.register_from, use.register_to) for use in uses})
     return Touch(
         operator_id=batch.operator_id,
         currency=currency,
-        gateway_ids=(batch.gateway_id,),
+        gateway_ids=tuple(dict.fromkeys((batch.gateway_id, *(use.granted_by for use in uses)))),
         account_ids=tuple(accounts),
         quota_ids=tuple(quotas),
-        claims={c.authorization_id: (c.register, c.register_from, c.register_to) for c in batch.claims},
+        claims=claims,
+        demand=True,
         chain=(batch.gateway_id, batch.incarnation, batch.sequence),
     )
 
@@ -88,14 +103,15 @@ class _Part:
     aside: bool
 
 
-def plan(view: View, batch: ReceivedBatch, *, now: Instant) -> Posting:
-    """What posting ``batch`` writes; it must be the next of its chain."""
+def plan(view: View, batch: ReceivedBatch, carried: Sequence[Carried] = (), *, now: Instant) -> Posting:
+    """What posting ``batch`` writes; it must be the next of its chain. ``carried``: its carried ends, read."""
     assert fit(view, batch) is ChainStep.NEXT
     gateway = view.gateways[batch.gateway_id]
     book = Book(view)
     raised, parts, opened, missing = _claims(view, batch)
 
-    beyond_micros = net_micros = tax_micros = aside_micros = 0
+    beyond_micros = net_micros = tax_micros = aside_micros = late_micros = 0
+    demand: dict[AccountId, int] = {}
     floor: dict[AccountId, int] = {}
     parked: list[Parked] = []
     over: list[CaseAdded] = []
@@ -156,6 +172,10 @@ def plan(view: View, batch: ReceivedBatch, *, now: Instant) -> Posting:
             room_micros=room,
         )
         beyond_micros += poured.beyond_micros
+        if quota is not None:
+            late_micros += poured.beyond_micros
+        if line.account_id:
+            demand[AccountId(line.account_id)] = demand.get(AccountId(line.account_id), 0) + net + tax
         net_micros += poured.net_micros
         tax_micros += poured.tax_micros
         if line.funding == "floor" and poured.account_micros:
@@ -177,13 +197,24 @@ def plan(view: View, batch: ReceivedBatch, *, now: Instant) -> Posting:
                 )
             )
 
-    events = _stop_and_close(view, batch, book)
+    others = carried_ends.bill(
+        view,
+        book,
+        carried_ends.From(gateway_id=batch.gateway_id, incarnation=batch.incarnation, sequence=batch.sequence),
+        carried,
+        {claim.key: claim for claim in raised.values()},
+    )
+    events, in_use = _stop_and_close(view, batch, book, now)
     book.pay_debts()
 
-    cases = [*_with_asides(view, opened, asides, raised), *over]
+    cases = [*_with_asides(view, batch.gateway_id, opened, asides, raised), *over, *others.cases]
+    clearing_micros = net_micros
+    net_micros, tax_micros = net_micros + others.net_micros, tax_micros + others.tax_micros
+    aside_micros += others.aside_micros
     parked_micros = missing + sum(entry.net_micros + entry.tax_micros for entry in parked)
     # Positions only grow; an empty batch names last < first, and an old incarnation is no witness of the present one.
-    ahead = batch.incarnation == gateway.incarnation and batch.last_position >= gateway.witness_position
+    present = batch.incarnation == gateway.incarnation
+    ahead = present and not gateway.waits_because and batch.last_position >= gateway.witness_position
     added = BatchAdded(
         gateway_id=batch.gateway_id,
         site_id=batch.site_id,
@@ -212,8 +243,21 @@ def plan(view: View, batch: ReceivedBatch, *, now: Instant) -> Posting:
         # Money without leaves is never proven: there is nothing that could show it.
         proven=batch.leaf_count == 0 and not batch.lines,
         parked=tuple(parked),
+        clearing_micros=clearing_micros,
+        carried=tuple(others.raised.values()),
         floor=floor,
     )
+    gateway = replace(
+        gateway,
+        beyond_micros=gateway.beyond_micros + (0 if added.proven else beyond_micros),
+        adopted=gateway.adopted or present,
+        witness_start_id=batch.start_id if ahead else gateway.witness_start_id,
+        witness_position=batch.last_position if ahead else gateway.witness_position,
+        contact_at=Instant(max(now, gateway.contact_at)),
+        sealed_sequence=max(batch.sequence, gateway.sealed_sequence) if present else gateway.sealed_sequence,
+        late_micros=gateway.late_micros + late_micros,
+    )
+    gateways, directives = _tell(view, gateway, others, now)
     return Posting(
         kind="batch",
         operator_id=view.operator_id,
@@ -222,18 +266,16 @@ def plan(view: View, batch: ReceivedBatch, *, now: Instant) -> Posting:
         business_at=batch.sealed_at,
         transfers=book.transfers(),
         changes=book.changes(),
-        gateways=(
-            replace(
-                gateway,
-                beyond_micros=gateway.beyond_micros + (0 if added.proven else beyond_micros),
-                adopted=gateway.adopted or batch.incarnation == gateway.incarnation,
-                witness_start_id=batch.start_id if ahead else gateway.witness_start_id,
-                witness_position=batch.last_position if ahead else gateway.witness_position,
-            ),
+        gateways=gateways,
+        directives=directives,
+        in_use=in_use,
+        demand=tuple(
+            (batch.gateway_id, account_id, _demand(view, batch.gateway_id, account_id, micros, now))
+            for account_id, micros in demand.items()
         ),
         chain=(batch.gateway_id, _next(view.chain, batch, proven=added.proven)),
         quotas=book.quotas(view.quotas.values()),
-        claims=tuple(raised.values()),
+        claims=(*raised.values(), *others.raised.values()),
         cases=tuple(cases),
         events=(
             Event(kind="batch.posted", key=batch.gateway_id, value=_posted(batch, added)),
@@ -242,6 +284,23 @@ def plan(view: View, batch: ReceivedBatch, *, now: Instant) -> Posting:
         ),
         batch=added,
     )
+
+
+def _demand(view: View, gateway_id: GatewayId, account_id: AccountId, micros: int, now: Instant) -> Demand:
+    return spent(view.demand.get((gateway_id, account_id)), micros, now=now)
+
+
+def _tell(
+    view: View, gateway: Gateway, others: carried_ends.Outcome, now: Instant
+) -> tuple[tuple[Gateway, ...], tuple[DirectiveRow, ...]]:
+    """Tell the gateways whose sessions were ended elsewhere; ``gateway`` is the one whose batch it is."""
+    gateways = {gateway.gateway_id: gateway}
+    directives = []
+    for gateway_id, body in others.directives:
+        told = gateways.get(gateway_id, view.gateways[gateway_id])
+        gateways[gateway_id], row = link(told, body, dated_at=now)
+        directives.append(row)
+    return tuple(gateways.values()), tuple(directives)
 
 
 def _aside_of(batch: ReceivedBatch, line: Line, index: int, net_micros: int, tax_micros: int) -> Aside:
@@ -272,10 +331,10 @@ def _claims(
     missing_micros = 0
     for claim in batch.claims:
         authorization_id = claim.authorization_id
-        stored = view.claimed.get(authorization_id)
+        stored = view.claimed.get((authorization_id, batch.gateway_id))
         before_net, before_tax = (stored.net_micros, stored.tax_micros) if stored is not None else (0, 0)
         case: tuple[CaseKind, AuthorizationId, int] | None = None
-        overlap = _overlap(view, in_batch, claim)
+        overlap = _overlap(view, batch.gateway_id, in_batch, claim)
         due = max(0, claim.net_micros - before_net) + max(0, claim.tax_micros - before_tax)
         # What it adds while it overlaps: what was claimed first and is only said again stays as it was.
         adds = stored is None or due > 0
@@ -323,11 +382,13 @@ def _claims(
     return raised, parts, cases, missing_micros
 
 
-def _overlap(view: View, in_batch: dict[RegisterKey, list[Claimed]], claim: Claim) -> AuthorizationId | None:
+def _overlap(
+    view: View, gateway_id: GatewayId, in_batch: dict[RegisterKey, list[Claimed]], claim: Claim
+) -> AuthorizationId | None:
     """Another authorization that has claimed a part of this interval; an interval without width overlaps nothing."""
     if claim.register_from >= claim.register_to:
         return None
-    stored = view.overlaps.get(claim.authorization_id)
+    stored = view.overlaps.get((claim.authorization_id, gateway_id))
     if stored is not None:
         return stored
     for other in in_batch.get(claim.register, ()):
@@ -340,7 +401,7 @@ def _overlap(view: View, in_batch: dict[RegisterKey, list[Claimed]], claim: Clai
 
 def _went_down(stored: Claimed, claim: Claim, batch: ReceivedBatch) -> bool:
     """A later batch of the same chain says less. (Another chain may know less: it is only late.)"""
-    if (stored.gateway_id, stored.incarnation) != (batch.gateway_id, batch.incarnation):
+    if stored.raised_by is not None or stored.incarnation != batch.incarnation:
         return False
     return (
         claim.net_micros < stored.net_micros
@@ -364,7 +425,7 @@ def _raise(stored: Claimed | None, claim: Claim, batch: ReceivedBatch, *, aside:
         sequence=batch.sequence,
     )
     if stored is not None:
-        same = replace(after, gateway_id=stored.gateway_id, incarnation=stored.incarnation, sequence=stored.sequence)
+        same = replace(after, incarnation=stored.incarnation, sequence=stored.sequence, raised_by=stored.raised_by)
         if same == stored:
             return stored  # a replay in another chain raises nothing: whose claim it was stays
     return after
@@ -384,9 +445,12 @@ def _fault(view: View, batch: ReceivedBatch, line: Line, quota: Quota | None) ->
     return ""
 
 
-def _stop_and_close(view: View, batch: ReceivedBatch, book: Book) -> list[Event]:
-    """Void what a stopped quota no longer holds, and the rest of a closed one."""
+def _stop_and_close(
+    view: View, batch: ReceivedBatch, book: Book, now: Instant
+) -> tuple[list[Event], tuple[tuple[QuotaId, Instant | None], ...]]:
+    """Void what a stopped quota no longer holds, and the rest of a closed one; also which quotas are said to be in use."""
     events = []
+    in_use: list[tuple[QuotaId, Instant | None]] = []
 
     def mine(quota: Quota | None) -> Quota | None:
         # Only the chain of the incarnation it was granted to can end a quota (DESIGN 5.5).
@@ -397,7 +461,9 @@ def _stop_and_close(view: View, batch: ReceivedBatch, book: Book) -> list[Event]
     for quota_id, still_held in batch.stopped:
         if (quota := mine(view.quotas.get(quota_id))) is not None:
             book.void(quota, max(0, book.held(quota) - still_held), Cause.ABOVE_HELD)
-            book.set_status(quota, QuotaStatus.STOPPED)
+            if book.status(quota) is not QuotaStatus.FROZEN:
+                book.set_status(quota, QuotaStatus.STOPPED)
+            in_use.append((quota_id, now if still_held else None))
     for quota_id in batch.closed:
         if (quota := mine(view.quotas.get(quota_id))) is not None:
             book.void(quota, book.held(quota), Cause.CLOSED)
@@ -410,11 +476,12 @@ def _stop_and_close(view: View, batch: ReceivedBatch, book: Book) -> list[Event]
                 amount_micros=quota.amount_micros,
             )
             events.append(Event(kind="quota.closed", key=quota.account_id, value=value.SerializeToString()))
-    return events
+    return events, tuple(in_use)
 
 
 def _with_asides(
     view: View,
+    gateway_id: GatewayId,
     cases: dict[AuthorizationId, CaseAdded],
     asides: dict[AuthorizationId, list[Aside]],
     raised: dict[AuthorizationId, Claimed],
@@ -423,17 +490,17 @@ def _with_asides(
     out = []
     for authorization_id, case in cases.items():
         mine = tuple(asides.pop(authorization_id, ())) if case.kind is CaseKind.OVERLAP else ()
-        open_case = view.open_cases.get(authorization_id) if case.kind is CaseKind.OVERLAP else None
+        open_case = view.open_cases.get((authorization_id, gateway_id)) if case.kind is CaseKind.OVERLAP else None
         if case.kind is not CaseKind.OVERLAP or mine:
             out.append(replace(case, asides=mine, case_id=open_case))
     for authorization_id, more in asides.items():
         out.append(
             CaseAdded(
-                case_id=view.open_cases.get(authorization_id),
+                case_id=view.open_cases.get((authorization_id, gateway_id)),
                 kind=CaseKind.OVERLAP,
                 device_id=raised[authorization_id].register.device_id,
                 authorization_id=authorization_id,
-                other_authorization_id=view.overlaps.get(authorization_id, AuthorizationId(b"")),
+                other_authorization_id=view.overlaps.get((authorization_id, gateway_id), AuthorizationId(b"")),
                 asides=tuple(more),
             )
         )

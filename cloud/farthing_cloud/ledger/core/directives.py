@@ -26,6 +26,8 @@ Body: TypeAlias = (
     | directive_pb2.PlacePolicy
     | directive_pb2.Scorecard
     | directive_pb2.OnlineCheck
+    | directive_pb2.EndCarried
+    | directive_pb2.AuthorizingStopped
 )
 
 _FIELDS = {
@@ -45,6 +47,8 @@ _FIELDS = {
     directive_pb2.PlacePolicy: "place",
     directive_pb2.Scorecard: "scorecard",
     directive_pb2.OnlineCheck: "online_check",
+    directive_pb2.EndCarried: "end_carried",
+    directive_pb2.AuthorizingStopped: "authorizing_stopped",
 }
 
 

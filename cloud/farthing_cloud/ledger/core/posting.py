@@ -17,7 +17,10 @@ from farthing_cloud.ledger.core.rows import (
     CaseStatus,
     Chain,
     Claimed,
+    Decision,
+    Demand,
     Gateway,
+    GatewayCase,
     Payer,
     Payment,
     Quota,
@@ -46,6 +49,8 @@ class Cause(StrEnum):
     EXPOSURE = "exposure"
     ABOVE_HELD = "above-held"
     CLOSED = "closed"
+    SILENCE = "silence"
+    FORCED = "forced"
     DEBT = "debt"
     REVERSED = "reversed"
     CARRIED = "carried"
@@ -91,6 +96,10 @@ class CaseAdded:
     asides: tuple[Aside, ...]
     #: What has no line to stand on (``SHARES_MISSING``).
     missing_micros: int = 0
+    #: Where and why, for people.
+    detail: str = ""
+    #: Whose authorization it is, where the case is about one.
+    gateway_id: GatewayId | None = None
 
     @property
     def aside_micros(self) -> int:
@@ -176,6 +185,10 @@ class BatchAdded:
     #: A batch that bills nothing has nothing left to prove.
     proven: bool
     parked: tuple[Parked, ...]
+    #: Net of its lines that stands in clearing and waits for proof. (What carried ends billed was proven when it was posted.)
+    clearing_micros: int
+    #: Claims on other gateways' authorizations, as the ledger computed them from carried ends.
+    carried: tuple[Claimed, ...]
     #: What each account paid of its spending on the floor, or owes for it. What nobody paid gives no room back.
     floor: Mapping[AccountId, int]
 
@@ -240,6 +253,13 @@ class Posting:
     floors: tuple[tuple[GatewayId, AccountId, int], ...] = ()
     #: (gateway, account) pairs: the gateway was told of the account.
     told: tuple[tuple[GatewayId, AccountId], ...] = ()
+    #: Quotas of which the gateway said that holds are in use (when), or that none are (None).
+    in_use: tuple[tuple[QuotaId, Instant | None], ...] = ()
+    gateway_cases: tuple[GatewayCase, ...] = ()
+    gateway_cases_closed: tuple[GatewayCase, ...] = ()
+    proposed: Decision | None = None
+    approved: Decision | None = None
+    demand: tuple[tuple[GatewayId, AccountId, Demand], ...] = ()
 
     def authorizations(self) -> tuple[AuthorizationId, ...]:
         """Those whose claim this raises."""

@@ -8,6 +8,7 @@ from farthing.ids import AccountId, GatewayId, OperatorId, QuotaId
 from farthing.money import PPM, Currency
 from farthing.v1 import directive_pb2, events_pb2, gateway_sync_pb2
 from farthing_cloud.ledger.core.book import Book
+from farthing_cloud.ledger.core.demand import decayed
 from farthing_cloud.ledger.core.directives import link, quota_granted
 from farthing_cloud.ledger.core.funds import OtherContent
 from farthing_cloud.ledger.core.posting import Event, Posting, QuotaAfter
@@ -49,6 +50,7 @@ class QuotaRequest:
             gateway_ids=(self.gateway_id,),
             account_ids=(self.account_id,),
             quota_request=(self.gateway_id, self.incarnation, self.counter),
+            demand=True,
         )
 
     def quota_id(self) -> QuotaId:
@@ -82,7 +84,9 @@ def grant(
     share = available * terms.share_ppm // PPM
     if share < terms.smallest_micros:
         share = min(available, terms.smallest_micros)
-    amount = min(request.wanted_micros, share, room)
+    # What it lately spent here comes again: asking once is better than asking often.
+    lately = decayed(view.demand.get((request.gateway_id, request.account_id)), now=now)
+    amount = min(max(request.wanted_micros, lately), share, room)
     answer: gateway_sync_pb2.QuotaAnswer.ValueType
     if request.incarnation != gateway.incarnation:
         answer = gateway_sync_pb2.QUOTA_ANSWER_INCARNATION_DIFFERS
@@ -92,8 +96,8 @@ def grant(
         answer = gateway_sync_pb2.QUOTA_ANSWER_ACCOUNT_SUSPENDED
     elif view.open_quotas.get(request.account_id, 0) >= terms.most_open_per_account:
         answer = gateway_sync_pb2.QUOTA_ANSWER_TOO_MANY_OPEN
-    elif room <= 0 or gateway.quarantined:
-        # A gateway that signed two stories is trusted with nothing more than it already holds.
+    elif room <= 0 or not gateway.trusted:
+        # A gateway that signed two stories, or lost its own, is trusted with nothing more than it already holds.
         answer = gateway_sync_pb2.QUOTA_ANSWER_EXPOSURE_REACHED
     elif amount <= 0:
         answer = gateway_sync_pb2.QUOTA_ANSWER_NOTHING_AVAILABLE
@@ -130,7 +134,8 @@ def grant(
     )
     book.hold(quota)
     assert book.available(request.account_id) >= 0  # P1: the decision cannot be one that overspends
-    after, row = link(replace(gateway, adopted=True), quota_granted(quota, view.currency), dated_at=now)
+    heard = replace(gateway, adopted=True, contact_at=Instant(max(now, gateway.contact_at)))
+    after, row = link(heard, quota_granted(quota, view.currency), dated_at=now)
     value = events_pb2.QuotaChanged(
         operator_id=view.operator_id,
         quota_id=quota.quota_id,

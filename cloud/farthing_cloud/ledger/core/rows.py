@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import TypeAlias
 
 from farthing.clock import Instant
 from farthing.ids import AccountId, AuthorizationId, GatewayId, OperatorId, QuotaId, SiteId
@@ -55,7 +56,7 @@ class Gateway:
     incarnation: int
     #: The gateway has shown that its journal knows this incarnation.
     adopted: bool
-    #: It signed two batches with one sequence: it is given no quota until a person has looked.
+    #: It signed two batches with one sequence: it is given no quota until a new incarnation has been decided.
     quarantined: bool
     directive_version: int
     directive_hash: bytes
@@ -65,6 +66,19 @@ class Gateway:
     grant_key: bytes
     witness_start_id: bytes
     witness_position: int
+    #: When it was last heard, and the last batch it said it had sealed (of its incarnation).
+    contact_at: Instant = Instant(0)
+    sealed_sequence: int = 0
+    #: Billed on quotas beyond what was held for them, ever: what honest gateways do only after a forced void or a rollback (P1).
+    late_micros: int = 0
+    #: Why it waits for a new incarnation; empty when it does not. ``waits_start_id``: the start that did not agree.
+    waits_because: str = ""
+    waits_start_id: bytes = b""
+
+    @property
+    def trusted(self) -> bool:
+        """Whether its incarnation and witness agree with what the ledger knows; only such a one is given quotas."""
+        return not self.quarantined and not self.waits_because
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +97,8 @@ class QuotaStatus(StrEnum):
     OPEN = "open"
     RECALLED = "recalled"
     STOPPED = "stopped"
+    #: Granted to an incarnation that is over: held until its ``report_until``, and still pays what is posted (DESIGN 5.9).
+    FROZEN = "frozen"
     CLOSED = "closed"
 
 
@@ -101,6 +117,8 @@ class Quota:
     spend_until: Instant
     report_until: Instant
     request_counter: int
+    #: When the gateway last said that holds of it are in use; None when it said nothing, or that none are.
+    in_use_at: Instant | None = None
 
     @property
     def held_micros(self) -> int:
@@ -117,6 +135,10 @@ class RegisterKey:
     register_epoch: int
 
 
+#: An authorization and the gateway that gave it (docs/adr/0006).
+ClaimKey: TypeAlias = tuple[AuthorizationId, GatewayId]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claimed:
     """The highest claim of an authorization. (gateway, incarnation, sequence) name the batch that raised it last."""
@@ -130,9 +152,17 @@ class Claimed:
     final: bool
     #: It overlapped another authorization: what it adds is set aside, from then on.
     aside: bool
+    #: Whose authorization it is.
     gateway_id: GatewayId
     incarnation: int
     sequence: int
+    #: Whose batch raised it, where it is another gateway's: a carried end.
+    raised_by: GatewayId | None = None
+
+    @property
+    def key(self) -> ClaimKey:
+        """What it is known by."""
+        return self.authorization_id, self.gateway_id
 
 
 class CaseKind(StrEnum):
@@ -143,6 +173,8 @@ class CaseKind(StrEnum):
     WENT_DOWN = "went-down"
     REGISTER_DIFFERS = "register-differs"
     SHARES_MISSING = "shares-missing"
+    #: An end that another gateway carried, and that does not prove itself.
+    CARRIED = "carried"
 
 
 class CaseStatus(StrEnum):
@@ -184,6 +216,55 @@ class Case:
     authorization_id: bytes
     other_authorization_id: bytes
     asides: tuple[Aside, ...]
+
+
+class GatewayCaseKind(StrEnum):
+    """Why a person has to look at a gateway."""
+
+    INCARNATION = "incarnation"
+    EQUIVOCATION = "equivocation"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GatewayCase:
+    """Something that only people can decide about a gateway in one of its incarnations; open until a later one begins."""
+
+    gateway_id: GatewayId
+    incarnation: int
+    kind: GatewayCaseKind
+    detail: str
+
+
+class DecisionKind(StrEnum):
+    """What one person proposes and another approves."""
+
+    INCARNATION = "incarnation"
+    FORCED_VOID = "forced-void"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """A proposal, and who approved it. ``content`` is what both persons saw, byte for byte."""
+
+    decision_id: str
+    kind: DecisionKind
+    gateway_id: GatewayId
+    incarnation: int
+    reason: str
+    content: bytes
+    content_hash: bytes
+    proposed_by: str
+    proposed_at: Instant
+    approved_by: str = ""
+    approved_at: Instant | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Demand:
+    """What an account lately spent at a gateway: a sum that halves with time, as it was ``at``; micros."""
+
+    micros: int
+    at: Instant
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -231,8 +312,8 @@ class Touch:
     gateway_ids: tuple[GatewayId, ...] = ()
     account_ids: tuple[AccountId, ...] = ()
     quota_ids: tuple[QuotaId, ...] = ()
-    #: Authorization → (register, from, to) of its claim in the request, which is by the gateway of ``chain``.
-    claims: Mapping[AuthorizationId, tuple[RegisterKey, int, int]] = field(default_factory=dict)
+    #: Claim → (register, from, to) in the request.
+    claims: Mapping[ClaimKey, tuple[RegisterKey, int, int]] = field(default_factory=dict)
     #: (gateway, incarnation) of a chain of batches, with the sequence asked for.
     chain: tuple[GatewayId, int, int] | None = None
     #: (gateway, incarnation, counter).
@@ -243,6 +324,11 @@ class Touch:
     floors: bool = False
     #: (gateway, idempotency key) of another service's wish for a directive.
     wish: tuple[GatewayId, str] | None = None
+    decision_id: str | None = None
+    #: Load every quota of the touched gateways that is not closed, with its account, and their open claims.
+    incarnations: bool = False
+    #: Load what the touched accounts lately spent at the touched gateways.
+    demand: bool = False
     #: Take the books for closing: nobody posts meanwhile.
     exclusive: bool = False
 
@@ -272,11 +358,11 @@ class View:
     quotas: Mapping[QuotaId, Quota] = field(default_factory=dict)
     #: How many quotas with status open each touched account has, over all gateways.
     open_quotas: Mapping[AccountId, int] = field(default_factory=dict)
-    claimed: Mapping[AuthorizationId, Claimed] = field(default_factory=dict)
-    #: Authorization of the request → another one whose stored claim overlaps it.
-    overlaps: Mapping[AuthorizationId, AuthorizationId] = field(default_factory=dict)
-    #: The case of each touched authorization that is still open.
-    open_cases: Mapping[AuthorizationId, int] = field(default_factory=dict)
+    claimed: Mapping[ClaimKey, Claimed] = field(default_factory=dict)
+    #: Claim of the request → another authorization whose stored claim overlaps it.
+    overlaps: Mapping[ClaimKey, AuthorizationId] = field(default_factory=dict)
+    #: The case of each touched claim that is still open.
+    open_cases: Mapping[ClaimKey, int] = field(default_factory=dict)
     chain: Chain | None = None
     batch: PostedBatch | None = None
     quota_request: QuotaRequested | None = None
@@ -288,5 +374,9 @@ class View:
     told: frozenset[AccountId] = frozenset()
     #: (gateway, account) → proven spending on the floor that waits for the account's debt to be settled; micros.
     floors: Mapping[tuple[GatewayId, AccountId], int] = field(default_factory=dict)
+    decision: Decision | None = None
+    #: Claims of the touched gateways that are not final, the newest first; only where the touch asks for incarnations.
+    open_claims: tuple[Claimed, ...] = ()
+    demand: Mapping[tuple[GatewayId, AccountId], Demand] = field(default_factory=dict)
     #: Only for an exclusive touch.
     clearings: tuple[SiteClearing, ...] = ()

@@ -1,7 +1,7 @@
-SELECT n.authorization_id, other.authorization_id
-FROM unnest(%(authorizations)s::bytea[], %(claim_devices)s::text[], %(claim_registers)s::text[], %(claim_epochs)s::bigint[],
-        %(froms)s::numeric[], %(tos)s::numeric[])
-    AS n (authorization_id, device_id, register_id, register_epoch, register_from, register_to)
+SELECT n.authorization_id, n.gateway_id, other.authorization_id
+FROM unnest(%(authorizations)s::bytea[], %(claim_gateways)s::text[], %(claim_devices)s::text[], %(claim_registers)s::text[],
+        %(claim_epochs)s::bigint[], %(froms)s::numeric[], %(tos)s::numeric[])
+    AS n (authorization_id, gateway_id, device_id, register_id, register_epoch, register_from, register_to)
 JOIN registers r USING (device_id, register_id, register_epoch)
 CROSS JOIN LATERAL (
     SELECT c.authorization_id
@@ -10,7 +10,7 @@ CROSS JOIN LATERAL (
         AND c.operator_id = %(operator_id)s
         AND c.register_to > n.register_from
         AND c.register_from < n.register_to
-        AND (c.authorization_id, c.gateway_id) <> (n.authorization_id, %(gateway_id)s)
+        AND (c.authorization_id, c.gateway_id) <> (n.authorization_id, n.gateway_id)
         AND c.register_from < c.register_to
     ORDER BY c.authorization_id
     LIMIT 1

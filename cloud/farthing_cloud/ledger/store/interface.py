@@ -7,16 +7,19 @@ Rule 3: nothing is ever read back that was not committed.
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Final, Protocol, TypeVar
 
 from farthing.clock import Instant
 from farthing.ids import AccountId, GatewayId, OperatorId, QuotaId
 from farthing.money import Currency
 from farthing.v1 import batch_pb2
 from farthing_cloud.ledger.core.posting import Posting, Transfer
-from farthing_cloud.ledger.core.rows import Balances, Chain, Gateway, Touch, View
+from farthing_cloud.ledger.core.rows import Balances, Chain, Decision, Gateway, GatewayCase, Touch, View
 
 T = TypeVar("T")
+
+#: Batches of one gateway that are kept although they do not fit its chain, each at most 4 MiB: enough to see what it does, and no more.
+MAX_FORKS: Final = 256
 
 
 class StoreError(Exception):
@@ -94,6 +97,16 @@ class StoredBatch:
     floor: Mapping[AccountId, int]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredGatewayCase:
+    """A gateway's case as stored; ``closed_at`` None while it is open."""
+
+    case_id: int
+    case: GatewayCase
+    opened_at: Instant
+    closed_at: Instant | None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
 class Cursor:
     """Where a reader of the outbox stands."""
@@ -162,10 +175,36 @@ class LedgerStore(Protocol):
         """Keep a signed receipt for ever; the one kept first wins and is returned."""
 
     async def park_fork(self, gateway_id: GatewayId, incarnation: int, sequence: int, batch: Signed, why: str) -> None:
-        """Keep a batch that does not fit its chain, and give its gateway no more quotas until a person has looked."""
+        """Keep a batch that does not fit its chain; the first ``MAX_FORKS`` of a gateway."""
 
-    async def witness(self, gateway_id: GatewayId, start_id: bytes, position: int, *, adopted: bool) -> None:
-        """Remember the furthest position a gateway has shown, and that it knows its incarnation."""
+    async def witness(
+        self,
+        gateway_id: GatewayId,
+        incarnation: int,
+        *,
+        start_id: bytes,
+        position: int,
+        sealed_sequence: int,
+        now: Instant,
+    ) -> None:
+        """Remember the furthest position that the journal of the present incarnation has shown; not of a gateway that waits."""
+
+    async def contact(self, gateway_id: GatewayId, *, now: Instant) -> None:
+        """Remember that a gateway was heard."""
+
+    async def overdue_quotas(
+        self, *, now: Instant, outage_us: int, limit: int
+    ) -> Sequence[tuple[GatewayId, tuple[QuotaId, ...]]]:
+        """Quotas that silence has ended (``core.silence``), the longest overdue first, by gateway; ``limit`` counts quotas."""
+
+    async def books_of_decision(self, decision_id: str) -> tuple[OperatorId, Currency, GatewayId] | None:
+        """Whose decision it is."""
+
+    async def decisions(self, operator_id: OperatorId) -> Sequence[Decision]:
+        """Proposed and approved, oldest first."""
+
+    async def gateway_cases(self, operator_id: OperatorId, *, open_only: bool) -> Sequence[StoredGatewayCase]:
+        """What people have to look at, oldest first."""
 
     async def directives(self, gateway_id: GatewayId, after_version: int, limit: int) -> Sequence[StoredDirective]:
         """The next links of a chain, signed or not."""

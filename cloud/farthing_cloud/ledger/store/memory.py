@@ -5,10 +5,12 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
+from farthing.clock import Instant
 from farthing.ids import AccountId, AuthorizationId, GatewayId, OperatorId, QuotaId, SiteId
 from farthing.money import Currency
 from farthing.v1 import events_pb2
 from farthing_cloud.ledger.core import audit, paths
+from farthing_cloud.ledger.core.incarnations import MAX_OPEN_CLAIMS
 from farthing_cloud.ledger.core.posting import BatchAdded, Posting, Transfer
 from farthing_cloud.ledger.core.replay import fault_of
 from farthing_cloud.ledger.core.rows import (
@@ -19,7 +21,11 @@ from farthing_cloud.ledger.core.rows import (
     CaseStatus,
     Chain,
     Claimed,
+    ClaimKey,
+    Decision,
+    Demand,
     Gateway,
+    GatewayCaseKind,
     Payer,
     Payment,
     PostedBatch,
@@ -31,7 +37,9 @@ from farthing_cloud.ledger.core.rows import (
     Touch,
     View,
 )
+from farthing_cloud.ledger.core.silence import outlives
 from farthing_cloud.ledger.store.interface import (
+    MAX_FORKS,
     Cursor,
     LedgerStore,
     Posted,
@@ -40,6 +48,7 @@ from farthing_cloud.ledger.store.interface import (
     StoredBatch,
     StoredDirective,
     StoredEvent,
+    StoredGatewayCase,
     Transaction,
     Verdict,
 )
@@ -90,6 +99,9 @@ class MemoryStore:
         self._told: dict[tuple[OperatorId, AccountId], dict[GatewayId, None]] = {}
         self._floors: dict[tuple[GatewayId, AccountId], int] = {}
         self._outbox: list[StoredEvent] = []
+        self._decisions: dict[str, tuple[OperatorId, Currency, Decision]] = {}
+        self._gateway_cases: list[tuple[OperatorId, StoredGatewayCase]] = []
+        self._demand: dict[tuple[GatewayId, AccountId], Demand] = {}
         self._heads: dict[OperatorId, bytes] = {}
         self._links: list[tuple[OperatorId, bytes, bytes]] = []
 
@@ -102,6 +114,13 @@ class MemoryStore:
     def load(self, touch: Touch) -> View:
         """The rows as they are."""
         books = self._books.setdefault((touch.operator_id, touch.currency), _Books())
+        if touch.incarnations:
+            live = (
+                q.quota_id
+                for q in self._quotas.values()
+                if q.gateway_id in touch.gateway_ids and q.status is not QuotaStatus.CLOSED
+            )
+            touch = replace(touch, quota_ids=(*touch.quota_ids, *live))
         quotas = {quota_id: self._quotas[quota_id] for quota_id in touch.quota_ids if quota_id in self._quotas}
         case = self._cases.get(touch.case_id) if touch.case_id is not None else None
         accounts = dict.fromkeys(touch.account_ids)
@@ -138,19 +157,16 @@ class MemoryStore:
             }
             if touch.quota_request is not None
             else {},
-            claimed={
-                a: self._claims[a, touch.chain[0]]
-                for a in touch.claims
-                if touch.chain is not None and (a, touch.chain[0]) in self._claims
-            },
+            claimed={key: self._claims[key] for key in touch.claims if key in self._claims},
             overlaps=self._overlaps(touch),
             open_cases={
-                AuthorizationId(stored_case.authorization_id): case_id
+                key: case_id
+                for key in touch.claims
                 for case_id, (_, _, stored_case) in self._cases.items()
-                if stored_case.authorization_id in touch.claims
+                if stored_case.authorization_id == key[0]
                 and stored_case.status is CaseStatus.OPEN
                 and stored_case.kind is CaseKind.OVERLAP
-                and any(aside.gateway_id in touch.gateway_ids for aside in stored_case.asides)
+                and any(aside.gateway_id == key[1] for aside in stored_case.asides)
             },
             chain=chain,
             batch=batch,
@@ -169,15 +185,35 @@ class MemoryStore:
             }
             if touch.floors
             else {},
+            decision=self._decision(touch),
+            open_claims=tuple(
+                sorted(
+                    (c for c in self._claims.values() if c.gateway_id in touch.gateway_ids and not c.final),
+                    key=lambda c: (-c.incarnation, -c.sequence, c.authorization_id),
+                )[:MAX_OPEN_CLAIMS]
+            )
+            if touch.incarnations
+            else (),
+            demand={
+                (g, a): self._demand[g, a]
+                for g in touch.gateway_ids
+                for a in touch.account_ids
+                if (g, a) in self._demand
+            }
+            if touch.demand
+            else {},
             clearings=self._clearings(touch, books) if touch.exclusive else (),
         )
 
-    def _overlaps(self, touch: Touch) -> dict[AuthorizationId, AuthorizationId]:
+    def _decision(self, touch: Touch) -> Decision | None:
+        found = self._decisions.get(touch.decision_id) if touch.decision_id is not None else None
+        return found[2] if found is not None and found[:2] == (touch.operator_id, touch.currency) else None
+
+    def _overlaps(self, touch: Touch) -> dict[ClaimKey, AuthorizationId]:
         out = {}
-        for authorization_id, (register, start, end) in touch.claims.items():
+        for mine, (register, start, end) in touch.claims.items():
             if start >= end:
                 continue  # an interval without width overlaps nothing
-            mine = (authorization_id, touch.chain[0] if touch.chain is not None else "")
             others = (self._claims[other] for other in self._registers.get(register, ()) if other != mine)
             hits = [
                 c.authorization_id
@@ -188,7 +224,7 @@ class MemoryStore:
                 and self._gateways[c.gateway_id].operator_id == touch.operator_id
             ]
             if hits:
-                out[authorization_id] = min(hits)
+                out[mine] = min(hits)
         return out
 
     def _clearings(self, touch: Touch, books: _Books) -> tuple[SiteClearing, ...]:
@@ -236,10 +272,13 @@ class MemoryStore:
                 voided_micros=changed.voided_micros,
                 status=QuotaStatus(changed.status),
             )
+        for quota_id, in_use_at in posting.in_use:
+            self._quotas[quota_id] = replace(self._quotas[quota_id], in_use_at=in_use_at)
         for claim in posting.claims:
-            name = claim.authorization_id, claim.gateway_id
-            self._claims[name] = claim
-            self._registers.setdefault(claim.register, {})[name] = None
+            self._claims[claim.key] = claim
+            self._registers.setdefault(claim.register, {})[claim.key] = None
+        self._keep_decisions(posting)
+        self._demand.update({(gateway_id, account_id): demand for gateway_id, account_id, demand in posting.demand})
         case_ids = tuple(self._add_case(posting, index) for index in range(len(posting.cases)))
         if posting.case_decided is not None:
             operator_id, currency, case = self._cases[posting.case_decided.case_id]
@@ -297,6 +336,22 @@ class MemoryStore:
             )
         return Posted(posting_id=len(self._links), audit_head=head, case_ids=case_ids)
 
+    def _keep_decisions(self, posting: Posting) -> None:
+        for closed in posting.gateway_cases_closed:
+            for index, (operator_id, stored) in enumerate(self._gateway_cases):
+                if stored.closed_at is None and _name_of(stored) == (closed.gateway_id, closed.incarnation, closed.kind):
+                    self._gateway_cases[index] = (operator_id, replace(stored, closed_at=posting.posted_at))
+        for case in posting.gateway_cases:
+            opened = (_name_of(stored) for _, stored in self._gateway_cases if stored.closed_at is None)
+            if (case.gateway_id, case.incarnation, case.kind) not in opened:
+                stored = StoredGatewayCase(
+                    case_id=len(self._gateway_cases) + 1, case=case, opened_at=posting.posted_at, closed_at=None
+                )
+                self._gateway_cases.append((posting.operator_id, stored))
+        for decision in (posting.proposed, posting.approved):
+            if decision is not None:
+                self._decisions[decision.decision_id] = (posting.operator_id, posting.currency, decision)
+
     def _add_case(self, posting: Posting, index: int) -> int:
         added = posting.cases[index]
         if added.case_id is not None:
@@ -325,7 +380,7 @@ class MemoryStore:
             self._batches[key] = _Batch(
                 added=added,
                 proven=added.proven,
-                clearing_micros=added.net_micros,
+                clearing_micros=added.clearing_micros,
                 currency=posting.currency,
                 receipt=ReceiptContent(
                     ledger_epoch=self._epoch,
@@ -384,15 +439,63 @@ class MemoryStore:
 
     async def park_fork(self, gateway_id: GatewayId, incarnation: int, sequence: int, batch: Signed, why: str) -> None:
         fork = (gateway_id, incarnation, sequence, batch, why)
-        if not any(known[3].body == batch.body for known in self._forks):
+        mine = [known for known in self._forks if known[0] == gateway_id]
+        if len(mine) < MAX_FORKS and not any(known[3].body == batch.body for known in mine):
             self._forks.append(fork)
-        self._gateways[gateway_id] = replace(self._gateways[gateway_id], quarantined=True)
 
-    async def witness(self, gateway_id: GatewayId, start_id: bytes, position: int, *, adopted: bool) -> None:
+    async def witness(
+        self,
+        gateway_id: GatewayId,
+        incarnation: int,
+        *,
+        start_id: bytes,
+        position: int,
+        sealed_sequence: int,
+        now: Instant,
+    ) -> None:
         gateway = self._gateways[gateway_id]
+        if gateway.incarnation != incarnation or gateway.waits_because:
+            return
         if position >= gateway.witness_position:
             gateway = replace(gateway, witness_start_id=start_id, witness_position=position)
-        self._gateways[gateway_id] = replace(gateway, adopted=gateway.adopted or adopted)
+        self._gateways[gateway_id] = replace(
+            gateway,
+            adopted=True,
+            sealed_sequence=max(gateway.sealed_sequence, sealed_sequence),
+            contact_at=Instant(max(gateway.contact_at, now)),
+        )
+
+    async def contact(self, gateway_id: GatewayId, *, now: Instant) -> None:
+        gateway = self._gateways[gateway_id]
+        self._gateways[gateway_id] = replace(gateway, contact_at=Instant(max(gateway.contact_at, now)))
+
+    async def overdue_quotas(
+        self, *, now: Instant, outage_us: int, limit: int
+    ) -> Sequence[tuple[GatewayId, tuple[QuotaId, ...]]]:
+        overdue: dict[GatewayId, list[QuotaId]] = {}
+        for quota in sorted(self._quotas.values(), key=lambda quota: (quota.report_until, quota.quota_id)):
+            if quota.status is QuotaStatus.CLOSED or sum(map(len, overdue.values())) == limit:
+                continue
+            gateway = self._gateways[quota.gateway_id]
+            posted = (await self.chain(gateway.gateway_id, gateway.incarnation)).sequence
+            if not outlives(quota, gateway, posted_sequence=posted, outage_us=outage_us, now=now):
+                overdue.setdefault(quota.gateway_id, []).append(quota.quota_id)
+        return [(gateway_id, tuple(quota_ids)) for gateway_id, quota_ids in overdue.items()]
+
+    async def books_of_decision(self, decision_id: str) -> tuple[OperatorId, Currency, GatewayId] | None:
+        found = self._decisions.get(decision_id)
+        return (found[0], found[1], found[2].gateway_id) if found is not None else None
+
+    async def decisions(self, operator_id: OperatorId) -> Sequence[Decision]:
+        mine = [decision for operator, _, decision in self._decisions.values() if operator == operator_id]
+        return sorted(mine, key=lambda decision: (decision.proposed_at, decision.decision_id))
+
+    async def gateway_cases(self, operator_id: OperatorId, *, open_only: bool) -> Sequence[StoredGatewayCase]:
+        return [
+            stored
+            for operator, stored in self._gateway_cases
+            if operator == operator_id and not (open_only and stored.closed_at is not None)
+        ]
 
     async def directives(self, gateway_id: GatewayId, after_version: int, limit: int) -> Sequence[StoredDirective]:
         return self._directives.get(gateway_id, [])[after_version : after_version + limit]
@@ -518,6 +621,10 @@ class _MemoryTransaction:
 
     async def post(self, posting: Posting) -> Posted:
         return self._store.post(posting)
+
+
+def _name_of(stored: StoredGatewayCase) -> tuple[GatewayId, int, GatewayCaseKind]:
+    return stored.case.gateway_id, stored.case.incarnation, stored.case.kind
 
 
 def _is_a_store(store: MemoryStore) -> LedgerStore:

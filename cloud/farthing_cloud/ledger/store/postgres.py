@@ -7,6 +7,7 @@ told by PostgreSQL, and the whole unit of work is done again.
 
 import json
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final, TypeVar
 
 import psycopg
@@ -29,7 +30,12 @@ from farthing_cloud.ledger.core.rows import (
     CaseStatus,
     Chain,
     Claimed,
+    Decision,
+    DecisionKind,
+    Demand,
     Gateway,
+    GatewayCase,
+    GatewayCaseKind,
     Payer,
     Payment,
     PostedBatch,
@@ -41,7 +47,9 @@ from farthing_cloud.ledger.core.rows import (
     Touch,
     View,
 )
+from farthing_cloud.ledger.core.incarnations import MAX_OPEN_CLAIMS
 from farthing_cloud.ledger.store.interface import (
+    MAX_FORKS,
     Cursor,
     LedgerStore,
     Posted,
@@ -50,6 +58,7 @@ from farthing_cloud.ledger.store.interface import (
     StoredBatch,
     StoredDirective,
     StoredEvent,
+    StoredGatewayCase,
     StoreError,
     Transaction,
     Verdict,
@@ -100,8 +109,16 @@ READ_BATCH = _sql("read_batch")
 READ_RECEIPT = _sql("read_receipt")
 KEEP_RECEIPT = _sql("keep_receipt")
 PARK_BATCH = _sql("park_batch")
-QUARANTINE_GATEWAY = _sql("quarantine_gateway")
 WITNESS = _sql("witness")
+CONTACT = _sql("contact")
+READ_OPEN_CLAIMS = _sql("read_open_claims")
+READ_LIVE_QUOTAS = _sql("read_live_quotas")
+READ_DECISION = _sql("read_decision")
+READ_DECISION_BOOKS = _sql("read_decision_books")
+LIST_DECISIONS = _sql("list_decisions")
+LIST_GATEWAY_CASES = _sql("list_gateway_cases")
+LIST_OVERDUE_QUOTAS = _sql("list_overdue_quotas")
+READ_DEMAND = _sql("read_demand")
 READ_DIRECTIVES = _sql("read_directives")
 READ_UNSIGNED = _sql("read_unsigned")
 KEEP_SIGNATURES = _sql("keep_signatures")
@@ -168,6 +185,11 @@ def _gateway(row: TupleRow) -> Gateway:
         grant_key=row[14],
         witness_start_id=row[15],
         witness_position=row[16],
+        contact_at=Instant(row[17]),
+        sealed_sequence=row[18],
+        late_micros=int(row[19]),
+        waits_because=row[20],
+        waits_start_id=row[21],
     )
 
 
@@ -184,6 +206,7 @@ def _quota(row: TupleRow) -> Quota:
         spend_until=Instant(row[8]),
         report_until=Instant(row[9]),
         request_counter=row[10],
+        in_use_at=Instant(row[11]) if row[11] is not None else None,
     )
 
 
@@ -200,6 +223,23 @@ def _claimed(row: TupleRow) -> Claimed:
         gateway_id=GatewayId(row[10]),
         incarnation=row[11],
         sequence=row[12],
+        raised_by=GatewayId(row[13]) if row[13] is not None else None,
+    )
+
+
+def _decision(row: TupleRow) -> Decision:
+    return Decision(
+        decision_id=row[0],
+        kind=DecisionKind(row[1]),
+        gateway_id=GatewayId(row[2]),
+        incarnation=row[3],
+        reason=row[4],
+        content=row[5],
+        content_hash=row[6],
+        proposed_by=row[7],
+        proposed_at=Instant(row[8]),
+        approved_by=row[9],
+        approved_at=Instant(row[10]) if row[9] else None,
     )
 
 
@@ -227,7 +267,18 @@ class _PostgresTransaction:
     def __init__(self, connection: psycopg.AsyncConnection[TupleRow]) -> None:
         self._connection = connection
 
+    async def _with_live_quotas(self, touch: Touch) -> Touch:
+        """Name every quota that is not closed. With its gateway's row locked none can be added any more."""
+        run = self._connection.execute
+        await run(TAKE_BOOKS, {"operator_id": touch.operator_id, "currency": touch.currency})
+        gateways = {"gateway_ids": list(touch.gateway_ids)}
+        await run(TAKE_GATEWAYS, gateways)
+        live = await (await run(READ_LIVE_QUOTAS, gateways)).fetchall()
+        return replace(touch, quota_ids=(*touch.quota_ids, *(QuotaId(row[0]) for row in live)))
+
     async def load(self, touch: Touch) -> View:
+        if touch.incarnations:
+            touch = await self._with_live_quotas(touch)
         operator = {"operator_id": touch.operator_id, "currency": touch.currency}
         take_books = TAKE_BOOKS_ALONE if touch.exclusive else TAKE_BOOKS
         registers = sorted({register for register, _, _ in touch.claims.values()})
@@ -235,20 +286,23 @@ class _PostgresTransaction:
             "devices": _names(r.device_id for r in registers),
             "registers": _names(r.register_id for r in registers),
             "epochs": _numbers(r.register_epoch for r in registers),
-            "authorizations": _bytes(touch.claims),
+            "authorizations": _bytes(authorization_id for authorization_id, _ in touch.claims),
+            "claim_gateways": _names(gateway_id for _, gateway_id in touch.claims),
             "claim_devices": _names(r.device_id for r, _, _ in touch.claims.values()),
             "claim_registers": _names(r.register_id for r, _, _ in touch.claims.values()),
             "claim_epochs": _numbers(r.register_epoch for r, _, _ in touch.claims.values()),
             "froms": _numbers(start for _, start, _ in touch.claims.values()),
             "tos": _numbers(end for _, _, end in touch.claims.values()),
             "operator_id": touch.operator_id,
-            "gateway_id": touch.chain[0] if touch.chain is not None else "",
         }
         named: dict[str, Any] = {
             **operator,
             "account_ids": list(touch.account_ids),
             "quota_ids": list(touch.quota_ids),
             "case_id": touch.case_id,
+            "decision_id": touch.decision_id,
+            "gateway_ids": list(touch.gateway_ids),
+            "open_claims": MAX_OPEN_CLAIMS,
             "paths": [
                 *(paths.quota(gateway_id) for gateway_id in touch.gateway_ids),
                 *(path(account_id) for account_id in touch.account_ids for path in (paths.payer, paths.debt)),
@@ -269,7 +323,7 @@ class _PostgresTransaction:
             balances = await run(TAKE_PAYERS, named)
             payers = await run(READ_PAYERS, named)
             quotas = await run(READ_QUOTAS, named) if touch.quota_ids else None
-            chain = posted = asked = open_quotas = payment = wish = told = floors = None
+            chain = posted = asked = open_quotas = payment = wish = told = floors = decision = open_claims = demand = None
             if touch.chain is not None:
                 link = dict(zip(("gateway_id", "incarnation", "sequence"), touch.chain, strict=True))
                 chain, posted = await run(READ_CHAIN, link), await run(READ_POSTED_BATCH, link)
@@ -282,13 +336,20 @@ class _PostgresTransaction:
                 wish = await run(READ_WISH, {"gateway_id": touch.wish[0], "key": touch.wish[1]})
                 told = await run(READ_TOLD_ACCOUNTS, {**named, "gateway_id": touch.wish[0]})
             if touch.floors:
-                floors = await run(READ_FLOORS, {**named, "gateway_ids": list(touch.gateway_ids)})
+                floors = await run(READ_FLOORS, named)
+            if touch.decision_id is not None:
+                decision = await run(READ_DECISION, named)
+            if touch.incarnations:
+                open_claims = await run(READ_OPEN_CLAIMS, named)
+            if touch.demand:
+                demand = await run(READ_DEMAND, named)
         window, epoch = await self._books(await books.fetchone(), take_books, operator)
         chain_row = await chain.fetchone() if chain is not None else None
         posted_row = await posted.fetchone() if posted is not None else None
         asked_row = await asked.fetchone() if asked is not None else None
         payment_row = await payment.fetchone() if payment is not None else None
         wish_row = await wish.fetchone() if wish is not None else None
+        decision_row = await decision.fetchone() if decision is not None else None
         return View(
             operator_id=touch.operator_id,
             currency=touch.currency,
@@ -310,13 +371,17 @@ class _PostgresTransaction:
             open_quotas={AccountId(row[0]): row[1] for row in await open_quotas.fetchall()}
             if open_quotas is not None
             else {},
-            claimed={AuthorizationId(row[0]): _claimed(row) for row in await claimed.fetchall()}
+            claimed={claim.key: claim for row in await claimed.fetchall() for claim in (_claimed(row),)}
             if touch.claims
             else {},
-            overlaps={AuthorizationId(row[0]): AuthorizationId(row[1]) for row in await overlaps.fetchall()}
+            overlaps={
+                (AuthorizationId(row[0]), GatewayId(row[1])): AuthorizationId(row[2]) for row in await overlaps.fetchall()
+            }
             if touch.claims
             else {},
-            open_cases={AuthorizationId(row[0]): row[1] for row in await open_cases.fetchall()} if touch.claims else {},
+            open_cases={(AuthorizationId(row[0]), GatewayId(row[1])): row[2] for row in await open_cases.fetchall()}
+            if touch.claims
+            else {},
             chain=_chain(touch.chain[1], chain_row) if touch.chain is not None else None,
             batch=PostedBatch(
                 gateway_id=touch.chain[0],
@@ -350,6 +415,14 @@ class _PostgresTransaction:
             told=frozenset(AccountId(row[0]) for row in await told.fetchall()) if told is not None else frozenset(),
             floors={(GatewayId(row[0]), AccountId(row[1])): row[2] for row in await floors.fetchall()}
             if floors is not None
+            else {},
+            decision=_decision(decision_row) if decision_row is not None else None,
+            open_claims=tuple(_claimed(row) for row in await open_claims.fetchall()) if open_claims is not None else (),
+            demand={
+                (GatewayId(row[0]), AccountId(row[1])): Demand(micros=row[2], at=Instant(row[3]))
+                for row in await demand.fetchall()
+            }
+            if demand is not None
             else {},
             clearings=await self._clearings(operator, window) if touch.exclusive else (),
         )
@@ -424,7 +497,8 @@ def arguments(posting: Posting, case_ids: Sequence[int]) -> dict[str, Any]:
     changes = posting.changes
     # An index for each path; transfers name accounts by it.
     place = {path: index for index, path in enumerate(changes, 1)}
-    transfers, claims = posting.transfers, posting.claims
+    transfers = posting.transfers
+    claims = [claim for claim in posting.claims if claim.raised_by is None]
     events = [
         event.value if event.case is None else _with_case_id(event.value, case_ids[event.case])
         for event in posting.events
@@ -515,6 +589,11 @@ def _rest(posting: Posting, case_ids: Sequence[int]) -> dict[str, Any]:
                 "grant_key": _hex(gateway.grant_key),
                 "witness_start_id": _hex(gateway.witness_start_id),
                 "witness_position": gateway.witness_position,
+                "contact_at_us": gateway.contact_at,
+                "sealed_sequence": gateway.sealed_sequence,
+                "late_micros": gateway.late_micros,
+                "waits_because": gateway.waits_because,
+                "waits_start_id": _hex(gateway.waits_start_id),
             }
             for gateway in posting.gateways
         ],
@@ -541,6 +620,7 @@ def _rest(posting: Posting, case_ids: Sequence[int]) -> dict[str, Any]:
                 "authorization_id": _hex(case.authorization_id),
                 "other_authorization_id": _hex(case.other_authorization_id),
                 "missing_micros": case.missing_micros,
+                "detail": case.detail,
             }
             for case_id, case in zip(case_ids, posting.cases, strict=True)
             if case.case_id is None
@@ -586,6 +666,7 @@ def _rest(posting: Posting, case_ids: Sequence[int]) -> dict[str, Any]:
             }
             for released in posting.released
         ],
+        **_incarnation_rest(posting),
     }
     if posting.chain is not None:
         gateway_id, chain = posting.chain
@@ -661,6 +742,17 @@ def _rest(posting: Posting, case_ids: Sequence[int]) -> dict[str, Any]:
             "beyond_micros": added.beyond_micros,
             "proven": added.proven,
             "floor": dict(added.floor),
+            "clearing_micros": added.clearing_micros,
+            "carried": [
+                {
+                    "authorization_id": claim.authorization_id.hex(),
+                    "gateway_id": claim.gateway_id,
+                    "register_to": claim.register_to,
+                    "net_micros": claim.net_micros,
+                    "tax_micros": claim.tax_micros,
+                }
+                for claim in added.carried
+            ],
         }
         rest["parked"] = [
             {
@@ -672,6 +764,73 @@ def _rest(posting: Posting, case_ids: Sequence[int]) -> dict[str, Any]:
             for parked in added.parked
         ]
     return rest
+
+
+def _incarnation_rest(posting: Posting) -> dict[str, Any]:
+    """Rows of incarnations, silence and demand; only those there are."""
+    rest: dict[str, Any] = {
+        "carried_claims": [
+            {
+                "authorization_id": _hex(claim.authorization_id),
+                "device_id": claim.register.device_id,
+                "register_id": claim.register.register_id,
+                "register_epoch": claim.register.register_epoch,
+                "register_from": claim.register_from,
+                "register_to": claim.register_to,
+                "net_micros": claim.net_micros,
+                "tax_micros": claim.tax_micros,
+                "final": claim.final,
+                "aside": claim.aside,
+                "gateway_id": claim.gateway_id,
+                "incarnation": claim.incarnation,
+                "sequence": claim.sequence,
+                "raised_by": claim.raised_by,
+            }
+            for claim in posting.claims
+            if claim.raised_by is not None
+        ],
+        "in_use": [{"quota_id": quota_id, "at_us": at} for quota_id, at in posting.in_use],
+        "gateway_cases": [_gateway_case(case) for case in posting.gateway_cases],
+        "gateway_cases_closed": [_gateway_case(case) for case in posting.gateway_cases_closed],
+        "demand": [
+            {"gateway_id": gateway_id, "account_id": account_id, "micros": demand.micros, "at_us": demand.at}
+            for gateway_id, account_id, demand in posting.demand
+        ],
+    }
+    if posting.proposed is not None:
+        proposed = posting.proposed
+        rest["proposed"] = [
+            {
+                "decision_id": proposed.decision_id,
+                "kind": proposed.kind.value,
+                "gateway_id": proposed.gateway_id,
+                "incarnation": proposed.incarnation,
+                "reason": proposed.reason,
+                "content": _hex(proposed.content),
+                "content_hash": _hex(proposed.content_hash),
+                "proposed_by": proposed.proposed_by,
+                "proposed_at_us": proposed.proposed_at,
+            }
+        ]
+    if posting.approved is not None:
+        approved = posting.approved
+        rest["approved"] = [
+            {
+                "decision_id": approved.decision_id,
+                "approved_by": approved.approved_by,
+                "approved_at_us": approved.approved_at,
+            }
+        ]
+    return {name: rows for name, rows in rest.items() if rows}
+
+
+def _gateway_case(case: GatewayCase) -> dict[str, Any]:
+    return {
+        "gateway_id": case.gateway_id,
+        "incarnation": case.incarnation,
+        "kind": case.kind.value,
+        "detail": case.detail,
+    }
 
 
 def _site_of(posting: Posting) -> str:
@@ -787,16 +946,65 @@ class PostgresStore:
             "signature": batch.signature,
             "key_id": batch.key_id,
             "reason": why,
+            "most": MAX_FORKS,
         }
-        await self._write((PARK_BATCH, parked), (QUARANTINE_GATEWAY, {"gateway_id": gateway_id}))
+        await self._write((PARK_BATCH, parked))
 
-    async def witness(self, gateway_id: GatewayId, start_id: bytes, position: int, *, adopted: bool) -> None:
-        await self._write(
-            (
-                WITNESS,
-                {"gateway_id": gateway_id, "start_id": start_id, "position": position, "adopted": adopted},
+    async def witness(
+        self,
+        gateway_id: GatewayId,
+        incarnation: int,
+        *,
+        start_id: bytes,
+        position: int,
+        sealed_sequence: int,
+        now: Instant,
+    ) -> None:
+        heard = {
+            "gateway_id": gateway_id,
+            "incarnation": incarnation,
+            "start_id": start_id,
+            "position": position,
+            "sealed_sequence": sealed_sequence,
+            "contact_at_us": now,
+        }
+        await self._write((WITNESS, heard))
+
+    async def contact(self, gateway_id: GatewayId, *, now: Instant) -> None:
+        await self._write((CONTACT, {"gateway_id": gateway_id, "contact_at_us": now}))
+
+    async def overdue_quotas(
+        self, *, now: Instant, outage_us: int, limit: int
+    ) -> Sequence[tuple[GatewayId, tuple[QuotaId, ...]]]:
+        rows = await self._rows(LIST_OVERDUE_QUOTAS, {"now_us": now, "outage_us": outage_us, "limit": limit})
+        overdue: dict[GatewayId, list[QuotaId]] = {}
+        for row in rows:
+            overdue.setdefault(GatewayId(row[0]), []).append(QuotaId(row[1]))
+        return [(gateway_id, tuple(quota_ids)) for gateway_id, quota_ids in overdue.items()]
+
+    async def books_of_decision(self, decision_id: str) -> tuple[OperatorId, Currency, GatewayId] | None:
+        row = await self._row(READ_DECISION_BOOKS, {"decision_id": decision_id})
+        return (OperatorId(row[0]), Currency(row[1]), GatewayId(row[2])) if row is not None else None
+
+    async def decisions(self, operator_id: OperatorId) -> Sequence[Decision]:
+        return [_decision(row) for row in await self._rows(LIST_DECISIONS, {"operator_id": operator_id})]
+
+    async def gateway_cases(self, operator_id: OperatorId, *, open_only: bool) -> Sequence[StoredGatewayCase]:
+        rows = await self._rows(LIST_GATEWAY_CASES, {"operator_id": operator_id, "open_only": open_only})
+        return [
+            StoredGatewayCase(
+                case_id=row[0],
+                case=GatewayCase(
+                    gateway_id=GatewayId(row[1]),
+                    incarnation=row[2],
+                    kind=GatewayCaseKind(row[3]),
+                    detail=row[4],
+                ),
+                opened_at=Instant(row[6]),
+                closed_at=Instant(row[7]) if row[5] == "closed" else None,
             )
-        )
+            for row in rows
+        ]
 
     async def directives(self, gateway_id: GatewayId, after_version: int, limit: int) -> Sequence[StoredDirective]:
         rows = await self._rows(

@@ -1,0 +1,274 @@
+"""Ends that another gateway carries: what they prove, and where the money comes from (DESIGN 4 *Devices keep their word*).
+
+Rule 1: nothing is believed of who carries. A device's signed end and the other gateway's signed grant say everything, or there is no claim.
+Rule 2: the ledger computes the price; what exceeds the highest claim so far is due, the front of it was billed before.
+Rule 3: it is posted from what the grant's quotas still hold, then down the waterfall as ``late``; the account is the quotas'. A grant that
+names none leaves it to the operator.
+Rule 4: it is proven when it is posted, so it counts against nobody's exposure.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from farthing.ids import AccountId, AuthorizationId, GatewayId, QuotaId, SiteId
+from farthing.money import cut
+from farthing.v1 import directive_pb2
+from farthing_cloud.ledger.core import paths
+from farthing_cloud.ledger.core.book import Book
+from farthing_cloud.ledger.core.incarnations import claim_message
+from farthing_cloud.ledger.core.posting import CaseAdded, Cause
+from farthing_cloud.ledger.core.rows import Aside, CaseKind, Claimed, ClaimKey, RegisterKey, View
+from farthing_cloud.ledger.core.waterfall import Due, pour
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CarriedUse:
+    """A carried end that proves itself, priced; ``parts`` are (tax rate ppm, net, tax) micros, as the tariff gives them."""
+
+    authorization_id: AuthorizationId
+    granted_by: GatewayId
+    register: RegisterKey
+    register_from: int
+    register_to: int
+    parts: tuple[tuple[int, int, int], ...]
+    #: Quotas that the grant names, in its order.
+    quota_ids: tuple[QuotaId, ...]
+    statements: tuple[bytes, ...]
+
+    @property
+    def key(self) -> ClaimKey:
+        """The claim that it raises."""
+        return self.authorization_id, self.granted_by
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NotProven:
+    """A carried end that proves nothing: ``index`` in its batch, and why."""
+
+    index: int
+    reason: str
+
+
+Carried: TypeAlias = CarriedUse | NotProven
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class From:
+    """The batch that carries."""
+
+    gateway_id: GatewayId
+    incarnation: int
+    sequence: int
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What became of a batch's carried ends; mutable only inside one decision."""
+
+    raised: dict[ClaimKey, Claimed]
+    cases: list[CaseAdded]
+    directives: list[tuple[GatewayId, directive_pb2.EndCarried]]
+    net_micros: int = 0
+    tax_micros: int = 0
+    aside_micros: int = 0
+
+
+def bill(view: View, book: Book, carrier: From, carried: Sequence[Carried], claimed: Mapping[ClaimKey, Claimed]) -> Outcome:
+    """Post what carried ends add. ``claimed``: claims of the same batch, which a carried one may overlap too."""
+    out = Outcome(raised={}, cases=[], directives=[])
+    faults = [entry for entry in carried if isinstance(entry, NotProven)]
+    if faults:
+        # One case for a batch: who carries rubbish opens no more of them than it seals batches.
+        which = ", ".join(str(fault.index) for fault in faults)
+        detail = f"batch {carrier.sequence} of {carrier.gateway_id}, incarnation {carrier.incarnation}, carried end {which}"
+        out.cases.append(_case(CaseKind.CARRIED, None, detail=f"{detail}: {faults[0].reason}"))
+    for use in carried:
+        if isinstance(use, CarriedUse):
+            _bill_one(view, book, carrier, use, out, {**claimed, **out.raised})
+    return out
+
+
+def _case(kind: CaseKind, use: CarriedUse | None, **more: object) -> CaseAdded:
+    fields: dict[str, object] = {
+        "case_id": None,
+        "kind": kind,
+        "device_id": use.register.device_id if use is not None else "",
+        "authorization_id": use.authorization_id if use is not None else b"",
+        "other_authorization_id": b"",
+        "asides": (),
+        "gateway_id": use.granted_by if use is not None else None,
+    }
+    return CaseAdded(**{**fields, **more})  # type: ignore[arg-type]  # names and types stand in the call sites
+
+
+def _bill_one(
+    view: View, book: Book, carrier: From, use: CarriedUse, out: Outcome, in_batch: Mapping[ClaimKey, Claimed]
+) -> None:
+    stored = out.raised.get(use.key) or view.claimed.get(use.key)
+    if stored is not None and (stored.register, stored.register_from) != (use.register, use.register_from):
+        out.cases.append(_case(CaseKind.REGISTER_DIFFERS, use, detail=f"an end carried by {carrier.gateway_id}"))
+        return
+    net, tax = sum(part[1] for part in use.parts), sum(part[2] for part in use.parts)
+    before = (stored.net_micros, stored.tax_micros) if stored is not None else (0, 0)
+    due = max(0, net - before[0]) + max(0, tax - before[1])
+    overlap = _overlap(view, use, in_batch)
+    aside = overlap is not None or (stored is not None and stored.aside)
+    after = Claimed(
+        authorization_id=use.authorization_id,
+        register=use.register,
+        register_from=use.register_from,
+        register_to=max(use.register_to, stored.register_to if stored is not None else 0),
+        net_micros=max(net, before[0]),
+        tax_micros=max(tax, before[1]),
+        final=True,
+        aside=aside,
+        gateway_id=use.granted_by,
+        incarnation=carrier.incarnation,
+        sequence=carrier.sequence,
+        raised_by=carrier.gateway_id,
+    )
+    if stored is not None and _same(stored, after):
+        return
+    out.raised[use.key] = after
+    body = directive_pb2.EndCarried(
+        claim=claim_message(after), statements=use.statements, carried_by=carrier.gateway_id
+    )
+    out.directives.append((use.granted_by, body))
+    parts = _due_parts(use.parts, due)
+    if aside:
+        _set_aside(view, book, carrier, use, parts, overlap, out)
+    else:
+        _post(view, book, use, parts, out)
+
+
+def _same(stored: Claimed, after: Claimed) -> bool:
+    figures = (stored.register_to, stored.net_micros, stored.tax_micros, stored.final, stored.aside)
+    return figures == (after.register_to, after.net_micros, after.tax_micros, after.final, after.aside)
+
+
+def _overlap(view: View, use: CarriedUse, in_batch: Mapping[ClaimKey, Claimed]) -> AuthorizationId | None:
+    if use.register_from >= use.register_to:
+        return None
+    found = view.overlaps.get(use.key)
+    if found is not None:
+        return found
+    for key, other in in_batch.items():
+        if key != use.key and other.register == use.register and other.register_from < other.register_to:
+            if other.register_from < use.register_to and use.register_from < other.register_to:
+                return other.authorization_id
+    return None
+
+
+def _due_parts(parts: tuple[tuple[int, int, int], ...], due: int) -> list[tuple[int, int, int]]:
+    """The back of ``parts``, as much as is due: the front was billed before."""
+    skip = max(0, sum(net + tax for _, net, tax in parts) - due)
+    out = []
+    for rate_ppm, net, tax in parts:
+        done = min(skip, net + tax)
+        skip -= done
+        done_net, done_tax = cut(net, tax, done)
+        if net + tax > done:
+            out.append((rate_ppm, net - done_net, tax - done_tax))
+    return out
+
+
+def _account_of(view: View, use: CarriedUse) -> str:
+    for quota_id in use.quota_ids:
+        quota = view.quotas.get(quota_id)
+        if quota is not None and quota.gateway_id == use.granted_by:
+            return quota.account_id
+    return ""
+
+
+def _site_of(view: View, use: CarriedUse) -> SiteId:
+    return view.gateways[use.granted_by].site_id
+
+
+def _post(view: View, book: Book, use: CarriedUse, parts: Sequence[tuple[int, int, int]], out: Outcome) -> None:
+    account_id = _account_of(view, use)
+    holds = [view.quotas[quota_id] for quota_id in use.quota_ids if quota_id in view.quotas]
+    holds = [quota for quota in holds if (quota.gateway_id, quota.account_id) == (use.granted_by, account_id)]
+    for rate_ppm, net, tax in parts:
+        for hold in (*holds, None):
+            amount = net + tax if hold is None else min(book.held(hold), net + tax)
+            if amount == 0:
+                continue
+            step_net, step_tax = cut(net, tax, amount)
+            net, tax = net - step_net, tax - step_tax
+            poured = pour(
+                book,
+                Due(
+                    account_id=account_id,
+                    site_id=_site_of(view, use),
+                    window=view.window,
+                    rate_ppm=rate_ppm,
+                    net_micros=step_net,
+                    tax_micros=step_tax,
+                    line=None,
+                    authorization_id=use.authorization_id,
+                ),
+                hold=hold,
+                cause=Cause.LATE,
+                room_micros=None,
+            )
+            out.net_micros += poured.net_micros
+            out.tax_micros += poured.tax_micros
+    book.touch(account_id)
+
+
+def _set_aside(
+    view: View,
+    book: Book,
+    carrier: From,
+    use: CarriedUse,
+    parts: Sequence[tuple[int, int, int]],
+    overlap: AuthorizationId | None,
+    out: Outcome,
+) -> None:
+    site_id, account_id = _site_of(view, use), _account_of(view, use)
+    asides = []
+    left = 0
+    for rate_ppm, net, tax in parts:
+        book.post(
+            paths.suspense(site_id),
+            paths.unearned(site_id),
+            net + tax,
+            Cause.SECOND_CLAIM,
+            authorization_id=use.authorization_id,
+        )
+        left += net + tax
+        asides.append(
+            Aside(
+                gateway_id=carrier.gateway_id,
+                incarnation=carrier.incarnation,
+                sequence=carrier.sequence,
+                line=NO_LINE,
+                account_id=AccountId(account_id),
+                site_id=site_id,
+                rate_ppm=rate_ppm,
+                net_micros=net,
+                tax_micros=tax,
+            )
+        )
+    out.aside_micros += left
+    for quota_id in use.quota_ids:
+        quota = view.quotas.get(quota_id)
+        if quota is not None and quota.gateway_id == use.granted_by:
+            amount = min(left, book.held(quota))
+            book.void(quota, amount, Cause.SECOND_CLAIM)
+            left -= amount
+    if asides or overlap is not None:
+        out.cases.append(
+            _case(
+                CaseKind.OVERLAP,
+                use,
+                case_id=view.open_cases.get(use.key),
+                other_authorization_id=overlap or AuthorizationId(b""),
+                asides=tuple(asides),
+            )
+        )
+
+
+#: ``Aside.line`` of money that stands on no line: a carried end's.
+NO_LINE = -1

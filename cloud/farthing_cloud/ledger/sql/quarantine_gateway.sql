@@ -1,2 +1,0 @@
-UPDATE gateways SET quarantined = true
-WHERE gateway_id = %(gateway_id)s

@@ -1,0 +1,3 @@
+SELECT operator_id, currency, gateway_id, kind
+FROM decisions
+WHERE decision_id = %(decision_id)s

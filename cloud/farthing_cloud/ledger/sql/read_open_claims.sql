@@ -1,0 +1,7 @@
+SELECT c.authorization_id, r.device_id, r.register_id, r.register_epoch, c.register_from, c.register_to, c.net_micros,
+    c.tax_micros, c.final, c.aside, c.gateway_id, c.incarnation, c.sequence, c.raised_by
+FROM claims c
+JOIN registers r ON r.id = c.register
+WHERE c.gateway_id = ANY (%(gateway_ids)s::text[]) AND NOT c.final
+ORDER BY c.incarnation DESC, c.sequence DESC, c.authorization_id
+LIMIT %(open_claims)s
