@@ -126,6 +126,12 @@ DEFAULT_CALLERS: Mapping[str, tuple[str, ...]] = {
     _L + "FollowEvents": (_FRAUD, _SETTLEMENT),
     _L + "CloseWindow": (_SETTLEMENT,),
     _L + "Reconcile": (_PERSONS, _SETTLEMENT),
+    _L + "ListGatewayCases": (_PERSONS, _FRAUD),
+    # Two of them: the servicer asks for two persons.
+    _L + "ProposeDecision": (_PERSONS,),
+    _L + "ApproveDecision": (_PERSONS,),
+    _L + "ListDecisions": (_PERSONS,),
+    _L + "ShowExposure": (_PERSONS, _FRAUD, _SETTLEMENT),
     # Vault.
     _V + "PutToken": (_PERSONS,),
     _V + "DenyToken": (_PERSONS, _FRAUD),

@@ -78,6 +78,8 @@ class LedgerSection(Section):
     outage_s: Annotated[int, Field(ge=1)] = 72 * 3600
     #: Open quotas of one account over all gateways.
     max_open_quotas: Annotated[int, Field(ge=1, le=1_000)] = 8
+    #: A gateway not heard for this long is silent: its open quotas count as maximum loss.
+    silent_after_s: Annotated[int, Field(ge=1)] = 600
     #: A head of every gateway's chain is signed and sent at least this often, real seconds.
     directive_head_interval_s: Annotated[int, Field(ge=1)] = 5
 

@@ -13,7 +13,7 @@ from farthing_cloud.ledger.core.batches import ChainStep
 from farthing_cloud.ledger.core.funds import Funding, LedgerRefusal, OtherContent, UnknownName
 from farthing_cloud.ledger.core.quotas import QuotaRequest
 from farthing_cloud.ledger.core.rows import AccountStatus
-from farthing_cloud.ledger.operations import Ledger, LostJournal
+from farthing_cloud.ledger.operations import Ledger
 from farthing_cloud.ledger.store.interface import Cursor, LedgerStore, Signed, Transaction
 from farthing_cloud.ledger.store.memory import MemoryStore
 from farthing_cloud.ledger.store.postgres import PostgresStore
@@ -295,24 +295,6 @@ async def test_signatures_and_receipts_kept_first_win(store: LedgerStore) -> Non
         await store.keep_signatures([replace(unsigned[0], signature=signature, key_id=b"k" * 8)])
     assert (await store.directives(GatewayId("G1"), 0, 1))[0].signature == b"1" * 64
     assert len(await store.unsigned(100)) == 4
-
-
-async def test_a_gateway_without_journal_is_not_taken_for_new(store: LedgerStore) -> None:
-    story = Story(store)
-    await story.open()
-    ledger, gateway = story.ledger, GatewayId("G1")
-    fresh, chain = await ledger.hello(gateway, incarnation=0, start_id=bytes(16), position=0)
-    assert (fresh.incarnation, chain.sequence, chain.proven_sequence) == (1, 0, 0)
-    await ledger.hello(gateway, incarnation=0, start_id=bytes(16), position=0)
-    await ledger.hello(gateway, incarnation=1, start_id=b"a" * 16, position=7)
-    before, _ = await ledger.hello(gateway, incarnation=1, start_id=b"b" * 16, position=3)
-    assert (before.witness_start_id, before.witness_position) == (b"a" * 16, 7)
-    again, _ = await ledger.hello(gateway, incarnation=1, start_id=b"c" * 16, position=9)
-    assert (again.witness_start_id, again.witness_position) == (b"a" * 16, 7)
-    with pytest.raises(LostJournal, match="approval"):
-        await ledger.hello(gateway, incarnation=0, start_id=bytes(16), position=0)
-    with pytest.raises(LostJournal):
-        await ledger.hello(gateway, incarnation=2, start_id=bytes(16), position=0)
 
 
 async def test_a_line_that_makes_no_sense_is_parked_and_the_rest_posted(store: LedgerStore) -> None:

@@ -386,17 +386,20 @@ def cases(ctx: typer.Context, operator: Operator, as_json: Json = False) -> None
     rows: list[Row] = [
         {
             "case_id": case.case_id,
+            "kind": case.kind,
             "status": case.status,
             "site_id": case.site_id,
             "device_id": case.device_id,
             "aside_micros": case.aside_micros,
             "authorization_id": case.authorization_id,
             "other_authorization_id": case.other_authorization_id,
+            "detail": case.detail,
         }
         for case in answer.cases
     ]
     columns = (
-        "case_id", "status", "site_id", "device_id", "aside_micros", "authorization_id", "other_authorization_id",
+        "case_id", "kind", "status", "site_id", "device_id", "aside_micros", "authorization_id",
+        "other_authorization_id", "detail",
     )  # fmt: skip
     show(rows, columns, as_json=as_json)
 
@@ -444,3 +447,34 @@ def reconcile(ctx: typer.Context, operator: Operator, as_json: Json = False) -> 
         "maximum_loss_micros": answer.maximum_loss_micros,
     }
     show_one(row, as_json=as_json)
+
+
+@ledger.command("exposure")
+def exposure(ctx: typer.Context, operator: Operator, as_json: Json = False) -> None:
+    """Maximum loss now: of each gateway, each site, and the operator, with what it is made of."""
+    with back_office(ctx) as channel:
+        answer = ledger_pb2_grpc.LedgerStub(channel).ShowExposure(
+            ledger_pb2.ShowExposureRequest(operator_id=operator), timeout=CALL_TIMEOUT_S
+        )
+    rows: list[Row] = [
+        {
+            "scope": row.scope,
+            "id": row.id,
+            "currency": row.currency,
+            "maximum_loss_micros": row.maximum_loss_micros,
+            "quotas_micros": row.quotas_micros,
+            "floors_micros": row.floors_micros,
+            "overrun_micros": row.overrun_micros,
+            "open_micros": row.open_micros,
+            "exposure_micros": row.exposure_micros,
+            "late_micros": row.late_micros,
+            "silent": row.silent,
+            "unwitnessed": row.unwitnessed,
+        }
+        for row in answer.rows
+    ]
+    columns = (
+        "scope", "id", "currency", "maximum_loss_micros", "quotas_micros", "floors_micros", "overrun_micros",
+        "open_micros", "late_micros", "silent", "unwitnessed",
+    )  # fmt: skip
+    show(rows, columns, as_json=as_json)

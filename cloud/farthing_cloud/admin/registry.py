@@ -15,6 +15,7 @@ from farthing_cloud.admin.apply import (
     put_operator,
     put_site,
 )
+from farthing_cloud.admin.decisions import forced_void, incarnation, list_cases
 from farthing_cloud.admin.document import PROFILE_NAMES, PROFILES, Device, Gateway, Register
 from farthing_cloud.admin.session import (
     CALL_TIMEOUT_S,
@@ -37,6 +38,10 @@ operators = typer.Typer(help="Who runs devices and gateways.", no_args_is_help=T
 sites = typer.Typer(help="Places.", no_args_is_help=True)
 gateways = typer.Typer(help="Edge daemons, and whether they may connect.", no_args_is_help=True)
 devices = typer.Typer(help="Meters, chargers, transponders.", no_args_is_help=True)
+
+gateways.add_typer(incarnation, name="incarnation")
+gateways.add_typer(forced_void, name="forced-void")
+gateways.command("cases")(list_cases)
 
 AnyOperator = Annotated[str, typer.Option("--operator", envvar="FARTHING_ADMIN_OPERATOR", help="Default: all.")]
 Reason = Annotated[str, typer.Option(help="Why; kept for ever.")]

@@ -7,7 +7,7 @@ from typing import Final
 
 import structlog
 
-from farthing.clock import SECOND_US, BusinessClock
+from farthing.clock import SECOND_US, BusinessClock, Instant
 from farthing.hsm import Token
 from farthing.money import MICROS
 from farthing.v1 import gateway_sync_pb2_grpc, ledger_pb2_grpc
@@ -15,11 +15,14 @@ from farthing_cloud.callers import caller
 from farthing_cloud.channel import BackOfficeChannel
 from farthing_cloud.config import LedgerSection
 from farthing_cloud.database import Pool
+from farthing_cloud.ledger import metrics
 from farthing_cloud.ledger.back_office import LedgerServicer
 from farthing_cloud.ledger.bell import Bell
+from farthing_cloud.ledger.core.exposure import loss_of
 from farthing_cloud.ledger.core.quotas import GrantTerms
+from farthing_cloud.ledger.core.rows import Gateway
 from farthing_cloud.ledger.door import GatewaySyncServicer
-from farthing_cloud.ledger.operations import Ledger
+from farthing_cloud.ledger.operations import OVERDUE_AT_ONCE, Ledger
 from farthing_cloud.ledger.reports import Reports
 from farthing_cloud.ledger.signing import PublicKeys, Signatures
 from farthing_cloud.ledger.store.interface import StoreError
@@ -31,6 +34,10 @@ SCHEMA: Final = "ledger"
 SMALLEST_QUOTA_MICROS: Final = MICROS // 2
 #: How often settled debts are looked for, real seconds: nobody waits for it at a device.
 RESOLVE_EVERY_S: Final = 2.0
+#: How often silent gateways are looked for, real seconds: holds outlive for days.
+SILENCE_EVERY_S: Final = 10.0
+#: How often the figures of maximum loss are taken, real seconds: as often as a scraper asks.
+EXPOSURE_EVERY_S: Final = 10.0
 
 _log = structlog.stdlib.get_logger(__name__)
 
@@ -44,6 +51,7 @@ class LedgerService:
     signatures: Signatures
     ledger: Ledger
     clock: BusinessClock
+    silent_us: int
 
     @property
     def servicers(self) -> Sequence[Mounted]:
@@ -58,6 +66,29 @@ class LedgerService:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self.signatures.run())
             tasks.create_task(self._resolve_floors())
+            tasks.create_task(self._end_silent())
+            tasks.create_task(self._measure_exposure())
+
+    async def _end_silent(self) -> None:
+        while True:
+            looked_at = 0
+            try:
+                looked_at = await self.ledger.end_silent(now=self.clock.now())
+                metrics.SILENCED.inc(looked_at)
+            except StoreError as err:
+                _log.warning("silent gateways wait to be looked at", cause=str(err))
+            # A full round has more behind it.
+            await asyncio.sleep(RESOLVE_EVERY_S if looked_at == OVERDUE_AT_ONCE else SILENCE_EVERY_S)
+
+    async def _measure_exposure(self) -> None:
+        while True:
+            try:
+                rows = await self.ledger.store.exposures("")
+            except StoreError as err:
+                _log.warning("maximum loss cannot be read", cause=str(err))
+            else:
+                measure_exposure(rows, silent_us=self.silent_us, now=self.clock.now())
+            await asyncio.sleep(EXPOSURE_EVERY_S)
 
     async def _resolve_floors(self) -> None:
         while True:
@@ -67,6 +98,21 @@ class LedgerService:
             except StoreError as err:
                 _log.warning("floors wait to be resolved", cause=str(err))
             await asyncio.sleep(RESOLVE_EVERY_S)
+
+
+def measure_exposure(rows: Sequence[tuple[Gateway, int]], *, silent_us: int, now: Instant) -> None:
+    """Set the gauges of maximum loss; ``rows`` are gateways with what is held for their quotas."""
+    metrics.MAXIMUM_LOSS.clear()
+    metrics.LATE.clear()
+    metrics.GATEWAYS_WAITING.clear()
+    for gateway, open_micros in rows:
+        loss = loss_of(gateway, open_micros=open_micros, silent_us=silent_us, now=now)
+        names = (gateway.operator_id, gateway.site_id, gateway.gateway_id, gateway.currency)
+        metrics.MAXIMUM_LOSS.labels(*names, "quotas").set(loss.quotas_micros)
+        metrics.MAXIMUM_LOSS.labels(*names, "floors").set(loss.floors_micros)
+        metrics.MAXIMUM_LOSS.labels(*names, "overrun").set(loss.overrun_micros)
+        metrics.LATE.labels(*names).set(loss.late_micros)
+        metrics.GATEWAYS_WAITING.labels(gateway.operator_id).inc(0 if gateway.trusted else 1)
 
 
 def grant_terms(settings: LedgerSection) -> GrantTerms:
@@ -106,8 +152,10 @@ def build(
             directives_wanted=signatures.wanted,
             events=events,
             caller=caller,
+            silent_us=settings.silent_after_s * SECOND_US,
         ),
         signatures=signatures,
         ledger=ledger,
         clock=clock,
+        silent_us=settings.silent_after_s * SECOND_US,
     )

@@ -1,6 +1,6 @@
 """The ledger's API inside: accounts, funding, policy, cases, windows, and what may be seen of it all."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, Final
 
 import grpc
@@ -16,8 +16,9 @@ from farthing.v1 import directive_pb2, ledger_pb2, ledger_pb2_grpc
 from farthing_cloud.callers import Caller
 from farthing_cloud.ledger.bell import Bell
 from farthing_cloud.ledger.core.directives import Body
+from farthing_cloud.ledger.core.exposure import Loss, loss_of, total
 from farthing_cloud.ledger.core.funds import Funding, UnknownName
-from farthing_cloud.ledger.core.rows import AccountStatus
+from farthing_cloud.ledger.core.rows import AccountStatus, Decision, DecisionKind, Gateway
 from farthing_cloud.ledger.core.windows import SplitRule
 from farthing_cloud.ledger.operations import Ledger
 from farthing_cloud.ledger.refusals import Context, Refused, malformed, refusals
@@ -57,8 +58,10 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServicer):
         directives_wanted: Bell,
         events: Bell,
         caller: Callable[[Any], Caller],
+        silent_us: int,
     ) -> None:
         self._ledger = ledger
+        self._silent_us = silent_us
         self._store = ledger.store
         self._reports = reports
         self._clock = clock
@@ -348,7 +351,134 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServicer):
     async def Reconcile(self, request: ledger_pb2.ReconcileRequest, context: Context) -> ledger_pb2.ReconcileResponse:
         """Every sum of an operator, in one snapshot."""
         async with refusals(context):
-            return await self._reports.reconcile(request.operator_id)
+            return await self._reports.reconcile(request.operator_id, now=self._clock.now(), silent_us=self._silent_us)
+
+    # --- gateways that people decide about ----------------------------------------------------------------------------
+
+    @override
+    async def ListGatewayCases(
+        self, request: ledger_pb2.ListGatewayCasesRequest, context: Context
+    ) -> ledger_pb2.ListGatewayCasesResponse:
+        """Lost and rolled back journals, and second stories."""
+        async with refusals(context):
+            cases = await self._store.gateway_cases(
+                OperatorId(parse_id(request.operator_id)), open_only=request.open_only
+            )
+        return ledger_pb2.ListGatewayCasesResponse(
+            cases=[
+                ledger_pb2.GatewayCase(
+                    case_id=stored.case_id,
+                    gateway_id=stored.case.gateway_id,
+                    incarnation=stored.case.incarnation,
+                    kind=stored.case.kind.value,
+                    detail=stored.case.detail,
+                    opened_at_us=stored.opened_at,
+                    closed_at_us=stored.closed_at or 0,
+                )
+                for stored in cases
+            ]
+        )
+
+    def _person(self, context: Context) -> str:
+        who = self._caller(context)
+        if who.kind != "person":
+            raise Refused(grpc.StatusCode.PERMISSION_DENIED, "only people decide")
+        return who.id
+
+    @override
+    async def ProposeDecision(
+        self, request: ledger_pb2.ProposeDecisionRequest, context: Context
+    ) -> ledger_pb2.ProposeDecisionResponse:
+        """One person proposes."""
+        async with refusals(context):
+            person = self._person(context)
+            try:
+                kind = DecisionKind(request.kind)
+            except ValueError as err:
+                raise malformed(f"a decision is one of {', '.join(DecisionKind)}") from err
+            decision = await self._ledger.propose(
+                kind,
+                GatewayId(parse_id(request.gateway_id)),
+                reason=_text("reason", request.reason),
+                person=person,
+                now=self._clock.now(),
+            )
+        return ledger_pb2.ProposeDecisionResponse(decision=_decision(decision))
+
+    @override
+    async def ApproveDecision(
+        self, request: ledger_pb2.ApproveDecisionRequest, context: Context
+    ) -> ledger_pb2.ApproveDecisionResponse:
+        """Another person approves what the first proposed, by the hash of it; then it is done."""
+        async with refusals(context):
+            changed = await self._ledger.approve(
+                request.decision_id,
+                content_hash=request.content_hash,
+                person=self._person(context),
+                now=self._clock.now(),
+            )
+        self._directives_wanted.ring()
+        self._events.ring()
+        return ledger_pb2.ApproveDecisionResponse(changed=changed)
+
+    @override
+    async def ListDecisions(
+        self, request: ledger_pb2.ListDecisionsRequest, context: Context
+    ) -> ledger_pb2.ListDecisionsResponse:
+        """Proposed and approved."""
+        async with refusals(context):
+            decisions = await self._store.decisions(OperatorId(parse_id(request.operator_id)))
+        return ledger_pb2.ListDecisionsResponse(decisions=[_decision(decision) for decision in decisions])
+
+    @override
+    async def ShowExposure(
+        self, request: ledger_pb2.ShowExposureRequest, context: Context
+    ) -> ledger_pb2.ShowExposureResponse:
+        """Maximum loss now: of each gateway, each site, and the operator."""
+        async with refusals(context):
+            now = self._clock.now()
+            losses = [
+                (gateway, loss_of(gateway, open_micros=open_micros, silent_us=self._silent_us, now=now))
+                for gateway, open_micros in await self._store.exposures(parse_id(request.operator_id))
+            ]
+        return ledger_pb2.ShowExposureResponse(rows=_exposures(request.operator_id, losses))
+
+
+def _decision(decision: Decision) -> ledger_pb2.Decision:
+    return ledger_pb2.Decision(
+        decision_id=decision.decision_id,
+        content=decision.content,
+        content_hash=decision.content_hash,
+        approved_by=decision.approved_by,
+        approved_at_us=decision.approved_at or 0,
+    )
+
+
+def _exposures(operator_id: str, losses: Sequence[tuple[Gateway, Loss]]) -> list[ledger_pb2.Exposure]:
+    """A row for each gateway, then each site, then the operator; sums are per currency."""
+    sums: dict[tuple[str, str, str], list[Loss]] = {}
+    for scope in ("gateway", "site", "operator"):
+        for gateway, loss in losses:
+            name = {"gateway": gateway.gateway_id, "site": gateway.site_id, "operator": operator_id}[scope]
+            sums.setdefault((scope, name, gateway.currency), []).append(loss)
+    return [_exposure(*key, total(parts)) for key, parts in sums.items()]
+
+
+def _exposure(scope: str, name: str, currency: str, loss: Loss) -> ledger_pb2.Exposure:
+    return ledger_pb2.Exposure(
+        scope=scope,
+        id=name,
+        currency=currency,
+        maximum_loss_micros=loss.maximum_micros,
+        quotas_micros=loss.quotas_micros,
+        floors_micros=loss.floors_micros,
+        overrun_micros=loss.overrun_micros,
+        open_micros=loss.open_micros,
+        exposure_micros=loss.exposure_micros,
+        late_micros=loss.late_micros,
+        silent=loss.silent,
+        unwitnessed=loss.unwitnessed,
+    )
 
 
 def _text(name: str, value: str) -> str:

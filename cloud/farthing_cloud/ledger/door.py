@@ -27,6 +27,7 @@ from farthing_cloud.callers import Caller
 from farthing_cloud.ledger import metrics
 from farthing_cloud.ledger.bell import Bell
 from farthing_cloud.ledger.core.batches import ChainStep
+from farthing_cloud.ledger.core.incarnations import Standing
 from farthing_cloud.ledger.core.posting import Event
 from farthing_cloud.ledger.core.quotas import QuotaRequest
 from farthing_cloud.ledger.core.received import MAX_BATCH_SIZE, BatchError, ReceivedBatch, receive
@@ -47,9 +48,17 @@ _log = structlog.stdlib.get_logger(__name__)
 _CHAIN_CODES: Final = {
     # The gateway can help itself: send what is missing first.
     ChainStep.GAP: grpc.StatusCode.OUT_OF_RANGE,
-    # Only a person can.
-    ChainStep.FORK: grpc.StatusCode.FAILED_PRECONDITION,
+    # Only people can: another batch stands at its place.
+    ChainStep.FORK: grpc.StatusCode.ALREADY_EXISTS,
+    # This ledger never began it. (A batch of an earlier incarnation is none of these: it is posted.)
     ChainStep.UNKNOWN_INCARNATION: grpc.StatusCode.FAILED_PRECONDITION,
+}
+
+
+_STANDINGS: Final = {
+    Standing.AGREED: gateway_sync_pb2.HELLO_STANDING_AGREED,
+    Standing.BEGIN: gateway_sync_pb2.HELLO_STANDING_BEGIN,
+    Standing.WAITS: gateway_sync_pb2.HELLO_STANDING_WAITS,
 }
 
 
@@ -92,25 +101,44 @@ class GatewaySyncServicer(gateway_sync_pb2_grpc.GatewaySyncServicer):
         """Agree on incarnation and positions."""
         async with refusals(context):
             gateway = await self._gateway(context)
-            metrics.HELLOS.labels("heard").inc()
             parse_bytes(request.start_id, START_ID_SIZE)
-            if max(request.position, request.incarnation) > MAX_COUNT:
-                raise malformed("a position or incarnation above 2^63 - 1")
-            before, chain = await self._ledger.hello(
+            if max(request.position, request.incarnation, request.last_sealed_sequence) > MAX_COUNT:
+                raise malformed("a position, incarnation or sequence above 2^63 - 1")
+            greeting = await self._ledger.hello(
                 gateway.gateway_id,
                 incarnation=request.incarnation,
                 start_id=request.start_id,
                 position=request.position,
+                sealed_sequence=request.last_sealed_sequence,
+                suspects_rollback=request.suspects_rollback,
+                salvaged=request.salvaged,
+                now=self._clock.now(),
             )
+            metrics.HELLOS.labels(greeting.standing.value).inc()
+            if greeting.standing is Standing.WAITS:
+                self._events.ring()
+                _log.warning(
+                    "a gateway waits for a new incarnation",
+                    gateway=gateway.gateway_id,
+                    incarnation=greeting.gateway.incarnation,
+                    why=greeting.why,
+                )
+                if not request.hears_standing:
+                    # It would go on as if all were well.
+                    raise Refused(
+                        grpc.StatusCode.FAILED_PRECONDITION,
+                        f"{greeting.why}. A new incarnation needs two persons' approval",
+                    )
             epoch = await self._store.ledger_epoch()
-        metrics.HELLOS.labels("agreed").inc()
         return gateway_sync_pb2.HelloResponse(
-            incarnation=before.incarnation,
+            incarnation=greeting.gateway.incarnation,
             ledger_epoch=epoch,
-            posted_sequence=chain.sequence,
-            proven_sequence=chain.proven_sequence,
-            witnessed_start_id=before.witness_start_id,
-            witnessed_position=before.witness_position,
+            posted_sequence=greeting.chain.sequence,
+            proven_sequence=greeting.chain.proven_sequence,
+            witnessed_start_id=greeting.gateway.witness_start_id,
+            witnessed_position=greeting.gateway.witness_position,
+            standing=_STANDINGS[greeting.standing],
+            waits_because=greeting.why,
         )
 
     # --- batches ------------------------------------------------------------------------------------------------------
@@ -133,6 +161,11 @@ class GatewaySyncServicer(gateway_sync_pb2_grpc.GatewaySyncServicer):
         began = time.monotonic()
         outcome = await self._ledger.post_batch(batch, currency=gateway.currency, now=self._clock.now())
         metrics.BATCHES.labels(outcome.step.value).inc()
+        if outcome.step is ChainStep.FORK:
+            self._events.ring()
+            self._signatures.wanted.ring()
+        if batch.carried:
+            self._signatures.wanted.ring()
         if outcome.receipt is None:
             _log.warning(
                 "a batch does not fit its chain",
@@ -186,6 +219,8 @@ class GatewaySyncServicer(gateway_sync_pb2_grpc.GatewaySyncServicer):
                     )
                     yield gateway_sync_pb2.FollowDirectivesResponse(head=head)
                     head_due = now + self._head_interval_s
+                    # The stream stands: the gateway is not silent, though it may have nothing to say.
+                    await self._store.contact(gateway.gateway_id, now=self._clock.now())
                 await self._signatures.signed.wait(seen, milliseconds=LOOK_AGAIN_MS)
 
     async def _start_of(self, gateway: Gateway, after_version: int) -> tuple[int, bytes]:

@@ -1,6 +1,6 @@
 """What the ledger counts."""
 
-from prometheus_client import Counter, Histogram
+from prometheus_client import Counter, Gauge, Histogram
 
 BATCHES = Counter("farthing_ledger_batches", "Batches that arrived at the door, by what became of them.", ("outcome",))
 LINES_PARKED = Counter("farthing_ledger_lines_parked", "Lines that could not be understood.")
@@ -10,3 +10,19 @@ EVIDENCE = Counter("farthing_ledger_evidence", "Details of batches checked, by w
 DIRECTIVES_SIGNED = Counter("farthing_ledger_directives_signed", "Directives signed.")
 POSTING_SECONDS = Histogram("farthing_ledger_posting_seconds", "From a verified batch to its commit.")
 LINES = Counter("farthing_ledger_lines", "Lines of posted batches, parked ones included.")
+MAXIMUM_LOSS = Gauge(
+    "farthing_ledger_maximum_loss_micros",
+    "The most that a gateway could cost now (docs/architecture.md, Maximum loss now); add up for a site or an operator.",
+    ("operator", "site", "gateway", "currency", "part"),
+)
+LATE = Gauge(
+    "farthing_ledger_late_micros",
+    "Ever billed on quotas beyond what was held for them: after a forced void, a rollback or silence.",
+    ("operator", "site", "gateway", "currency"),
+)
+GATEWAYS_WAITING = Gauge(
+    "farthing_ledger_gateways_waiting", "Gateways about which people have to decide.", ("operator",)
+)
+SILENCED = Counter(
+    "farthing_ledger_quotas_silenced", "Quotas looked at because their gateway has been silent for too long."
+)

@@ -5,25 +5,50 @@ Each takes ``now``, the business instant. Nothing here decides about money: that
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, Protocol
 
 from farthing.clock import Instant
 from farthing.ids import AccountId, GatewayId, OperatorId, QuotaId, SiteId
 from farthing.money import Currency
 from farthing.v1 import ledger_pb2
-from farthing_cloud.ledger.core import batches, cases, evidence, funds, policy, quotas, windows
+from farthing_cloud.ledger.carried_ends import CarriedEnds
+from farthing_cloud.ledger.core import (
+    batches,
+    cases,
+    decisions,
+    evidence,
+    funds,
+    incarnations,
+    policy,
+    quotas,
+    silence,
+    windows,
+)
 from farthing_cloud.ledger.core.batches import ChainStep
+from farthing_cloud.ledger.core.carried import Carried
 from farthing_cloud.ledger.core.directives import Body
-from farthing_cloud.ledger.core.funds import Funding, LedgerRefusal, UnknownName
+from farthing_cloud.ledger.core.funds import Funding, UnknownName
+from farthing_cloud.ledger.core.incarnations import Hello, Standing
 from farthing_cloud.ledger.core.posting import Event
 from farthing_cloud.ledger.core.quotas import GrantTerms, QuotaRequest
 from farthing_cloud.ledger.core.received import ReceivedBatch
-from farthing_cloud.ledger.core.rows import AccountStatus, Chain, Gateway, Payer, QuotaRequested, Touch
+from farthing_cloud.ledger.core.rows import (
+    AccountStatus,
+    Chain,
+    Decision,
+    DecisionKind,
+    Gateway,
+    Payer,
+    QuotaRequested,
+    Touch,
+)
 from farthing_cloud.ledger.core.windows import SplitRule
 from farthing_cloud.ledger.store.interface import LedgerStore, ReceiptContent, Signed, Transaction
 
 #: Rows resolved in one round; the next round takes the rest.
 FLOORS_AT_ONCE: Final = 100
+#: Quotas that silence ends in one round.
+OVERDUE_AT_ONCE: Final = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,17 +60,39 @@ class BatchOutcome:
     receipt: ReceiptContent | None
 
 
-class LostJournal(LedgerRefusal):
-    """A gateway that says it has no incarnation, although the cloud knows of its past."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Greeting:
+    """The answer to a hello: the gateway as it stood before, with its witness, and its present chain of batches."""
+
+    gateway: Gateway
+    chain: Chain
+    standing: Standing
+    #: Why it waits; empty when it does not.
+    why: str
+
+
+class ReadsCarriedEnds(Protocol):
+    """Verifies and prices a batch's carried ends (:class:`farthing_cloud.ledger.carried_ends.CarriedEnds`)."""
+
+    async def read(self, batch: ReceivedBatch) -> tuple[Carried, ...]:
+        """One for each, in order."""
 
 
 class Ledger:
     """Operations over a store."""
 
-    def __init__(self, store: LedgerStore, *, terms: GrantTerms, receipt_keys: tuple[bytes, ...]) -> None:
+    def __init__(
+        self,
+        store: LedgerStore,
+        *,
+        terms: GrantTerms,
+        receipt_keys: tuple[bytes, ...],
+        carried_ends: ReadsCarriedEnds | None = None,
+    ) -> None:
         self.store = store
         self._terms = terms
         self._receipt_keys = receipt_keys
+        self._carried_ends = carried_ends if carried_ends is not None else CarriedEnds(store)
 
     async def put_gateway(
         self,
@@ -139,27 +186,129 @@ class Ledger:
         return await self.store.run(work)
 
     async def hello(
-        self, gateway_id: GatewayId, *, incarnation: int, start_id: bytes, position: int
-    ) -> tuple[Gateway, Chain]:
-        """Agree on the incarnation: the gateway as it stood before, with its witness, and its chain of batches.
+        self,
+        gateway_id: GatewayId,
+        *,
+        incarnation: int,
+        start_id: bytes,
+        position: int,
+        now: Instant,
+        sealed_sequence: int | None = None,
+        suspects_rollback: bool = False,
+        salvaged: bool = False,
+    ) -> Greeting:
+        """Agree on the incarnation, or open a case for people.
 
-        Raises ``LostJournal`` for a gateway without incarnation of which the ledger has heard before.
+        Raises ``UnknownIncarnation`` for an incarnation that this ledger has not begun.
         """
         gateway = await self._gateway(gateway_id)
         chain = await self.store.chain(gateway_id, gateway.incarnation)
-        if incarnation == 0 and (gateway.adopted or chain.sequence):
-            raise LostJournal(
-                f"{gateway_id} has posted {chain.sequence} batches in incarnation {gateway.incarnation} and now knows none:"
-                " its journal is lost or another one. A new incarnation needs a person's approval"
+        hello = Hello(
+            incarnation=incarnation,
+            start_id=start_id,
+            position=position,
+            sealed_sequence=sealed_sequence,
+            suspects_rollback=suspects_rollback,
+            salvaged=salvaged,
+        )
+        standing, why = incarnations.judge(gateway, chain, hello)
+        if (standing is Standing.WAITS) != bool(gateway.waits_because):
+            # Something to write: judged again with the row locked.
+            touch = Touch(
+                operator_id=gateway.operator_id,
+                currency=gateway.currency,
+                gateway_ids=(gateway_id,),
+                chain=(gateway_id, gateway.incarnation, 0),
             )
-        if incarnation > gateway.incarnation:
-            raise LostJournal(
-                f"{gateway_id} speaks of incarnation {incarnation}, the ledger knows {gateway.incarnation}:"
-                " the ledger was restored, or the gateway belongs elsewhere"
+
+            async def work(tx: Transaction) -> tuple[Standing, str]:
+                standing, why, posting = incarnations.hear(await tx.load(touch), gateway_id, hello, now=now)
+                if posting is not None:
+                    await tx.post(posting)
+                return standing, why
+
+            standing, why = await self.store.run(work)
+        if standing is Standing.AGREED:
+            await self.store.witness(
+                gateway_id,
+                incarnation,
+                start_id=start_id,
+                position=position,
+                sealed_sequence=sealed_sequence or 0,
+                now=now,
             )
-        if incarnation == gateway.incarnation:
-            await self.store.witness(gateway_id, start_id, position, adopted=True)
-        return gateway, chain
+        else:
+            await self.store.contact(gateway_id, now=now)
+        return Greeting(gateway=gateway, chain=chain, standing=standing, why=why)
+
+    async def propose(
+        self, kind: DecisionKind, gateway_id: GatewayId, *, reason: str, person: str, now: Instant
+    ) -> Decision:
+        """One person proposes a new incarnation, or that a gateway's holds end."""
+        gateway = await self._gateway(gateway_id)
+        touch = Touch(operator_id=gateway.operator_id, currency=gateway.currency, gateway_ids=(gateway_id,))
+
+        async def work(tx: Transaction) -> Decision:
+            view = await tx.load(touch)
+            decision, posting = decisions.propose(view, kind, gateway_id, reason=reason, person=person, now=now)
+            await tx.post(posting)
+            return decision
+
+        return await self.store.run(work)
+
+    async def approve(self, decision_id: str, *, content_hash: bytes, person: str, now: Instant) -> bool:
+        """Another person approves exactly what was proposed, and it is done; whether anything changed."""
+        books = await self.store.books_of_decision(decision_id)
+        if books is None:
+            raise UnknownName(f"no decision {decision_id}")
+        operator_id, currency, gateway_id = books
+        touch = Touch(
+            operator_id=operator_id,
+            currency=currency,
+            gateway_ids=(gateway_id,),
+            decision_id=decision_id,
+            incarnations=True,
+        )
+
+        async def work(tx: Transaction) -> bool:
+            posting = decisions.approve(
+                await tx.load(touch),
+                decision_id,
+                content_hash=content_hash,
+                person=person,
+                receipt_keys=list(self._receipt_keys),
+                now=now,
+            )
+            if posting is not None:
+                await tx.post(posting)
+            return posting is not None
+
+        return await self.store.run(work)
+
+    async def end_silent(self, *, now: Instant) -> int:
+        """Listen, and end holds that silence has ended, a bounded number; how many quotas there were to look at."""
+        outage_us = self._terms.outage_us
+        since = await self.store.listen(now=now, break_us=silence.break_us(outage_us))
+        if not silence.has_listened(since, outage_us=outage_us, now=now):
+            return 0
+        overdue = await self.store.overdue_quotas(now=now, outage_us=self._terms.outage_us, limit=OVERDUE_AT_ONCE)
+        for gateway_id, quota_ids in overdue:
+            gateway = await self._gateway(gateway_id)
+            touch = Touch(
+                operator_id=gateway.operator_id,
+                currency=gateway.currency,
+                gateway_ids=(gateway_id,),
+                quota_ids=quota_ids,
+                chain=(gateway_id, gateway.incarnation, 0),
+            )
+
+            async def work(tx: Transaction, touch: Touch = touch, gateway_id: GatewayId = gateway_id) -> None:
+                posting = silence.void(await tx.load(touch), gateway_id, outage_us=self._terms.outage_us, now=now)
+                if posting is not None:
+                    await tx.post(posting)
+
+            await self.store.run(work)
+        return sum(len(quota_ids) for _, quota_ids in overdue)
 
     async def request_quota(self, request: QuotaRequest, *, now: Instant) -> QuotaRequested:
         """Answer a gateway's wish for money; the same request gets the same answer."""
@@ -178,16 +327,17 @@ class Ledger:
     async def post_batch(self, batch: ReceivedBatch, *, currency: Currency, now: Instant) -> BatchOutcome:
         """Post a batch if it is the next of its chain; a batch posted before gives its receipt again.
 
-        A fork is kept, and its gateway quarantined; a gap changes nothing.
+        A fork is kept, and its gateway authorizes no more; a gap changes nothing.
         """
+        carried = await self._carried_ends.read(batch) if batch.carried else ()
 
         async def work(tx: Transaction) -> BatchOutcome:
-            view = await tx.load(batches.touch(batch, currency))
+            view = await tx.load(batches.touch(batch, currency, carried))
             step = batches.fit(view, batch)
             assert view.chain is not None
             if step is not ChainStep.NEXT:
                 return BatchOutcome(step=step, expected=view.chain.sequence + 1, receipt=None)
-            posting = batches.plan(view, batch, now=now)
+            posting = batches.plan(view, batch, carried, now=now)
             posted = await tx.post(posting)
             assert posting.batch is not None
             receipt = ReceiptContent(
@@ -210,7 +360,20 @@ class Ledger:
         if outcome.step is ChainStep.FORK:
             signed = Signed(body=batch.batch, signature=batch.signature, key_id=batch.key_id)
             await self.store.park_fork(batch.gateway_id, batch.incarnation, batch.sequence, signed, "fork")
+            await self._quarantine(batch, currency, now=now)
         return outcome
+
+    async def _quarantine(self, batch: ReceivedBatch, currency: Currency, *, now: Instant) -> None:
+        touch = Touch(operator_id=batch.operator_id, currency=currency, gateway_ids=(batch.gateway_id,))
+
+        async def work(tx: Transaction) -> None:
+            posting = incarnations.equivocation(
+                await tx.load(touch), batch.gateway_id, batch.incarnation, batch.sequence, now=now
+            )
+            if posting is not None:
+                await tx.post(posting)
+
+        await self.store.run(work)
 
     async def recall(
         self, operator_id: OperatorId, *, gateway_id: str, account_id: str, reason: str, now: Instant

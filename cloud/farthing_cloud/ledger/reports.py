@@ -7,6 +7,7 @@ import psycopg
 import psycopg_pool
 from psycopg.rows import TupleRow
 
+from farthing.clock import Instant
 from farthing.v1 import directive_pb2, ledger_pb2
 from farthing_cloud.database import Pool, sentence
 from farthing_cloud.ledger.store.interface import StoreError
@@ -183,13 +184,16 @@ class Reports:
                 device_id=row[4],
                 aside_micros=row[5],
                 status=row[6],
+                kind=row[7],
+                detail=row[8],
             )
             for row in rows
         ]
 
-    async def reconcile(self, operator_id: str) -> ledger_pb2.ReconcileResponse:
-        """Every sum of an operator, in one statement and so in one snapshot."""
-        (row,) = await self._rows(RECONCILE, {"operator_id": operator_id})
+    async def reconcile(self, operator_id: str, *, now: Instant, silent_us: int) -> ledger_pb2.ReconcileResponse:
+        """Every sum of an operator, in one statement and so in one snapshot; a gateway not heard for ``silent_us`` is silent."""
+        parameters = {"operator_id": operator_id, "now_us": now, "silent_us": silent_us}
+        (row,) = await self._rows(RECONCILE, parameters)
         return ledger_pb2.ReconcileResponse(
             window=row[0],
             claimed_micros=row[1],

@@ -228,6 +228,38 @@ class CaseOpened(message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 @typing.final
+class GatewayCaseOpened(message.Message):
+    """kind "gateway.case", key = gateway: only people can decide about it."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    OPERATOR_ID_FIELD_NUMBER: builtins.int
+    GATEWAY_ID_FIELD_NUMBER: builtins.int
+    INCARNATION_FIELD_NUMBER: builtins.int
+    KIND_FIELD_NUMBER: builtins.int
+    DETAIL_FIELD_NUMBER: builtins.int
+    operator_id: builtins.str
+    gateway_id: builtins.str
+    incarnation: builtins.int
+    kind: builtins.str
+    """"incarnation" or "equivocation"."""
+    detail: builtins.str
+    def __init__(
+        self,
+        *,
+        operator_id: builtins.str = ...,
+        gateway_id: builtins.str = ...,
+        incarnation: builtins.int = ...,
+        kind: builtins.str = ...,
+        detail: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["detail", b"detail", "gateway_id", b"gateway_id", "incarnation", b"incarnation", "kind", b"kind", "operator_id", b"operator_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
 class WindowClosed(message.Message):
     """kind "window.closed", key = operator."""
 

@@ -548,7 +548,7 @@ class Quota(message.Message):
     report_until_us: builtins.int
     incarnation: builtins.int
     status: builtins.str
-    """"open", "recalled", "stopped" or "closed"."""
+    """"open", "recalled", "stopped", "frozen" or "closed"."""
     def __init__(
         self,
         *,
@@ -845,6 +845,8 @@ class OverlapCase(message.Message):
     DEVICE_ID_FIELD_NUMBER: builtins.int
     ASIDE_MICROS_FIELD_NUMBER: builtins.int
     STATUS_FIELD_NUMBER: builtins.int
+    KIND_FIELD_NUMBER: builtins.int
+    DETAIL_FIELD_NUMBER: builtins.int
     case_id: builtins.int
     authorization_id: builtins.bytes
     other_authorization_id: builtins.bytes
@@ -853,6 +855,10 @@ class OverlapCase(message.Message):
     aside_micros: builtins.int
     status: builtins.str
     """"open", "released" or "voided"."""
+    kind: builtins.str
+    """"overlap", "exposure" or "carried"."""
+    detail: builtins.str
+    """Where and why, for people."""
     def __init__(
         self,
         *,
@@ -863,10 +869,12 @@ class OverlapCase(message.Message):
         device_id: builtins.str = ...,
         aside_micros: builtins.int = ...,
         status: builtins.str = ...,
+        kind: builtins.str = ...,
+        detail: builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["aside_micros", b"aside_micros", "authorization_id", b"authorization_id", "case_id", b"case_id", "device_id", b"device_id", "other_authorization_id", b"other_authorization_id", "site_id", b"site_id", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["aside_micros", b"aside_micros", "authorization_id", b"authorization_id", "case_id", b"case_id", "detail", b"detail", "device_id", b"device_id", "kind", b"kind", "other_authorization_id", b"other_authorization_id", "site_id", b"site_id", "status", b"status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1083,7 +1091,7 @@ class FollowEventsResponse(message.Message):
     VALUE_FIELD_NUMBER: builtins.int
     TRACEPARENT_FIELD_NUMBER: builtins.int
     kind: builtins.str
-    """"batch.posted", "evidence.verified", "quota.granted", "quota.closed", "account.funded", "case.opened", "window.closed"."""
+    """"batch.posted", "evidence.verified", "quota.granted", "quota.closed", "account.funded", "case.opened", "gateway.case", "window.closed"."""
     key: builtins.str
     """Account, device or gateway: the partition key."""
     at_us: builtins.int
@@ -1338,5 +1346,363 @@ class ReconcileResponse(message.Message):
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = typing.Literal["agencies_micros", b"agencies_micros", "bank_micros", b"bank_micros", "claimed_micros", b"claimed_micros", "clearing_micros", b"clearing_micros", "debt_micros", b"debt_micros", "fees_micros", b"fees_micros", "maximum_loss_micros", b"maximum_loss_micros", "open_quotas", b"open_quotas", "overspent_accounts", b"overspent_accounts", "payers_micros", b"payers_micros", "payers_own_micros", b"payers_own_micros", "risk_micros", b"risk_micros", "suspense_micros", b"suspense_micros", "tax_micros", b"tax_micros", "unproven_batches", b"unproven_batches", "unproven_micros", b"unproven_micros", "window", b"window"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class GatewayCase(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
+    CASE_ID_FIELD_NUMBER: builtins.int
+    GATEWAY_ID_FIELD_NUMBER: builtins.int
+    INCARNATION_FIELD_NUMBER: builtins.int
+    KIND_FIELD_NUMBER: builtins.int
+    DETAIL_FIELD_NUMBER: builtins.int
+    OPENED_AT_US_FIELD_NUMBER: builtins.int
+    CLOSED_AT_US_FIELD_NUMBER: builtins.int
+    case_id: builtins.int
+    gateway_id: builtins.str
+    incarnation: builtins.int
+    kind: builtins.str
+    """"incarnation": its journal is not the one the ledger knows. "equivocation": it signed two stories."""
+    detail: builtins.str
+    opened_at_us: builtins.int
+    closed_at_us: builtins.int
+    """0 while it is open."""
+    def __init__(
+        self,
+        *,
+        case_id: builtins.int = ...,
+        gateway_id: builtins.str = ...,
+        incarnation: builtins.int = ...,
+        kind: builtins.str = ...,
+        detail: builtins.str = ...,
+        opened_at_us: builtins.int = ...,
+        closed_at_us: builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["case_id", b"case_id", "closed_at_us", b"closed_at_us", "detail", b"detail", "gateway_id", b"gateway_id", "incarnation", b"incarnation", "kind", b"kind", "opened_at_us", b"opened_at_us"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ListGatewayCasesRequest(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
+    OPERATOR_ID_FIELD_NUMBER: builtins.int
+    OPEN_ONLY_FIELD_NUMBER: builtins.int
+    operator_id: builtins.str
+    open_only: builtins.bool
+    def __init__(
+        self,
+        *,
+        operator_id: builtins.str = ...,
+        open_only: builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["open_only", b"open_only", "operator_id", b"operator_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ListGatewayCasesResponse(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
+    CASES_FIELD_NUMBER: builtins.int
+    @builtins.property
+    def cases(self) -> containers.RepeatedCompositeFieldContainer[GatewayCase]: ...
+    def __init__(
+        self,
+        *,
+        cases: abc.Iterable[GatewayCase] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["cases", b"cases"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class DecisionContent(message.Message):
+    """What is proposed, byte for byte as both persons see it: deterministic encoding; SHA-256 of it is what is approved."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: builtins.int
+    OPERATOR_ID_FIELD_NUMBER: builtins.int
+    GATEWAY_ID_FIELD_NUMBER: builtins.int
+    INCARNATION_FIELD_NUMBER: builtins.int
+    REASON_FIELD_NUMBER: builtins.int
+    WAITS_BECAUSE_FIELD_NUMBER: builtins.int
+    PROPOSED_BY_FIELD_NUMBER: builtins.int
+    PROPOSED_AT_US_FIELD_NUMBER: builtins.int
+    kind: builtins.str
+    """"incarnation" or "forced-void"."""
+    operator_id: builtins.str
+    gateway_id: builtins.str
+    incarnation: builtins.int
+    """The present one: an approval in another one is refused."""
+    reason: builtins.str
+    waits_because: builtins.str
+    """Why the gateway waits, as the ledger has it; empty when it does not."""
+    proposed_by: builtins.str
+    """The person's id, from the certificate."""
+    proposed_at_us: builtins.int
+    def __init__(
+        self,
+        *,
+        kind: builtins.str = ...,
+        operator_id: builtins.str = ...,
+        gateway_id: builtins.str = ...,
+        incarnation: builtins.int = ...,
+        reason: builtins.str = ...,
+        waits_because: builtins.str = ...,
+        proposed_by: builtins.str = ...,
+        proposed_at_us: builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["gateway_id", b"gateway_id", "incarnation", b"incarnation", "kind", b"kind", "operator_id", b"operator_id", "proposed_at_us", b"proposed_at_us", "proposed_by", b"proposed_by", "reason", b"reason", "waits_because", b"waits_because"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class Decision(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
+    DECISION_ID_FIELD_NUMBER: builtins.int
+    CONTENT_FIELD_NUMBER: builtins.int
+    CONTENT_HASH_FIELD_NUMBER: builtins.int
+    APPROVED_BY_FIELD_NUMBER: builtins.int
+    APPROVED_AT_US_FIELD_NUMBER: builtins.int
+    decision_id: builtins.str
+    content: builtins.bytes
+    content_hash: builtins.bytes
+    approved_by: builtins.str
+    """Empty until it is approved."""
+    approved_at_us: builtins.int
+    def __init__(
+        self,
+        *,
+        decision_id: builtins.str = ...,
+        content: builtins.bytes = ...,
+        content_hash: builtins.bytes = ...,
+        approved_by: builtins.str = ...,
+        approved_at_us: builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["approved_at_us", b"approved_at_us", "approved_by", b"approved_by", "content", b"content", "content_hash", b"content_hash", "decision_id", b"decision_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ProposeDecisionRequest(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: builtins.int
+    GATEWAY_ID_FIELD_NUMBER: builtins.int
+    REASON_FIELD_NUMBER: builtins.int
+    kind: builtins.str
+    gateway_id: builtins.str
+    reason: builtins.str
+    def __init__(
+        self,
+        *,
+        kind: builtins.str = ...,
+        gateway_id: builtins.str = ...,
+        reason: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["gateway_id", b"gateway_id", "kind", b"kind", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ProposeDecisionResponse(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
+    DECISION_FIELD_NUMBER: builtins.int
+    @builtins.property
+    def decision(self) -> Decision: ...
+    def __init__(
+        self,
+        *,
+        decision: Decision | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["decision", b"decision"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["decision", b"decision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ApproveDecisionRequest(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
+    DECISION_ID_FIELD_NUMBER: builtins.int
+    CONTENT_HASH_FIELD_NUMBER: builtins.int
+    decision_id: builtins.str
+    content_hash: builtins.bytes
+    """SHA-256 of the content that the approving person has seen."""
+    def __init__(
+        self,
+        *,
+        decision_id: builtins.str = ...,
+        content_hash: builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["content_hash", b"content_hash", "decision_id", b"decision_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ApproveDecisionResponse(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
+    CHANGED_FIELD_NUMBER: builtins.int
+    changed: builtins.bool
+    def __init__(
+        self,
+        *,
+        changed: builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["changed", b"changed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ListDecisionsRequest(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
+    OPERATOR_ID_FIELD_NUMBER: builtins.int
+    operator_id: builtins.str
+    def __init__(
+        self,
+        *,
+        operator_id: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["operator_id", b"operator_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ListDecisionsResponse(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
+    DECISIONS_FIELD_NUMBER: builtins.int
+    @builtins.property
+    def decisions(self) -> containers.RepeatedCompositeFieldContainer[Decision]: ...
+    def __init__(
+        self,
+        *,
+        decisions: abc.Iterable[Decision] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["decisions", b"decisions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ShowExposureRequest(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
+    OPERATOR_ID_FIELD_NUMBER: builtins.int
+    operator_id: builtins.str
+    def __init__(
+        self,
+        *,
+        operator_id: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["operator_id", b"operator_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class Exposure(message.Message):
+    """Maximum loss now (docs/architecture.md, "Maximum loss now"); micros. Sums of gateways are those of their site and operator."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    SCOPE_FIELD_NUMBER: builtins.int
+    ID_FIELD_NUMBER: builtins.int
+    CURRENCY_FIELD_NUMBER: builtins.int
+    MAXIMUM_LOSS_MICROS_FIELD_NUMBER: builtins.int
+    QUOTAS_MICROS_FIELD_NUMBER: builtins.int
+    FLOORS_MICROS_FIELD_NUMBER: builtins.int
+    OVERRUN_MICROS_FIELD_NUMBER: builtins.int
+    OPEN_MICROS_FIELD_NUMBER: builtins.int
+    EXPOSURE_MICROS_FIELD_NUMBER: builtins.int
+    LATE_MICROS_FIELD_NUMBER: builtins.int
+    SILENT_FIELD_NUMBER: builtins.int
+    UNWITNESSED_FIELD_NUMBER: builtins.int
+    scope: builtins.str
+    """"gateway", "site" or "operator", and its id."""
+    id: builtins.str
+    currency: builtins.str
+    maximum_loss_micros: builtins.int
+    """The sum of these three."""
+    quotas_micros: builtins.int
+    """Open quotas of gateways that are silent or not witnessed."""
+    floors_micros: builtins.int
+    """What may be used offline without a quota."""
+    overrun_micros: builtins.int
+    """Billed beyond holds and not proven, and what may still be until the exposure is reached."""
+    open_micros: builtins.int
+    """All open quotas, of heard and witnessed gateways too."""
+    exposure_micros: builtins.int
+    late_micros: builtins.int
+    """Billed on quotas beyond what was held, ever: after a forced void, a rollback, or silence."""
+    silent: builtins.int
+    """Gateways that are silent, and that are not witnessed."""
+    unwitnessed: builtins.int
+    def __init__(
+        self,
+        *,
+        scope: builtins.str = ...,
+        id: builtins.str = ...,
+        currency: builtins.str = ...,
+        maximum_loss_micros: builtins.int = ...,
+        quotas_micros: builtins.int = ...,
+        floors_micros: builtins.int = ...,
+        overrun_micros: builtins.int = ...,
+        open_micros: builtins.int = ...,
+        exposure_micros: builtins.int = ...,
+        late_micros: builtins.int = ...,
+        silent: builtins.int = ...,
+        unwitnessed: builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["currency", b"currency", "exposure_micros", b"exposure_micros", "floors_micros", b"floors_micros", "id", b"id", "late_micros", b"late_micros", "maximum_loss_micros", b"maximum_loss_micros", "open_micros", b"open_micros", "overrun_micros", b"overrun_micros", "quotas_micros", b"quotas_micros", "scope", b"scope", "silent", b"silent", "unwitnessed", b"unwitnessed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ShowExposureResponse(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
+    ROWS_FIELD_NUMBER: builtins.int
+    @builtins.property
+    def rows(self) -> containers.RepeatedCompositeFieldContainer[Exposure]: ...
+    def __init__(
+        self,
+        *,
+        rows: abc.Iterable[Exposure] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["rows", b"rows"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...

@@ -125,6 +125,31 @@ class LedgerStub:
                 request_serializer=farthing_dot_v1_dot_ledger__pb2.ReconcileRequest.SerializeToString,
                 response_deserializer=farthing_dot_v1_dot_ledger__pb2.ReconcileResponse.FromString,
                 _registered_method=True)
+        self.ListGatewayCases = channel.unary_unary(
+                '/farthing.v1.Ledger/ListGatewayCases',
+                request_serializer=farthing_dot_v1_dot_ledger__pb2.ListGatewayCasesRequest.SerializeToString,
+                response_deserializer=farthing_dot_v1_dot_ledger__pb2.ListGatewayCasesResponse.FromString,
+                _registered_method=True)
+        self.ProposeDecision = channel.unary_unary(
+                '/farthing.v1.Ledger/ProposeDecision',
+                request_serializer=farthing_dot_v1_dot_ledger__pb2.ProposeDecisionRequest.SerializeToString,
+                response_deserializer=farthing_dot_v1_dot_ledger__pb2.ProposeDecisionResponse.FromString,
+                _registered_method=True)
+        self.ApproveDecision = channel.unary_unary(
+                '/farthing.v1.Ledger/ApproveDecision',
+                request_serializer=farthing_dot_v1_dot_ledger__pb2.ApproveDecisionRequest.SerializeToString,
+                response_deserializer=farthing_dot_v1_dot_ledger__pb2.ApproveDecisionResponse.FromString,
+                _registered_method=True)
+        self.ListDecisions = channel.unary_unary(
+                '/farthing.v1.Ledger/ListDecisions',
+                request_serializer=farthing_dot_v1_dot_ledger__pb2.ListDecisionsRequest.SerializeToString,
+                response_deserializer=farthing_dot_v1_dot_ledger__pb2.ListDecisionsResponse.FromString,
+                _registered_method=True)
+        self.ShowExposure = channel.unary_unary(
+                '/farthing.v1.Ledger/ShowExposure',
+                request_serializer=farthing_dot_v1_dot_ledger__pb2.ShowExposureRequest.SerializeToString,
+                response_deserializer=farthing_dot_v1_dot_ledger__pb2.ShowExposureResponse.FromString,
+                _registered_method=True)
 
 
 class LedgerServicer:
@@ -243,6 +268,39 @@ class LedgerServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListGatewayCases(self, request, context):
+        """What only people can decide about gateways.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ProposeDecision(self, request, context):
+        """Two persons: one proposes, another approves exactly what was proposed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ApproveDecision(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListDecisions(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ShowExposure(self, request, context):
+        """The most that could be lost now.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_LedgerServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -335,6 +393,31 @@ def add_LedgerServicer_to_server(servicer, server):
                     servicer.Reconcile,
                     request_deserializer=farthing_dot_v1_dot_ledger__pb2.ReconcileRequest.FromString,
                     response_serializer=farthing_dot_v1_dot_ledger__pb2.ReconcileResponse.SerializeToString,
+            ),
+            'ListGatewayCases': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListGatewayCases,
+                    request_deserializer=farthing_dot_v1_dot_ledger__pb2.ListGatewayCasesRequest.FromString,
+                    response_serializer=farthing_dot_v1_dot_ledger__pb2.ListGatewayCasesResponse.SerializeToString,
+            ),
+            'ProposeDecision': grpc.unary_unary_rpc_method_handler(
+                    servicer.ProposeDecision,
+                    request_deserializer=farthing_dot_v1_dot_ledger__pb2.ProposeDecisionRequest.FromString,
+                    response_serializer=farthing_dot_v1_dot_ledger__pb2.ProposeDecisionResponse.SerializeToString,
+            ),
+            'ApproveDecision': grpc.unary_unary_rpc_method_handler(
+                    servicer.ApproveDecision,
+                    request_deserializer=farthing_dot_v1_dot_ledger__pb2.ApproveDecisionRequest.FromString,
+                    response_serializer=farthing_dot_v1_dot_ledger__pb2.ApproveDecisionResponse.SerializeToString,
+            ),
+            'ListDecisions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListDecisions,
+                    request_deserializer=farthing_dot_v1_dot_ledger__pb2.ListDecisionsRequest.FromString,
+                    response_serializer=farthing_dot_v1_dot_ledger__pb2.ListDecisionsResponse.SerializeToString,
+            ),
+            'ShowExposure': grpc.unary_unary_rpc_method_handler(
+                    servicer.ShowExposure,
+                    request_deserializer=farthing_dot_v1_dot_ledger__pb2.ShowExposureRequest.FromString,
+                    response_serializer=farthing_dot_v1_dot_ledger__pb2.ShowExposureResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -824,6 +907,141 @@ class Ledger:
             '/farthing.v1.Ledger/Reconcile',
             farthing_dot_v1_dot_ledger__pb2.ReconcileRequest.SerializeToString,
             farthing_dot_v1_dot_ledger__pb2.ReconcileResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListGatewayCases(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/farthing.v1.Ledger/ListGatewayCases',
+            farthing_dot_v1_dot_ledger__pb2.ListGatewayCasesRequest.SerializeToString,
+            farthing_dot_v1_dot_ledger__pb2.ListGatewayCasesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ProposeDecision(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/farthing.v1.Ledger/ProposeDecision',
+            farthing_dot_v1_dot_ledger__pb2.ProposeDecisionRequest.SerializeToString,
+            farthing_dot_v1_dot_ledger__pb2.ProposeDecisionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ApproveDecision(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/farthing.v1.Ledger/ApproveDecision',
+            farthing_dot_v1_dot_ledger__pb2.ApproveDecisionRequest.SerializeToString,
+            farthing_dot_v1_dot_ledger__pb2.ApproveDecisionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListDecisions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/farthing.v1.Ledger/ListDecisions',
+            farthing_dot_v1_dot_ledger__pb2.ListDecisionsRequest.SerializeToString,
+            farthing_dot_v1_dot_ledger__pb2.ListDecisionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ShowExposure(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/farthing.v1.Ledger/ShowExposure',
+            farthing_dot_v1_dot_ledger__pb2.ShowExposureRequest.SerializeToString,
+            farthing_dot_v1_dot_ledger__pb2.ShowExposureResponse.FromString,
             options,
             channel_credentials,
             insecure,

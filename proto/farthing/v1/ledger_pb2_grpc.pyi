@@ -55,6 +55,14 @@ class LedgerStub:
     CloseWindow: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.CloseWindowRequest, _ledger_pb2.CloseWindowResponse]
     """For settlement."""
     Reconcile: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.ReconcileRequest, _ledger_pb2.ReconcileResponse]
+    ListGatewayCases: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.ListGatewayCasesRequest, _ledger_pb2.ListGatewayCasesResponse]
+    """What only people can decide about gateways."""
+    ProposeDecision: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.ProposeDecisionRequest, _ledger_pb2.ProposeDecisionResponse]
+    """Two persons: one proposes, another approves exactly what was proposed."""
+    ApproveDecision: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.ApproveDecisionRequest, _ledger_pb2.ApproveDecisionResponse]
+    ListDecisions: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.ListDecisionsRequest, _ledger_pb2.ListDecisionsResponse]
+    ShowExposure: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.ShowExposureRequest, _ledger_pb2.ShowExposureResponse]
+    """The most that could be lost now."""
 
 @_typing.type_check_only
 class LedgerAsyncStub(LedgerStub):
@@ -83,6 +91,14 @@ class LedgerAsyncStub(LedgerStub):
     CloseWindow: _aio.UnaryUnaryMultiCallable[_ledger_pb2.CloseWindowRequest, _ledger_pb2.CloseWindowResponse]  # type: ignore[assignment]
     """For settlement."""
     Reconcile: _aio.UnaryUnaryMultiCallable[_ledger_pb2.ReconcileRequest, _ledger_pb2.ReconcileResponse]  # type: ignore[assignment]
+    ListGatewayCases: _aio.UnaryUnaryMultiCallable[_ledger_pb2.ListGatewayCasesRequest, _ledger_pb2.ListGatewayCasesResponse]  # type: ignore[assignment]
+    """What only people can decide about gateways."""
+    ProposeDecision: _aio.UnaryUnaryMultiCallable[_ledger_pb2.ProposeDecisionRequest, _ledger_pb2.ProposeDecisionResponse]  # type: ignore[assignment]
+    """Two persons: one proposes, another approves exactly what was proposed."""
+    ApproveDecision: _aio.UnaryUnaryMultiCallable[_ledger_pb2.ApproveDecisionRequest, _ledger_pb2.ApproveDecisionResponse]  # type: ignore[assignment]
+    ListDecisions: _aio.UnaryUnaryMultiCallable[_ledger_pb2.ListDecisionsRequest, _ledger_pb2.ListDecisionsResponse]  # type: ignore[assignment]
+    ShowExposure: _aio.UnaryUnaryMultiCallable[_ledger_pb2.ShowExposureRequest, _ledger_pb2.ShowExposureResponse]  # type: ignore[assignment]
+    """The most that could be lost now."""
 
 class LedgerServicer(metaclass=_abc_1.ABCMeta):
     """The only one that moves money."""
@@ -216,5 +232,43 @@ class LedgerServicer(metaclass=_abc_1.ABCMeta):
         request: _ledger_pb2.ReconcileRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ledger_pb2.ReconcileResponse, _abc.Awaitable[_ledger_pb2.ReconcileResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def ListGatewayCases(
+        self,
+        request: _ledger_pb2.ListGatewayCasesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ledger_pb2.ListGatewayCasesResponse, _abc.Awaitable[_ledger_pb2.ListGatewayCasesResponse]]:
+        """What only people can decide about gateways."""
+
+    @_abc_1.abstractmethod
+    def ProposeDecision(
+        self,
+        request: _ledger_pb2.ProposeDecisionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ledger_pb2.ProposeDecisionResponse, _abc.Awaitable[_ledger_pb2.ProposeDecisionResponse]]:
+        """Two persons: one proposes, another approves exactly what was proposed."""
+
+    @_abc_1.abstractmethod
+    def ApproveDecision(
+        self,
+        request: _ledger_pb2.ApproveDecisionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ledger_pb2.ApproveDecisionResponse, _abc.Awaitable[_ledger_pb2.ApproveDecisionResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def ListDecisions(
+        self,
+        request: _ledger_pb2.ListDecisionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ledger_pb2.ListDecisionsResponse, _abc.Awaitable[_ledger_pb2.ListDecisionsResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def ShowExposure(
+        self,
+        request: _ledger_pb2.ShowExposureRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ledger_pb2.ShowExposureResponse, _abc.Awaitable[_ledger_pb2.ShowExposureResponse]]:
+        """The most that could be lost now."""
 
 def add_LedgerServicer_to_server(servicer: LedgerServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

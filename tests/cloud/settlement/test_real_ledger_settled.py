@@ -41,6 +41,7 @@ async def books(ledger_pool: Any) -> Any:
         directives_wanted=Bell(),
         events=Bell(),
         caller=lambda _context: Caller(kind="service", id="settlement"),
+        silent_us=600_000_000,
     )
 
 

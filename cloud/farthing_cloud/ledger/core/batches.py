@@ -60,6 +60,7 @@ def touch(batch: ReceivedBatch, currency: Currency, carried: Sequence[Carried] =
     """The rows that posting ``batch`` looks at; ``carried``: its carried ends, read."""
     uses = [entry for entry in carried if isinstance(entry, CarriedUse)]
     accounts = dict.fromkeys(AccountId(line.account_id) for line in batch.lines if line.account_id)
+    accounts.update(dict.fromkeys(use.account_id for use in uses if use.account_id is not None))
     quotas = dict.fromkeys(line.quota_id for line in batch.lines if line.quota_id is not None)
     quotas.update(dict.fromkeys(quota_id for quota_id, _ in batch.stopped))
     quotas.update(dict.fromkeys(batch.closed))

@@ -2,8 +2,8 @@
 
 Rule 1: nothing is believed of who carries. A device's signed end and the other gateway's signed grant say everything, or there is no claim.
 Rule 2: the ledger computes the price; what exceeds the highest claim so far is due, the front of it was billed before.
-Rule 3: it is posted from what the grant's quotas still hold, then down the waterfall as ``late``; the account is the quotas'. A grant that
-names none leaves it to the operator.
+Rule 3: it is posted from what the grant's quotas still hold, then down the waterfall as ``late``; who pays is the account that the grant
+names, else its quotas'. A grant that names neither leaves it to the operator.
 Rule 4: it is proven when it is posted, so it counts against nobody's exposure.
 """
 
@@ -18,7 +18,7 @@ from farthing_cloud.ledger.core import paths
 from farthing_cloud.ledger.core.book import Book
 from farthing_cloud.ledger.core.incarnations import claim_message
 from farthing_cloud.ledger.core.posting import CaseAdded, Cause
-from farthing_cloud.ledger.core.rows import Aside, CaseKind, Claimed, ClaimKey, RegisterKey, View
+from farthing_cloud.ledger.core.rows import Aside, CaseKind, Claimed, ClaimKey, Quota, RegisterKey, View
 from farthing_cloud.ledger.core.waterfall import Due, pour
 
 
@@ -28,6 +28,8 @@ class CarriedUse:
 
     authorization_id: AuthorizationId
     granted_by: GatewayId
+    #: Who pays, as the grant says; None where it does not.
+    account_id: AccountId | None
     register: RegisterKey
     register_from: int
     register_to: int
@@ -74,14 +76,18 @@ class Outcome:
     aside_micros: int = 0
 
 
-def bill(view: View, book: Book, carrier: From, carried: Sequence[Carried], claimed: Mapping[ClaimKey, Claimed]) -> Outcome:
+def bill(
+    view: View, book: Book, carrier: From, carried: Sequence[Carried], claimed: Mapping[ClaimKey, Claimed]
+) -> Outcome:
     """Post what carried ends add. ``claimed``: claims of the same batch, which a carried one may overlap too."""
     out = Outcome(raised={}, cases=[], directives=[])
     faults = [entry for entry in carried if isinstance(entry, NotProven)]
     if faults:
         # One case for a batch: who carries rubbish opens no more of them than it seals batches.
         which = ", ".join(str(fault.index) for fault in faults)
-        detail = f"batch {carrier.sequence} of {carrier.gateway_id}, incarnation {carrier.incarnation}, carried end {which}"
+        detail = (
+            f"batch {carrier.sequence} of {carrier.gateway_id}, incarnation {carrier.incarnation}, carried end {which}"
+        )
         out.cases.append(_case(CaseKind.CARRIED, None, detail=f"{detail}: {faults[0].reason}"))
     for use in carried:
         if isinstance(use, CarriedUse):
@@ -154,9 +160,10 @@ def _overlap(view: View, use: CarriedUse, in_batch: Mapping[ClaimKey, Claimed]) 
     if found is not None:
         return found
     for key, other in in_batch.items():
-        if key != use.key and other.register == use.register and other.register_from < other.register_to:
-            if other.register_from < use.register_to and use.register_from < other.register_to:
-                return other.authorization_id
+        if key == use.key or other.register != use.register or other.register_from >= other.register_to:
+            continue
+        if other.register_from < use.register_to and use.register_from < other.register_to:
+            return other.authorization_id
     return None
 
 
@@ -174,11 +181,15 @@ def _due_parts(parts: tuple[tuple[int, int, int], ...], due: int) -> list[tuple[
 
 
 def _account_of(view: View, use: CarriedUse) -> str:
-    for quota_id in use.quota_ids:
-        quota = view.quotas.get(quota_id)
-        if quota is not None and quota.gateway_id == use.granted_by:
-            return quota.account_id
-    return ""
+    named = [use.account_id] if use.account_id is not None else []
+    quotas = [view.quotas[quota_id] for quota_id in use.quota_ids if quota_id in view.quotas]
+    named += [quota.account_id for quota in quotas if quota.gateway_id == use.granted_by]
+    return next((account_id for account_id in named if account_id in view.payers), "")
+
+
+def _holds(view: View, use: CarriedUse, account_id: str) -> list[Quota]:
+    quotas = [view.quotas[quota_id] for quota_id in use.quota_ids if quota_id in view.quotas]
+    return [quota for quota in quotas if (quota.gateway_id, quota.account_id) == (use.granted_by, account_id)]
 
 
 def _site_of(view: View, use: CarriedUse) -> SiteId:
@@ -187,10 +198,8 @@ def _site_of(view: View, use: CarriedUse) -> SiteId:
 
 def _post(view: View, book: Book, use: CarriedUse, parts: Sequence[tuple[int, int, int]], out: Outcome) -> None:
     account_id = _account_of(view, use)
-    holds = [view.quotas[quota_id] for quota_id in use.quota_ids if quota_id in view.quotas]
-    holds = [quota for quota in holds if (quota.gateway_id, quota.account_id) == (use.granted_by, account_id)]
     for rate_ppm, net, tax in parts:
-        for hold in (*holds, None):
+        for hold in (*_holds(view, use, account_id), None):
             amount = net + tax if hold is None else min(book.held(hold), net + tax)
             if amount == 0:
                 continue
@@ -252,12 +261,10 @@ def _set_aside(
             )
         )
     out.aside_micros += left
-    for quota_id in use.quota_ids:
-        quota = view.quotas.get(quota_id)
-        if quota is not None and quota.gateway_id == use.granted_by:
-            amount = min(left, book.held(quota))
-            book.void(quota, amount, Cause.SECOND_CLAIM)
-            left -= amount
+    for quota in _holds(view, use, account_id):
+        amount = min(left, book.held(quota))
+        book.void(quota, amount, Cause.SECOND_CLAIM)
+        left -= amount
     if asides or overlap is not None:
         out.cases.append(
             _case(

@@ -163,9 +163,7 @@ def equivocation(view: View, gateway_id: GatewayId, incarnation: int, sequence: 
     detail = f"batch {sequence} of incarnation {incarnation} does not follow what it said before"
     body = directive_pb2.AuthorizingStopped(incarnation=incarnation, reason=detail)
     gateway, row = link(replace(gateway, quarantined=True), body, dated_at=now)
-    case = GatewayCase(
-        gateway_id=gateway_id, incarnation=incarnation, kind=GatewayCaseKind.EQUIVOCATION, detail=detail
-    )
+    case = GatewayCase(gateway_id=gateway_id, incarnation=incarnation, kind=GatewayCaseKind.EQUIVOCATION, detail=detail)
     event = events_pb2.GatewayCaseOpened(
         operator_id=view.operator_id,
         gateway_id=gateway_id,

@@ -10,6 +10,7 @@ from typing import Final
 from google.protobuf.message import DecodeError
 
 from farthing.clock import Instant
+from farthing.evidence.carried import MAX_STATEMENTS
 from farthing.ids import (
     AUTHORIZATION_ID_SIZE,
     START_ID_SIZE,
@@ -33,6 +34,11 @@ MAX_CLAIMS: Final = 20_000
 MAX_SHARES: Final = 4_096
 MAX_BATCH_SIZE: Final = 4 * 1024 * 1024
 HASH_SIZE: Final = 32
+#: A gateway carries ends of devices that failed over to it; sixty-four between two seals is an outage of a whole neighbour.
+MAX_CARRIED: Final = 64
+#: COSE_Sign1 bytes of a statement and of a grant (statements.cddl, envelope and answer).
+MAX_STATEMENT_SIZE: Final = 768
+MAX_GRANT_SIZE: Final = 2176
 #: What a batch bills in all, and what its claims have billed so far: the ledger's sums of both fit into 64 bits.
 MAX_BATCH_MICROS: Final = 2**61
 
@@ -80,6 +86,16 @@ class Claim:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ReceivedEnd:
+    """An end of another gateway's authorization, as it was carried: nothing of it is verified yet."""
+
+    granted_by: GatewayId
+    granted_incarnation: int
+    statements: tuple[bytes, ...]
+    grant: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ReceivedBatch:
     """A batch and the bytes it was parsed from; ``batch_hash`` is its identity."""
 
@@ -100,6 +116,7 @@ class ReceivedBatch:
     claims: tuple[Claim, ...]
     stopped: tuple[tuple[QuotaId, int], ...]
     closed: tuple[QuotaId, ...]
+    carried: tuple[ReceivedEnd, ...]
     granted_online: int
     granted_offline: int
     batch_hash: bytes
@@ -126,7 +143,7 @@ def receive(batch: bytes, *, signature: bytes, key_id: bytes, currency: str) -> 
     try:
         registers: dict[tuple[str, str, int], RegisterKey] = {}
         count = len(message.lines)
-        claims = tuple(_claim(claim, count, registers) for claim in message.claims)
+        claims = tuple(_claim(claim, message.gateway_id, count, registers) for claim in message.claims)
         head = ReceivedBatch(
             operator_id=OperatorId(parse_id(message.operator_id)),
             site_id=SiteId(parse_id(message.site_id)),
@@ -145,6 +162,7 @@ def receive(batch: bytes, *, signature: bytes, key_id: bytes, currency: str) -> 
             claims=claims,
             stopped=tuple((QuotaId(parse_id(s.quota_id)), _amount(s.still_held_micros)) for s in message.stopped),
             closed=tuple(QuotaId(parse_id(quota_id)) for quota_id in message.closed_quota_ids),
+            carried=_carried(message),
             granted_online=message.statistics.granted_online,
             granted_offline=message.statistics.granted_offline,
             batch_hash=hashlib.sha256(batch).digest(),
@@ -166,15 +184,38 @@ def receive(batch: bytes, *, signature: bytes, key_id: bytes, currency: str) -> 
     return head
 
 
+def _carried(message: batch_pb2.Batch) -> tuple[ReceivedEnd, ...]:
+    if len(message.carried) > MAX_CARRIED:
+        raise BatchError(f"more than {MAX_CARRIED} carried ends")
+    for end in message.carried:
+        if len(end.statements) > MAX_STATEMENTS or max(map(len, end.statements), default=0) > MAX_STATEMENT_SIZE:
+            raise BatchError(f"a carried end of more than {MAX_STATEMENTS} statements of {MAX_STATEMENT_SIZE} bytes")
+        if len(end.grant) > MAX_GRANT_SIZE:
+            raise BatchError(f"a grant of more than {MAX_GRANT_SIZE} bytes")
+    return tuple(
+        ReceivedEnd(
+            granted_by=GatewayId(parse_id(end.granted_by)),
+            granted_incarnation=end.granted_incarnation,
+            statements=tuple(end.statements),
+            grant=end.grant,
+        )
+        for end in message.carried
+    )
+
+
 def _amount(micros: int) -> int:
     if not 0 <= micros <= MAX_AMOUNT_MICROS:
         raise BatchError(f"amount out of range: {micros}")
     return micros
 
 
-def _claim(message: batch_pb2.Claim, lines: int, registers: dict[tuple[str, str, int], RegisterKey]) -> Claim:
+def _claim(
+    message: batch_pb2.Claim, gateway_id: str, lines: int, registers: dict[tuple[str, str, int], RegisterKey]
+) -> Claim:
     if len(message.shares) > MAX_SHARES:
         raise BatchError(f"more than {MAX_SHARES} shares of one claim")
+    if message.granted_by and message.granted_by != gateway_id:
+        raise BatchError("a claim on another gateway's authorization: its end is carried, not claimed")
     start, end = message.register_from, message.register_to
     if end < start:
         raise BatchError("a claim whose register went back")

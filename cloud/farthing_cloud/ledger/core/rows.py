@@ -11,6 +11,8 @@ from farthing.money import Currency
 
 #: What stands before the first batch, directive or audit link of a chain.
 ZERO_HASH = bytes(32)
+#: When a gateway was heard that never was.
+NEVER = Instant(0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +69,7 @@ class Gateway:
     witness_start_id: bytes
     witness_position: int
     #: When it was last heard, and the last batch it said it had sealed (of its incarnation).
-    contact_at: Instant = Instant(0)
+    contact_at: Instant = NEVER
     sealed_sequence: int = 0
     #: Billed on quotas beyond what was held for them, ever: what honest gateways do only after a forced void or a rollback (P1).
     late_micros: int = 0

@@ -3,10 +3,13 @@
 Rule 1: silence never ends a hold before ``report_until``.
 Rule 2: after it, a hold outlives as long as the gateway is in contact *and* has batches that are not posted, or said that holds of it are
 in use. In contact is who was heard within the longest planned outage: who is longer silent than that is not only cut off.
-Rule 3: what ends is a recorded transfer, and frees money that pays debts first. What is billed of it later is ``late``.
+Rule 3: silence is the gateway's, not ours: only time in which the ledger listened without a break counts, and it ends nothing before it
+has listened for a whole planned outage. So neither a ledger that was down nor one that starts with a wrong clock ends a hold.
+Rule 4: what ends is a recorded transfer, and frees money that pays debts first. What is billed of it later is ``late``.
 """
 
 from collections.abc import Iterable
+from typing import Final
 
 from farthing.clock import Instant
 from farthing.ids import GatewayId
@@ -14,6 +17,19 @@ from farthing.v1 import events_pb2
 from farthing_cloud.ledger.core.book import Book
 from farthing_cloud.ledger.core.posting import Cause, Event, Posting
 from farthing_cloud.ledger.core.rows import Gateway, Quota, QuotaStatus, View
+
+#: The ledger looks around many times in this part of a planned outage; a longer break and it has to listen anew.
+BREAK: Final = 8
+
+
+def break_us(outage_us: int) -> int:
+    """A break in listening that is longer than this makes silence begin anew."""
+    return outage_us // BREAK
+
+
+def has_listened(since: Instant, *, outage_us: int, now: Instant) -> bool:
+    """Whether the ledger has listened long enough to call anybody silent."""
+    return now - since >= outage_us
 
 
 def outlives(quota: Quota, gateway: Gateway, *, posted_sequence: int, outage_us: int, now: Instant) -> bool:

@@ -77,6 +77,14 @@ CREATE TRIGGER no_change BEFORE UPDATE ON decisions FOR EACH ROW EXECUTE FUNCTIO
 CREATE TRIGGER append_only BEFORE DELETE OR TRUNCATE ON decisions
     FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
 
+-- Since when the ledger has been listening without a break, and when it last was, business time: only such time makes a gateway silent.
+CREATE TABLE listening (
+    only_one boolean PRIMARY KEY DEFAULT true CHECK (only_one),
+    since_us bigint NOT NULL,
+    last_us  bigint NOT NULL
+);
+INSERT INTO listening (since_us, last_us) VALUES (0, -9000000000000000000);
+
 -- What an account lately spent at a gateway: a sum that halves with time (core/demand.py).
 CREATE TABLE demand (
     gateway_id text NOT NULL REFERENCES gateways (gateway_id),
@@ -89,7 +97,7 @@ CREATE TABLE demand (
 DO $$
 BEGIN
     IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'farthing_ledger') THEN
-        EXECUTE format('GRANT SELECT, INSERT, UPDATE ON gateway_cases, decisions, demand TO farthing_ledger');
+        EXECUTE format('GRANT SELECT, INSERT, UPDATE ON gateway_cases, decisions, demand, listening TO farthing_ledger');
     END IF;
 END
 $$;

@@ -27,6 +27,11 @@ SELECT
     coalesce((SELECT sum(b.clearing_micros) FROM batches b
         WHERE b.operator_id = %(operator_id)s AND NOT b.proven), 0)::bigint,
     (SELECT count(*) FROM quotas q WHERE q.operator_id = %(operator_id)s AND q.status <> 'closed'),
-    coalesce((SELECT sum(least(g.exposure_micros, m.credits_pending + g.floor_micros + g.beyond_micros)) FROM gateways g
+    -- core/exposure.py, in SQL: the largest of the exposure and what is held, floored and billed, less what a gateway that is heard and
+    -- witnessed holds.
+    coalesce((SELECT sum(greatest(g.exposure_micros, m.credits_pending + g.floor_micros + g.beyond_micros)
+            - CASE WHEN %(now_us)s - g.contact_at_us <= %(silent_us)s AND g.adopted AND g.witness_start_id <> ''
+                AND NOT g.quarantined AND g.waits_because = '' THEN m.credits_pending ELSE 0 END)
+        FROM gateways g
         JOIN mine m ON m.path = 'quota/' || g.gateway_id
         WHERE g.operator_id = %(operator_id)s), 0)::bigint

@@ -192,6 +192,12 @@ class LedgerStore(Protocol):
     async def contact(self, gateway_id: GatewayId, *, now: Instant) -> None:
         """Remember that a gateway was heard."""
 
+    async def listen(self, *, now: Instant, break_us: int) -> Instant:
+        """Say that the ledger listens now; since when it has done so without a break longer than ``break_us``."""
+
+    async def exposures(self, operator_id: str) -> Sequence[tuple[Gateway, int]]:
+        """Gateways with what is held for their quotas, micros, by operator, site and id; an empty operator stands for all."""
+
     async def overdue_quotas(
         self, *, now: Instant, outage_us: int, limit: int
     ) -> Sequence[tuple[GatewayId, tuple[QuotaId, ...]]]:

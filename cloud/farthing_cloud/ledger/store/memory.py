@@ -102,6 +102,7 @@ class MemoryStore:
         self._decisions: dict[str, tuple[OperatorId, Currency, Decision]] = {}
         self._gateway_cases: list[tuple[OperatorId, StoredGatewayCase]] = []
         self._demand: dict[tuple[GatewayId, AccountId], Demand] = {}
+        self._listening: tuple[Instant, Instant] | None = None
         self._heads: dict[OperatorId, bytes] = {}
         self._links: list[tuple[OperatorId, bytes, bytes]] = []
 
@@ -339,7 +340,11 @@ class MemoryStore:
     def _keep_decisions(self, posting: Posting) -> None:
         for closed in posting.gateway_cases_closed:
             for index, (operator_id, stored) in enumerate(self._gateway_cases):
-                if stored.closed_at is None and _name_of(stored) == (closed.gateway_id, closed.incarnation, closed.kind):
+                if stored.closed_at is None and _name_of(stored) == (
+                    closed.gateway_id,
+                    closed.incarnation,
+                    closed.kind,
+                ):
                     self._gateway_cases[index] = (operator_id, replace(stored, closed_at=posting.posted_at))
         for case in posting.gateway_cases:
             opened = (_name_of(stored) for _, stored in self._gateway_cases if stored.closed_at is None)
@@ -468,6 +473,19 @@ class MemoryStore:
     async def contact(self, gateway_id: GatewayId, *, now: Instant) -> None:
         gateway = self._gateways[gateway_id]
         self._gateways[gateway_id] = replace(gateway, contact_at=Instant(max(gateway.contact_at, now)))
+
+    async def listen(self, *, now: Instant, break_us: int) -> Instant:
+        since, last = self._listening or (now, now)
+        self._listening = (since if 0 <= now - last <= break_us else now, now)
+        return self._listening[0]
+
+    async def exposures(self, operator_id: str) -> Sequence[tuple[Gateway, int]]:
+        out = []
+        for gateway in sorted(self._gateways.values(), key=lambda g: (g.operator_id, g.site_id, g.gateway_id)):
+            balance = self._books[gateway.operator_id, gateway.currency].balances.get(paths.quota(gateway.gateway_id))
+            if operator_id in ("", gateway.operator_id):
+                out.append((gateway, balance.credits_pending if balance is not None else 0))
+        return out
 
     async def overdue_quotas(
         self, *, now: Instant, outage_us: int, limit: int

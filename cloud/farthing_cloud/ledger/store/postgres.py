@@ -20,6 +20,7 @@ from farthing.money import Currency
 from farthing.v1 import events_pb2
 from farthing_cloud.database import sentence
 from farthing_cloud.ledger.core import audit, paths
+from farthing_cloud.ledger.core.incarnations import MAX_OPEN_CLAIMS
 from farthing_cloud.ledger.core.posting import Cause, Posting, Transfer, TransferKind
 from farthing_cloud.ledger.core.rows import (
     AccountStatus,
@@ -47,7 +48,6 @@ from farthing_cloud.ledger.core.rows import (
     Touch,
     View,
 )
-from farthing_cloud.ledger.core.incarnations import MAX_OPEN_CLAIMS
 from farthing_cloud.ledger.store.interface import (
     MAX_FORKS,
     Cursor,
@@ -119,6 +119,8 @@ LIST_DECISIONS = _sql("list_decisions")
 LIST_GATEWAY_CASES = _sql("list_gateway_cases")
 LIST_OVERDUE_QUOTAS = _sql("list_overdue_quotas")
 READ_DEMAND = _sql("read_demand")
+LISTEN = _sql("listen")
+LIST_EXPOSURES = _sql("list_exposures")
 READ_DIRECTIVES = _sql("read_directives")
 READ_UNSIGNED = _sql("read_unsigned")
 KEEP_SIGNATURES = _sql("keep_signatures")
@@ -323,7 +325,9 @@ class _PostgresTransaction:
             balances = await run(TAKE_PAYERS, named)
             payers = await run(READ_PAYERS, named)
             quotas = await run(READ_QUOTAS, named) if touch.quota_ids else None
-            chain = posted = asked = open_quotas = payment = wish = told = floors = decision = open_claims = demand = None
+            chain = posted = asked = open_quotas = payment = wish = told = floors = decision = open_claims = demand = (
+                None
+            )
             if touch.chain is not None:
                 link = dict(zip(("gateway_id", "incarnation", "sequence"), touch.chain, strict=True))
                 chain, posted = await run(READ_CHAIN, link), await run(READ_POSTED_BATCH, link)
@@ -375,7 +379,8 @@ class _PostgresTransaction:
             if touch.claims
             else {},
             overlaps={
-                (AuthorizationId(row[0]), GatewayId(row[1])): AuthorizationId(row[2]) for row in await overlaps.fetchall()
+                (AuthorizationId(row[0]), GatewayId(row[1])): AuthorizationId(row[2])
+                for row in await overlaps.fetchall()
             }
             if touch.claims
             else {},
@@ -972,6 +977,15 @@ class PostgresStore:
 
     async def contact(self, gateway_id: GatewayId, *, now: Instant) -> None:
         await self._write((CONTACT, {"gateway_id": gateway_id, "contact_at_us": now}))
+
+    async def listen(self, *, now: Instant, break_us: int) -> Instant:
+        row = await self._row(LISTEN, {"now_us": now, "break_us": break_us})
+        assert row is not None
+        return Instant(row[0])
+
+    async def exposures(self, operator_id: str) -> Sequence[tuple[Gateway, int]]:
+        rows = await self._rows(LIST_EXPOSURES, {"operator_id": operator_id})
+        return [(_gateway(row), int(row[22])) for row in rows]
 
     async def overdue_quotas(
         self, *, now: Instant, outage_us: int, limit: int

@@ -65,15 +65,26 @@ async def _first_fault(connection: psycopg.AsyncConnection[TupleRow]) -> str:
 
 def _claims_fault(row: TupleRow) -> str:
     """The claims that name a batch as the one that raised them last must stand in its bytes."""
-    gateway_id, incarnation, sequence, raw, authorizations, tos, nets, taxes = row
+    gateway_id, incarnation, sequence, raw, carried, owners, authorizations, tos, nets, taxes = row
     if raw is None:
         return f"claim {authorizations[0].hex()}: the batch that raised it is not there"
-    said = {claim.authorization_id: claim for claim in batch_pb2.Batch.FromString(raw).claims}
-    for authorization_id, to, net, tax in zip(authorizations, tos, nets, taxes, strict=True):
-        claim = said.get(authorization_id)
+    # What a carried end claims was computed by the ledger; everything else stands in the batch's bytes.
+    said = {
+        (claim.authorization_id, gateway_id): (claim.register_to, claim.net_micros, claim.tax_micros)
+        for claim in batch_pb2.Batch.FromString(raw).claims
+    }
+    said |= {
+        (bytes.fromhex(claim["authorization_id"]), claim["gateway_id"]): (
+            claim["register_to"],
+            claim["net_micros"],
+            claim["tax_micros"],
+        )
+        for claim in carried
+    }
+    for authorization_id, owner, to, net, tax in zip(authorizations, owners, tos, nets, taxes, strict=True):
         # Each figure is the highest ever claimed: this batch claims no more, and one of them exactly.
         figures = (int(to), net, tax)
-        claimed = (claim.register_to, claim.net_micros, claim.tax_micros) if claim is not None else (-1, -1, -1)
+        claimed = said.get((authorization_id, owner), (-1, -1, -1))
         lower = any(stored < here for stored, here in zip(figures, claimed, strict=True))
         if lower or not any(stored == here for stored, here in zip(figures, claimed, strict=True)):
             return (

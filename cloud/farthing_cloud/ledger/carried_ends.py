@@ -1,0 +1,85 @@
+"""Read a batch's carried ends: what proves itself becomes a use that the ledger bills, the rest says why not.
+
+The keys are those on record of the gateway that gave the authorization, and of the devices that it was told of.
+"""
+
+import asyncio
+
+from farthing.device.cose import VerifyingKey
+from farthing.device.messages import FLOOR
+from farthing.device.reject import MessageError
+from farthing.evidence import carried as evidence
+from farthing.evidence.detail import EvidenceError
+from farthing_cloud.ledger.core.carried import Carried, CarriedUse, NotProven
+from farthing_cloud.ledger.core.received import ReceivedBatch, ReceivedEnd
+from farthing_cloud.ledger.core.rows import Gateway, RegisterKey
+from farthing_cloud.ledger.facts import Facts, GatewayFacts
+from farthing_cloud.ledger.store.interface import LedgerStore
+
+
+def grant_key_on_record(gateway: Gateway) -> VerifyingKey:
+    """The key that signs a gateway's grants; raise ``EvidenceError`` where what is on record is none."""
+    try:
+        return VerifyingKey.from_spki(gateway.grant_key)
+    except MessageError as err:
+        raise EvidenceError("the grant key on record is none") from err
+
+
+class CarriedEnds:
+    """Reads carried ends against what a store knows."""
+
+    def __init__(self, store: LedgerStore) -> None:
+        self._store = store
+        self._facts = Facts(store)
+
+    async def read(self, batch: ReceivedBatch) -> tuple[Carried, ...]:
+        """One for each of the batch's carried ends, in order."""
+        out: list[Carried] = []
+        for index, end in enumerate(batch.carried):
+            try:
+                out.append(await self._read(batch, end))
+            except EvidenceError as err:
+                out.append(NotProven(index=index, reason=err.rule))
+        return tuple(out)
+
+    async def _read(self, batch: ReceivedBatch, end: ReceivedEnd) -> CarriedUse:
+        if end.granted_by == batch.gateway_id:
+            raise EvidenceError("its own authorization: that is adopted, not carried")
+        gateway = await self._store.gateway(end.granted_by)
+        carrier = await self._store.gateway(batch.gateway_id)
+        assert carrier is not None
+        if gateway is None or (gateway.operator_id, gateway.currency) != (carrier.operator_id, carrier.currency):
+            raise EvidenceError("the gateway that gave it is unknown to this operator")
+        facts = await self._facts.of(gateway.gateway_id)
+        # Some signatures each: not on the event loop.
+        return await asyncio.to_thread(prove, end, gateway, facts, grant_key_on_record(gateway))
+
+
+def prove(end: ReceivedEnd, gateway: Gateway, facts: GatewayFacts, grant_key: VerifyingKey) -> CarriedUse:
+    """The use that a carried end proves; raise ``EvidenceError`` for one that does not."""
+    proven = evidence.verify(
+        gateway.gateway_id,
+        end.granted_incarnation,
+        end.statements,
+        end.grant,
+        grant_key=grant_key,
+        device_key=facts.device_key,
+        tariff=facts.tariff,
+        register=facts.register,
+    )
+    grant = proven.grant
+    if grant.currency != gateway.currency:
+        raise EvidenceError("the grant is in another currency than its gateway")
+    return CarriedUse(
+        authorization_id=grant.authorization,
+        granted_by=gateway.gateway_id,
+        account_id=grant.account,
+        register=RegisterKey(
+            device_id=grant.recipient, register_id=grant.register_id, register_epoch=grant.register_epoch
+        ),
+        register_from=grant.start,
+        register_to=proven.register_to,
+        parts=tuple((part.rate_ppm, part.net_micros, part.tax_micros) for part in proven.priced.parts),
+        quota_ids=tuple(held.quota_id for held in grant.held if held.quota_id != FLOOR),
+        statements=end.statements,
+    )
