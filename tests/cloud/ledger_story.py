@@ -37,6 +37,8 @@ class Story:
         self.store = store
         self.ledger = Ledger(self.store, terms=TERMS, receipt_keys=())
         self.sealed: dict[str, list[bytes]] = {"G1": [], "G2": []}
+        #: The incarnation each gateway seals in.
+        self.incarnations = {"G1": 1, "G2": 1}
         self.quotas: dict[str, str] = {}
         self.counter = 0
 
@@ -77,12 +79,17 @@ class Story:
         assert await self.ledger.fund(funding, now=NOW)
         assert not await self.ledger.fund(funding, now=NOW)
 
+    def begins(self, gateway: str) -> None:
+        """Seal in the next incarnation from here on."""
+        self.incarnations[gateway] += 1
+        self.sealed[gateway] = []
+
     async def grant(self, name: str, gateway: str, amount: str) -> None:
         self.counter += 1
         request = QuotaRequest(
             operator_id=OP,
             gateway_id=GatewayId(gateway),
-            incarnation=1,
+            incarnation=self.incarnations[gateway],
             counter=self.counter,
             account_id=AccountId("P"),
             currency=EUR,
@@ -101,6 +108,7 @@ class Story:
         *,
         stopped: dict[str, str] | None = None,
         closed: tuple[str, ...] = (),
+        carried: tuple[batch_pb2.CarriedEnd, ...] = (),
     ) -> bytes:
         """Claims as (authorization, register, from, to, net, tax, shares), lines as (account, funding, tariff, quarter)."""
         chain = self.sealed[gateway]
@@ -108,7 +116,7 @@ class Story:
             operator_id=OP,
             site_id=SITES[gateway],
             gateway_id=gateway,
-            incarnation=1,
+            incarnation=self.incarnations[gateway],
             start_id=bytes(16),
             sequence=len(chain) + 1,
             previous_hash=receive(chain[-1], signature=b"", key_id=b"", currency=EUR).batch_hash
@@ -119,6 +127,7 @@ class Story:
             merkle_root=bytes(32),
             leaf_count=len(claims),
             closed_quota_ids=[self.quotas[q] for q in closed],
+            carried=carried,
             stopped=[
                 batch_pb2.StoppedQuota(quota_id=self.quotas[q], still_held_micros=micros(held))
                 for q, held in (stopped or {}).items()
@@ -166,6 +175,11 @@ class Story:
     async def push(self, raw: bytes) -> BatchOutcome:
         batch = receive(raw, signature=b"", key_id=b"", currency=EUR)
         return await self.ledger.post_batch(batch, currency=EUR, now=NOW)
+
+    async def push_at(self, raw: bytes, at_us: int) -> BatchOutcome:
+        """Push a batch that arrives later."""
+        batch = receive(raw, signature=b"", key_id=b"", currency=EUR)
+        return await self.ledger.post_batch(batch, currency=EUR, now=Instant(at_us))
 
     async def rows(self, start: int = 0) -> list[str]:
         """Transfers as the page writes them: kind, Dr, Cr, amount, why."""

@@ -3,9 +3,23 @@
 import sys
 from pathlib import Path
 
+import pytest
+
 # Tests are not a package: what the cloud's tests share is found beside them.
 sys.path.insert(0, str(Path(__file__).parent.parent / "cloud"))
 
 from cloud_database import database_server, database_url, ledger_pool
 
+from farthing_cloud.ledger.store.interface import LedgerStore
+from farthing_cloud.ledger.store.memory import MemoryStore
+from farthing_cloud.ledger.store.postgres import PostgresStore
+
 __all__ = ["database_server", "database_url", "ledger_pool"]
+
+
+@pytest.fixture(params=["memory", pytest.param("postgres", marks=pytest.mark.real)])
+def store(request: pytest.FixtureRequest) -> LedgerStore:
+    """The ledger's rows, in memory and in PostgreSQL."""
+    if request.param == "memory":
+        return MemoryStore()
+    return PostgresStore(request.getfixturevalue("ledger_pool"))

@@ -19,13 +19,6 @@ from farthing_cloud.ledger.store.memory import MemoryStore
 from farthing_cloud.ledger.store.postgres import PostgresStore
 
 
-@pytest.fixture(params=["memory", pytest.param("postgres", marks=pytest.mark.real)])
-def store(request: pytest.FixtureRequest) -> LedgerStore:
-    if request.param == "memory":
-        return MemoryStore()
-    return PostgresStore(request.getfixturevalue("ledger_pool"))
-
-
 @pytest.fixture
 def both(ledger_pool: Pool) -> tuple[LedgerStore, LedgerStore]:
     return MemoryStore(), PostgresStore(ledger_pool)

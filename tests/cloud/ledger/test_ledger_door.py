@@ -391,7 +391,7 @@ async def test_what_is_wrong_with_a_batch_is_said_and_changes_nothing(cloud: Clo
     fork = batch_pb2.Batch.FromString(first.batch)
     fork.sealed_at_us += 1
     code, details = await refused(push(cloud, gateway.sign(fork.SerializeToString())))
-    assert (code, details.partition(":")[0]) == (grpc.StatusCode.FAILED_PRECONDITION, "fork")
+    assert (code, details.partition(":")[0]) == (grpc.StatusCode.ALREADY_EXISTS, "fork")
     later = batch_pb2.Batch.FromString(second.batch)
     later.incarnation = 2
     code, details = await refused(push(cloud, gateway.sign(later.SerializeToString())))
