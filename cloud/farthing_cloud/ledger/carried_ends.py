@@ -66,6 +66,7 @@ def prove(end: ReceivedEnd, gateway: Gateway, facts: GatewayFacts, grant_key: Ve
         device_key=facts.device_key,
         tariff=facts.tariff,
         register=facts.register,
+        time_zone=gateway.time_zone,
     )
     grant = proven.grant
     if grant.currency != gateway.currency:

@@ -51,8 +51,12 @@ def verify(
     device_key: DeviceKeys,
     tariff: Tariffs,
     register: Registers,
+    time_zone: str,
 ) -> ProvenEnd:
-    """Check every rule; raise ``EvidenceError`` naming the one that fails. Callables as in :func:`farthing.evidence.detail.verify`."""
+    """Check every rule; raise ``EvidenceError`` naming the one that fails.
+
+    Callables as in :func:`farthing.evidence.detail.verify`; ``time_zone`` is that of the granting gateway's site.
+    """
     granted = _grant(granted_by, granted_incarnation, grant, grant_key)
     if not 2 <= len(statements) <= MAX_STATEMENTS:
         raise EvidenceError(f"an intent, an end, and at most {MAX_STATEMENTS} statements in all")
@@ -77,6 +81,7 @@ def verify(
         end=register_to,
         started_at=first.at,
         ended_at=last.at,
+        time_zone=time_zone,
     )
     try:
         priced = price(priced_by, use, closing=True)

@@ -15,11 +15,12 @@ from farthing.ids import AccountId, GatewayId, SiteId
 from farthing.v1 import batch_pb2, directive_pb2, gateway_sync_pb2
 from farthing_cloud.ledger.core.batches import ChainStep
 from farthing_cloud.ledger.core.funds import Funding
+from farthing_cloud.ledger.core.incarnations import Standing, UnknownIncarnation
 from farthing_cloud.ledger.core.posting import Posting
 from farthing_cloud.ledger.core.quotas import GrantTerms, QuotaRequest
 from farthing_cloud.ledger.core.received import receive
 from farthing_cloud.ledger.core.rows import AccountStatus, Balances
-from farthing_cloud.ledger.operations import Ledger, LostJournal
+from farthing_cloud.ledger.operations import Ledger
 from farthing_cloud.ledger.store.interface import Posted
 from farthing_cloud.ledger.store.memory import MemoryStore
 from farthing_edge.authorization import commands
@@ -136,12 +137,22 @@ class LedgerNode:
         if not self.is_up:
             return
         try:
-            before, chain = drive(
-                self.ledger.hello(GatewayId(gateway.id), incarnation=incarnation, start_id=start_id, position=position)
+            greeting = drive(
+                self.ledger.hello(
+                    GatewayId(gateway.id),
+                    incarnation=incarnation,
+                    start_id=start_id,
+                    position=position,
+                    now=self.world.now,
+                )
             )
-        except LostJournal as err:
+        except UnknownIncarnation as err:
             self.world.note("the ledger turns {} away: {}", gateway.id, err)
             return
+        if greeting.standing is Standing.WAITS:
+            self.world.note("the ledger turns {} away: {}", gateway.id, greeting.why)
+            return
+        before, chain = greeting.gateway, greeting.chain
         hello = gateway_sync_pb2.HelloResponse(
             incarnation=before.incarnation,
             ledger_epoch=1,
