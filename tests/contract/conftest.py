@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-# Tests are not a package: what the cloud's tests share is found beside them.
+# Tests are not a package: what the cloud's and the contract's tests share is found beside them.
 sys.path.insert(0, str(Path(__file__).parent.parent / "cloud"))
+sys.path.insert(0, str(Path(__file__).parent.parent / "proto"))
 
 from cloud_database import database_server, database_url, ledger_pool
 

@@ -78,7 +78,7 @@ def prove(end: ReceivedEnd, gateway: Gateway, facts: GatewayFacts, grant_key: Ve
         register=RegisterKey(
             device_id=grant.recipient, register_id=grant.register_id, register_epoch=grant.register_epoch
         ),
-        register_from=grant.start,
+        register_from=proven.register_from,
         register_to=proven.register_to,
         parts=tuple((part.rate_ppm, part.net_micros, part.tax_micros) for part in proven.priced.parts),
         quota_ids=tuple(held.quota_id for held in grant.held if held.quota_id != FLOOR),

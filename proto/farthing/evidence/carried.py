@@ -24,7 +24,7 @@ from farthing.device.messages import (
 )
 from farthing.evidence.detail import DeviceKeys, EvidenceError, RegisterFacts, Registers, Tariffs
 from farthing.ids import GatewayId, authorization_id
-from farthing.tariff import Priced, TariffError, Use, price
+from farthing.tariff import Priced, Tariff, TariffError, Use, price
 
 #: Statements of one session that travel with its end: the intent, the end, and readings at the switches of a tariff between them.
 MAX_STATEMENTS: Final = 16
@@ -32,11 +32,14 @@ MAX_STATEMENTS: Final = 16
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProvenEnd:
-    """A carried end whose every rule holds; ``register_to`` is unrolled, ``priced`` the whole use so far."""
+    """A carried end whose every rule holds; the interval is unrolled as far as the device counts its turns, ``priced`` is
+    the whole use.
+    """
 
     grant: Grant
     first: Intent
     last: End
+    register_from: int
     register_to: int
     priced: Priced
 
@@ -69,25 +72,18 @@ def verify(
     facts = register(granted.recipient, granted.register_id, granted.register_epoch)
     if facts is None:
         raise EvidenceError("a register that nobody knows")
-    register_to = _unrolled(first, last, facts)
+    start = first.register.unrolled(facts.modulus)
+    register_to = start + _width(first, last, facts)
     priced_by = tariff(granted.tariff.tariff_id, granted.tariff.version)
     if priced_by is None:
         raise EvidenceError("a tariff version that nobody knows")
     if priced_by.currency != granted.currency:
         raise EvidenceError("the grant is in another currency than its tariff")
-    use = Use(
-        unit=facts.unit,
-        start=first.register.value,
-        end=register_to,
-        started_at=first.at,
-        ended_at=last.at,
-        time_zone=time_zone,
-    )
     try:
-        priced = price(priced_by, use, closing=True)
+        priced = _priced(priced_by, facts, start, read, time_zone)
     except TariffError as err:
         raise EvidenceError(f"the tariff does not price it: {err}") from err
-    return ProvenEnd(grant=granted, first=first, last=last, register_to=register_to, priced=priced)
+    return ProvenEnd(grant=granted, first=first, last=last, register_from=start, register_to=register_to, priced=priced)
 
 
 def _grant(granted_by: GatewayId, granted_incarnation: int, data: bytes, grant_key: VerifyingKey) -> Grant:
@@ -153,11 +149,32 @@ def _check_same_use(granted: Grant, first: Intent, last: End) -> None:
         raise EvidenceError("the statements name another tariff version than the grant")
 
 
-def _unrolled(first: Intent, last: End, facts: RegisterFacts) -> int:
-    end = last.register.value
-    if end < first.register.value:
+def _width(first: Statement, last: Statement, facts: RegisterFacts) -> int:
+    width = last.register.unrolled(facts.modulus) - first.register.unrolled(facts.modulus)
+    if width < 0:
         # The count returned to 0; where it cannot, it went back.
-        end += facts.modulus
-    if end < first.register.value:
+        width += facts.modulus
+    if width < 0:
         raise EvidenceError("the register went back")
-    return end
+    return width
+
+
+def _priced(tariff: Tariff, facts: RegisterFacts, start: int, read: Sequence[Statement], time_zone: str) -> Priced:
+    """The closing price; what the readings between place in time, they place."""
+    first = read[0]
+    placed, placed_to = None, start
+    for statement in read[1:]:
+        closing = statement is read[-1]
+        use = Use(
+            unit=facts.unit,
+            start=start,
+            end=start + _width(first, statement, facts),
+            started_at=first.at,
+            ended_at=statement.at,
+            placed=placed,
+            placed_to=placed_to,
+            time_zone=time_zone,
+        )
+        priced = price(tariff, use, closing=closing)
+        placed, placed_to = priced.placed, use.end
+    return priced

@@ -1,0 +1,242 @@
+"""An end that another gateway carries is billed once, from what the old gateway's quotas still hold; a hostile carrier gains nothing."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from carried_session import AUTHORIZATION, DEVICE, END, GRANT, GRANTER, INTENT, OCPI, STRANGER, register, said
+from ledger_story import CHG, EUR, NOW, OP, Story, grants, micros
+
+from farthing.device import messages as m
+from farthing.ids import GatewayId, QuotaId
+from farthing.v1 import batch_pb2, directive_pb2
+from farthing_cloud.ledger.core.batches import ChainStep
+from farthing_cloud.ledger.core.received import BatchError, receive
+from farthing_cloud.ledger.core.rows import Touch
+from farthing_cloud.ledger.store.interface import LedgerStore, Transaction
+from farthing_cloud.ledger.store.memory import MemoryStore
+
+G1, G2 = GatewayId("G1"), GatewayId("G2")
+#: What the session costs in all: 0.50 and 4 kWh at 0.25, a fifth of tax.
+NET, TAX = "1.50", "0.30"
+
+
+async def opened(store: LedgerStore) -> Story:
+    """G1 has granted a session from q1, and knows the device and its tariff."""
+    story = Story(store)
+    await grants(story)
+    ledger = story.ledger
+    await story.fund("P", "5.00", "pay-3")
+    await ledger.put_gateway(
+        gateway_id=G1,
+        operator_id=OP,
+        site_id="S1",  # type: ignore[arg-type]  # a name
+        currency=EUR,
+        exposure_micros=micros("10"),
+        batch_key=b"",
+        grant_key=GRANTER.spki,
+        time_zone="Europe/Berlin",
+        now=NOW,
+    )
+    tariff = directive_pb2.TariffRecord(tariff_id="chg-3", version=1, currency=EUR, ocpi_json=OCPI)
+    device = directive_pb2.DeviceRecord(
+        device_id="dev",
+        status=directive_pb2.DEVICE_STATUS_ACTIVE,
+        statement_key=DEVICE.spki,
+        registers=[directive_pb2.RegisterRecord(register_id="c1", unit="Wh", modulus=1_000_000)],
+    )
+    await ledger.issue_directive(OP, G1, tariff, idempotency_key="t", now=NOW)
+    await ledger.issue_directive(OP, G1, device, idempotency_key="d", now=NOW)
+    return story
+
+
+def granted(story: Story, *quotas: str, **changes: Any) -> m.Grant:
+    held = tuple(m.Held(quota_id=QuotaId(story.quotas[name]), amount_micros=1) for name in quotas)
+    return replace(GRANT, **{"held": held, **changes})
+
+
+def carried(*statements: m.Statement, grant: m.Grant, **changes: Any) -> batch_pb2.CarriedEnd:
+    signed, told = said(*statements, grant=grant)
+    fields = {"granted_by": "G1", "granted_incarnation": 3, "statements": signed, "grant": told, **changes}
+    return batch_pb2.CarriedEnd(**fields)
+
+
+def own(net: str, tax: str, to: int, *shares: tuple[str, str]) -> tuple[Any, ...]:
+    """What G1 itself bills of the session, on lines of one share each."""
+    return ("", "dev", 1000, to, net, tax, [(line, n, t) for line, (n, t) in enumerate(shares)])
+
+
+def seal_own(story: Story, claim: tuple[Any, ...], quota: str = "q1") -> bytes:
+    """A batch of G1 about the session; its authorization's id is the real one."""
+    lines = [("P", quota, CHG, "10:00")] * len(claim[6])
+    raw = batch_pb2.Batch.FromString(story.seal("G1", [claim], lines))
+    raw.claims[0].authorization_id = AUTHORIZATION
+    raw.claims[0].register_id = "c1"
+    story.sealed["G1"][-1] = raw.SerializeToString(deterministic=True)
+    return story.sealed["G1"][-1]
+
+
+async def balance(store: LedgerStore, path: str) -> tuple[int, int]:
+    found = {at: b for at, _, b in await store.balances(OP, path)}.get(path)
+    return (found.debits_posted, found.credits_posted) if found is not None else (0, 0)
+
+
+async def told(store: LedgerStore) -> list[directive_pb2.EndCarried]:
+    bodies = [directive_pb2.Directive.FromString(row.body) for row in await store.directives(G1, 0, 99)]
+    return [body.end_carried for body in bodies if body.HasField("end_carried")]
+
+
+async def test_it_is_billed_to_what_the_grant_holds_and_the_gateway_hears_of_it(store: LedgerStore) -> None:
+    story = await opened(store)
+    held = {g.gateway_id: open_micros for g, open_micros in await store.exposures(OP)}
+    outcome = await story.push(story.seal("G2", [], [], carried=(carried(INTENT, END, grant=granted(story, "q1")),)))
+    assert outcome.step is ChainStep.NEXT
+    # At the site of the gateway that gave it, from the hold of the quota that it named.
+    assert await balance(store, "clearing/S1/w1") == (0, micros(NET))
+    assert await balance(store, "clearing/S2/w1") == (0, 0)
+    now_held = {g.gateway_id: open_micros for g, open_micros in await store.exposures(OP)}
+    assert (held["G1"] - now_held["G1"], held["G2"] - now_held["G2"]) == (micros("1.80"), 0)
+    (message,) = await told(store)
+    assert (message.carried_by, message.claim.granted_by, message.claim.final) == ("G2", "G1", True)
+    assert (message.claim.net_micros, message.claim.tax_micros) == (micros(NET), micros(TAX))
+    assert len(message.statements) == 2
+    # Nothing in that batch is left to be proven, and nothing of it stands against anybody's exposure.
+    batch = await store.batch(G2, 1, 1)
+    assert batch is not None
+    assert (batch.proven, batch.beyond_micros) == (True, 0)
+    assert (await store.verify()).fault == ""
+
+
+@pytest.mark.parametrize("away_after", [0, 1, 2])
+async def test_whoever_reports_a_use_and_in_whatever_order_it_is_billed_once(
+    store: LedgerStore, away_after: int
+) -> None:
+    story = await opened(store)
+    begun = seal_own(story, own("1.00", "0.20", 3000, ("1.00", "0.20")))
+    ended = seal_own(story, own(NET, TAX, 5000, ("0.50", "0.10")))
+    away = story.seal("G2", [], [], carried=(carried(INTENT, END, grant=granted(story, "q1")),))
+    # The same, carried once more, with another grant of the same authorization.
+    again = story.seal("G2", [], [], carried=(carried(INTENT, END, grant=granted(story, "q3")),))
+    batches = [begun, ended]
+    batches.insert(away_after, away)
+    for raw in (*batches, again):
+        assert (await story.push(raw)).step is ChainStep.NEXT
+    for raw in batches:
+        assert (await story.push(raw)).step is ChainStep.REPLAY
+    assert await balance(store, "clearing/S1/w1") == (0, micros(NET))
+    assert (await balance(store, "payer/P"))[0] == micros("1.80")
+    assert await balance(store, "suspense/S1") == (0, 0)
+    assert len(await told(store)) == 1
+    assert (await store.verify()).fault == ""
+
+
+async def test_beyond_what_is_held_it_goes_down_the_waterfall_as_late(store: LedgerStore) -> None:
+    story = await opened(store)
+    # q3 holds 2.00, of which 1.50 are spent: 0.50 from it, then what P has available.
+    await story.push(
+        story.seal("G1", [("z1", "z9", 0, 1, "1.50", "0", [(0, "1.50", "0")])], [("P", "q3", ("chg-3", 0), "10:00")])
+    )
+    before = len(await store.transfers(OP))
+    await story.push(story.seal("G2", [], [], carried=(carried(INTENT, END, grant=granted(story, "q3")),)))
+    causes: dict[str, int] = {}
+    for transfer in (await store.transfers(OP))[before:]:
+        causes[transfer.cause] = causes.get(transfer.cause, 0) + transfer.amount_micros
+    assert causes == {"use": micros("0.50"), "late": micros("1.30")}
+    assert (await store.verify()).fault == ""
+
+
+@pytest.mark.parametrize(("account", "pays"), [("P", "payer/P"), (None, "risk"), ("nobody", "risk")])
+async def test_a_floor_names_who_pays_or_the_operator_bears_it(
+    store: LedgerStore, account: str | None, pays: str
+) -> None:
+    story = await opened(store)
+    floor = replace(GRANT, held=(m.Held(quota_id=QuotaId("floor"), amount_micros=1),), account=account)
+    await story.push(story.seal("G2", [], [], carried=(carried(INTENT, END, grant=floor),)))
+    assert (await balance(store, pays))[0] == micros("1.80")
+    assert (await store.verify()).fault == ""
+
+
+async def test_another_use_of_its_register_stands_in_the_way_of_it_as_of_any_claim(store: LedgerStore) -> None:
+    story = await opened(store)
+    raw = batch_pb2.Batch.FromString(
+        story.seal("G2", [("o1", "dev", 4000, 4500, "0.10", "0", [(0, "0.10", "0")])], [("P", "q2", CHG, "10:00")])
+    )
+    raw.claims[0].register_id = "c1"
+    raw.carried.append(carried(INTENT, END, grant=granted(story, "q1")))
+    await story.push(raw.SerializeToString(deterministic=True))
+    assert (await balance(store, "suspense/S1"))[0] == micros("1.80")
+    assert await balance(store, "clearing/S1/w1") == (0, 0)
+    # That much of the hold is given back, and a person decides.
+    assert (await store.verify()).fault == ""
+    await story.ledger.decide_case(1, release=True, now=NOW)
+    assert await balance(store, "clearing/S1/w1") == (0, micros(NET))
+    assert (await store.verify()).fault == ""
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        lambda story: batch_pb2.CarriedEnd(
+            granted_by="G1",
+            granted_incarnation=3,
+            statements=[DEVICE.signed(INTENT), STRANGER.signed(replace(END, register=register(900_000)))],
+            grant=GRANTER.signed(granted(story, "q1")),
+        ),
+        lambda story: batch_pb2.CarriedEnd(
+            granted_by="G1",
+            granted_incarnation=3,
+            statements=said(INTENT, END)[0],
+            grant=STRANGER.signed(granted(story, "q1")),
+        ),
+        lambda story: carried(INTENT, END, grant=granted(story, "q1"), granted_by="G2"),
+        lambda story: carried(INTENT, END, grant=granted(story, "q1"), granted_by="G9"),
+        lambda _story: batch_pb2.CarriedEnd(granted_by="G1"),
+    ],
+)
+async def test_what_does_not_prove_itself_raises_no_claim_and_takes_nothing(store: LedgerStore, forged: Any) -> None:
+    story = await opened(store)
+    before = await store.transfers(OP)
+    assert (await story.push(story.seal("G2", [], [], carried=(forged(story),)))).step is ChainStep.NEXT
+    assert await store.transfers(OP) == before
+    assert await told(store) == []
+
+    async def work(tx: Transaction) -> str:
+        case = (await tx.load(Touch(operator_id=OP, currency=EUR, case_id=1))).case
+        assert case is not None
+        return case.kind
+
+    assert await store.run(work) == "carried"
+    # The honest end still bills all of it, and so does the gateway that gave it.
+    await story.push(story.seal("G2", [], [], carried=(carried(INTENT, END, grant=granted(story, "q1")),)))
+    assert await balance(store, "clearing/S1/w1") == (0, micros(NET))
+    assert (await store.verify()).fault == ""
+
+
+async def test_quotas_of_others_pay_nothing_whatever_a_grant_names(store: LedgerStore) -> None:
+    story = await opened(store)
+    held = {g.gateway_id: open_micros for g, open_micros in await store.exposures(OP)}
+    # q2 is G2's: a grant of G1 does not reach it.
+    await story.push(story.seal("G2", [], [], carried=(carried(INTENT, END, grant=granted(story, "q2")),)))
+    assert {g.gateway_id: open_micros for g, open_micros in await store.exposures(OP)} == held
+    assert {t.cause for t in (await store.transfers(OP))[-2:]} == {"late"}
+    assert (await store.verify()).fault == ""
+
+
+@pytest.mark.parametrize(
+    ("ends", "granted_by", "why"),
+    [
+        ((batch_pb2.CarriedEnd(granted_by="G1"),) * 65, "", "more than 64"),
+        ((batch_pb2.CarriedEnd(granted_by="G1", statements=[bytes(769)]),), "", "768 bytes"),
+        ((batch_pb2.CarriedEnd(granted_by="G1", statements=[b""] * 17),), "", "16 statements"),
+        ((batch_pb2.CarriedEnd(granted_by="G1", grant=bytes(2177)),), "", "grant of more"),
+        ((), "G1", "carried, not claimed"),
+    ],
+)
+def test_a_batch_carries_a_bounded_number_and_claims_nothing_of_others(
+    ends: tuple[batch_pb2.CarriedEnd, ...], granted_by: str, why: str
+) -> None:
+    story = Story(MemoryStore())
+    batch = batch_pb2.Batch.FromString(story.seal("G2", [("a1", "d", 0, 1, "0", "0", [])], [], carried=ends))
+    batch.claims[0].granted_by = granted_by
+    with pytest.raises(BatchError, match=why):
+        receive(batch.SerializeToString(), signature=b"", key_id=b"", currency=EUR)
