@@ -20,7 +20,7 @@ from farthing.v1 import (
     settlement_pb2,
     settlement_pb2_grpc,
 )
-from farthing_cloud.admin import fraud, ledger, settlement
+from farthing_cloud.admin import fraud, ledger, registry, settlement
 
 Run = Callable[..., Result]
 
@@ -307,3 +307,41 @@ def test_an_operator_is_named(run: Run, monkeypatch: pytest.MonkeyPatch, office:
     monkeypatch.setenv("FARTHING_ADMIN_OPERATOR", "op")
     assert run(ledger.accounts, "list").output.splitlines()[-1] == "none"
     assert office.asked[0][1].operator_id == "op"
+
+
+CONTENT = ledger_pb2.DecisionContent(
+    kind="incarnation", operator_id="op", gateway_id="gw-1", incarnation=1, reason="a new disk", proposed_by="ann"
+)
+DECISION = ledger_pb2.Decision(decision_id="d-1", content=CONTENT.SerializeToString(), content_hash=bytes(range(32)))
+
+
+def test_two_people_decide_by_the_hash_of_what_was_proposed(run: Run, office: Office) -> None:
+    office.answers["ProposeDecision"] = ledger_pb2.ProposeDecisionResponse(decision=DECISION)
+    office.answers["ApproveDecision"] = ledger_pb2.ApproveDecisionResponse(changed=True)
+    void = ledger_pb2.Decision(content=ledger_pb2.DecisionContent(kind="forced-void").SerializeToString())
+    office.answers["ListDecisions"] = ledger_pb2.ListDecisionsResponse(decisions=[DECISION, void])
+    result = run(registry.gateways, "incarnation", "propose", "gw-1", "--reason", "a new disk", "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["content_hash"] == bytes(range(32)).hex()
+    listed = json.loads(run(registry.gateways, "incarnation", "list", *OP, "--json").stdout)
+    assert [(row["decision_id"], row["status"], row["proposed_by"]) for row in listed] == [("d-1", "proposed", "ann")]
+    result = run(registry.gateways, "incarnation", "approve", "d-1", "--content-hash", bytes(range(32)).hex())
+    assert result.exit_code == 0, result.output
+    assert office.asked[-1][1] == ledger_pb2.ApproveDecisionRequest(decision_id="d-1", content_hash=bytes(range(32)))
+    asked = len(office.asked)
+    assert run(registry.gateways, "forced-void", "approve", "d-1", "--content-hash", "xyz").exit_code != 0
+    assert len(office.asked) == asked
+    assert run(registry.gateways, "forced-void", "propose", "gw-1", "--reason", "burnt down").exit_code == 0
+    assert office.asked[-1][1].kind == "forced-void"
+    assert len(json.loads(run(registry.gateways, "forced-void", "list", *OP, "--json").stdout)) == 1
+
+
+def test_cases_of_gateways_and_maximum_loss_are_shown(run: Run, office: Office) -> None:
+    case = ledger_pb2.GatewayCase(case_id=1, gateway_id="gw-1", incarnation=1, kind="incarnation", detail="no journal")
+    office.answers["ListGatewayCases"] = ledger_pb2.ListGatewayCasesResponse(cases=[case])
+    row = ledger_pb2.Exposure(scope="gateway", id="gw-1", currency="EUR", maximum_loss_micros=5_000_000, silent=1)
+    office.answers["ShowExposure"] = ledger_pb2.ShowExposureResponse(rows=[row])
+    assert "no journal" in run(registry.gateways, "cases", "--open", *OP).stdout
+    assert office.asked[-1][1].open_only
+    (shown,) = json.loads(run(ledger.ledger, "exposure", *OP, "--json").stdout)
+    assert (shown["maximum_loss_micros"], shown["silent"], shown["late_micros"]) == (5_000_000, 1, 0)

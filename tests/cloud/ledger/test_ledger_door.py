@@ -529,3 +529,57 @@ async def test_events_are_followed_as_they_come(cloud: Cloud) -> None:
     call.cancel()
     ended = cloud.back_office.FollowEvents(ledger_pb2.FollowEventsRequest(after=event.cursor))
     assert [row.kind async for row in ended] == []
+
+
+async def test_a_gateway_without_its_journal_waits_until_two_people_have_decided(cloud: Cloud) -> None:
+    gateway = Gateway()
+    await opened(cloud, gateway)
+    door, back = cloud.door, cloud.back_office
+    agreed = await door.Hello(gateway_sync_pb2.HelloRequest(incarnation=1, start_id=START, position=9))
+    assert agreed.standing == gateway_sync_pb2.HELLO_STANDING_AGREED
+    lost = gateway_sync_pb2.HelloRequest(start_id=b"n" * 16)
+    code, details = await refused(door.Hello(lost))
+    assert code == grpc.StatusCode.FAILED_PRECONDITION
+    assert "two persons" in details
+    lost.hears_standing = True
+    waits = await door.Hello(lost)
+    assert (waits.standing, waits.incarnation) == (gateway_sync_pb2.HELLO_STANDING_WAITS, 1)
+    assert "no journal" in waits.waits_because
+
+    wish = ledger_pb2.ProposeDecisionRequest(kind="incarnation", gateway_id="G1", reason="a new disk")
+    assert (await refused(back.ProposeDecision(wish)))[0] == grpc.StatusCode.PERMISSION_DENIED
+    cloud.calls("person", "ann")
+    (case,) = (await back.ListGatewayCases(ledger_pb2.ListGatewayCasesRequest(operator_id=OP, open_only=True))).cases
+    assert (case.gateway_id, case.kind, case.closed_at_us) == ("G1", "incarnation", 0)
+    proposed = (await back.ProposeDecision(wish)).decision
+    content = ledger_pb2.DecisionContent.FromString(proposed.content)
+    assert (content.proposed_by, content.reason, content.incarnation) == ("ann", "a new disk", 1)
+    assert proposed.content_hash == hashlib.sha256(proposed.content).digest()
+    wish.kind = "anything"
+    assert (await refused(back.ProposeDecision(wish)))[0] == grpc.StatusCode.INVALID_ARGUMENT
+    approval = ledger_pb2.ApproveDecisionRequest(decision_id=proposed.decision_id, content_hash=proposed.content_hash)
+    code, details = await refused(back.ApproveDecision(approval))
+    assert (code, "another person" in details) == (grpc.StatusCode.FAILED_PRECONDITION, True)
+    exposed = (await back.ShowExposure(ledger_pb2.ShowExposureRequest(operator_id=OP))).rows
+    assert [(row.scope, row.id, row.unwitnessed, row.quotas_micros) for row in exposed] == [
+        ("gateway", "G1", 1, 5_000_000),
+        ("site", "S1", 1, 5_000_000),
+        ("operator", OP, 1, 5_000_000),
+    ]
+    reconciled = await back.Reconcile(ledger_pb2.ReconcileRequest(operator_id=OP))
+    assert reconciled.maximum_loss_micros == exposed[0].maximum_loss_micros == 50_000_000
+    cloud.calls("person", "ben")
+    assert (await back.ApproveDecision(approval)).changed
+    (decision,) = (await back.ListDecisions(ledger_pb2.ListDecisionsRequest(operator_id=OP))).decisions
+    assert (decision.approved_by, decision.content) == ("ben", proposed.content)
+
+    cloud.calls("gateway", "G1")
+    begins = await door.Hello(lost)
+    assert (begins.standing, begins.incarnation, begins.posted_sequence) == (
+        gateway_sync_pb2.HELLO_STANDING_BEGIN,
+        2,
+        0,
+    )
+    # A batch of the old chain that turns up is posted, and names its incarnation in the receipt.
+    (receipt,) = await push(cloud, gateway.seal(""))
+    assert batch_pb2.Receipt.FromString(receipt.receipt).incarnation == 1
