@@ -365,6 +365,18 @@ async def test_silence_ends_a_bounded_number_at_once_and_frees_money_for_debts(s
     assert payer.debits_pending == 0
 
 
+async def test_who_is_heard_often_is_written_down_seldom(store: LedgerStore) -> None:
+    story = Story(store)
+    await story.open()
+    heard = []
+    for second in (40, 50, 69, 70, 10):
+        await store.contact(G1, now=Instant(second * 1_000_000))
+        gateway = await store.gateway(G1)
+        assert gateway is not None
+        heard.append(gateway.contact_at // 1_000_000)
+    assert heard == [40, 40, 40, 70, 70]
+
+
 async def test_a_forced_void_ends_every_hold_and_what_comes_later_is_late_and_counted(store: LedgerStore) -> None:
     story = Story(store)
     await grants(story)

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol, TypeVar
 
-from farthing.clock import Instant
+from farthing.clock import SECOND_US, Instant
 from farthing.ids import AccountId, GatewayId, OperatorId, QuotaId
 from farthing.money import Currency
 from farthing.v1 import batch_pb2
@@ -18,6 +18,8 @@ from farthing_cloud.ledger.core.rows import Balances, Chain, Decision, Gateway, 
 
 T = TypeVar("T")
 
+#: A gateway whose stream stands is heard every few seconds; its row is not written for less than this, business time.
+CONTACT_STEP_US: Final = 30 * SECOND_US
 #: Batches of one gateway that are kept although they do not fit its chain, each at most 4 MiB: enough to see what it does, and no more.
 MAX_FORKS: Final = 256
 
@@ -190,7 +192,7 @@ class LedgerStore(Protocol):
         """Remember the furthest position that the journal of the present incarnation has shown; not of a gateway that waits."""
 
     async def contact(self, gateway_id: GatewayId, *, now: Instant) -> None:
-        """Remember that a gateway was heard."""
+        """Remember that a gateway was heard, if it was not heard in the last ``CONTACT_STEP_US``."""
 
     async def listen(self, *, now: Instant, break_us: int) -> Instant:
         """Say that the ledger listens now; since when it has done so without a break longer than ``break_us``."""

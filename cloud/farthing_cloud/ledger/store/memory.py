@@ -39,6 +39,7 @@ from farthing_cloud.ledger.core.rows import (
 )
 from farthing_cloud.ledger.core.silence import outlives
 from farthing_cloud.ledger.store.interface import (
+    CONTACT_STEP_US,
     MAX_FORKS,
     Cursor,
     LedgerStore,
@@ -472,7 +473,8 @@ class MemoryStore:
 
     async def contact(self, gateway_id: GatewayId, *, now: Instant) -> None:
         gateway = self._gateways[gateway_id]
-        self._gateways[gateway_id] = replace(gateway, contact_at=Instant(max(gateway.contact_at, now)))
+        if gateway.contact_at <= now - CONTACT_STEP_US:
+            self._gateways[gateway_id] = replace(gateway, contact_at=now)
 
     async def listen(self, *, now: Instant, break_us: int) -> Instant:
         since, last = self._listening or (now, now)

@@ -49,6 +49,7 @@ from farthing_cloud.ledger.core.rows import (
     View,
 )
 from farthing_cloud.ledger.store.interface import (
+    CONTACT_STEP_US,
     MAX_FORKS,
     Cursor,
     LedgerStore,
@@ -976,7 +977,7 @@ class PostgresStore:
         await self._write((WITNESS, heard))
 
     async def contact(self, gateway_id: GatewayId, *, now: Instant) -> None:
-        await self._write((CONTACT, {"gateway_id": gateway_id, "contact_at_us": now}))
+        await self._write((CONTACT, {"gateway_id": gateway_id, "contact_at_us": now, "step_us": CONTACT_STEP_US}))
 
     async def listen(self, *, now: Instant, break_us: int) -> Instant:
         row = await self._row(LISTEN, {"now_us": now, "break_us": break_us})
