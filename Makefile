@@ -4,7 +4,7 @@ PY := .venv/bin/python
 WORKERS ?= 2
 CODE := proto edge cloud firmware-sim hsm-sim demo bench tests
 
-.PHONY: demo test bench sim check setup lock proto fuzz
+.PHONY: demo test bench sim fuzz crash check setup lock proto
 
 demo: setup
 	@$(PY) -m farthing_demo
@@ -25,6 +25,11 @@ sim: setup
 # FRAMES=1000000 SEED=1: the long run of what `make test` does with a few thousand.
 fuzz: setup
 	@FARTHING_FUZZ_FRAMES=$(or $(FRAMES),1000000) FARTHING_FUZZ_SEED=$(or $(SEED),1) $(PY) -m pytest -p no:xdist tests/edge/engine/test_fuzzed_frames.py
+
+# kill -9 of a gateway with a real broker and stubborn devices: `make crash KILLS=1000` is the long run.
+KILLS ?= 50
+crash: setup
+	@FARTHING_KILLS=$(KILLS) $(PY) -m pytest -q tests/system/test_kills.py
 
 check: setup
 	@.venv/bin/ruff check $(CODE)

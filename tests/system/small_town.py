@@ -161,7 +161,7 @@ class Client:
     def __init__(self, *, name: str, address: str, ca_file: str, certificate_file: str, key_file: str) -> None:
         host, _, port = address.rpartition(":")
         self.came: list[tuple[str, bytes]] = []
-        self._changed = threading.Condition()
+        self.changed = threading.Condition()
         self._acknowledged: set[int] = set()
         self._subscribed: set[int] = set()
         self._client = paho.Client(CallbackAPIVersion.VERSION2, client_id=name, protocol=paho.MQTTv311)
@@ -191,8 +191,8 @@ class Client:
 
     def wait_for(self, holds: Callable[[], bool], what: str) -> None:
         """Return as soon as ``holds``; it is looked at whenever something came."""
-        with self._changed:
-            assert self._changed.wait_for(holds, PATIENCE_S), f"waited for {what}"
+        with self.changed:
+            assert self.changed.wait_for(holds, PATIENCE_S), f"waited for {what}"
 
     def close(self) -> None:
         """Leave the broker."""
@@ -200,10 +200,10 @@ class Client:
         self._client.loop_stop()
 
     def _note(self, what: Callable[[], object] | None = None) -> None:
-        with self._changed:
+        with self.changed:
             if what is not None:
                 what()
-            self._changed.notify_all()
+            self.changed.notify_all()
 
 
 class Speaker:
@@ -614,8 +614,8 @@ def _device(parties: Parties, device: str) -> dict[str, object]:
                 "epoch": 1,
                 "unit": "s" if parking else "passage",
                 "modulus": 2**32,
-                # A transponder that a test drives: as fast as it can.
-                "rated_per_hour": 3_600 if parking else 3_600_000,
+                # Devices that a test drives: as fast as it can.
+                "rated_per_hour": 3_600_000,
             }
         ],
     }
