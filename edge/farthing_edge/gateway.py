@@ -133,6 +133,9 @@ class _ForIngress:
     def statement_key(self, device: DeviceId, /) -> VerifyingKey | None:
         return self._view.statement_key(device)
 
+    def is_complete(self) -> bool:
+        return self._view.is_complete
+
     def site_key(self) -> tuple[str, int] | None:
         newest = self._view.newest_site_key()
         if newest is None:
@@ -161,6 +164,7 @@ class _ForUplink:
             directive_version=view.directive_version,
             directive_hash=view.directive_hash,
             last_sealed_sequence=view.sealed_sequence,
+            suspects_rollback=view.suspects_rollback,
         )
 
     def receipt_keys(self) -> Sequence[VerifyingKey]:
@@ -227,6 +231,7 @@ class _Gateway:
             gateway=config.gateway,
             engine=_ForIngress(self._engine),
             token=token,
+            grant_key=VerifyingKey.from_spki(party.public_key("grant")),
             limits=limits,
             metrics=self._metrics,
             rubbish=self._rubbish,

@@ -103,6 +103,8 @@ class Policy:
         self.gateway_id = gateway_id
         self.version = 0
         self.hash = ZERO_HASH
+        #: The whole chain, as a journal that begins anew reads it again.
+        self.sent: list[commands.DirectiveArrived] = []
 
     def directive(self, at: Instant, **body: object) -> commands.DirectiveArrived:
         self.version += 1
@@ -115,7 +117,8 @@ class Policy:
         )
         raw = directive.SerializeToString(deterministic=True)
         self.hash = batch_hash(raw)
-        return commands.DirectiveArrived(body=directive, raw=raw, signature=bytes(64), key_id=bytes(8))
+        self.sent.append(commands.DirectiveArrived(body=directive, raw=raw, signature=bytes(64), key_id=bytes(8)))
+        return self.sent[-1]
 
     @staticmethod
     def device(device_id: str, **changes: object) -> directive_pb2.DeviceRecord:

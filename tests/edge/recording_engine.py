@@ -25,6 +25,7 @@ class RecordingEngine:
     holds_ticks: bool = False
     #: Label and epoch of the site's key; None: no intent can be looked up.
     key: tuple[str, int] | None = None
+    complete: bool = True
     _under_way: set["asyncio.Task[None]"] = field(default_factory=set)
 
     def hear(self, command: DeviceStatement | TicksArrived, waiting: Waiting, /) -> None:
@@ -67,6 +68,9 @@ class RecordingEngine:
 
     def statement_key(self, device: DeviceId, /) -> VerifyingKey | None:
         return self.keys.get(device)
+
+    def is_complete(self) -> bool:
+        return self.complete
 
     def site_key(self) -> tuple[str, int] | None:
         return self.key

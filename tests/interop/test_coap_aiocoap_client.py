@@ -142,6 +142,11 @@ async def open_site(*, odd: bool = False, kid: bytes = b"\x07", **limits: Any) -
         gateway=GATEWAY,
         engine=engine,
         token=engine,
+        grant_key=VerifyingKey.from_spki(
+            ec.generate_private_key(ec.SECP256R1())
+            .public_key()
+            .public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        ),
         limits=LimitsSection(),
         metrics=metrics,
         rubbish=RubbishRing(samples=8),

@@ -8,14 +8,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from farthing.clock import SECOND_US, Instant
-from farthing.device.messages import Position, TariffVersion
-from farthing.ids import (
-    AccountId,
-    AuthorizationId,
-    DeviceId,
-    RegisterId,
-    TariffId,
-)
+from farthing.device.messages import Position
+from farthing.ids import AccountId
 from farthing.money import Currency
 from farthing.v1 import gateway_sync_pb2
 from farthing_edge.authorization import events
@@ -23,12 +17,14 @@ from farthing_edge.authorization.events import Event
 from farthing_edge.authorization.keeping import close_request, doubt, see_whether_low, stop_quota, used
 from farthing_edge.authorization.limits import count_use, token_name
 from farthing_edge.authorization.obeying import apply_directive
+from farthing_edge.authorization.opening import opened
 from farthing_edge.authorization.state import (
     FLOOR_FUNDING,
     MAX_PARKED_STATEMENTS,
     NEVER,
     OVERRUN_FUNDING,
     Authorization,
+    CarriedEnd,
     Chain,
     Charge,
     Device,
@@ -237,39 +233,10 @@ def _open(state: GatewayState, device: Device, authorization: Authorization) -> 
     state.open_authorizations += 1
     register = device.registers.get(authorization.register_id)
     if register is not None and register.epoch == authorization.register_epoch:
-        register.open = authorization
+        # Only what is adopted for its end alone finds another one open.
+        register.open = register.open or authorization
         register.last_value = max(register.last_value, authorization.start)
         register.last_at = max(register.last_at, authorization.started_at)
-
-
-def opened(event: events.Granted | events.BaselineTaken, position: int) -> Authorization:
-    """The authorization that the entry at ``position`` opens, before anything is billed."""
-    granted = event.__class__ is events.Granted
-    said_start = event.start if event.said_start < 0 else event.said_start
-    return Authorization(
-        authorization_id=AuthorizationId(event.authorization),
-        device_id=DeviceId(event.device),
-        intent_epoch=event.device_epoch,
-        intent_counter=event.counter,
-        account_id=AccountId(event.account),
-        token_key=event.token_key,
-        commitment=event.commitment if isinstance(event, events.Granted) else None,
-        register_id=RegisterId(event.register_id),
-        register_epoch=event.register_epoch,
-        unit=event.unit,
-        start=event.start,
-        started_at=Instant(event.at),
-        tariff=TariffVersion(tariff_id=TariffId(event.tariff_id), version=event.tariff_version),
-        currency=Currency(event.currency),
-        report_interval_s=event.report_interval_s,
-        standing=not granted,
-        first_statement=event.statement,
-        traceparent=event.traceparent,
-        opened_position=position,
-        shown_start=event.shown_start if isinstance(event, events.Granted) and event.shown_start >= 0 else event.start,
-        said_start=said_start,
-        heard_at=Instant(event.decided_at if isinstance(event, events.Granted) else event.at),
-    )
 
 
 def _granted(state: GatewayState, event: events.Granted) -> None:
@@ -514,6 +481,38 @@ def _use_set_aside(state: GatewayState, event: events.UseSetAside) -> None:
     state.ended.pop(event.authorization, None)
 
 
+def _adopted(state: GatewayState, event: events.Adopted) -> None:
+    device = _device(state, event.device)
+    authorization = opened(event, state.position)
+    # What was held here is held from now on: it is set like any other hold.
+    holds, authorization.holds = tuple(event.holds), {}
+    _open(state, device, authorization)
+    _advance(device, authorization, event.register_to)
+    device.cancelled.pop(event.authorization, None)
+    _remember(state, device, event.counter, event.digest, authorization, None)
+    _set_holds(state, authorization, holds)
+    used(state, authorization.account_id, Instant(event.decided_at))
+
+
+def _disclaimed(state: GatewayState, event: events.Disclaimed) -> None:
+    device = _device(state, event.device)
+    authorization = state.authorizations.get(event.authorization)
+    if authorization is None:
+        raise StateError("a disclaimer names an authorization that is not known")
+    _remember(state, device, event.counter, event.digest, authorization, None)
+    _await_receipt(device, event.counter, state.position)
+    authorization.last_counter = max(authorization.last_counter, event.counter)
+    _set_holds(state, authorization, ())
+    _close(state, device, authorization)
+
+
+def _end_carried(state: GatewayState, event: events.EndCarried) -> None:
+    device = _device(state, event.device)
+    state.carried.append(CarriedEnd(event.granted_by, event.granted_incarnation, event.statements, event.grant))
+    _remember(state, device, event.counter, event.digest, None, None)
+    _await_receipt(device, event.counter, state.position)
+
+
 def _statement_parked(state: GatewayState, event: events.StatementParked) -> None:
     _remember(state, _device(state, event.device), event.counter, event.digest, None, event.refusal)
     state.parked += 1
@@ -589,10 +588,14 @@ def _sealed(state: GatewayState, event: events.Sealed) -> None:
         raise StateError(f"batch {event.sequence} follows {state.sequence}")
     state.sequence = event.sequence
     state.batch_hash = event.batch_hash
+    if event.again:
+        _sealed_again(state, event)
+        return
     state.sealed_position = event.last_position
     state.batches[event.sequence] = SealedBatch(event.batch_hash, event.last_position, len(state.unsealed))
     state.unsealed = []
     state.unsealed_micros = 0
+    state.carried = []
     for authorization in state.ended.values():
         device = state.devices.get(authorization.device_id)
         # What can still be asked about stays; the rest is the journal's.
@@ -607,7 +610,29 @@ def _sealed(state: GatewayState, event: events.Sealed) -> None:
         account = state.accounts.get(quota.account_id)
         if account is not None:
             account.quotas.remove(quota)
+    _drop_what_is_over(state)
     state.statistics = Statistics()
+
+
+def _drop_what_is_over(state: GatewayState) -> None:
+    """Quotas of older incarnations: until they are reported no more, a device may still show a grant that names one."""
+    over = [
+        quota
+        for quota in state.quotas.values()
+        if quota.frozen and not quota.held_micros and quota.report_until < state.recorded_head_at
+    ]
+    for quota in over:
+        del state.quotas[quota.id]
+        account = state.accounts.get(quota.account_id)
+        if account is not None:
+            account.quotas.remove(quota)
+
+
+def _sealed_again(state: GatewayState, event: events.Sealed) -> None:
+    if not state.to_seal_again or state.to_seal_again[0].batch_hash != event.again:
+        raise StateError(f"batch {event.sequence} says again what is not the next to be said")
+    old = state.to_seal_again.popleft()
+    state.batches[event.sequence] = SealedBatch(event.batch_hash, old.last_position, old.records)
 
 
 def _receipted(state: GatewayState, event: events.Receipted) -> None:
@@ -615,7 +640,7 @@ def _receipted(state: GatewayState, event: events.Receipted) -> None:
     if event.incarnation != state.incarnation or batch is None:
         return
     state.receipted_sequence = event.sequence
-    state.receipted_position = batch.last_position
+    state.receipted_position = max(state.receipted_position, batch.last_position)
     state.usage.contact()
     for sequence in [sequence for sequence in state.batches if sequence <= event.sequence]:
         state.unreceipted_records -= state.batches.pop(sequence).records
@@ -641,6 +666,7 @@ def _head_seen(state: GatewayState, event: events.HeadSeen) -> None:
 
 def _rollback_suspected(state: GatewayState, event: events.RollbackSuspected) -> None:
     state.rollback_suspected = event.reason
+    state.suspected_incarnation = event.incarnation
 
 
 def _uplink_seen(state: GatewayState, event: events.UplinkSeen) -> None:
@@ -649,6 +675,7 @@ def _uplink_seen(state: GatewayState, event: events.UplinkSeen) -> None:
 
 def _hello_seen(state: GatewayState, event: events.HelloSeen) -> None:
     state.expected_incarnation = event.incarnation
+    state.waits = event.waits
 
 
 _APPLY: dict[type[Any], Callable[[GatewayState, Any], None]] = {
@@ -664,6 +691,9 @@ _APPLY: dict[type[Any], Callable[[GatewayState, Any], None]] = {
     events.Ticked: _ticked,
     events.Settled: _settled,
     events.UseSetAside: _use_set_aside,
+    events.Adopted: _adopted,
+    events.Disclaimed: _disclaimed,
+    events.EndCarried: _end_carried,
     events.StatementParked: _statement_parked,
     events.QuotaStopped: _quota_stopped,
     events.QuotaRequested: _quota_requested,

@@ -8,10 +8,27 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from farthing.clock import Instant
-from farthing.device.messages import AnswerStatus, Statement, Witness
+from farthing.device.messages import AnswerStatus, Grant, Intent, Reading, Statement, Witness
 from farthing.ids import AccountId, AuthorizationId, DeviceId, TokenRef
 from farthing.refusal import Refusal
 from farthing.v1 import batch_pb2, directive_pb2, gateway_sync_pb2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shown:
+    """What a device shows beside a statement whose authorization this gateway does not know. Ingress has checked the signatures.
+
+    ``grant`` is the newest that a gateway signed for it, None for a standing authorization. ``first`` is what it began with: the
+    intent, or a standing one's first reading; ``first_cose`` and ``first_payload`` are its bytes, ``grant_cose`` the grant's.
+
+    A grant of another gateway comes with an end that is carried for it: its signature is the cloud's to check.
+    """
+
+    grant: Grant | None
+    grant_cose: bytes
+    first: Intent | Reading
+    first_cose: bytes
+    first_payload: bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +47,7 @@ class DeviceStatement:
     key_epoch: int | None = None
     traceparent: str | None = None
     witness: Witness | None = None
+    shown: Shown | None = None
     may_wait: bool = True
 
 
@@ -96,6 +114,22 @@ class SealDue:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SealAgain:
+    """The bytes of the batch that ``GatewayState.to_seal_again`` names first: sealed in an older chain, and not receipted there."""
+
+    raw: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenWitnessed:
+    """The highest batch that this gateway's token remembers to have been sealed; asked once after a start."""
+
+    incarnation: int
+    sequence: int
+    batch_hash: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Tick:
     """Time has passed: stop quotas that are over, ask for what is low."""
 
@@ -123,6 +157,8 @@ Command: TypeAlias = (
     | UplinkChanged
     | QuotaAnswered
     | SealDue
+    | SealAgain
+    | TokenWitnessed
     | Tick
     | Started
 )
@@ -134,6 +170,7 @@ class Reply:
 
     ``grant_of`` names the authorization whose latest grant goes with it, as it is once the decision's events have been applied;
     ``refusal`` comes with refused, later and again; ``ticked`` with what is said to a tick, which names no statement of its own.
+    ``asks`` are authorizations of the device that have been silent for too long.
     """
 
     device: DeviceId
@@ -143,6 +180,7 @@ class Reply:
     grant_of: AuthorizationId | None = None
     closed: bool = False
     ticked: int | None = None
+    asks: tuple[AuthorizationId, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

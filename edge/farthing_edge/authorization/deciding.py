@@ -13,10 +13,14 @@ from dataclasses import replace
 from typing import Any
 
 from farthing.clock import Instant
-from farthing.device.messages import Chain, End, Intent, Reading
+from farthing.device.messages import Chain, Disclaimer, End, Intent, Reading
+from farthing.refusal import Refusal
 from farthing_edge.authorization import commands
+from farthing_edge.authorization.adopting import decide_adoption, is_unknown, wants_showing
+from farthing_edge.authorization.silence import asks, decide_disclaimer
+from farthing_edge.authorization.carrying import decide_carried
 from farthing_edge.authorization.commands import Command, DeviceStatement
-from farthing_edge.authorization.decision import NOTHING, Decision
+from farthing_edge.authorization.decision import NOTHING, Decision, no
 from farthing_edge.authorization.decisions import carry_out, set_aside
 from farthing_edge.authorization.from_cloud import (
     decide_directive,
@@ -28,12 +32,11 @@ from farthing_edge.authorization.from_cloud import (
 )
 from farthing_edge.authorization.intents import decide_intent
 from farthing_edge.authorization.quotas import decide_quota_answer, decide_tick
-from farthing_edge.authorization.readings import decide_chain, decide_end, decide_reading
-from farthing_edge.authorization.state import (
-    GatewayState,
-)
+from farthing_edge.authorization.readings import decide_chain, decide_end, decide_reading, heard
+from farthing_edge.authorization.state import Device, GatewayState
 from farthing_edge.authorization.ticks import decide_ticks
-from farthing_edge.metering.sealing import seal
+from farthing_edge.authorization.witnesses import decide_token_witness, suspicion
+from farthing_edge.metering.sealing import seal, seal_again
 
 
 def decide(state: GatewayState, command: Command, *, now: Instant) -> Decision:
@@ -43,14 +46,47 @@ def decide(state: GatewayState, command: Command, *, now: Instant) -> Decision:
 
 def _statement(state: GatewayState, command: DeviceStatement, now: Instant) -> Decision:
     statement = command.statement
+    decision = _by_kind(state, command, now)
+    suspected = suspicion(state, command)
+    if suspected is not None:
+        if statement.__class__ is Intent and (decision.events or decision.wait):
+            # What was about to be granted is not: the next try meets the rule.
+            decision = no(statement, Refusal.NOT_AUTHORIZING)
+        decision = replace(decision, events=(*decision.events, suspected))
+    reply = decision.reply
+    if reply is not None:
+        asked = asks(state, command, reply, now)
+        if asked:
+            decision = replace(decision, reply=replace(reply, asks=asked))
+    return decision
+
+
+def _by_kind(state: GatewayState, command: DeviceStatement, now: Instant) -> Decision:
+    statement = command.statement
     if statement.__class__ is Intent:
         return decide_intent(state, command, statement, now)
-    if statement.__class__ is Reading:
-        return decide_reading(state, command, statement, now)
+    if isinstance(statement, Disclaimer):
+        return decide_disclaimer(state, command, statement)
     if statement.__class__ is Chain:
         return decide_chain(state, command, statement, now)
-    assert isinstance(statement, End)
+    assert isinstance(statement, Reading | End)
+    shown = command.shown
+    if isinstance(statement, End) and statement.recipient != state.gateway_id and shown is not None:
+        return decide_carried(state, command, statement, shown, now)
+    device = heard(state, statement)
+    if isinstance(device, Device) and statement.counter not in device.seen and is_unknown(state, device, statement):
+        if shown is not None:
+            return decide_adoption(state, command, statement, shown, device, now)
+        if wants_showing(state, command, device, statement):
+            return no(statement, Refusal.AUTHORIZATION_UNKNOWN)
+    if isinstance(statement, Reading):
+        return decide_reading(state, command, statement, now)
     return decide_end(state, command, statement, now)
+
+
+def _seal_again(state: GatewayState, command: commands.SealAgain, now: Instant) -> Decision:
+    sealed = seal_again(state, command.raw, now)
+    return NOTHING if sealed is None else Decision((sealed,))
 
 
 def _seal(state: GatewayState, command: commands.SealDue, now: Instant) -> Decision:  # noqa: ARG001  # every command has one shape
@@ -81,6 +117,8 @@ _DECIDE: dict[type[Any], Callable[[GatewayState, Any, Instant], Decision]] = {
     commands.UplinkChanged: decide_uplink,
     commands.QuotaAnswered: decide_quota_answer,
     commands.SealDue: _seal,
+    commands.SealAgain: _seal_again,
+    commands.TokenWitnessed: decide_token_witness,
     commands.Tick: _tick,
     commands.Started: decide_start,
 }

@@ -3,7 +3,7 @@
 import hashlib
 from dataclasses import dataclass
 
-from farthing.device.messages import AnswerStatus, Chain, End, Intent, Reading
+from farthing.device.messages import AnswerStatus, Chain, End, Intent, Reading, Statement
 from farthing.refusal import Refusal
 from farthing_edge.authorization.commands import Reply, WaitForQuota
 from farthing_edge.authorization.events import Event
@@ -44,7 +44,7 @@ def status_of(refusal: Refusal) -> AnswerStatus:
     return AnswerStatus.AGAIN if refusal.rule == 14 else AnswerStatus.REFUSED
 
 
-def no(statement: Intent | Reading | End | Chain, refusal: Refusal, *happened: Event) -> Decision:
+def no(statement: Statement, refusal: Refusal, *happened: Event) -> Decision:
     reply = Reply(
         device=statement.device,
         answers=(statement.device_epoch, statement.counter),
@@ -54,7 +54,7 @@ def no(statement: Intent | Reading | End | Chain, refusal: Refusal, *happened: E
     return Decision(happened, reply, refused=None if happened else refusal)
 
 
-def again(device: Device, statement: Intent | Reading | End | Chain) -> Decision:
+def again(device: Device, statement: Statement) -> Decision:
     """The first answer, and what became of it."""
     seen = device.seen[statement.counter]
     answers = (statement.device_epoch, statement.counter)

@@ -34,6 +34,8 @@ class DirectiveApplied(NamedTuple):
     raw: bytes
     signature: bytes
     key_id: bytes
+    #: A welcome to an incarnation that another journal has begun: it stands in the chain and is not obeyed.
+    passed_over: bool = False
 
 
 class HeadRecorded(NamedTuple):
@@ -217,6 +219,67 @@ class UseSetAside(NamedTuple):
     reason: str
 
 
+class Adopted(NamedTuple):
+    """An authorization that this journal has lost and its device has shown: it goes on here, under the same id.
+
+    ``statement`` is what it began with, ``grant`` the payload of the newest grant (empty for a standing one). It goes on from
+    ``register_to`` and from ``billed``, (rate, net, tax) each: what the cloud said of its highest claim, or its start.
+    """
+
+    device: str
+    device_epoch: int
+    counter: int
+    digest: bytes
+    statement: bytes
+    traceparent: str | None
+    authorization: bytes
+    account: str
+    token_key: bytes
+    commitment: bytes | None
+    register_id: str
+    register_epoch: int
+    unit: str
+    start: int
+    at: int
+    tariff_id: str
+    tariff_version: int
+    currency: str
+    report_interval_s: int
+    grant: bytes
+    holds: tuple[tuple[str, int], ...]
+    register_to: int
+    billed: tuple[tuple[int, int, int], ...]
+    decided_at: int
+    #: What the register showed at the start, and what its device said it had counted: ``start`` has the turns it did not say.
+    shown_start: int
+    said_start: int
+
+
+class Disclaimed(NamedTuple):
+    """The device has nothing of this authorization any more: it is over at its last claim."""
+
+    device: str
+    counter: int
+    digest: bytes
+    statement: bytes
+    authorization: bytes
+    at: int
+
+
+class EndCarried(NamedTuple):
+    """Another gateway's end, taken to be carried up: the device's statements (intent first, end last) and the grant, as they came."""
+
+    device: str
+    counter: int
+    digest: bytes
+    statements: tuple[bytes, ...]
+    grant: bytes
+    granted_by: str
+    granted_incarnation: int
+    authorization: bytes
+    at: int
+
+
 class StatementParked(NamedTuple):
     """A signed reading or end that cannot be taken as it stands: kept whole, with the reason, and never billed by itself."""
 
@@ -273,6 +336,8 @@ class Sealed(NamedTuple):
     last_position: int
     stopped: tuple[tuple[str, int], ...]
     closed: tuple[str, ...]
+    #: The hash of the batch of an older chain that this one says again; empty for all others.
+    again: bytes = b""
 
 
 class Receipted(NamedTuple):
@@ -285,9 +350,10 @@ class Receipted(NamedTuple):
 
 
 class RollbackSuspected(NamedTuple):
-    """The cloud has seen more of this journal than there is: no new authorization."""
+    """Somebody has seen more of this journal than there is: no new authorization before an incarnation above this one."""
 
     reason: str
+    incarnation: int = 0
 
 
 class UplinkSeen(NamedTuple):
@@ -303,9 +369,10 @@ class HeadSeen(NamedTuple):
 
 
 class HelloSeen(NamedTuple):
-    """Volatile: the incarnation by which the cloud knows this gateway."""
+    """Volatile: the incarnation by which the cloud knows this gateway, and why it has to wait for another, if it has to."""
 
     incarnation: int
+    waits: str = ""
 
 
 Event: TypeAlias = (
@@ -321,6 +388,9 @@ Event: TypeAlias = (
     | Ticked
     | Settled
     | UseSetAside
+    | Adopted
+    | Disclaimed
+    | EndCarried
     | StatementParked
     | QuotaStopped
     | QuotaRequested
@@ -344,6 +414,9 @@ KINDS: dict[int, type[Any]] = {
     13: BaselineTaken,
     14: Metered,
     15: StatementParked,
+    16: Adopted,
+    17: Disclaimed,
+    18: EndCarried,
     20: QuotaStopped,
     21: QuotaRequested,
     22: QuotaRequestClosed,

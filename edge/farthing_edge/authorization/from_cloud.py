@@ -1,10 +1,14 @@
 """What the cloud says: directives, heads, receipts, hellos; and that it is there at all."""
 
 from farthing.clock import Instant
-from farthing.v1 import gateway_sync_pb2
+from farthing.device.cose import decode_sign1
+from farthing.device.messages import End, MessageError, decode_statement
+from farthing.v1 import directive_pb2, gateway_sync_pb2
 from farthing_edge.authorization import commands, events
+from farthing_edge.authorization.commands import DeviceStatement
 from farthing_edge.authorization.decision import NOTHING, Decision
 from farthing_edge.authorization.events import Event
+from farthing_edge.authorization.readings import decide_end
 from farthing_edge.authorization.state import (
     GatewayState,
 )
@@ -13,7 +17,7 @@ from farthing_edge.authorization.state import (
 _HEAD_RECORDS = 16
 
 
-def decide_directive(state: GatewayState, command: commands.DirectiveArrived, now: Instant) -> Decision:  # noqa: ARG001  # every command has one shape
+def decide_directive(state: GatewayState, command: commands.DirectiveArrived, now: Instant) -> Decision:
     """Only the next of this gateway's chain is obeyed; anything else is asked for again by whoever follows the chain."""
     body = command.body
     if (
@@ -22,19 +26,51 @@ def decide_directive(state: GatewayState, command: commands.DirectiveArrived, no
         or body.previous_hash != state.directive_hash
     ):
         return NOTHING
-    return Decision(
-        (
-            events.DirectiveApplied(
-                version=body.version, raw=command.raw, signature=command.signature, key_id=command.key_id
-            ),
-        )
+    kind = body.WhichOneof("body")
+    applied = events.DirectiveApplied(
+        version=body.version,
+        raw=command.raw,
+        signature=command.signature,
+        key_id=command.key_id,
+        passed_over=kind == "welcome" and _is_passed_over(state, body.welcome.incarnation),
     )
+    if kind == "end_carried":
+        return Decision((applied, *_ended_elsewhere(state, body.end_carried, now)))
+    return Decision((applied,))
+
+
+def _is_passed_over(state: GatewayState, incarnation: int) -> bool:
+    """A journal that begins anew reads its chain from the first directive: an incarnation that another journal has begun is not its own."""
+    expected = state.expected_incarnation
+    if expected is None or incarnation == state.incarnation:
+        return False
+    return incarnation <= expected if state.waits else incarnation < expected
+
+
+def _ended_elsewhere(state: GatewayState, carried: directive_pb2.EndCarried, now: Instant) -> tuple[Event, ...]:
+    """Take the end that another gateway has carried up as if its device had handed it over. The cloud has verified it."""
+    if not carried.statements:
+        return ()
+    cose = carried.statements[-1]
+    try:
+        payload = decode_sign1(cose).payload
+        end = decode_statement(payload)
+    except MessageError:
+        return ()
+    if not isinstance(end, End):
+        return ()
+    return decide_end(state, DeviceStatement(statement=end, cose=cose, payload=payload), end, now).events
 
 
 def decide_head(state: GatewayState, command: commands.HeadArrived, now: Instant) -> Decision:
     """A head of the version we have says that we know all there is. Its date is not believed beyond our own clock."""
     at = Instant(min(command.at, now))
-    if command.version != state.directive_version or at <= state.head_at:
+    if command.version != state.directive_version:
+        return NOTHING
+    if not state.is_complete:
+        # The first head that finds nothing missing: from now on, what no directive named is unknown.
+        return Decision((events.HeadRecorded(version=command.version, at=at),))
+    if at <= state.head_at:
         return NOTHING
     if at - state.recorded_head_at >= state.settings.directive_max_age_us // _HEAD_RECORDS:
         return Decision((events.HeadRecorded(version=command.version, at=at),))
@@ -67,11 +103,13 @@ def decide_receipt(state: GatewayState, command: commands.ReceiptArrived, now: I
 def decide_hello(state: GatewayState, command: commands.Connected, now: Instant) -> Decision:  # noqa: ARG001  # every command has one shape
     """The cloud says by which incarnation it knows us, and how much of this journal it has seen."""
     hello = command.hello
-    happened: list[Event] = [events.HelloSeen(incarnation=hello.incarnation)]
+    waits = hello.standing == gateway_sync_pb2.HELLO_STANDING_WAITS
+    because = hello.waits_because or "the cloud waits for people to decide about a new incarnation"
+    happened: list[Event] = [events.HelloSeen(incarnation=hello.incarnation, waits=because if waits else "")]
     if hello.incarnation == state.incarnation and not state.rollback_suspected:
         reason = _rollback(state, hello)
         if reason:
-            happened.append(events.RollbackSuspected(reason=reason))
+            happened.append(events.RollbackSuspected(reason=reason, incarnation=hello.incarnation))
     return Decision(tuple(happened))
 
 

@@ -3,6 +3,7 @@ chain goes on.
 """
 
 import bisect
+from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -27,7 +28,7 @@ from farthing.policy import online_check_ppm_of, place_policy_of, position_of, s
 from farthing.refusal import Refusal
 from farthing.tariff import TariffError
 from farthing.tariff import parse as parse_tariff
-from farthing.v1 import directive_pb2
+from farthing.v1 import batch_pb2, directive_pb2
 from farthing_edge.authorization import events
 from farthing_edge.authorization.keeping import close_request, decided, see_whether_low, stop_quota
 from farthing_edge.authorization.state import (
@@ -42,6 +43,7 @@ from farthing_edge.authorization.state import (
     Due,
     FloorPolicy,
     GatewayState,
+    OpenClaim,
     Quota,
     Register,
     SealPolicy,
@@ -49,6 +51,7 @@ from farthing_edge.authorization.state import (
     StateError,
     TariffEntry,
     Token,
+    ToSealAgain,
 )
 
 
@@ -57,6 +60,8 @@ def apply_directive(state: GatewayState, event: events.DirectiveApplied) -> None
         raise StateError(f"directive {event.version} follows {state.directive_version}")
     state.directive_version = event.version
     state.directive_hash = batch_hash(event.raw)
+    if event.passed_over:
+        return
     directive = directive_pb2.Directive()
     try:
         directive.ParseFromString(event.raw)
@@ -87,22 +92,37 @@ def _obey_welcome(state: GatewayState, welcome: directive_pb2.Welcome) -> None:
     state.receipt_keys = tuple(welcome.receipt_keys)
     if welcome.incarnation == state.incarnation:
         return
+    # A chain of batches belongs to one incarnation: what the one before left without a receipt is said again in the new one.
+    left = [
+        ToSealAgain(state.incarnation, sequence, batch.batch_hash, batch.last_position, batch.records)
+        for sequence, batch in sorted(state.batches.items())
+    ]
+    state.to_seal_again = deque([*left, *state.to_seal_again])
     state.incarnation = welcome.incarnation
-    state.rollback_suspected = ""
-    # A chain of batches belongs to one incarnation, and so do quotas: those of the one before only pay what they hold.
+    if welcome.incarnation > state.suspected_incarnation:
+        state.rollback_suspected = ""
+    state.authorizing_stopped = ""
+    state.open_claims = {claim.authorization_id: _open_claim(claim) for claim in welcome.open_claims}
     state.sequence = 0
     state.batch_hash = ZERO_HASH
     state.batches = {}
     state.receipted_sequence = 0
-    state.receipted_position = 0
     state.request_counter = 0
     for counter in list(state.requests):
         close_request(state, counter)
+    # And so do quotas: those of the one before only pay what they hold.
     for quota in state.quotas.values():
         quota.frozen = True
         quota.stopped = True
     state.stopped = {}
+    state.spent = set()
     state.next_stop_at = NEVER
+    for account in state.accounts.values():
+        see_whether_low(state, account)
+
+
+def _open_claim(claim: batch_pb2.Claim) -> OpenClaim:
+    return OpenClaim(claim.register_from, claim.register_to, claim.net_micros, claim.tax_micros, ())
 
 
 def _obey_site_key(state: GatewayState, key: directive_pb2.SiteKey) -> None:
@@ -238,6 +258,15 @@ def _obey_seal(state: GatewayState, record: directive_pb2.SealPolicy) -> None:
     )
 
 
+def _obey_end_carried(state: GatewayState, carried: directive_pb2.EndCarried) -> None:
+    """The end itself follows as an entry of its own (``from_cloud``): nothing more is to be done."""
+
+
+def _obey_authorizing_stopped(state: GatewayState, stopped: directive_pb2.AuthorizingStopped) -> None:
+    if stopped.incarnation == state.incarnation:
+        state.authorizing_stopped = stopped.reason or "the cloud has heard two stories of this gateway"
+
+
 def _obey_floor_resolved(state: GatewayState, record: directive_pb2.FloorResolved) -> None:
     floor = state.floor
     amount = min(record.amount_micros, floor.by_account.get(record.account_id, 0))
@@ -339,4 +368,6 @@ _OBEY: dict[str, Callable[[GatewayState, Any], None]] = {
     "place": _obey_place,
     "scorecard": _obey_scorecard,
     "online_check": _obey_online_check,
+    "end_carried": _obey_end_carried,
+    "authorizing_stopped": _obey_authorizing_stopped,
 }

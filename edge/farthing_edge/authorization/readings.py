@@ -8,7 +8,7 @@ register epoch only. A value beyond rated power is parked, and so is whatever co
 from dataclasses import replace
 
 from farthing.clock import SECOND_US, Instant
-from farthing.device.messages import MAX_COUNT, AnswerStatus, Chain, End, Reading
+from farthing.device.messages import MAX_COUNT, AnswerStatus, Chain, Disclaimer, End, Reading
 from farthing.ids import AuthorizationId, standing_authorization_id
 from farthing.refusal import Refusal
 from farthing.tariff import TariffError, Use, limit, price
@@ -34,33 +34,34 @@ from farthing_edge.metering.funding import Purse, bill, due, hold, purse_for
 STANDING_AHEAD = 4
 
 
-def _heard(state: GatewayState, statement: Reading | Chain | End) -> Refusal | Device:
+def heard(state: GatewayState, statement: Reading | Chain | End | Disclaimer) -> Refusal | Device:
     """Who says it, if that can be anybody: status does not matter, what was used is billed."""
     if statement.recipient != state.gateway_id:
         return Refusal.RECIPIENT_DIFFERS
     device = state.devices.get(statement.device)
     if device is None:
-        return Refusal.DEVICE_UNKNOWN
+        # A journal that was lost hears of its devices again: what they say is not refused meanwhile.
+        return Refusal.DEVICE_UNKNOWN if state.is_complete else Refusal.NOT_AUTHORIZING
     if device.epoch != statement.device_epoch:
         return Refusal.DEVICE_EPOCH_DIFFERS
     return device
 
 
 def decide_reading(state: GatewayState, command: DeviceStatement, reading: Reading, now: Instant) -> Decision:
-    device = _heard(state, reading)
+    device = heard(state, reading)
     if isinstance(device, Refusal):
         return no(reading, device)
     digest = digest_of(command.payload)
     if reading.counter in device.seen:
-        return _seen_before(device, reading, digest)
+        return seen_before(device, reading, digest)
     if reading.authorization is None:
         return _standing_reading(state, command, reading, device, digest, now)
     authorization = state.authorizations.get(reading.authorization)
     if authorization is None:
         return _unknown_authorization(device, reading)
-    fault = _does_not_fit(device, authorization, reading)
+    fault = does_not_fit(device, authorization, reading)
     if fault is not None:
-        return _park(command, reading, digest, fault, now)
+        return park(command, reading, digest, fault, now)
     return _take_reading(state, command, reading, device, authorization, digest, now)
 
 
@@ -74,45 +75,45 @@ def _take_reading(
     now: Instant,
 ) -> Decision:
     """A reading that fits its authorization: late, parked or metered."""
-    value = _unrolled(device, authorization, reading)
+    value = unrolled(device, authorization, reading)
     if reading.counter < authorization.last_counter:
         return recorded(reading, authorization)
     if authorization.closed:
         if value > authorization.value:
-            return _park(command, reading, digest, Refusal.INTENT_ENDED, now, authorization, value)
+            return park(command, reading, digest, Refusal.INTENT_ENDED, now, authorization, value)
         return recorded(reading, authorization)
     if authorization.signed_value <= value < authorization.value:
         # Ticks have overtaken it: they have proven more since.
         return recorded(reading, authorization)
-    fault = _not_believed(device, authorization, reading, value, now)
+    fault = not_believed(device, authorization, reading, value, now)
     if fault is not None:
-        return _park(command, reading, digest, fault, now, authorization, value)
-    return _meter(state, command, reading, device, authorization, digest, now, value, closing=False)
+        return park(command, reading, digest, fault, now, authorization, value)
+    return meter(state, command, reading, device, authorization, digest, now, value, closing=False)
 
 
 def decide_chain(state: GatewayState, command: DeviceStatement, chain: Chain, now: Instant) -> Decision:
     """A reading, and from there on ticks. It takes the place of the chain before it, whose ticks prove nothing more."""
-    device = _heard(state, chain)
+    device = heard(state, chain)
     if isinstance(device, Refusal):
         return no(chain, device)
     digest = digest_of(command.payload)
     if chain.counter in device.seen:
-        return _seen_before(device, chain, digest)
+        return seen_before(device, chain, digest)
     authorization = state.authorizations.get(chain.authorization)
     if authorization is None:
         return _unknown_authorization(device, chain)
-    fault = _does_not_fit(device, authorization, chain)
+    fault = does_not_fit(device, authorization, chain)
     if fault is not None:
-        return _park(command, chain, digest, fault, now)
-    value = _unrolled(device, authorization, chain)
+        return park(command, chain, digest, fault, now)
+    value = unrolled(device, authorization, chain)
     if value + chain.length * chain.unit_per_tick > MAX_COUNT:
         return no(chain, Refusal.MALFORMED)
     if authorization.closed or chain.counter < authorization.last_counter:
         return recorded(chain, authorization)
-    fault = _not_believed(device, authorization, chain, value, now)
+    fault = not_believed(device, authorization, chain, value, now)
     if fault is not None:
-        return _park(command, chain, digest, fault, now, authorization, value)
-    decision = _meter(state, command, chain, device, authorization, digest, now, value, closing=False)
+        return park(command, chain, digest, fault, now, authorization, value)
+    decision = meter(state, command, chain, device, authorization, digest, now, value, closing=False)
     if not decision.events or not isinstance(decision.events[0], events.Metered):
         return decision
     started = events.ChainStarted(
@@ -129,12 +130,12 @@ def decide_chain(state: GatewayState, command: DeviceStatement, chain: Chain, no
 
 
 def decide_end(state: GatewayState, command: DeviceStatement, end: End, now: Instant) -> Decision:
-    device = _heard(state, end)
+    device = heard(state, end)
     if isinstance(device, Refusal):
         return no(end, device)
     digest = digest_of(command.payload)
     if end.counter in device.seen:
-        return _seen_before(device, end, digest)
+        return seen_before(device, end, digest)
     authorization = state.authorizations.get(end.authorization)
     if authorization is None:
         if end.authorization in device.cancelled:
@@ -152,28 +153,28 @@ def decide_end(state: GatewayState, command: DeviceStatement, end: End, now: Ins
             at=end.at,
         )
         return Decision((cancelled,), recorded(end, None).reply)
-    fault = _does_not_fit(device, authorization, end)
+    fault = does_not_fit(device, authorization, end)
     if fault is not None:
-        return _park(command, end, digest, fault, now)
-    value = _unrolled(device, authorization, end)
+        return park(command, end, digest, fault, now)
+    value = unrolled(device, authorization, end)
     if authorization.closed:
         if authorization.closed_by and value > authorization.value:
             # Somebody decided that the device was gone. What it used after its last word then is evidence for people.
-            return _park(command, end, digest, Refusal.INTENT_ENDED, now, authorization, value)
+            return park(command, end, digest, Refusal.INTENT_ENDED, now, authorization, value)
         return recorded(end, authorization)
-    fault = _not_believed(device, authorization, end, value, now)
+    fault = not_believed(device, authorization, end, value, now)
     if fault is not None:
-        return _park(command, end, digest, fault, now, authorization, value)
-    return _meter(state, command, end, device, authorization, digest, now, value, closing=True)
+        return park(command, end, digest, fault, now, authorization, value)
+    return meter(state, command, end, device, authorization, digest, now, value, closing=True)
 
 
-def _unrolled(device: Device, authorization: Authorization, statement: Reading | Chain | End) -> int:
+def unrolled(device: Device, authorization: Authorization, statement: Reading | Chain | End) -> int:
     register = device.registers.get(authorization.register_id)
     modulus = 0 if register is None or register.epoch != authorization.register_epoch else register.modulus
     return authorization.unrolled(statement.register, modulus)
 
 
-def _not_believed(
+def not_believed(
     device: Device, authorization: Authorization, statement: Reading | Chain | End, value: int, now: Instant
 ) -> Refusal | None:
     """Why the value of a statement cannot be taken as it stands: nobody bills it before somebody has decided."""
@@ -196,7 +197,7 @@ def _not_believed(
     return None if register.can_count(counted, elapsed_us + covered_us) else Refusal.REGISTER_TOO_FAST
 
 
-def _seen_before(device: Device, statement: Reading | Chain | End, digest: bytes) -> Decision:
+def seen_before(device: Device, statement: Reading | Chain | End | Disclaimer, digest: bytes) -> Decision:
     if device.seen[statement.counter].digest == digest:
         return again(device, statement)
     return no(statement, Refusal.COUNTER_REUSED)
@@ -208,7 +209,7 @@ def _unknown_authorization(device: Device, statement: Reading | Chain | End) -> 
     return no(statement, Refusal.AUTHORIZATION_UNKNOWN)
 
 
-def _does_not_fit(device: Device, authorization: Authorization, statement: Reading | Chain | End) -> Refusal | None:
+def does_not_fit(device: Device, authorization: Authorization, statement: Reading | Chain | End) -> Refusal | None:
     """What a statement must repeat of the authorization that it names."""
     register = statement.register
     if authorization.device_id != device.id or authorization.register_id != register.register_id:
@@ -227,7 +228,7 @@ def _does_not_fit(device: Device, authorization: Authorization, statement: Readi
     return None
 
 
-def _park(
+def park(
     command: DeviceStatement,
     statement: Reading | Chain | End,
     digest: bytes,
@@ -272,9 +273,9 @@ def _standing_reading(
     authorization = state.authorizations.get(name)
     if authorization is None:
         return _baseline(state, command, reading, device, register, name, digest, now)
-    fault = _does_not_fit(device, authorization, reading)
+    fault = does_not_fit(device, authorization, reading)
     if fault is not None:
-        return _park(command, reading, digest, fault, now)
+        return park(command, reading, digest, fault, now)
     return _take_reading(state, command, reading, device, authorization, digest, now)
 
 
@@ -347,7 +348,7 @@ def _ask_ahead(
     return ask_for_more(state, account, STANDING_AHEAD * missing, now) if missing > 0 else None
 
 
-def _meter(
+def meter(
     state: GatewayState,
     command: DeviceStatement,
     statement: Reading | Chain | End,
@@ -358,13 +359,15 @@ def _meter(
     value: int,
     *,
     closing: bool,
+    purse: Purse | None = None,
 ) -> Decision:
     """Bill what is due and not billed, roll the hold, and say how far it goes now."""
     entry = state.tariffs.get((authorization.tariff.tariff_id, authorization.tariff.version))
     if entry is None:
-        return _park(command, statement, digest, Refusal.TARIFF_MISSING, now, authorization, value)
+        return park(command, statement, digest, Refusal.TARIFF_MISSING, now, authorization, value)
     account = state.accounts.get(authorization.account_id)
-    purse = purse_for(state, account, authorization.token_key, authorization.holds)
+    if purse is None:
+        purse = purse_for(state, account, authorization.token_key, authorization.holds)
     # A device whose clock went back adds no time: what it cost by then it costs still.
     at = max(statement.at, authorization.at)
     try:
@@ -372,7 +375,7 @@ def _meter(
             state, device, authorization, entry, purse, value=value, at=at, now=now, closing=closing
         )
     except TariffError:
-        return _park(command, statement, digest, Refusal.TARIFF_MISSING, now, authorization, value)
+        return park(command, statement, digest, Refusal.TARIFF_MISSING, now, authorization, value)
     told = authorization.told
     metered = events.Metered(
         device=device.id,
@@ -390,7 +393,7 @@ def _meter(
         decided_at=now,
         incarnation=state.incarnation,
         opened_position=authorization.opened_position,
-        told_position=0 if told is None else told.position,
+        told_position=0 if told is None else told.entry or told.position,
         register_from=authorization.recorded_to,
         net_before_micros=authorization.net_micros,
         tax_before_micros=authorization.tax_micros,

@@ -54,11 +54,12 @@ def well_formed(state: GatewayState, ask: Ask) -> Refusal | None:
 # 2: the device --------------------------------------------------------------------------------------------------------
 
 
-def device_may_ask(state: GatewayState, ask: Ask) -> Refusal | None:  # noqa: ARG001  # every rule has one shape
+def device_may_ask(state: GatewayState, ask: Ask) -> Refusal | None:
     """The device is known, active and of this epoch."""
     device = ask.device
     if device is None:
-        return Refusal.DEVICE_UNKNOWN
+        # The chain of directives is still to be heard: the device may be in it.
+        return Refusal.DEVICE_UNKNOWN if state.is_complete else Refusal.NOT_AUTHORIZING
     if device.status != directive_pb2.DEVICE_STATUS_ACTIVE:
         return STATUS_REFUSALS.get(device.status, Refusal.DEVICE_UNKNOWN)
     if device.epoch != ask.intent.device_epoch:

@@ -46,6 +46,8 @@ MAX_SEAL_RECORDS = 2_000
 NEW_REGISTER_EPOCH = "a new register epoch"
 NEW_DEVICE_EPOCH = "a new device epoch"
 UNNAMED_DECISION = "a decision without a name"
+#: Other gateways' ends in one batch: half a megabyte at most, and the cloud prices each.
+MAX_CARRIED = 64
 #: Faults of directives kept for people to read.
 MAX_FAULTS = 64
 #: Parked statements that a directive can decide about; what is older is in the journal only. 1,000 devices with one each.
@@ -104,6 +106,21 @@ class Told(NamedTuple):
     holds: tuple[tuple[str, int], ...]
     net_micros: int
     tax_micros: int
+    #: The entry that says so, where it is another than ``position``: of a grant that another journal gave.
+    entry: int = 0
+
+
+class OpenClaim(NamedTuple):
+    """What the cloud said of an authorization that was open when a new incarnation began: how far it is billed.
+
+    ``rates`` are its totals by tax rate, (rate, net, tax) each, empty where only the sums are known.
+    """
+
+    register_from: int
+    register_to: int
+    net_micros: int
+    tax_micros: int
+    rates: tuple[tuple[int, int, int], ...]
 
 
 class Account:
@@ -442,6 +459,7 @@ class Authorization:
         "currency",
         "device_id",
         "first_statement",
+        "granted_incarnation",
         "heard_at",
         "holds",
         "id",
@@ -560,6 +578,8 @@ class Authorization:
         self.closed_by = ""
         #: Why no batch can bill it; empty when one can.
         self.set_aside = ""
+        #: The incarnation that gave it; 0 for a standing one.
+        self.granted_incarnation = 0
 
     def unrolled(self, value: RegisterValue, modulus: int) -> int:
         """What ``value`` means in this authorization. Less than at its start: the register returned to 0, its device did not say."""
@@ -599,6 +619,7 @@ class Authorization:
             tax_micros=told.tax_micros,
             report_interval_s=self.report_interval_s,
             commitment=self.commitment,
+            account=self.account_id,
         )
 
 
@@ -674,6 +695,25 @@ class Due(NamedTuple):
     parked: ParkedStatement | None
 
 
+class CarriedEnd(NamedTuple):
+    """Another gateway's end, to be carried up with the next batch."""
+
+    granted_by: str
+    granted_incarnation: int
+    statements: tuple[bytes, ...]
+    grant: bytes
+
+
+class ToSealAgain(NamedTuple):
+    """A batch of an older chain that was not receipted there: the present chain says it again."""
+
+    incarnation: int
+    sequence: int
+    batch_hash: bytes
+    last_position: int
+    records: int
+
+
 class SealedBatch(NamedTuple):
     """A batch that is not yet receipted."""
 
@@ -720,7 +760,15 @@ class GatewayState:
         self.incarnation = 0
         #: Volatile: what the cloud last said our incarnation is.
         self.expected_incarnation: int | None = None
+        #: Volatile: why the cloud lets this gateway wait for a new incarnation; empty when it does not.
+        self.waits = ""
+        #: Why the cloud stopped authorizing in this incarnation (two stories); empty when it did not.
+        self.authorizing_stopped = ""
         self.rollback_suspected = ""
+        #: The incarnation that the suspicion is about: a higher one ends it.
+        self.suspected_incarnation = 0
+        #: Authorization → its highest claim when this incarnation began, as the welcome said; bounded by a directive's size.
+        self.open_claims: dict[bytes, OpenClaim] = {}
         # Directives.
         self.directive_version = 0
         self.directive_hash = ZERO_HASH
@@ -761,11 +809,15 @@ class GatewayState:
         self.unreceipted_records = 0
         #: Closed since the last batch: their claims are final, with or without width.
         self.ended: dict[bytes, Authorization] = {}
+        #: At most ``MAX_CARRIED``.
+        self.carried: list[CarriedEnd] = []
         # Batches of this incarnation.
         self.sequence = 0
         self.batch_hash = ZERO_HASH
         self.sealed_position = 0
         self.batches: dict[int, SealedBatch] = {}
+        #: Before anything new is sealed; as many as were not receipted when the incarnation began.
+        self.to_seal_again: deque[ToSealAgain] = deque()
         self.receipted_sequence = 0
         self.receipted_position = 0
         self.statistics = Statistics()
@@ -785,14 +837,31 @@ class GatewayState:
         """Why no new authorization may be given at all; empty when they may."""
         if self.rollback_suspected:
             return self.rollback_suspected
+        if self.waits or self.authorizing_stopped:
+            return self.waits or self.authorizing_stopped
         if self.incarnation == 0:
             return "the cloud has not yet said which incarnation this is"
         if self.expected_incarnation is not None and self.expected_incarnation != self.incarnation:
             return f"the cloud knows incarnation {self.expected_incarnation}, this journal {self.incarnation}"
         return ""
 
+    @property
+    def may_seal(self) -> bool:
+        """Whether this journal may go on with its chain of batches."""
+        return bool(self.incarnation) and not self.rollback_suspected and not self.waits
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether this journal has once known all that the cloud had to say: before, what it does not know may still come."""
+        return self.recorded_head_at > 0
+
     def has_something_to_say(self) -> bool:
-        """Whether a batch sealed now would say anything new."""
-        if self.unsealed or self.ended:
+        """Whether a batch may be sealed now, and would say anything new.
+
+        What older chains left to say comes first; a journal that went backwards would tell a second story.
+        """
+        if self.to_seal_again or not self.may_seal:
+            return False
+        if self.unsealed or self.ended or self.carried:
             return True
         return any(quota.reported_held_micros != quota.held_micros for quota in self.stopped.values())

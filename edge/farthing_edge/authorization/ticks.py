@@ -134,7 +134,7 @@ def _settle(
         decided_at=now,
         incarnation=state.incarnation,
         opened_position=authorization.opened_position,
-        told_position=0 if told is None else told.position,
+        told_position=0 if told is None else told.entry or told.position,
         register_from=authorization.recorded_to,
         net_before_micros=authorization.net_micros,
         tax_before_micros=authorization.tax_micros,

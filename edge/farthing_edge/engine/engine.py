@@ -33,13 +33,21 @@ from farthing.refusal import Refusal
 from farthing.v1 import directive_pb2
 from farthing_edge.authorization import commands
 from farthing_edge.authorization.applying import apply
-from farthing_edge.authorization.commands import Command, DeviceStatement, DirectiveArrived, Reply, TicksArrived
+from farthing_edge.authorization.commands import (
+    Command,
+    DeviceStatement,
+    DirectiveArrived,
+    Reply,
+    SealAgain,
+    TicksArrived,
+)
 from farthing_edge.authorization.deciding import decide
 from farthing_edge.authorization.decision import Decision, status_of
 from farthing_edge.authorization.events import (
     KIND_OF,
     DirectiveApplied,
     Event,
+    HelloSeen,
     QuotaRequestClosed,
     QuotaRequested,
     Sealed,
@@ -212,8 +220,10 @@ class Engine:
         self._signing_count = 0
         self._unsigned: deque[tuple[int, int, bytes]] = deque()
         self._unsigned_bell = _Bell()
+        self._signed_incarnation = 0
         self._signed_sequence = 0
         self._batch_bell = _Bell()
+        self._again_bell = _Bell()
         self._request_bell = _Bell()
         #: Requests up to this are durable: only they may be sent.
         self._durable_request = 0
@@ -258,6 +268,7 @@ class Engine:
     async def run(self) -> None:
         """Decide until :meth:`stop`; raise what ended the journal."""
         signing = asyncio.create_task(self._sign_batches(), name="sign batches")
+        saying_again = asyncio.create_task(self._seal_again(), name="seal again")
         try:
             while not (self._stopping and not self._queue):
                 await self._until_work()
@@ -266,17 +277,19 @@ class Engine:
                 if not self._queue:
                     self._is_busy = False
                     self._idle_bell.ring()
-                if signing.done():
-                    signing.result()
+                for task in (signing, saying_again):
+                    if task.done():
+                        task.result()
             while self._answering:
                 await asyncio.wait(self._answering)
         except BaseException as err:
             self._failure = err
             raise
         finally:
-            signing.cancel()
-            with contextlib.suppress(asyncio.CancelledError, EngineError, JournalError):
-                await signing
+            for task in (signing, saying_again):
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError, EngineError, JournalError):
+                    await task
             self._fail_all()
             await self._close()
 
@@ -328,12 +341,12 @@ class Engine:
             for incarnation, sequence, position in read_unsigned_batches(connection):
                 sealed = _sealed_at(read_entry(connection, position))
                 self._unsigned.append((incarnation, sequence, sealed.batch))
-            first_unsigned = self._unsigned[0] if self._unsigned else None
         finally:
             connection.close()
-        self._signed_sequence = self._state.sequence
-        if first_unsigned is not None and first_unsigned[0] == self._state.incarnation:
-            self._signed_sequence = first_unsigned[1] - 1
+        state = self._state
+        unsigned = [sequence for incarnation, sequence, _ in self._unsigned if incarnation == state.incarnation]
+        self._signed_incarnation = state.incarnation
+        self._signed_sequence = min(unsigned) - 1 if unsigned else state.sequence
 
     async def _commit_start(self) -> None:
         clock = self._clock
@@ -617,6 +630,11 @@ class Engine:
                     authorization=event.authorization.hex(),
                     reason=event.reason,
                 )
+            if isinstance(event, DirectiveApplied | HelloSeen):
+                self._again_bell.ring()
+        if self._signed_incarnation != self._state.incarnation:
+            # A new chain: nothing of it is signed yet.
+            self._signed_incarnation, self._signed_sequence = self._state.incarnation, 0
         if wake and self._waiting:
             self._wake_waiting()
         for item in items:
@@ -721,6 +739,7 @@ class Engine:
             retry_after_ms=self._limits.retry_after_ms if reply.status is AnswerStatus.LATER else None,
             closed=reply.closed,
             ticked=reply.ticked,
+            asks=reply.asks,
         )
 
     def _answer_unwritten(self, item: _Item, refusal: Refusal) -> None:
@@ -735,6 +754,7 @@ class Engine:
         state = await self._in_journal_thread(self._replay)
         state.online = old.online
         state.expected_incarnation = old.expected_incarnation
+        state.waits = old.waits
         state.head_at = max(state.head_at, old.head_at)
         self._state = state
 
@@ -821,9 +841,30 @@ class Engine:
                 await asyncio.sleep(_SIGN_AGAIN_AT_MOST_S)
                 continue
             self._unsigned.popleft()
-            if incarnation == self._state.incarnation:
+            if incarnation == self._signed_incarnation:
                 self._signed_sequence = sequence
             self._batch_bell.ring()
+
+    async def _seal_again(self) -> None:
+        """After a new incarnation: hand the core the batches, one by one, that the chain before left without a receipt."""
+        while True:
+            state = self._state
+            if not state.to_seal_again or not state.may_seal:
+                await self._again_bell.wait()
+                continue
+            old = state.to_seal_again[0]
+            raw = await self._in_journal_thread(self._read_batch, old.incarnation, old.sequence)
+            await self.submit(SealAgain(raw=raw))
+            if self._state is state and state.to_seal_again and state.to_seal_again[0] is old:
+                # Not taken: something is to be decided first.
+                await self._again_bell.wait()
+
+    def _read_batch(self, incarnation: int, sequence: int) -> bytes:
+        connection = self._journal.reader()
+        try:
+            return _sealed_at(read_entry(connection, read_batch_position(connection, incarnation, sequence))).batch
+        finally:
+            connection.close()
 
     def batches_to_send(self, after_sequence: int, limit: int = 64) -> list[SignedBatchRow]:
         """Signed batches of this incarnation with a higher sequence, ascending, at most ``limit``."""

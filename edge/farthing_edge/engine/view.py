@@ -128,6 +128,16 @@ class GatewayView:
         """Why not; empty when they are."""
         return self._state.not_authorizing_reason
 
+    @property
+    def suspects_rollback(self) -> bool:
+        """Whether a witness proved that the journal went backwards."""
+        return bool(self._state.rollback_suspected)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all directives have once been heard."""
+        return self._state.is_complete
+
     def device(self, device_id: str) -> DeviceView | None:
         """A device, or None when no directive named it."""
         device = self._state.devices.get(device_id)

@@ -32,10 +32,11 @@ from farthing.device.messages import (
 from farthing.hsm import HsmBusy, HsmError
 from farthing.ids import DeviceId, GatewayId, TokenRef, token_commitment
 from farthing.refusal import Refusal
-from farthing_edge.authorization.commands import DeviceStatement, TicksArrived
+from farthing_edge.authorization.commands import DeviceStatement, Shown, TicksArrived
 from farthing_edge.config import LimitsSection
 from farthing_edge.engine.engine import Waiting
 from farthing_edge.ingress.guard import PeerRates, Reminders, RubbishRing
+from farthing_edge.ingress.shown import is_carried, read_shown
 from farthing_edge.ingress.ticks import TickDoor
 from farthing_edge.log import trace_id
 from farthing_edge.metrics import Metrics
@@ -64,6 +65,10 @@ class Engine(Protocol):
         """The key of a device that directives named."""
         ...
 
+    def is_complete(self) -> bool:
+        """Whether all directives have once been heard: before, an unknown device may be in what is still to come."""
+        ...
+
     def site_key(self) -> tuple[str, int] | None:
         """Label in the token and epoch of the key that token refs are made with."""
         ...
@@ -84,6 +89,7 @@ class Verified:
     statement: Statement
     envelope: Envelope
     sign1: Sign1
+    shown: Shown | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,9 +101,17 @@ class Rejected:
 
 
 def verify(
-    payload: bytes, *, peer: str, gateway: GatewayId, key_of: Callable[[DeviceId], VerifyingKey | None]
+    payload: bytes,
+    *,
+    peer: str,
+    gateway: GatewayId,
+    key_of: Callable[[DeviceId], VerifyingKey | None],
+    grant_key: VerifyingKey,
 ) -> Verified | Rejected:
-    """Check ``payload``, which came over ``peer``'s channel; the first rule that fails names the refusal."""
+    """Check ``payload``, which came over ``peer``'s channel; the first rule that fails names the refusal.
+
+    ``grant_key`` is this gateway's own: what it granted before it lost its journal is shown to it again.
+    """
     if len(payload) > MAX_ENVELOPE_SIZE:
         return Rejected(refusal=Refusal.TOO_LARGE)
     try:
@@ -109,16 +123,22 @@ def verify(
     answers = (statement.device_epoch, statement.counter)
     if statement.device != peer:
         return Rejected(refusal=Refusal.CHANNEL_DIFFERS, answers=answers)
-    if statement.recipient != gateway:
+    carried = is_carried(envelope, statement, gateway)
+    if statement.recipient != gateway and not carried:
         return Rejected(refusal=Refusal.RECIPIENT_DIFFERS, answers=answers)
     key = key_of(statement.device)
     if key is None:
         return Rejected(refusal=Refusal.DEVICE_UNKNOWN, answers=answers)
-    if sign1.kid != key.key_id or not key.verify(statement.kind, gateway, sign1.payload, sign1.signature):
+    if sign1.kid != key.key_id or not key.verify(statement.kind, statement.recipient, sign1.payload, sign1.signature):
         return Rejected(refusal=Refusal.SIGNATURE_INVALID, answers=answers)
     if not _keeps_commitment(statement, envelope):
         return Rejected(refusal=Refusal.COMMITMENT_DIFFERS, answers=answers)
-    return Verified(statement=statement, envelope=envelope, sign1=sign1)
+    if envelope.first is None and envelope.grant is None:
+        return Verified(statement=statement, envelope=envelope, sign1=sign1)
+    shown = read_shown(envelope, statement, device_key=key, grant_key=None if carried else grant_key)
+    if isinstance(shown, Refusal):
+        return Rejected(refusal=shown, answers=answers)
+    return Verified(statement=statement, envelope=envelope, sign1=sign1, shown=shown)
 
 
 def _keeps_commitment(statement: Statement, envelope: Envelope) -> bool:
@@ -200,6 +220,7 @@ class StatementDoor:
         gateway: GatewayId,
         engine: Engine,
         token: Keyed,
+        grant_key: VerifyingKey,
         limits: LimitsSection,
         metrics: Metrics,
         rubbish: RubbishRing,
@@ -208,6 +229,7 @@ class StatementDoor:
         self._gateway = gateway
         self._engine = engine
         self._token = token
+        self._grant_key = grant_key
         self._limits = limits
         self._metrics = metrics
         self._rubbish = rubbish
@@ -292,8 +314,18 @@ class StatementDoor:
             answering.say(self.later())
             return
         # Inline: a verification takes some 80 µs, less than handing it to a thread and back would cost the loop.
-        checked = verify(payload, peer=peer, gateway=self._gateway, key_of=self._engine.statement_key)
+        checked = verify(
+            payload,
+            peer=peer,
+            gateway=self._gateway,
+            key_of=self._engine.statement_key,
+            grant_key=self._grant_key,
+        )
         if isinstance(checked, Rejected):
+            if checked.refusal is Refusal.DEVICE_UNKNOWN and not self._engine.is_complete():
+                # The directives are still to be heard: this device may be in them.
+                answering.say(self.later(answers=checked.answers, refusal=Refusal.NOT_AUTHORIZING))
+                return
             answering.say(self._reject(checked, payload, channel=channel, peer=peer))
             return
         answering.verified = checked
@@ -349,6 +381,7 @@ class StatementDoor:
                 key_epoch=key_epoch,
                 traceparent=envelope.traceparent,
                 witness=envelope.witness,
+                shown=verified.shown,
             ),
             answering,
         )

@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 from farthing.device.messages import Grant
 from farthing.ids import GatewayId
-from farthing_edge.authorization.applying import opened
-from farthing_edge.authorization.events import BaselineTaken, Event, Granted, Metered, Settled
+from farthing_edge.authorization.events import Adopted, BaselineTaken, Event, Granted, Metered, Settled
+from farthing_edge.authorization.opening import opened, told_by
 from farthing_edge.authorization.state import Told
 from farthing_edge.metering.sealing import Facts, facts_of, leaves_of, sheet_of
 
@@ -69,7 +69,7 @@ def _facts_of_metered(
     start_id_at: Callable[[int], bytes],
 ) -> Facts:
     opening = event_at(event.opened_position)
-    if not isinstance(opening, Granted | BaselineTaken):
+    if not isinstance(opening, Granted | BaselineTaken | Adopted):
         raise DetailFault(f"position {event.opened_position} does not open an authorization")
     authorization = opened(opening, event.opened_position)
     grant: Grant | None = None
@@ -94,6 +94,8 @@ def _facts_of_metered(
 
 
 def _told(event: Event, position: int, start_id: bytes) -> Told:
+    if isinstance(event, Adopted):
+        return told_by(event, position)
     if isinstance(event, Granted):
         before = (0, 0)
     elif isinstance(event, Metered | Settled):

@@ -203,7 +203,7 @@ def why_no_batch(state: GatewayState) -> dict[bytes, str]:
     for authorization in [*state.ended.values(), *(record.authorization for record in state.unsealed)]:
         if authorization.id not in faults:
             try:
-                _claim(authorization, {}).SerializeToString()
+                _claim(authorization, {}, state.incarnation).SerializeToString()
             except Exception as err:  # noqa: BLE001  # as above
                 faults[authorization.id] = f"{type(err).__name__}: {err}"
     return faults
@@ -241,6 +241,15 @@ def seal(state: GatewayState, now: Instant) -> Sealed | None:
         claims=_claims(state, sheet),
         stopped=[batch_pb2.StoppedQuota(quota_id=name, still_held_micros=held) for name, held in stopped],
         closed_quota_ids=closed,
+        carried=[
+            batch_pb2.CarriedEnd(
+                granted_by=each.granted_by,
+                granted_incarnation=each.granted_incarnation,
+                statements=each.statements,
+                grant=each.grant,
+            )
+            for each in state.carried
+        ],
         statistics=batch_pb2.AuthorizationStatistics(
             granted_online=state.statistics.granted_online,
             granted_offline=state.statistics.granted_offline,
@@ -259,6 +268,41 @@ def seal(state: GatewayState, now: Instant) -> Sealed | None:
         last_position=state.position,
         stopped=stopped,
         closed=closed,
+    )
+
+
+def seal_again(state: GatewayState, raw: bytes, now: Instant) -> Sealed | None:
+    """What a batch of an older chain bills, in this one; None unless ``raw`` is the next to be said again.
+
+    Lines, claims and leaves are the same, as they are of the same entries. What it said of quotas and decisions was of its own chain.
+    """
+    if not state.to_seal_again or not state.may_seal:
+        return None
+    old = state.to_seal_again[0]
+    if batch_hash(raw) != old.batch_hash:
+        return None
+    batch = batch_pb2.Batch.FromString(raw)
+    for claim in batch.claims:
+        claim.granted_incarnation = claim.granted_incarnation or batch.incarnation
+    del batch.stopped[:], batch.closed_quota_ids[:]
+    batch.ClearField("statistics")
+    batch.incarnation = state.incarnation
+    batch.start_id = state.start_id
+    batch.sequence = state.sequence + 1
+    batch.previous_hash = state.batch_hash
+    batch.directive_version = state.directive_version
+    batch.sealed_at_us = now
+    again = batch.SerializeToString(deterministic=True)
+    return Sealed(
+        incarnation=state.incarnation,
+        sequence=state.sequence + 1,
+        batch=again,
+        batch_hash=batch_hash(again),
+        first_position=batch.first_position,
+        last_position=batch.last_position,
+        stopped=(),
+        closed=(),
+        again=old.batch_hash,
     )
 
 
@@ -328,10 +372,13 @@ def _claims(state: GatewayState, sheet: Sheet) -> list[batch_pb2.Claim]:
             net, tax = added.get(line, (0, 0))
             added[line] = net + charge.net_micros, tax + charge.tax_micros
     authorizations.update(state.ended)
-    return [_claim(authorization, shares.get(authorization.id, {})) for authorization in authorizations.values()]
+    return [
+        _claim(authorization, shares.get(authorization.id, {}), state.incarnation)
+        for authorization in authorizations.values()
+    ]
 
 
-def _claim(authorization: Authorization, shares: dict[int, tuple[int, int]]) -> batch_pb2.Claim:
+def _claim(authorization: Authorization, shares: dict[int, tuple[int, int]], incarnation: int) -> batch_pb2.Claim:
     return batch_pb2.Claim(
         authorization_id=authorization.id,
         device_id=authorization.device_id,
@@ -342,6 +389,9 @@ def _claim(authorization: Authorization, shares: dict[int, tuple[int, int]]) -> 
         net_micros=authorization.net_micros,
         tax_micros=authorization.tax_micros,
         final=authorization.closed,
+        granted_incarnation=0
+        if authorization.granted_incarnation == incarnation
+        else authorization.granted_incarnation,
         shares=[batch_pb2.Share(line=line, net_micros=net, tax_micros=tax) for line, (net, tax) in shares.items()],
         closed_by=authorization.closed_by,
         missed_readings=min(authorization.missed, MAX_EPOCH),

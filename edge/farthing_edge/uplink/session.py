@@ -85,6 +85,8 @@ class Position:
     directive_version: int
     directive_hash: bytes
     last_sealed_sequence: int
+    #: A witness proved that the journal went backwards.
+    suspects_rollback: bool
 
 
 class Engine(Protocol):
@@ -211,10 +213,13 @@ class Uplink:
                     position=at.position,
                     directive_version=at.directive_version,
                     last_sealed_sequence=at.last_sealed_sequence,
+                    suspects_rollback=at.suspects_rollback,
+                    hears_standing=True,
                 ),
                 timeout=section.call_timeout_s,
             )
             await self._engine.submit(Connected(hello=hello))
+            self._check_suspicion(at)
             self.online = True
             self.fault = ""
             self._metrics.uplink_up.set(1)
@@ -228,9 +233,12 @@ class Uplink:
             )
             await self._engine.submit(UplinkChanged(online=True))
             in_flight = InFlight(most=section.batches_in_flight)
-            same = hello.incarnation == at.incarnation
+            waits = hello.standing == gateway_sync_pb2.HELLO_STANDING_WAITS
+            if waits:
+                _log.warning("waiting_for_a_new_incarnation", reason=hello.waits_because)
+            same = hello.incarnation == at.incarnation and not waits
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(_part(self._follow_directives(stub, at.incarnation)))
+                tasks.create_task(_part(self._follow_directives(stub, at)))
                 # A chain that the cloud does not know yet, or no longer, has nothing to say before its welcome.
                 if same and at.incarnation > 0:
                     posted = min(hello.posted_sequence, at.last_sealed_sequence)
@@ -243,8 +251,14 @@ class Uplink:
 
     # Down -------------------------------------------------------------------------------------------------------------
 
-    async def _follow_directives(self, stub: "GatewaySyncAsyncStub", incarnation: int) -> None:
+    def _check_suspicion(self, told: Position) -> None:
+        """What this gateway has begun to suspect of its journal since it said hello, it says in the next one."""
+        if self._engine.position().suspects_rollback and not told.suspects_rollback:
+            raise SessionOver("the journal went backwards: a new incarnation is to be asked for")
+
+    async def _follow_directives(self, stub: "GatewaySyncAsyncStub", told: Position) -> None:
         at = self._engine.position()
+        incarnation = told.incarnation
         version, previous_hash = at.directive_version, at.directive_hash
         call = stub.FollowDirectives(gateway_sync_pb2.FollowDirectivesRequest(after_version=version))
         async for response in call:
@@ -258,6 +272,7 @@ class Uplink:
                     previous_hash=previous_hash,
                 )
                 await self._engine.submit(head)
+                self._check_suspicion(told)
                 continue
             if item != "directive":
                 # A kind of a later version of the protocol, that is neither a directive nor a head.

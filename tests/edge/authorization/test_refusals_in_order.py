@@ -10,7 +10,7 @@ from farthing.device.messages import AnswerStatus, RegisterValue, TariffVersion
 from farthing.ids import authorization_id
 from farthing.refusal import Refusal
 from farthing.v1 import directive_pb2
-from farthing_edge.authorization.commands import UplinkChanged
+from farthing_edge.authorization.commands import HeadArrived, UplinkChanged
 from farthing_edge.authorization.usage import day_of
 
 SUSPENDED = directive_pb2.DEVICE_STATUS_SUSPENDED
@@ -194,8 +194,13 @@ def test_a_device_that_may_not_ask_hears_why(site: Gateway, status: int, refusal
 
 
 def test_a_device_that_no_directive_named(site: Gateway) -> None:
+    # While the chain of directives is still to be heard, the device may yet be in it.
+    later = site.say(Meter("nobody", 0).intent(site), "card")
+    assert (later.status, later.refusal) == (AnswerStatus.LATER, Refusal.NOT_AUTHORIZING)
+    site.do(HeadArrived(version=site.state.directive_version, at=site.at))
     before = site.state.position
     assert site.say(Meter("nobody", 0).intent(site), "card").refusal is Refusal.DEVICE_UNKNOWN
+    assert site.say(Meter("nobody", 0).reading(site, 5)).refusal is Refusal.DEVICE_UNKNOWN
     assert site.state.position == before
 
 

@@ -144,6 +144,51 @@ async def test_batches_are_sealed_signed_chained_and_rebuilt_from_the_journal(be
         assert (late.closed, late.receipted_counter) == (True, 3)
 
 
+async def test_after_a_new_incarnation_what_has_no_receipt_is_sealed_again_and_its_detail_is_the_same(bench) -> None:
+    meter = Meter("c1", 0)
+    async with bench.running() as engine:
+        site = Site(engine)
+        await site.open(quota=10 * M, seal_age_s=0)
+        granted = await engine.submit(said(meter.intent(Here()), "card"))
+        meter.authorization = decode_grant(cose.decode_sign1(granted.grant).payload).authorization
+        for value in (300, 600):
+            await engine.submit(said(meter.reading(Here(), value)))
+            await until(lambda: engine.view.counts()["unsealed_records"] == 0)
+        await until(lambda: len(engine.batches_to_send(0)) == engine.view.sealed_sequence)
+        old = [batch_pb2.Batch.FromString(row.batch) for row in engine.batches_to_send(0)]
+        leaves = [await engine.detail(batch.sequence) for batch in old]
+        # The token is away while the new chain begins, and the process ends in the middle.
+        bench.batch_signer.fail = HsmError("the token is away")
+        await site.told(
+            welcome=directive_pb2.Welcome(
+                operator_id="op", site_id="S1", incarnation=2, receipt_keys=[b"k"], time_zone="Europe/Berlin"
+            )
+        )
+        await engine.submit(said(meter.end(Here(), 900)))
+        await until(lambda: engine.view.sealed_sequence == len(old) + 1)
+        assert engine.batches_to_send(0) == []
+    bench.batch_signer.fail = None
+    async with bench.running() as engine:
+        await until(lambda: len(engine.batches_to_send(0)) == len(old) + 1)
+        await engine.wait_for_batch(len(old))
+        new = [batch_pb2.Batch.FromString(row.batch) for row in engine.batches_to_send(0)]
+        assert [(batch.incarnation, batch.sequence) for batch in new] == [(2, n + 1) for n in range(len(old) + 1)]
+        assert [batch.merkle_root for batch in new[:-1]] == [batch.merkle_root for batch in old]
+        assert [await engine.detail(batch.sequence) for batch in new[:-1]] == leaves
+        assert new[-1].claims[0].final
+    assert verify(bench.path, bench.settings).fault is None
+
+
+async def test_an_answer_asks_after_what_has_been_silent(bench) -> None:
+    meter = Meter("c1", 0)
+    async with bench.running() as engine:
+        await Site(engine).open(quota=10 * M)
+        granted = await engine.submit(said(meter.intent(Here()), "card"))
+        name = decode_grant(cose.decode_sign1(granted.grant).payload).authorization
+        busy = await engine.submit(said(meter.intent(Here()), "card"))
+        assert (busy.refusal, busy.asks) == (Refusal.REGISTER_BUSY, (name,))
+
+
 async def test_same_bytes_are_signed_after_a_crash_between_seal_and_signature(bench) -> None:
     bench.batch_signer.fail = HsmError("the token is away")
     async with bench.running() as engine:

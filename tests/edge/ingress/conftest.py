@@ -20,6 +20,7 @@ from farthing.device.cose import VerifyingKey, encode_sign1, key_id, to_be_signe
 from farthing.device.messages import (
     Answer,
     Envelope,
+    Grant,
     Intent,
     Reading,
     RegisterValue,
@@ -57,11 +58,16 @@ class SoftElement:
     def spki(self) -> bytes:
         return self.private.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
-    def sign(self, statement: Statement) -> bytes:
+    def sign(self, statement: Statement | Grant) -> bytes:
         payload = encode(statement)
         der = self.private.sign(to_be_signed(statement.kind, statement.recipient, payload), ec.ECDSA(SHA256()))
         r, s = decode_dss_signature(der)
         return encode_sign1(key_id(self.spki), payload, r.to_bytes(32, "big") + s.to_bytes(32, "big"))
+
+
+#: What signs this gateway's grants: in memory, as no test here is about a token's.
+GRANTER = SoftElement()
+GRANT_KEY = VerifyingKey.from_spki(GRANTER.spki)
 
 
 def intent(counter: int = 1, *, device: str = METER, recipient: str = GATEWAY, token: bytes = CARD) -> Intent:
@@ -178,6 +184,7 @@ async def open_door(token: Token, site_key: str, meter: SoftElement) -> Callable
             gateway=GATEWAY,
             engine=engine,
             token=token,
+            grant_key=GRANT_KEY,
             limits=LimitsSection(**limits),
             metrics=metrics,
             rubbish=rubbish,
@@ -228,5 +235,7 @@ def said() -> object:
         envelope = staticmethod(envelope)
         free_port = staticmethod(free_port)
         SoftElement = SoftElement
+        GRANTER = GRANTER
+        WITNESS = WITNESS
 
     return Said

@@ -6,18 +6,35 @@ from typing import Any
 
 import pytest
 
+from farthing.clock import Instant
 from farthing.device.cose import VerifyingKey, encode_sign1
-from farthing.device.messages import AnswerStatus, Envelope, decode_answer, encode
+from farthing.device.messages import (
+    AnswerStatus,
+    End,
+    Envelope,
+    Grant,
+    Intent,
+    TariffVersion,
+    decode_answer,
+    encode,
+)
 from farthing.hsm import HsmBusy
+from farthing.ids import authorization_id
 from farthing.refusal import Refusal
 from farthing_edge.ingress.statements import Rejected, Verified, verify
 
 pytestmark = pytest.mark.real  # token refs are made in a token
 
 
-def check(payload: bytes, meter: Any, *, peer: str = "meter-1", known: bool = True) -> Verified | Rejected:
+def check(payload: bytes, meter: Any, said: Any, *, peer: str = "meter-1", known: bool = True) -> Verified | Rejected:
     key = VerifyingKey.from_spki(meter.spki)
-    return verify(payload, peer=peer, gateway="gw-1", key_of=lambda _: key if known else None)  # type: ignore[arg-type]  # an id is a str
+    return verify(
+        payload,
+        peer=peer,
+        gateway="gw-1",
+        key_of=lambda _: key if known else None,
+        grant_key=VerifyingKey.from_spki(said.GRANTER.spki),
+    )  # type: ignore[arg-type]  # an id is a str
 
 
 def refusal(checked: Verified | Rejected) -> Refusal | None:
@@ -46,7 +63,93 @@ def test_the_first_broken_rule_names_the_refusal(said: Any, meter: Any) -> None:
         (sealed(salt=None), {}, Refusal.COMMITMENT_DIFFERS),
         (sealed(), {}, None),
     ]
-    assert [refusal(check(payload, meter, **how)) for payload, how, _ in rows] == [number for *_, number in rows]
+    assert [refusal(check(payload, meter, said, **how)) for payload, how, _ in rows] == [number for *_, number in rows]
+
+
+def ended(said: Any, **changes: Any) -> tuple[Intent, End, Grant]:
+    """An intent, the end of what it began, and the grant between them."""
+    intent = said.intent(1, recipient=changes.pop("recipient", "gw-1"))
+    name = authorization_id(intent.device, 1, 1, intent.recipient)
+    tariff = TariffVersion(tariff_id="t", version=1)
+    head = {part: getattr(intent, part) for part in ("recipient", "device", "device_epoch", "register", "commitment")}
+    end = End(**head, counter=7, at=Instant(9), authorization=name, tariff=tariff)
+    grant = Grant(
+        recipient=intent.device,
+        gateway=intent.recipient,
+        witness=said.WITNESS,
+        at=Instant(6),
+        authorization=name,
+        intent_epoch=1,
+        intent_counter=1,
+        tariff=tariff,
+        register_id="bay",
+        register_epoch=1,
+        start=0,
+        limit=10,
+        held=(),
+        currency="EUR",
+        net_micros=0,
+        tax_micros=0,
+        report_interval_s=60,
+        commitment=intent.commitment,
+    )
+    return intent, end, replace(grant, **changes)
+
+
+def test_what_is_shown_is_signed_by_this_device_and_this_gateway(said: Any, meter: Any) -> None:
+    intent, end, grant = ended(said)
+    other = said.SoftElement()
+    good = {"statement": meter.sign(end), "grant": said.GRANTER.sign(grant), "first": meter.sign(intent)}
+    checked = check(encode(Envelope(**good)), meter, said)
+    assert isinstance(checked, Verified)
+    assert checked.shown is not None
+    assert (checked.shown.grant, checked.shown.first, checked.shown.first_payload) == (grant, intent, encode(intent))
+    rows: list[tuple[dict[str, Any], Refusal]] = [
+        ({"grant": other.sign(grant)}, Refusal.SIGNATURE_INVALID),
+        ({"grant": b"rubbish"}, Refusal.MALFORMED),
+        ({"first": other.sign(intent)}, Refusal.SIGNATURE_INVALID),
+        ({"first": meter.sign(end)}, Refusal.MALFORMED),
+        ({"first": meter.sign(replace(intent, recipient="gw-2"))}, Refusal.MALFORMED),
+        ({"first": None}, Refusal.MALFORMED),
+    ]
+    assert [refusal(check(encode(Envelope(**{**good, **how})), meter, said)) for how, _ in rows] == [
+        no for _, no in rows
+    ]
+
+
+def test_an_end_for_another_gateway_comes_in_with_its_grant_and_nothing_else_does(said: Any, meter: Any) -> None:
+    intent, end, grant = ended(said, recipient="gw-2")
+    # The other gateway's key is the cloud's to know; the device's is ours.
+    good = {"statement": meter.sign(end), "grant": said.SoftElement().sign(grant), "first": meter.sign(intent)}
+    checked = check(encode(Envelope(**good)), meter, said)
+    assert isinstance(checked, Verified)
+    assert checked.shown is not None
+    assert checked.shown.grant_cose == good["grant"]
+    rows: list[tuple[dict[str, Any], Refusal]] = [
+        ({"grant": None}, Refusal.RECIPIENT_DIFFERS),
+        ({"first": None}, Refusal.RECIPIENT_DIFFERS),
+        ({"statement": meter.sign(intent)}, Refusal.RECIPIENT_DIFFERS),
+        ({"statement": said.SoftElement().sign(end)}, Refusal.SIGNATURE_INVALID),
+        ({"first": said.SoftElement().sign(intent)}, Refusal.SIGNATURE_INVALID),
+    ]
+    assert [refusal(check(encode(Envelope(**{**good, **how})), meter, said)) for how, _ in rows] == [
+        no for _, no in rows
+    ]
+
+
+async def test_before_all_directives_are_heard_an_unknown_device_is_told_to_come_later(
+    open_door: Any, said: Any, meter: Any
+) -> None:
+    door = open_door()
+    door.engine.keys.clear()
+    payload = said.envelope(meter, said.intent(1))
+    known = decode_answer(await door.door.answer(payload, channel="mqtt", peer="meter-1"))
+    door.engine.complete = False
+    later = decode_answer(await door.door.answer(payload, channel="mqtt", peer="meter-1"))
+    assert (known.status, known.refusal) == (AnswerStatus.REFUSED, Refusal.DEVICE_UNKNOWN)
+    assert (later.status, later.refusal) == (AnswerStatus.LATER, Refusal.NOT_AUTHORIZING)
+    assert later.answers == (1, 1)
+    assert door.engine.heard == []
 
 
 def test_a_signature_for_another_gateway_is_no_signature_here(said: Any, meter: Any) -> None:
@@ -56,7 +159,7 @@ def test_a_signature_for_another_gateway_is_no_signature_here(said: Any, meter: 
     payload = encode(statement)
     forged = encode_sign1(VerifyingKey.from_spki(meter.spki).key_id, payload, for_another[-64:])
     envelope = encode(Envelope(statement=forged, token=said.CARD, salt=said.SALT))
-    assert refusal(check(envelope, meter)) is Refusal.SIGNATURE_INVALID
+    assert refusal(check(envelope, meter, said)) is Refusal.SIGNATURE_INVALID
 
 
 async def test_the_same_token_has_the_same_reference_and_another_has_another(

@@ -81,6 +81,7 @@ class Gateway:
     directive_hash: bytes = ZERO
     rows: list[Row] = field(default_factory=list)
     receipted: int = 0
+    suspects_rollback: bool = False
     keys: list[VerifyingKey] = field(default_factory=list)
     requests: dict[int, Request] = field(default_factory=dict)
     request_counter: int = 0
@@ -122,6 +123,7 @@ class Gateway:
             directive_version=self.version,
             directive_hash=self.directive_hash,
             last_sealed_sequence=len(self.rows),
+            suspects_rollback=self.suspects_rollback,
         )
 
     def receipt_keys(self) -> Sequence[VerifyingKey]:
@@ -169,6 +171,8 @@ class Cloud(GatewaySyncServicer):
         self.proven: dict[int, list[bytes]] = {}
         self.asked: list[int] = []
         self.incarnation = 1
+        self.standing = gateway_sync_pb2.HELLO_STANDING_UNSPECIFIED
+        self.hellos: list[gateway_sync_pb2.HelloRequest] = []
         self.more = asyncio.Condition()
         self.streams: set[asyncio.Task[Any]] = set()
         self.repeat_receipts = False
@@ -196,6 +200,15 @@ class Cloud(GatewaySyncServicer):
             self.more.notify_all()
         return signed
 
+    async def head(self, digest: bytes) -> None:
+        raw = directive_pb2.DirectiveHead(gateway_id=GATEWAY, version=1, hash=digest, at_us=77).SerializeToString()
+        signature = await self.sign("directive-head", GATEWAY, raw, "directive")
+        self.heads.append(
+            directive_pb2.SignedDirectiveHead(head=raw, signature=signature, key_id=key_id(self.directive_spki))
+        )
+        async with self.more:
+            self.more.notify_all()
+
     async def welcome(self) -> None:
         await self.direct(
             welcome=directive_pb2.Welcome(
@@ -214,7 +227,9 @@ class Cloud(GatewaySyncServicer):
         )
 
     async def Hello(self, request: Any, context: Any) -> gateway_sync_pb2.HelloResponse:  # noqa: N802, ARG002 gRPC's signature
+        self.hellos.append(request)
         return gateway_sync_pb2.HelloResponse(
+            standing=self.standing,
             incarnation=self.incarnation,
             ledger_epoch=1,
             posted_sequence=max(self.posted, default=0),
@@ -467,18 +482,9 @@ async def test_heads_say_how_fresh_the_chain_is_and_another_chain_is_noticed(wor
     await world.cloud.welcome()
     await world.gateway.until(lambda: world.gateway.version == 1)
 
-    async def head(digest: bytes) -> None:
-        raw = directive_pb2.DirectiveHead(gateway_id=GATEWAY, version=1, hash=digest, at_us=77).SerializeToString()
-        signature = await world.cloud.sign("directive-head", GATEWAY, raw, "directive")
-        world.cloud.heads.append(
-            directive_pb2.SignedDirectiveHead(head=raw, signature=signature, key_id=key_id(world.cloud.directive_spki))
-        )
-        async with world.cloud.more:
-            world.cloud.more.notify_all()
-
-    await head(world.gateway.directive_hash)
+    await world.cloud.head(world.gateway.directive_hash)
     await world.gateway.until(lambda: world.gateway.of(HeadArrived) == [HeadArrived(version=1, at=77)])  # type: ignore[arg-type]  # an instant is an int
-    await head(bytes(32))
+    await world.cloud.head(bytes(32))
     await until(lambda: "another one than ours" in world.uplink.fault)
 
 
@@ -496,3 +502,30 @@ async def test_a_receipt_that_the_welcomed_key_did_not_sign_is_not_believed(worl
     await until(lambda: "which no welcome named" in world.uplink.fault)
     assert world.gateway.of(ReceiptArrived) == []
     assert world.gateway.of(Connected)
+
+
+async def test_who_has_to_wait_follows_directives_and_pushes_nothing_meanwhile(world: World) -> None:
+    world.cloud.standing = gateway_sync_pb2.HELLO_STANDING_WAITS
+    await world.relay.refuse()
+    await world.relay.start()
+    await until(lambda: bool(world.cloud.hellos) and world.uplink.online)
+    await world.gateway.seal(2)
+    await world.cloud.welcome()
+    await world.gateway.until(lambda: world.gateway.version == 1)
+    assert world.cloud.pushed == []
+    assert all(hello.hears_standing and not hello.suspects_rollback for hello in world.cloud.hellos)
+    world.cloud.standing = gateway_sync_pb2.HELLO_STANDING_AGREED
+    await world.relay.refuse()
+    await world.relay.start()
+    await world.gateway.until(lambda: world.gateway.receipted == 2)
+
+
+async def test_a_suspicion_that_came_after_hello_is_said_in_the_next_one(world: World) -> None:
+    await world.cloud.welcome()
+    await world.gateway.until(lambda: world.gateway.version == 1)
+    await until(lambda: world.uplink.online)
+    world.gateway.suspects_rollback = True
+    before = len(world.cloud.hellos)
+    await world.cloud.head(world.gateway.directive_hash)
+    await until(lambda: len(world.cloud.hellos) > before)
+    assert world.cloud.hellos[-1].suspects_rollback

@@ -1,0 +1,272 @@
+"""A session that this journal has lost goes on from what its device shows: the grant that an older journal signed, and the intent.
+
+Rule 1: a grant beats a refusal: whatever this journal has said of an intent it did not know is forgotten when the yes is shown.
+Rule 2: a reading adopts only if it is fresh, an end always: an old reading that wandered about would open what nobody ends.
+Rule 3: it goes on under the same authorization and from the grant's start. Up to the signed limit it is held on the quotas that the
+grant names, which are still the old incarnation's; beyond it on new ones. What the cloud has billed so far came with the welcome.
+Rule 4: what this journal does know is never adopted: a grant that it gave and whose authorization it has forgotten is over.
+"""
+
+from dataclasses import replace
+
+from farthing.clock import SECOND_US, Instant
+from farthing.device.messages import FLOOR, End, Grant, Intent, Reading, encode
+from farthing.ids import AccountId, AuthorizationId, authorization_id, standing_authorization_id
+from farthing.refusal import Refusal
+from farthing.tariff import TariffError, Use, price
+from farthing.v1 import directive_pb2
+from farthing_edge.authorization import events
+from farthing_edge.authorization.commands import DeviceStatement, Shown
+from farthing_edge.authorization.decision import Decision, digest_of, no
+from farthing_edge.authorization.opening import opened
+from farthing_edge.authorization.readings import does_not_fit, meter, not_believed, park, unrolled
+from farthing_edge.authorization.state import (
+    FLOOR_FUNDING,
+    Authorization,
+    Device,
+    GatewayState,
+    OpenClaim,
+    Register,
+    TariffEntry,
+)
+from farthing_edge.authorization.witnesses import is_known
+from farthing_edge.metering.funding import Purse, floor_room_micros
+
+#: A reading is fresh for this many of its report intervals: it asks again for every one that it misses.
+FRESH_INTERVALS = 3
+_ONE_SHOT = directive_pb2.DEVICE_PROFILE_ONE_SHOT
+_STANDING = directive_pb2.DEVICE_PROFILE_STANDING
+
+
+def named_authorization(state: GatewayState, device: Device, statement: Reading | End) -> AuthorizationId:
+    """The authorization that a statement speaks of; a standing one's reading names none."""
+    if statement.authorization is not None:
+        return statement.authorization
+    register = statement.register
+    return standing_authorization_id(
+        device.id, statement.device_epoch, register.register_id, register.register_epoch, state.gateway_id
+    )
+
+
+def is_unknown(state: GatewayState, device: Device, statement: Reading | End) -> bool:
+    """Whether this journal has nothing of the authorization that a statement speaks of."""
+    if statement.authorization is None:
+        # Nearly always it is the register's own: no id to be computed.
+        register = device.registers.get(statement.register.register_id)
+        if register is not None and register.open is not None and register.open.standing:
+            return False
+    return named_authorization(state, device, statement) not in state.authorizations
+
+
+def wants_showing(state: GatewayState, command: DeviceStatement, device: Device, statement: Reading | End) -> bool:
+    """Whether a standing authorization that is not known here began in a journal that is lost: then its device shows how."""
+    if statement.authorization is not None or device.profile != _STANDING:
+        return False
+    if named_authorization(state, device, statement) in state.open_claims:
+        return True
+    witness = command.witness
+    return witness is not None and witness.incarnation < state.incarnation and not is_known(state, witness)
+
+
+def decide_adoption(
+    state: GatewayState, command: DeviceStatement, statement: Reading | End, shown: Shown, device: Device, now: Instant
+) -> Decision:
+    """Go on with an authorization that is not known here; the device is, and its counter is new."""
+    digest = digest_of(command.payload)
+    if statement.counter <= device.window_floor():
+        return no(statement, Refusal.COUNTER_TOO_OLD)
+    name = named_authorization(state, device, statement)
+    if not _belongs(state, device, statement, shown, name):
+        return no(statement, Refusal.MALFORMED)
+    grant, first = shown.grant, shown.first
+    if grant is not None and is_known(state, grant.witness):
+        return park(command, statement, digest, Refusal.INTENT_ENDED, now)
+    if not state.is_complete:
+        return no(statement, Refusal.NOT_AUTHORIZING)
+    register = device.registers.get(first.register.register_id)
+    tariff = first.tariff if grant is None else grant.tariff
+    entry = None if tariff is None else state.tariffs.get((tariff.tariff_id, tariff.version))
+    account = _account(state, device, grant)
+    if register is None or register.epoch != first.register.register_epoch:
+        return park(command, statement, digest, Refusal.REGISTER_EPOCH_DIFFERS, now)
+    if entry is None or account not in state.accounts:
+        return park(command, statement, digest, Refusal.TARIFF_MISSING, now)
+    if isinstance(statement, Reading) and not _is_fresh(statement, register, grant, device, now):
+        return no(statement, Refusal.AUTHORIZATION_UNKNOWN)
+    claim = state.open_claims.get(name)
+    said_start = first.register.unrolled(register.modulus)
+    # The turns that its device does not say are known to the cloud, if it knows the session.
+    start = said_start if claim is None else claim.register_from
+    try:
+        billed = _billed(claim, entry, register.unit, start, first, statement)
+    except TariffError:
+        return park(command, statement, digest, Refusal.TARIFF_MISSING, now)
+    token_key = b"*" + device.id.encode() if grant is None else first.commitment or b""
+    adopted = events.Adopted(
+        device=device.id,
+        device_epoch=first.device_epoch,
+        counter=first.counter,
+        digest=digest_of(shown.first_payload),
+        statement=shown.first_cose,
+        traceparent=command.traceparent,
+        authorization=name,
+        account=account,
+        token_key=token_key,
+        commitment=None if grant is None else first.commitment,
+        register_id=register.id,
+        register_epoch=register.epoch,
+        unit=register.unit,
+        start=start,
+        at=first.at,
+        tariff_id=entry.name.tariff_id,
+        tariff_version=entry.name.version,
+        currency=entry.currency,
+        report_interval_s=device.report_interval_s if grant is None else grant.report_interval_s,
+        grant=b"" if grant is None else encode(grant),
+        holds=_holds(state, grant, account, token_key),
+        register_to=start if claim is None else claim.register_to,
+        billed=billed,
+        decided_at=now,
+        shown_start=first.register.value,
+        said_start=said_start,
+    )
+    authorization = opened(adopted, state.position + 1)
+    fault = does_not_fit(device, authorization, statement)
+    if fault is not None:
+        return park(command, statement, digest, fault, now)
+    value = unrolled(device, authorization, statement)
+    fault = not_believed(device, authorization, statement, value, now)
+    if fault is not None:
+        parked = park(command, statement, digest, fault, now, authorization, value)
+        return replace(parked, events=(adopted, *parked.events))
+    metered = meter(
+        state,
+        command,
+        statement,
+        device,
+        authorization,
+        digest,
+        now,
+        value,
+        closing=isinstance(statement, End),
+        purse=_purse(state, authorization, token_key),
+    )
+    if metered.reply is None or metered.reply.refusal is not None:
+        return metered
+    return Decision((adopted, *metered.events), metered.reply)
+
+
+def _belongs(
+    state: GatewayState, device: Device, statement: Reading | End, shown: Shown, name: AuthorizationId
+) -> bool:
+    """Whether what is shown is of this device, this gateway, this authorization, and says one thing."""
+    first, grant = shown.first, shown.grant
+    if (first.device, first.recipient) != (device.id, state.gateway_id) or first.device_epoch != device.epoch:
+        return False
+    if grant is None:
+        return (
+            isinstance(first, Reading)
+            and first.authorization is None
+            and device.profile == _STANDING
+            and named_authorization(state, device, first) == name
+            and first.counter <= statement.counter
+        )
+    return (
+        isinstance(first, Intent)
+        and first.one_shot is None
+        and device.profile not in (_ONE_SHOT, _STANDING)
+        and (grant.recipient, grant.gateway) == (device.id, state.gateway_id)
+        and (grant.intent_epoch, grant.intent_counter) == (first.device_epoch, first.counter)
+        and grant.authorization == name == authorization_id(device.id, first.device_epoch, first.counter, grant.gateway)
+        and (grant.register_id, grant.register_epoch, grant.start)
+        == (first.register.register_id, first.register.register_epoch, first.register.value)
+        and grant.commitment == first.commitment
+        and first.counter < statement.counter
+    )
+
+
+def _account(state: GatewayState, device: Device, grant: Grant | None) -> AccountId:
+    """Who pays: what the grant says, or whose quota it names (grants of before they said it)."""
+    if grant is None:
+        return device.standing_account_id
+    if grant.account is not None:
+        return grant.account
+    for part in grant.held:
+        quota = state.quotas.get(part.quota_id)
+        if quota is not None:
+            return quota.account_id
+    return AccountId("")
+
+
+def _is_fresh(reading: Reading, register: Register, grant: Grant | None, device: Device, now: Instant) -> bool:
+    interval_s = device.report_interval_s if grant is None else grant.report_interval_s
+    return (
+        register.open is None
+        and reading.register.unrolled(register.modulus) >= register.last_value
+        and now - reading.at <= FRESH_INTERVALS * interval_s * SECOND_US
+    )
+
+
+def _billed(
+    claim: OpenClaim | None,
+    entry: TariffEntry,
+    unit: str,
+    start: int,
+    first: Intent | Reading,
+    statement: Reading | End,
+) -> tuple[tuple[int, int, int], ...]:
+    """What the claim has billed, by tax rate.
+
+    The cloud may know only the sums. Then they are cut to the rates in the order in which the tariff prices them: what the register
+    alone decides is exact, and what is billed from here on completes each rate to its price.
+    """
+    if claim is None or not claim.net_micros + claim.tax_micros:
+        return ()
+    if claim.rates:
+        return claim.rates
+    use = Use(
+        unit=unit,
+        start=start,
+        end=claim.register_to,
+        started_at=first.at,
+        ended_at=Instant(max(first.at, statement.at)),
+    )
+    parts = price(entry.tariff, use, closing=False).parts
+    net, tax = claim.net_micros, claim.tax_micros
+    billed: list[tuple[int, int, int]] = []
+    for number, part in enumerate(parts, start=1):
+        last = number == len(parts)
+        part_net = net if last else min(net, part.net_micros)
+        part_tax = tax if last else min(tax, part.tax_micros)
+        net, tax = net - part_net, tax - part_tax
+        billed.append((part.rate_ppm, part_net, part_tax))
+    return tuple(billed)
+
+
+def _holds(
+    state: GatewayState, grant: Grant | None, account: AccountId, token_key: bytes
+) -> tuple[tuple[str, int], ...]:
+    """What the grant says is held, as far as the old incarnation's quotas and the floor still have it."""
+    if grant is None:
+        return ()
+    holds: list[tuple[str, int]] = []
+    for part in grant.held:
+        if part.quota_id == FLOOR:
+            amount = min(part.amount_micros, floor_room_micros(state, state.accounts.get(account), token_key))
+            name: str = FLOOR_FUNDING
+        else:
+            quota = state.quotas.get(part.quota_id)
+            if quota is None or not quota.frozen or quota.account_id != account:
+                continue
+            amount, name = min(part.amount_micros, quota.free_micros), quota.id
+        if amount > 0 and name not in {held for held, _ in holds}:
+            holds.append((name, amount))
+    return tuple(holds)
+
+
+def _purse(state: GatewayState, authorization: Authorization, token_key: bytes) -> Purse:
+    """The purse as it is once the adoption has happened."""
+    account = state.accounts[authorization.account_id]
+    holds = authorization.holds
+    room = floor_room_micros(state, account, token_key) - holds.get(FLOOR_FUNDING, 0)
+    return Purse(account.quotas, holds, room)
