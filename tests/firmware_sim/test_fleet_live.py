@@ -104,6 +104,9 @@ class Ledger:
     def statement_key(self, device: DeviceId, /) -> VerifyingKey | None:
         return self.keys.get(device)
 
+    def is_complete(self) -> bool:
+        return True
+
     def site_key(self) -> tuple[str, int] | None:
         return None
 
@@ -286,6 +289,7 @@ async def world(parties: Parties, tokens: dict[str, Token], tmp_path: Path, new_
             gateway=GatewayId(gateway),
             engine=engine,
             token=engine,
+            grant_key=VerifyingKey.from_spki(party.public_key("grant")),
             limits=LimitsSection(),
             metrics=metrics,
             rubbish=RubbishRing(samples=4),

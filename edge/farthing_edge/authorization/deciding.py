@@ -17,7 +17,6 @@ from farthing.device.messages import Chain, Disclaimer, End, Intent, Reading
 from farthing.refusal import Refusal
 from farthing_edge.authorization import commands
 from farthing_edge.authorization.adopting import decide_adoption, is_unknown, wants_showing
-from farthing_edge.authorization.silence import asks, decide_disclaimer
 from farthing_edge.authorization.carrying import decide_carried
 from farthing_edge.authorization.commands import Command, DeviceStatement
 from farthing_edge.authorization.decision import NOTHING, Decision, no
@@ -33,6 +32,7 @@ from farthing_edge.authorization.from_cloud import (
 from farthing_edge.authorization.intents import decide_intent
 from farthing_edge.authorization.quotas import decide_quota_answer, decide_tick
 from farthing_edge.authorization.readings import decide_chain, decide_end, decide_reading, heard
+from farthing_edge.authorization.silence import asks, decide_disclaimer
 from farthing_edge.authorization.state import Device, GatewayState
 from farthing_edge.authorization.ticks import decide_ticks
 from farthing_edge.authorization.witnesses import decide_token_witness, suspicion
