@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Generic, Protocol, TypeVar
 
-from farthing.device.messages import End, Intent, Reading
+from farthing.device.messages import Chain, Disclaimer, End, Intent, Reading
 from farthing_edge.authorization.commands import Command, DeviceStatement
 
 
@@ -26,7 +26,7 @@ class Waits(Protocol):
 
 T = TypeVar("T", bound=Waits)
 
-_LANE_OF = {End: 1, Reading: 2, Intent: 3}
+_LANE_OF = {End: 1, Disclaimer: 1, Reading: 2, Chain: 2, Intent: 3}
 
 
 def lane_of(command: Command) -> int:

@@ -1,16 +1,17 @@
 """Who is next: a table, and what one device says stays in order whatever is drawn."""
 
+import typing
 from dataclasses import dataclass
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from farthing.clock import Instant
-from farthing.device.messages import End, Intent, Reading, RegisterValue, TariffVersion
+from farthing.device.messages import End, Intent, Reading, RegisterValue, Statement, TariffVersion
 from farthing.ids import DeviceId, GatewayId, RegisterId, TariffId
 from farthing_edge.authorization import commands
 from farthing_edge.authorization.commands import Command, DeviceStatement
-from farthing_edge.engine.lanes import Lanes
+from farthing_edge.engine.lanes import _LANE_OF, Lanes
 
 REGISTER = RegisterValue(register_id=RegisterId("r"), register_epoch=1, value=0)
 TARIFF = TariffVersion(tariff_id=TariffId("t"), version=1)
@@ -105,3 +106,7 @@ def test_what_one_device_says_keeps_its_order_and_nothing_is_lost(steps: list[tu
         counters.setdefault(item.command.statement.device, []).append(item.command.statement.counter)
     assert sum(map(len, counters.values())) == put
     assert all(each == sorted(each) for each in counters.values())
+
+
+def test_every_kind_of_statement_has_its_lane() -> None:
+    assert set(typing.get_args(Statement)) == set(_LANE_OF)
