@@ -63,6 +63,7 @@ class Gateway:
             gateway=GatewayId(GATEWAY),
             engine=self,
             token=self,
+            grant_key=VerifyingKey.from_spki(Signer().spki),
             # Rates would turn most of it away unread; here everything is read.
             limits=LimitsSection(device_rate_per_s=100_000, device_burst=100_000),
             metrics=self.metrics,
@@ -80,6 +81,9 @@ class Gateway:
 
     def statement_key(self, device: Any, /) -> Any:
         return self.engine.view.statement_key(device)
+
+    def is_complete(self) -> bool:
+        return self.engine.view.is_complete
 
     def site_key(self) -> tuple[str, int]:
         return "site", 1
