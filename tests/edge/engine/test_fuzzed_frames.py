@@ -19,7 +19,7 @@ from edge_playbook import M, Meter, Policy, clock, until
 from fuzzed_frames import Frames, Said, Signer
 from state_digest import digest_of
 
-from farthing.device.cose import decode_sign1
+from farthing.device.cose import VerifyingKey, decode_sign1
 from farthing.device.messages import Answer, AnswerStatus, Envelope, Statement, decode_answer, decode_grant, encode
 from farthing.ids import GatewayId, token_commitment
 from farthing.v1 import directive_pb2
