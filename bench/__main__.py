@@ -18,6 +18,7 @@ OUT = Path("out/bench.json")
 FIGURES = {
     "E1": ("bench.mqtt", "e1"),
     "E3": ("bench.edge", "e3"),
+    "E4": ("bench.ticks", "e4"),
     "C1": ("bench.ledger", "c1"),
     "C2": ("bench.ledger", "c2"),
     "daemons": ("bench.daemons", "daemons"),

@@ -100,6 +100,8 @@ DEFAULT_CALLERS: Mapping[str, tuple[str, ...]] = {
     _R + "PutDevice": (_PERSONS,),
     # Fraud may block a device; the servicer refuses it every other status.
     _R + "SetDeviceStatus": (_PERSONS, _FRAUD),
+    _R + "CloseUse": (_PERSONS,),
+    _R + "DecideParked": (_PERSONS,),
     _R + "SetGatewayStatus": (_PERSONS,),
     _R + "ListOperators": (_PERSONS, _SERVICES),
     _R + "ListSites": (_PERSONS, _SERVICES),

@@ -90,6 +90,27 @@ def status(config: ConfigOption, as_json: JsonOption = False) -> None:
         print(f"{name:<{width}}  {value}")
 
 
+@app.command("parked")
+def show_parked(config: ConfigOption, as_json: JsonOption = False) -> None:
+    """What waits for people: parked statements that nobody has decided about, uses set aside, commands that failed.
+
+    `farthing-admin devices close-use`, `believe` and `dismiss` decide.
+    """
+    from farthing_edge.gateway import core_settings
+    from farthing_edge.journal.errors import JournalError
+    from farthing_edge.journal.inspection import parked
+
+    settings = _config(config)
+    try:
+        for row in parked(settings.journal_file, core_settings(settings)):
+            if as_json:
+                print(json.dumps(row))
+            else:
+                print("  ".join(f"{name}={_short(value)}" for name, value in row.items()))
+    except JournalError as err:
+        _fail(err)
+
+
 @app.command()
 def broker(
     config: ConfigOption,

@@ -53,6 +53,8 @@ _log = structlog.get_logger(__name__)
 EDHOC = "edhoc"
 #: The promise is 5 s.
 STOP_AT_MOST_S = 4.5
+#: Silent uses that the status names; how many there are stands in the metrics.
+MAX_OVERDUE_SHOWN = 100
 _DECOMMISSIONED = directive_pb2.DEVICE_STATUS_DECOMMISSIONED
 
 
@@ -212,7 +214,7 @@ class _Gateway:
         self._broker_up = False
         self._started_at = datetime.now(UTC)
         limits = config.limits
-        clock = config.clock.clock()
+        clock = self._clock = config.clock.clock()
         self._engine = Engine(
             journal=Journal(config.journal_file),
             grant_signer=TokenSigner(token=token, label="grant", urgent=False),
@@ -420,6 +422,7 @@ class _Gateway:
                 "backlog": view.sealed_sequence - view.receipted_sequence,
             },
             "counts": counts,
+            "overdue": [asdict(each) for each in view.overdue(self._clock.now())[:MAX_OVERDUE_SHOWN]],
             "refusals": {str(number): count for number, count in sorted(self._refusals().items())},
             "engine": {"groups": engine.groups, "decided": engine.decided, "poisoned": engine.poisoned},
             "rubbish": [asdict(sample) for sample in self._rubbish.samples()],
@@ -434,7 +437,8 @@ class _Gateway:
     def _page(self) -> bytes:
         view = self._engine.view
         metrics = self._metrics
-        for name, count in view.counts().items():
+        counts = {**view.counts(), "overdue_authorizations": len(view.overdue(self._clock.now()))}
+        for name, count in counts.items():
             metrics.state.labels(name).set(count)
         metrics.position.set(view.position)
         metrics.sealed.set(view.sealed_sequence)

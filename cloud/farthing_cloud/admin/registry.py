@@ -402,6 +402,72 @@ def decommission_device(ctx: typer.Context, device_id: DeviceId, reason: Reason,
     _set_device(ctx, device_id, directive_pb2.DEVICE_STATUS_DECOMMISSIONED, reason, as_json=as_json)
 
 
+@devices.command("close-use")
+def close_use(
+    ctx: typer.Context,
+    device_id: DeviceId,
+    reason: Reason,
+    authorization: Annotated[str, typer.Option(help="In hex; default: every open use of the device.")] = "",
+    as_json: Json = False,
+) -> None:
+    """The device does not end its use, or is gone: close it at the last value it signed, bill it, release its hold."""
+    try:
+        name = bytes.fromhex(authorization)
+    except ValueError:
+        fail(
+            f"{authorization!r:.80} is no authorization: 32 hexadecimal digits, as `farthing-edge status --json` shows"
+        )
+    with back_office(ctx) as channel:
+        answer = registry_pb2_grpc.RegistryStub(channel).CloseUse(
+            registry_pb2.CloseUseRequest(device_id=device_id, authorization_id=name, reason=reason),
+            timeout=CALL_TIMEOUT_S,
+        )
+    show_one({"id": device_id, "authorization": authorization, "told": list(answer.gateway_ids)}, as_json=as_json)
+
+
+Counter = Annotated[int, typer.Argument(help="The statement's, as `farthing-edge parked` shows it.")]
+DeviceEpoch = Annotated[int, typer.Option(min=1)]
+
+
+def _decide_parked(
+    ctx: typer.Context, device_id: str, device_epoch: int, counter: int, reason: str, *, accept: bool, as_json: bool
+) -> None:
+    with back_office(ctx) as channel:
+        answer = registry_pb2_grpc.RegistryStub(channel).DecideParked(
+            registry_pb2.DecideParkedRequest(
+                device_id=device_id, device_epoch=device_epoch, counter=counter, accept=accept, reason=reason
+            ),
+            timeout=CALL_TIMEOUT_S,
+        )
+    show_one({"id": device_id, "counter": counter, "told": list(answer.gateway_ids)}, as_json=as_json)
+
+
+@devices.command("believe")
+def believe(
+    ctx: typer.Context,
+    device_id: DeviceId,
+    counter: Counter,
+    reason: Reason,
+    device_epoch: DeviceEpoch = 1,
+    as_json: Json = False,
+) -> None:
+    """A statement that a gateway parked is right: bill it as the device signed it."""
+    _decide_parked(ctx, device_id, device_epoch, counter, reason, accept=True, as_json=as_json)
+
+
+@devices.command("dismiss")
+def dismiss(
+    ctx: typer.Context,
+    device_id: DeviceId,
+    counter: Counter,
+    reason: Reason,
+    device_epoch: DeviceEpoch = 1,
+    as_json: Json = False,
+) -> None:
+    """A statement that a gateway parked is not believed: it stays evidence, and bills nothing."""
+    _decide_parked(ctx, device_id, device_epoch, counter, reason, accept=False, as_json=as_json)
+
+
 def _device_status(status: directive_pb2.DeviceStatus.ValueType) -> str:
     return directive_pb2.DeviceStatus.Name(status).removeprefix("DEVICE_STATUS_").lower()
 

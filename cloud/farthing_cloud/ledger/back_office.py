@@ -521,6 +521,12 @@ def _body(request: ledger_pb2.IssueDirectiveRequest) -> Body:
         case "online_check":
             body = request.online_check
             online_check_ppm_of(body)
+        case "use_closed":
+            body = request.use_closed
+            parse_id(body.device_id)
+        case "parked_decided":
+            body = request.parked_decided
+            parse_id(body.device_id)
         case _:
             raise malformed("a directive has a body")
     return body

@@ -15,6 +15,7 @@ from cryptography import x509
 from typing_extensions import override
 
 from farthing.clock import BusinessClock
+from farthing.ids import AUTHORIZATION_ID_SIZE
 from farthing.v1 import (
     directive_pb2,
     ledger_pb2,
@@ -253,6 +254,62 @@ class RegistryServicer(registry_pb2_grpc.RegistryServicer):
                 )
             await self._send([gateway_id for gateway_id, _ in gateways], dry_run=False)
         return _answer(old, differences(old, device))
+
+    # --- uses ---------------------------------------------------------------------------------------------------------
+
+    @override
+    async def CloseUse(self, request: registry_pb2.CloseUseRequest, context: Context) -> registry_pb2.CloseUseResponse:
+        """The recorded decision that a use is over, told to every gateway that knows its device: who has it open closes it."""
+        who = caller(context)
+        async with refusals(context, _CODES):
+            if request.authorization_id and len(request.authorization_id) != AUTHORIZATION_ID_SIZE:
+                raise Unfit(f"authorization_id: {AUTHORIZATION_ID_SIZE} bytes, or none for all of the device")
+            subject = f"use/{request.device_id}/{request.authorization_id.hex()}"
+            body = directive_pb2.UseClosed(
+                device_id=request.device_id,
+                authorization_id=request.authorization_id,
+                decision=f"{request.reason} ({who.uri})",
+            )
+            told = await self._decide(request.device_id, subject, request.reason, who.uri, use_closed=body)
+        return registry_pb2.CloseUseResponse(gateway_ids=told)
+
+    @override
+    async def DecideParked(
+        self, request: registry_pb2.DecideParkedRequest, context: Context
+    ) -> registry_pb2.DecideParkedResponse:
+        """The recorded decision about a statement that was parked, told to every gateway that knows its device."""
+        who = caller(context)
+        async with refusals(context, _CODES):
+            subject = f"parked/{request.device_id}/{request.device_epoch}/{request.counter}"
+            body = directive_pb2.ParkedDecided(
+                device_id=request.device_id,
+                device_epoch=request.device_epoch,
+                counter=request.counter,
+                accept=request.accept,
+                decision=f"{request.reason} ({who.uri})",
+            )
+            told = await self._decide(request.device_id, subject, request.reason, who.uri, parked_decided=body)
+        return registry_pb2.DecideParkedResponse(gateway_ids=told)
+
+    async def _decide(self, device_id: str, subject: str, reason: str, who: str, **body: Any) -> list[str]:
+        _check_reason(reason)
+        device = await self._known_device(device_id)
+        async with self._change(device.operator_id) as connection:
+            told = [gateway_id for gateway_id, _ in await store.gateways_of_device(connection, device_id)]
+            await store.record_status_change(
+                connection,
+                kind="decision",
+                subject_id=subject,
+                old_status=0,
+                new_status=0,
+                reason=reason,
+                caller=who,
+                at_us=self._clock.now(),
+            )
+            await self._want(connection, told, device.operator_id, subject, **body)
+        _log.info("decided about a use", subject=subject, reason=reason, caller=who)
+        await self._send(told, dry_run=False)
+        return told
 
     @override
     async def SetGatewayStatus(

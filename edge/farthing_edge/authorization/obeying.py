@@ -292,14 +292,10 @@ def open_of(state: GatewayState, device_id: str) -> list[Authorization]:
 
 
 def _obey_use_closed(state: GatewayState, record: directive_pb2.UseClosed) -> None:
-    found = [
-        authorization
-        for authorization in open_of(state, record.device_id)
-        if not record.authorization_id or authorization.id == record.authorization_id
-    ]
-    if not found:
-        raise ValueError(f"device {record.device_id} has no such use open here: nothing is closed")
-    for authorization in found:
+    for authorization in open_of(state, record.device_id):
+        # Every gateway that knows the device is told; one of them has it open, or none any more.
+        if record.authorization_id and authorization.id != record.authorization_id:
+            continue
         state.due[authorization.id] = Due(record.decision or UNNAMED_DECISION, None)
 
 
@@ -307,7 +303,7 @@ def _obey_parked_decided(state: GatewayState, record: directive_pb2.ParkedDecide
     key = (record.device_id, record.device_epoch, record.counter)
     parked = state.parked_statements.get(key)
     if parked is None:
-        raise ValueError(f"statement {record.counter} of device {record.device_id} is not parked here")
+        return  # at another gateway, or decided
     if record.accept:
         authorization = state.authorizations.get(parked.authorization)
         if authorization is None or parked.value < 0:

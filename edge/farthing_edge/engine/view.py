@@ -4,9 +4,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
+from farthing.clock import Instant
 from farthing.device.cose import VerifyingKey
 from farthing.device.reject import MessageError
 from farthing.ids import DeviceId, GatewayId
+from farthing_edge.authorization.applying import missed_readings
 from farthing_edge.authorization.state import GatewayState, SiteKeyRow
 
 #: Verifying keys kept parsed: a site's devices, with room for rotation.
@@ -26,6 +28,16 @@ class DeviceView:
     static_dh_x: bytes
     static_dh_kid: bytes
     receipted_counter: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overdue:
+    """A use of which nothing was heard for longer than it should be: since when, and how many readings are missing."""
+
+    authorization: str
+    device: DeviceId
+    heard_at_us: Instant
+    missed: int
 
 
 @lru_cache(maxsize=_KEYS_KEPT)
@@ -204,4 +216,23 @@ class GatewayView:
             "granted_offline": state.totals.granted_offline,
             "refused": sum(state.totals.refusals.values()),
             "parked": state.parked,
+            "parked_undecided": len(state.parked_statements),
+            "set_aside": len(state.set_aside),
         }
+
+    def overdue(self, now: Instant) -> list[Overdue]:
+        """Open authorizations whose reading is due and has not come, the longest silent first."""
+        found = [
+            Overdue(
+                authorization=authorization.id.hex(),
+                device=authorization.device_id,
+                heard_at_us=authorization.heard_at,
+                missed=missed,
+            )
+            for authorization in self._state.authorizations.values()
+            if not authorization.closed
+            # One that ticks reads nothing; it is heard by its ticks.
+            and (missed := missed_readings(now - authorization.heard_at, authorization.report_interval_s))
+        ]
+        found.sort(key=lambda each: each.heard_at_us)
+        return found

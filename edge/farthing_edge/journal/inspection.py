@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from farthing.evidence.batches import ZERO_HASH, batch_hash
+from farthing.refusal import Refusal
 from farthing_edge.authorization.applying import apply
 from farthing_edge.authorization.events import DirectiveApplied, EventError, Sealed, decode
 from farthing_edge.authorization.state import CoreSettings, GatewayState, StateError
@@ -90,6 +91,43 @@ def verify(path: Path, settings: CoreSettings) -> Report:
         open_authorizations=state.open_authorizations,
         fault=fault,
     )
+
+
+def parked(path: Path, settings: CoreSettings) -> Iterator[dict[str, Any]]:
+    """What waits for people: statements that were parked and not decided, uses set aside, commands that nobody could decide.
+
+    Replays the whole journal; raise ``JournalError`` where it cannot be read.
+    """
+    connection = connect_to_read(path)
+    state = GatewayState(settings)
+    try:
+        connection.execute("BEGIN")
+        for position, _, kind, body, _ in connection.execute(sentence("entries_from"), (1,)):
+            try:
+                apply(state, decode(kind, body))
+            except (EventError, StateError, KeyError, ValueError) as err:
+                raise JournalError(f"position {position} cannot be replayed: verify the journal") from err
+        commands = connection.execute(sentence("show_parked")).fetchall()
+    finally:
+        connection.close()
+    for (device, device_epoch, counter), each in state.parked_statements.items():
+        yield {
+            "what": "statement",
+            "position": each.position,
+            "device": device,
+            "device_epoch": device_epoch,
+            "counter": counter,
+            "reason": Refusal(each.refusal).name,
+            "authorization": each.authorization.hex(),
+            "value": each.value,
+            "said_at_us": each.said_at,
+            "is_end": each.closing,
+            "statement": each.statement.hex(),
+        }
+    for authorization, reason in state.set_aside.items():
+        yield {"what": "use set aside", "authorization": authorization.hex(), "reason": reason}
+    for at_us, what, body, fault in commands:
+        yield {"what": f"command {what}", "at_us": at_us, "reason": fault, "body": bytes(body).hex()}
 
 
 def show(

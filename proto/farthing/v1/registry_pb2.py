@@ -25,17 +25,17 @@ _sym_db = _symbol_database.Default()
 from farthing.v1 import directive_pb2 as farthing_dot_v1_dot_directive__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x66\x61rthing/v1/registry.proto\x12\x0b\x66\x61rthing.v1\x1a\x1b\x66\x61rthing/v1/directive.proto\"G\n\x0bPutResponse\x12#\n\x06\x63hange\x18\x01 \x01(\x0e\x32\x13.farthing.v1.Change\x12\x13\n\x0b\x64ifferences\x18\x02 \x03(\t\"a\n\x08Operator\x12\x13\n\x0boperator_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x10\n\x08\x63urrency\x18\x03 \x01(\t\x12 \n\x18\x66loor_per_account_micros\x18\x04 \x01(\x03\"\xc3\x02\n\x04Site\x12\x0f\n\x07site_id\x18\x01 \x01(\t\x12\x13\n\x0boperator_id\x18\x02 \x01(\t\x12\x11\n\ttime_zone\x18\x03 \x01(\t\x12\'\n\x05\x66loor\x18\x04 \x01(\x0b\x32\x18.farthing.v1.FloorPolicy\x12%\n\x04seal\x18\x05 \x01(\x0b\x32\x17.farthing.v1.SealPolicy\x12.\n\x0cusage_limits\x18\x06 \x01(\x0b\x32\x18.farthing.v1.UsageLimits\x12\'\n\x05place\x18\x07 \x01(\x0b\x32\x18.farthing.v1.PlacePolicy\x12)\n\tscorecard\x18\x08 \x01(\x0b\x32\x16.farthing.v1.Scorecard\x12.\n\x0conline_check\x18\t \x01(\x0b\x32\x18.farthing.v1.OnlineCheck\"\xc2\x01\n\x07Gateway\x12\x12\n\ngateway_id\x18\x01 \x01(\t\x12\x13\n\x0boperator_id\x18\x02 \x01(\t\x12\x0f\n\x07site_id\x18\x03 \x01(\t\x12\x17\n\x0f\x65xposure_micros\x18\x04 \x01(\x03\x12\x11\n\tbatch_key\x18\x05 \x01(\x0c\x12\x11\n\tgrant_key\x18\x06 \x01(\x0c\x12\x12\n\nunwrap_key\x18\x07 \x01(\x0c\x12*\n\x06status\x18\x08 \x01(\x0e\x32\x1a.farthing.v1.GatewayStatus\"H\n\x06Tariff\x12\x13\n\x0boperator_id\x18\x01 \x01(\t\x12)\n\x06tariff\x18\x02 \x01(\x0b\x32\x19.farthing.v1.TariffRecord\"o\n\x06\x44\x65vice\x12\x13\n\x0boperator_id\x18\x01 \x01(\t\x12\x10\n\x08site_ids\x18\x02 \x03(\t\x12)\n\x06record\x18\x03 \x01(\x0b\x32\x19.farthing.v1.DeviceRecord\x12\x13\n\x0b\x63\x65rtificate\x18\x04 \x01(\x0c\"N\n\x12PutOperatorRequest\x12\'\n\x08operator\x18\x01 \x01(\x0b\x32\x15.farthing.v1.Operator\x12\x0f\n\x07\x64ry_run\x18\x02 \x01(\x08\"B\n\x0ePutSiteRequest\x12\x1f\n\x04site\x18\x01 \x01(\x0b\x32\x11.farthing.v1.Site\x12\x0f\n\x07\x64ry_run\x18\x02 \x01(\x08\"K\n\x11PutGatewayRequest\x12%\n\x07gateway\x18\x01 \x01(\x0b\x32\x14.farthing.v1.Gateway\x12\x0f\n\x07\x64ry_run\x18\x02 \x01(\x08\"H\n\x10PutTariffRequest\x12#\n\x06tariff\x18\x01 \x01(\x0b\x32\x13.farthing.v1.Tariff\x12\x0f\n\x07\x64ry_run\x18\x02 \x01(\x08\"H\n\x10PutDeviceRequest\x12#\n\x06\x64\x65vice\x18\x01 \x01(\x0b\x32\x13.farthing.v1.Device\x12\x0f\n\x07\x64ry_run\x18\x02 \x01(\x08\"f\n\x16SetDeviceStatusRequest\x12\x11\n\tdevice_id\x18\x01 \x01(\t\x12)\n\x06status\x18\x02 \x01(\x0e\x32\x19.farthing.v1.DeviceStatus\x12\x0e\n\x06reason\x18\x03 \x01(\t\"i\n\x17SetGatewayStatusRequest\x12\x12\n\ngateway_id\x18\x01 \x01(\t\x12*\n\x06status\x18\x02 \x01(\x0e\x32\x1a.farthing.v1.GatewayStatus\x12\x0e\n\x06reason\x18\x03 \x01(\t\"\x16\n\x14ListOperatorsRequest\"A\n\x15ListOperatorsResponse\x12(\n\toperators\x18\x01 \x03(\x0b\x32\x15.farthing.v1.Operator\"\'\n\x10ListSitesRequest\x12\x13\n\x0boperator_id\x18\x01 \x01(\t\"5\n\x11ListSitesResponse\x12 \n\x05sites\x18\x01 \x03(\x0b\x32\x11.farthing.v1.Site\"*\n\x13ListGatewaysRequest\x12\x13\n\x0boperator_id\x18\x01 \x01(\t\">\n\x14ListGatewaysResponse\x12&\n\x08gateways\x18\x01 \x03(\x0b\x32\x14.farthing.v1.Gateway\")\n\x12ListTariffsRequest\x12\x13\n\x0boperator_id\x18\x01 \x01(\t\";\n\x13ListTariffsResponse\x12$\n\x07tariffs\x18\x01 \x03(\x0b\x32\x13.farthing.v1.Tariff\")\n\x12ListDevicesRequest\x12\x13\n\x0boperator_id\x18\x01 \x01(\t\";\n\x13ListDevicesResponse\x12$\n\x07\x64\x65vices\x18\x01 \x03(\x0b\x32\x13.farthing.v1.Device*Y\n\x06\x43hange\x12\x16\n\x12\x43HANGE_UNSPECIFIED\x10\x00\x12\x0f\n\x0b\x43HANGE_NONE\x10\x01\x12\x12\n\x0e\x43HANGE_CREATED\x10\x02\x12\x12\n\x0e\x43HANGE_UPDATED\x10\x03*\x84\x01\n\rGatewayStatus\x12\x1e\n\x1aGATEWAY_STATUS_UNSPECIFIED\x10\x00\x12\x19\n\x15GATEWAY_STATUS_ACTIVE\x10\x01\x12\x1c\n\x18GATEWAY_STATUS_SUSPENDED\x10\x02\x12\x1a\n\x16GATEWAY_STATUS_REVOKED\x10\x03\x32\xad\x07\n\x08Registry\x12H\n\x0bPutOperator\x12\x1f.farthing.v1.PutOperatorRequest\x1a\x18.farthing.v1.PutResponse\x12@\n\x07PutSite\x12\x1b.farthing.v1.PutSiteRequest\x1a\x18.farthing.v1.PutResponse\x12\x46\n\nPutGateway\x12\x1e.farthing.v1.PutGatewayRequest\x1a\x18.farthing.v1.PutResponse\x12\x44\n\tPutTariff\x12\x1d.farthing.v1.PutTariffRequest\x1a\x18.farthing.v1.PutResponse\x12\x44\n\tPutDevice\x12\x1d.farthing.v1.PutDeviceRequest\x1a\x18.farthing.v1.PutResponse\x12P\n\x0fSetDeviceStatus\x12#.farthing.v1.SetDeviceStatusRequest\x1a\x18.farthing.v1.PutResponse\x12R\n\x10SetGatewayStatus\x12$.farthing.v1.SetGatewayStatusRequest\x1a\x18.farthing.v1.PutResponse\x12V\n\rListOperators\x12!.farthing.v1.ListOperatorsRequest\x1a\".farthing.v1.ListOperatorsResponse\x12J\n\tListSites\x12\x1d.farthing.v1.ListSitesRequest\x1a\x1e.farthing.v1.ListSitesResponse\x12S\n\x0cListGateways\x12 .farthing.v1.ListGatewaysRequest\x1a!.farthing.v1.ListGatewaysResponse\x12P\n\x0bListTariffs\x12\x1f.farthing.v1.ListTariffsRequest\x1a .farthing.v1.ListTariffsResponse\x12P\n\x0bListDevices\x12\x1f.farthing.v1.ListDevicesRequest\x1a .farthing.v1.ListDevicesResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x66\x61rthing/v1/registry.proto\x12\x0b\x66\x61rthing.v1\x1a\x1b\x66\x61rthing/v1/directive.proto\"G\n\x0bPutResponse\x12#\n\x06\x63hange\x18\x01 \x01(\x0e\x32\x13.farthing.v1.Change\x12\x13\n\x0b\x64ifferences\x18\x02 \x03(\t\"a\n\x08Operator\x12\x13\n\x0boperator_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x10\n\x08\x63urrency\x18\x03 \x01(\t\x12 \n\x18\x66loor_per_account_micros\x18\x04 \x01(\x03\"\xc3\x02\n\x04Site\x12\x0f\n\x07site_id\x18\x01 \x01(\t\x12\x13\n\x0boperator_id\x18\x02 \x01(\t\x12\x11\n\ttime_zone\x18\x03 \x01(\t\x12\'\n\x05\x66loor\x18\x04 \x01(\x0b\x32\x18.farthing.v1.FloorPolicy\x12%\n\x04seal\x18\x05 \x01(\x0b\x32\x17.farthing.v1.SealPolicy\x12.\n\x0cusage_limits\x18\x06 \x01(\x0b\x32\x18.farthing.v1.UsageLimits\x12\'\n\x05place\x18\x07 \x01(\x0b\x32\x18.farthing.v1.PlacePolicy\x12)\n\tscorecard\x18\x08 \x01(\x0b\x32\x16.farthing.v1.Scorecard\x12.\n\x0conline_check\x18\t \x01(\x0b\x32\x18.farthing.v1.OnlineCheck\"\xc2\x01\n\x07Gateway\x12\x12\n\ngateway_id\x18\x01 \x01(\t\x12\x13\n\x0boperator_id\x18\x02 \x01(\t\x12\x0f\n\x07site_id\x18\x03 \x01(\t\x12\x17\n\x0f\x65xposure_micros\x18\x04 \x01(\x03\x12\x11\n\tbatch_key\x18\x05 \x01(\x0c\x12\x11\n\tgrant_key\x18\x06 \x01(\x0c\x12\x12\n\nunwrap_key\x18\x07 \x01(\x0c\x12*\n\x06status\x18\x08 \x01(\x0e\x32\x1a.farthing.v1.GatewayStatus\"H\n\x06Tariff\x12\x13\n\x0boperator_id\x18\x01 \x01(\t\x12)\n\x06tariff\x18\x02 \x01(\x0b\x32\x19.farthing.v1.TariffRecord\"o\n\x06\x44\x65vice\x12\x13\n\x0boperator_id\x18\x01 \x01(\t\x12\x10\n\x08site_ids\x18\x02 \x03(\t\x12)\n\x06record\x18\x03 \x01(\x0b\x32\x19.farthing.v1.DeviceRecord\x12\x13\n\x0b\x63\x65rtificate\x18\x04 \x01(\x0c\"N\n\x12PutOperatorRequest\x12\'\n\x08operator\x18\x01 \x01(\x0b\x32\x15.farthing.v1.Operator\x12\x0f\n\x07\x64ry_run\x18\x02 \x01(\x08\"B\n\x0ePutSiteRequest\x12\x1f\n\x04site\x18\x01 \x01(\x0b\x32\x11.farthing.v1.Site\x12\x0f\n\x07\x64ry_run\x18\x02 \x01(\x08\"K\n\x11PutGatewayRequest\x12%\n\x07gateway\x18\x01 \x01(\x0b\x32\x14.farthing.v1.Gateway\x12\x0f\n\x07\x64ry_run\x18\x02 \x01(\x08\"H\n\x10PutTariffRequest\x12#\n\x06tariff\x18\x01 \x01(\x0b\x32\x13.farthing.v1.Tariff\x12\x0f\n\x07\x64ry_run\x18\x02 \x01(\x08\"H\n\x10PutDeviceRequest\x12#\n\x06\x64\x65vice\x18\x01 \x01(\x0b\x32\x13.farthing.v1.Device\x12\x0f\n\x07\x64ry_run\x18\x02 \x01(\x08\"f\n\x16SetDeviceStatusRequest\x12\x11\n\tdevice_id\x18\x01 \x01(\t\x12)\n\x06status\x18\x02 \x01(\x0e\x32\x19.farthing.v1.DeviceStatus\x12\x0e\n\x06reason\x18\x03 \x01(\t\"N\n\x0f\x43loseUseRequest\x12\x11\n\tdevice_id\x18\x01 \x01(\t\x12\x18\n\x10\x61uthorization_id\x18\x02 \x01(\x0c\x12\x0e\n\x06reason\x18\x03 \x01(\t\"\'\n\x10\x43loseUseResponse\x12\x13\n\x0bgateway_ids\x18\x01 \x03(\t\"o\n\x13\x44\x65\x63ideParkedRequest\x12\x11\n\tdevice_id\x18\x01 \x01(\t\x12\x14\n\x0c\x64\x65vice_epoch\x18\x02 \x01(\r\x12\x0f\n\x07\x63ounter\x18\x03 \x01(\x04\x12\x0e\n\x06\x61\x63\x63\x65pt\x18\x04 \x01(\x08\x12\x0e\n\x06reason\x18\x05 \x01(\t\"+\n\x14\x44\x65\x63ideParkedResponse\x12\x13\n\x0bgateway_ids\x18\x01 \x03(\t\"i\n\x17SetGatewayStatusRequest\x12\x12\n\ngateway_id\x18\x01 \x01(\t\x12*\n\x06status\x18\x02 \x01(\x0e\x32\x1a.farthing.v1.GatewayStatus\x12\x0e\n\x06reason\x18\x03 \x01(\t\"\x16\n\x14ListOperatorsRequest\"A\n\x15ListOperatorsResponse\x12(\n\toperators\x18\x01 \x03(\x0b\x32\x15.farthing.v1.Operator\"\'\n\x10ListSitesRequest\x12\x13\n\x0boperator_id\x18\x01 \x01(\t\"5\n\x11ListSitesResponse\x12 \n\x05sites\x18\x01 \x03(\x0b\x32\x11.farthing.v1.Site\"*\n\x13ListGatewaysRequest\x12\x13\n\x0boperator_id\x18\x01 \x01(\t\">\n\x14ListGatewaysResponse\x12&\n\x08gateways\x18\x01 \x03(\x0b\x32\x14.farthing.v1.Gateway\")\n\x12ListTariffsRequest\x12\x13\n\x0boperator_id\x18\x01 \x01(\t\";\n\x13ListTariffsResponse\x12$\n\x07tariffs\x18\x01 \x03(\x0b\x32\x13.farthing.v1.Tariff\")\n\x12ListDevicesRequest\x12\x13\n\x0boperator_id\x18\x01 \x01(\t\";\n\x13ListDevicesResponse\x12$\n\x07\x64\x65vices\x18\x01 \x03(\x0b\x32\x13.farthing.v1.Device*Y\n\x06\x43hange\x12\x16\n\x12\x43HANGE_UNSPECIFIED\x10\x00\x12\x0f\n\x0b\x43HANGE_NONE\x10\x01\x12\x12\n\x0e\x43HANGE_CREATED\x10\x02\x12\x12\n\x0e\x43HANGE_UPDATED\x10\x03*\x84\x01\n\rGatewayStatus\x12\x1e\n\x1aGATEWAY_STATUS_UNSPECIFIED\x10\x00\x12\x19\n\x15GATEWAY_STATUS_ACTIVE\x10\x01\x12\x1c\n\x18GATEWAY_STATUS_SUSPENDED\x10\x02\x12\x1a\n\x16GATEWAY_STATUS_REVOKED\x10\x03\x32\xcb\x08\n\x08Registry\x12H\n\x0bPutOperator\x12\x1f.farthing.v1.PutOperatorRequest\x1a\x18.farthing.v1.PutResponse\x12@\n\x07PutSite\x12\x1b.farthing.v1.PutSiteRequest\x1a\x18.farthing.v1.PutResponse\x12\x46\n\nPutGateway\x12\x1e.farthing.v1.PutGatewayRequest\x1a\x18.farthing.v1.PutResponse\x12\x44\n\tPutTariff\x12\x1d.farthing.v1.PutTariffRequest\x1a\x18.farthing.v1.PutResponse\x12\x44\n\tPutDevice\x12\x1d.farthing.v1.PutDeviceRequest\x1a\x18.farthing.v1.PutResponse\x12P\n\x0fSetDeviceStatus\x12#.farthing.v1.SetDeviceStatusRequest\x1a\x18.farthing.v1.PutResponse\x12G\n\x08\x43loseUse\x12\x1c.farthing.v1.CloseUseRequest\x1a\x1d.farthing.v1.CloseUseResponse\x12S\n\x0c\x44\x65\x63ideParked\x12 .farthing.v1.DecideParkedRequest\x1a!.farthing.v1.DecideParkedResponse\x12R\n\x10SetGatewayStatus\x12$.farthing.v1.SetGatewayStatusRequest\x1a\x18.farthing.v1.PutResponse\x12V\n\rListOperators\x12!.farthing.v1.ListOperatorsRequest\x1a\".farthing.v1.ListOperatorsResponse\x12J\n\tListSites\x12\x1d.farthing.v1.ListSitesRequest\x1a\x1e.farthing.v1.ListSitesResponse\x12S\n\x0cListGateways\x12 .farthing.v1.ListGatewaysRequest\x1a!.farthing.v1.ListGatewaysResponse\x12P\n\x0bListTariffs\x12\x1f.farthing.v1.ListTariffsRequest\x1a .farthing.v1.ListTariffsResponse\x12P\n\x0bListDevices\x12\x1f.farthing.v1.ListDevicesRequest\x1a .farthing.v1.ListDevicesResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'farthing.v1.registry_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_CHANGE']._serialized_start=2041
-  _globals['_CHANGE']._serialized_end=2130
-  _globals['_GATEWAYSTATUS']._serialized_start=2133
-  _globals['_GATEWAYSTATUS']._serialized_end=2265
+  _globals['_CHANGE']._serialized_start=2320
+  _globals['_CHANGE']._serialized_end=2409
+  _globals['_GATEWAYSTATUS']._serialized_start=2412
+  _globals['_GATEWAYSTATUS']._serialized_end=2544
   _globals['_PUTRESPONSE']._serialized_start=72
   _globals['_PUTRESPONSE']._serialized_end=143
   _globals['_OPERATOR']._serialized_start=145
@@ -60,28 +60,36 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PUTDEVICEREQUEST']._serialized_end=1325
   _globals['_SETDEVICESTATUSREQUEST']._serialized_start=1327
   _globals['_SETDEVICESTATUSREQUEST']._serialized_end=1429
-  _globals['_SETGATEWAYSTATUSREQUEST']._serialized_start=1431
-  _globals['_SETGATEWAYSTATUSREQUEST']._serialized_end=1536
-  _globals['_LISTOPERATORSREQUEST']._serialized_start=1538
-  _globals['_LISTOPERATORSREQUEST']._serialized_end=1560
-  _globals['_LISTOPERATORSRESPONSE']._serialized_start=1562
-  _globals['_LISTOPERATORSRESPONSE']._serialized_end=1627
-  _globals['_LISTSITESREQUEST']._serialized_start=1629
-  _globals['_LISTSITESREQUEST']._serialized_end=1668
-  _globals['_LISTSITESRESPONSE']._serialized_start=1670
-  _globals['_LISTSITESRESPONSE']._serialized_end=1723
-  _globals['_LISTGATEWAYSREQUEST']._serialized_start=1725
-  _globals['_LISTGATEWAYSREQUEST']._serialized_end=1767
-  _globals['_LISTGATEWAYSRESPONSE']._serialized_start=1769
-  _globals['_LISTGATEWAYSRESPONSE']._serialized_end=1831
-  _globals['_LISTTARIFFSREQUEST']._serialized_start=1833
-  _globals['_LISTTARIFFSREQUEST']._serialized_end=1874
-  _globals['_LISTTARIFFSRESPONSE']._serialized_start=1876
-  _globals['_LISTTARIFFSRESPONSE']._serialized_end=1935
-  _globals['_LISTDEVICESREQUEST']._serialized_start=1937
-  _globals['_LISTDEVICESREQUEST']._serialized_end=1978
-  _globals['_LISTDEVICESRESPONSE']._serialized_start=1980
-  _globals['_LISTDEVICESRESPONSE']._serialized_end=2039
-  _globals['_REGISTRY']._serialized_start=2268
-  _globals['_REGISTRY']._serialized_end=3209
+  _globals['_CLOSEUSEREQUEST']._serialized_start=1431
+  _globals['_CLOSEUSEREQUEST']._serialized_end=1509
+  _globals['_CLOSEUSERESPONSE']._serialized_start=1511
+  _globals['_CLOSEUSERESPONSE']._serialized_end=1550
+  _globals['_DECIDEPARKEDREQUEST']._serialized_start=1552
+  _globals['_DECIDEPARKEDREQUEST']._serialized_end=1663
+  _globals['_DECIDEPARKEDRESPONSE']._serialized_start=1665
+  _globals['_DECIDEPARKEDRESPONSE']._serialized_end=1708
+  _globals['_SETGATEWAYSTATUSREQUEST']._serialized_start=1710
+  _globals['_SETGATEWAYSTATUSREQUEST']._serialized_end=1815
+  _globals['_LISTOPERATORSREQUEST']._serialized_start=1817
+  _globals['_LISTOPERATORSREQUEST']._serialized_end=1839
+  _globals['_LISTOPERATORSRESPONSE']._serialized_start=1841
+  _globals['_LISTOPERATORSRESPONSE']._serialized_end=1906
+  _globals['_LISTSITESREQUEST']._serialized_start=1908
+  _globals['_LISTSITESREQUEST']._serialized_end=1947
+  _globals['_LISTSITESRESPONSE']._serialized_start=1949
+  _globals['_LISTSITESRESPONSE']._serialized_end=2002
+  _globals['_LISTGATEWAYSREQUEST']._serialized_start=2004
+  _globals['_LISTGATEWAYSREQUEST']._serialized_end=2046
+  _globals['_LISTGATEWAYSRESPONSE']._serialized_start=2048
+  _globals['_LISTGATEWAYSRESPONSE']._serialized_end=2110
+  _globals['_LISTTARIFFSREQUEST']._serialized_start=2112
+  _globals['_LISTTARIFFSREQUEST']._serialized_end=2153
+  _globals['_LISTTARIFFSRESPONSE']._serialized_start=2155
+  _globals['_LISTTARIFFSRESPONSE']._serialized_end=2214
+  _globals['_LISTDEVICESREQUEST']._serialized_start=2216
+  _globals['_LISTDEVICESREQUEST']._serialized_end=2257
+  _globals['_LISTDEVICESRESPONSE']._serialized_start=2259
+  _globals['_LISTDEVICESRESPONSE']._serialized_end=2318
+  _globals['_REGISTRY']._serialized_start=2547
+  _globals['_REGISTRY']._serialized_end=3646
 # @@protoc_insertion_point(module_scope)

@@ -382,6 +382,99 @@ class SetDeviceStatusRequest(message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 @typing.final
+class CloseUseRequest(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
+    DEVICE_ID_FIELD_NUMBER: builtins.int
+    AUTHORIZATION_ID_FIELD_NUMBER: builtins.int
+    REASON_FIELD_NUMBER: builtins.int
+    device_id: builtins.str
+    authorization_id: builtins.bytes
+    """16 bytes; empty: every open use of the device."""
+    reason: builtins.str
+    """Kept for ever, with who decided; both stand in the claim."""
+    def __init__(
+        self,
+        *,
+        device_id: builtins.str = ...,
+        authorization_id: builtins.bytes = ...,
+        reason: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["authorization_id", b"authorization_id", "device_id", b"device_id", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class CloseUseResponse(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
+    GATEWAY_IDS_FIELD_NUMBER: builtins.int
+    @builtins.property
+    def gateway_ids(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Who was told: the gateways that know the device."""
+
+    def __init__(
+        self,
+        *,
+        gateway_ids: abc.Iterable[builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["gateway_ids", b"gateway_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class DecideParkedRequest(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
+    DEVICE_ID_FIELD_NUMBER: builtins.int
+    DEVICE_EPOCH_FIELD_NUMBER: builtins.int
+    COUNTER_FIELD_NUMBER: builtins.int
+    ACCEPT_FIELD_NUMBER: builtins.int
+    REASON_FIELD_NUMBER: builtins.int
+    device_id: builtins.str
+    device_epoch: builtins.int
+    counter: builtins.int
+    accept: builtins.bool
+    """Bill it as it was signed; else it stays evidence."""
+    reason: builtins.str
+    def __init__(
+        self,
+        *,
+        device_id: builtins.str = ...,
+        device_epoch: builtins.int = ...,
+        counter: builtins.int = ...,
+        accept: builtins.bool = ...,
+        reason: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["accept", b"accept", "counter", b"counter", "device_epoch", b"device_epoch", "device_id", b"device_id", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class DecideParkedResponse(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
+    GATEWAY_IDS_FIELD_NUMBER: builtins.int
+    @builtins.property
+    def gateway_ids(self) -> containers.RepeatedScalarFieldContainer[builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        gateway_ids: abc.Iterable[builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["gateway_ids", b"gateway_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
 class SetGatewayStatusRequest(message.Message):
     DESCRIPTOR: descriptor.Descriptor
 

@@ -65,6 +65,16 @@ class RegistryStub:
                 request_serializer=farthing_dot_v1_dot_registry__pb2.SetDeviceStatusRequest.SerializeToString,
                 response_deserializer=farthing_dot_v1_dot_registry__pb2.PutResponse.FromString,
                 _registered_method=True)
+        self.CloseUse = channel.unary_unary(
+                '/farthing.v1.Registry/CloseUse',
+                request_serializer=farthing_dot_v1_dot_registry__pb2.CloseUseRequest.SerializeToString,
+                response_deserializer=farthing_dot_v1_dot_registry__pb2.CloseUseResponse.FromString,
+                _registered_method=True)
+        self.DecideParked = channel.unary_unary(
+                '/farthing.v1.Registry/DecideParked',
+                request_serializer=farthing_dot_v1_dot_registry__pb2.DecideParkedRequest.SerializeToString,
+                response_deserializer=farthing_dot_v1_dot_registry__pb2.DecideParkedResponse.FromString,
+                _registered_method=True)
         self.SetGatewayStatus = channel.unary_unary(
                 '/farthing.v1.Registry/SetGatewayStatus',
                 request_serializer=farthing_dot_v1_dot_registry__pb2.SetGatewayStatusRequest.SerializeToString,
@@ -133,6 +143,20 @@ class RegistryServicer:
 
     def SetDeviceStatus(self, request, context):
         """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CloseUse(self, request, context):
+        """A use whose device does not end it, or is gone, is over: at the last value that it signed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DecideParked(self, request, context):
+        """A statement that a gateway parked is believed, or is not.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -206,6 +230,16 @@ def add_RegistryServicer_to_server(servicer, server):
                     servicer.SetDeviceStatus,
                     request_deserializer=farthing_dot_v1_dot_registry__pb2.SetDeviceStatusRequest.FromString,
                     response_serializer=farthing_dot_v1_dot_registry__pb2.PutResponse.SerializeToString,
+            ),
+            'CloseUse': grpc.unary_unary_rpc_method_handler(
+                    servicer.CloseUse,
+                    request_deserializer=farthing_dot_v1_dot_registry__pb2.CloseUseRequest.FromString,
+                    response_serializer=farthing_dot_v1_dot_registry__pb2.CloseUseResponse.SerializeToString,
+            ),
+            'DecideParked': grpc.unary_unary_rpc_method_handler(
+                    servicer.DecideParked,
+                    request_deserializer=farthing_dot_v1_dot_registry__pb2.DecideParkedRequest.FromString,
+                    response_serializer=farthing_dot_v1_dot_registry__pb2.DecideParkedResponse.SerializeToString,
             ),
             'SetGatewayStatus': grpc.unary_unary_rpc_method_handler(
                     servicer.SetGatewayStatus,
@@ -401,6 +435,60 @@ class Registry:
             '/farthing.v1.Registry/SetDeviceStatus',
             farthing_dot_v1_dot_registry__pb2.SetDeviceStatusRequest.SerializeToString,
             farthing_dot_v1_dot_registry__pb2.PutResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CloseUse(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/farthing.v1.Registry/CloseUse',
+            farthing_dot_v1_dot_registry__pb2.CloseUseRequest.SerializeToString,
+            farthing_dot_v1_dot_registry__pb2.CloseUseResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DecideParked(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/farthing.v1.Registry/DecideParked',
+            farthing_dot_v1_dot_registry__pb2.DecideParkedRequest.SerializeToString,
+            farthing_dot_v1_dot_registry__pb2.DecideParkedResponse.FromString,
             options,
             channel_credentials,
             insecure,

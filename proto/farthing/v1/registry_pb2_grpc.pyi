@@ -39,6 +39,10 @@ class RegistryStub:
     PutTariff: _grpc.UnaryUnaryMultiCallable[_registry_pb2.PutTariffRequest, _registry_pb2.PutResponse]
     PutDevice: _grpc.UnaryUnaryMultiCallable[_registry_pb2.PutDeviceRequest, _registry_pb2.PutResponse]
     SetDeviceStatus: _grpc.UnaryUnaryMultiCallable[_registry_pb2.SetDeviceStatusRequest, _registry_pb2.PutResponse]
+    CloseUse: _grpc.UnaryUnaryMultiCallable[_registry_pb2.CloseUseRequest, _registry_pb2.CloseUseResponse]
+    """A use whose device does not end it, or is gone, is over: at the last value that it signed."""
+    DecideParked: _grpc.UnaryUnaryMultiCallable[_registry_pb2.DecideParkedRequest, _registry_pb2.DecideParkedResponse]
+    """A statement that a gateway parked is believed, or is not."""
     SetGatewayStatus: _grpc.UnaryUnaryMultiCallable[_registry_pb2.SetGatewayStatusRequest, _registry_pb2.PutResponse]
     """What is not active may not connect; its live calls end."""
     ListOperators: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ListOperatorsRequest, _registry_pb2.ListOperatorsResponse]
@@ -58,6 +62,10 @@ class RegistryAsyncStub(RegistryStub):
     PutTariff: _aio.UnaryUnaryMultiCallable[_registry_pb2.PutTariffRequest, _registry_pb2.PutResponse]  # type: ignore[assignment]
     PutDevice: _aio.UnaryUnaryMultiCallable[_registry_pb2.PutDeviceRequest, _registry_pb2.PutResponse]  # type: ignore[assignment]
     SetDeviceStatus: _aio.UnaryUnaryMultiCallable[_registry_pb2.SetDeviceStatusRequest, _registry_pb2.PutResponse]  # type: ignore[assignment]
+    CloseUse: _aio.UnaryUnaryMultiCallable[_registry_pb2.CloseUseRequest, _registry_pb2.CloseUseResponse]  # type: ignore[assignment]
+    """A use whose device does not end it, or is gone, is over: at the last value that it signed."""
+    DecideParked: _aio.UnaryUnaryMultiCallable[_registry_pb2.DecideParkedRequest, _registry_pb2.DecideParkedResponse]  # type: ignore[assignment]
+    """A statement that a gateway parked is believed, or is not."""
     SetGatewayStatus: _aio.UnaryUnaryMultiCallable[_registry_pb2.SetGatewayStatusRequest, _registry_pb2.PutResponse]  # type: ignore[assignment]
     """What is not active may not connect; its live calls end."""
     ListOperators: _aio.UnaryUnaryMultiCallable[_registry_pb2.ListOperatorsRequest, _registry_pb2.ListOperatorsResponse]  # type: ignore[assignment]
@@ -110,6 +118,22 @@ class RegistryServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_pb2.SetDeviceStatusRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_registry_pb2.PutResponse, _abc.Awaitable[_registry_pb2.PutResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def CloseUse(
+        self,
+        request: _registry_pb2.CloseUseRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.CloseUseResponse, _abc.Awaitable[_registry_pb2.CloseUseResponse]]:
+        """A use whose device does not end it, or is gone, is over: at the last value that it signed."""
+
+    @_abc_1.abstractmethod
+    def DecideParked(
+        self,
+        request: _registry_pb2.DecideParkedRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.DecideParkedResponse, _abc.Awaitable[_registry_pb2.DecideParkedResponse]]:
+        """A statement that a gateway parked is believed, or is not."""
 
     @_abc_1.abstractmethod
     def SetGatewayStatus(

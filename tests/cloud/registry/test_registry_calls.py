@@ -234,6 +234,35 @@ async def test_a_device_s_status_reaches_its_gateways_again_and_again(back_offic
     assert answer.change == registry_pb2.CHANGE_NONE
 
 
+async def test_a_decision_about_a_use_is_recorded_and_reaches_the_gateways_that_know_its_device(
+    back_office: BackOffice, parties: Path
+) -> None:
+    await register_all(back_office, parties)
+    told = await back_office.registry.CloseUse(
+        registry_pb2.CloseUseRequest(device_id="chg-1", authorization_id=bytes(16), reason="run over by a bus")
+    )
+    await back_office.registry.DecideParked(
+        registry_pb2.DecideParkedRequest(
+            device_id="chg-1", device_epoch=1, counter=7, accept=True, reason="seen on site"
+        )
+    )
+    closed, decided = back_office.ledger.chains["gw-1"][-2:]
+    assert "gw-1" in told.gateway_ids
+    assert (closed.use_closed.device_id, closed.use_closed.authorization_id) == ("chg-1", bytes(16))
+    # Who decided is part of the decision, wherever it is shown.
+    assert closed.use_closed.decision.startswith("run over by a bus (spiffe://farthing/")
+    assert (decided.parked_decided.counter, decided.parked_decided.accept) == (7, True)
+    for request, code in (
+        (registry_pb2.CloseUseRequest(device_id="chg-1", reason=""), grpc.StatusCode.INVALID_ARGUMENT),
+        (registry_pb2.CloseUseRequest(device_id="chg-9", reason="gone"), grpc.StatusCode.NOT_FOUND),
+        (
+            registry_pb2.CloseUseRequest(device_id="chg-1", authorization_id=b"short", reason="gone"),
+            grpc.StatusCode.INVALID_ARGUMENT,
+        ),
+    ):
+        assert (await refused(back_office.registry.CloseUse(request)))[0] == code
+
+
 async def test_fraud_may_only_reduce(back_office: BackOffice, parties: Path) -> None:
     await register_all(back_office, parties)
     block = registry_pb2.SetDeviceStatusRequest(

@@ -230,9 +230,9 @@ def test_what_cannot_be_believed_is_a_fault_that_people_see() -> None:
     site.gateway.told(parked_decided=decided)
     assert "went back" in site.gateway.state.directive_faults[-1][1]
     assert len(site.gateway.state.parked_statements) == 1
-    decided.counter = 99
+    decided.counter = 99  # another gateway's
     site.gateway.told(parked_decided=decided)
-    assert "not parked" in site.gateway.state.directive_faults[-1][1]
+    assert len(site.gateway.state.directive_faults) == 1
 
 
 # Ends that no device signs -----------------------------------------------------------------------------------------
@@ -266,7 +266,7 @@ def test_a_device_that_is_gone_takes_all_its_open_uses_with_it() -> None:
     site = Site()
     use = site.begin(1_000)
     close(site, authorization=bytes(16))
-    assert "no such use" in site.gateway.state.directive_faults[-1][1]
+    assert not site.gateway.state.due
     assert not use.closed
     close(site)
     site.seal()

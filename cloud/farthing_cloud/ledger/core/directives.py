@@ -28,6 +28,8 @@ Body: TypeAlias = (
     | directive_pb2.OnlineCheck
     | directive_pb2.EndCarried
     | directive_pb2.AuthorizingStopped
+    | directive_pb2.UseClosed
+    | directive_pb2.ParkedDecided
 )
 
 _FIELDS = {
@@ -49,6 +51,8 @@ _FIELDS = {
     directive_pb2.OnlineCheck: "online_check",
     directive_pb2.EndCarried: "end_carried",
     directive_pb2.AuthorizingStopped: "authorizing_stopped",
+    directive_pb2.UseClosed: "use_closed",
+    directive_pb2.ParkedDecided: "parked_decided",
 }
 
 
