@@ -200,6 +200,49 @@ def test_the_life_of_a_device_acts_at_once(town: Town) -> None:
     assert town.try_admin("devices", "resume", SUSPECT, "--reason", "please").returncode == 1
 
 
+#: What one device may do in a day, where its place is, and a token whose first use is one too many.
+POLICIES: list[tuple[dict[str, Any], Refusal]] = [
+    ({"usage_limits": {"device_day_count": 1}}, Refusal.LIMIT_PER_DAY),
+    (
+        {"place": {"centre": {"latitude": "52.520008", "longitude": "13.404954"}, "fence_radius_m": 500}},
+        Refusal.OUTSIDE_FENCE,
+    ),
+    (
+        {"scorecard": {"version": 1, "new_token_points": 1, "tiers": [{"start": 1, "action": "refuse"}]}},
+        Refusal.RISK_TOO_HIGH,
+    ),
+]
+
+
+def test_a_site_s_policies_go_from_the_operator_s_file_to_the_gateway_s_answer(town: Town) -> None:
+    toll = town.speaker(TOLL)
+    for policy, refusal in POLICIES:
+        apply_site(town, policy)
+        answers = [toll.pass_once() for _ in range(2)]
+        assert answers[1].refusal is refusal, policy
+        if refusal is Refusal.LIMIT_PER_DAY:
+            assert answers[0].status is AnswerStatus.GRANTED
+        apply_site(town, {})
+        assert toll.pass_once().status is AnswerStatus.GRANTED
+
+
+def apply_site(town: Town, policy: dict[str, Any]) -> None:
+    """Put the town's site with ``policy``, and wait until the gateway knows."""
+    before = town.status()["directives"]["version"]
+    site = {
+        "id": "S1",
+        "operator": OPERATOR,
+        "time_zone": "Europe/Berlin",
+        "seal": {"amount": "5.00", "records": 10, "age_s": 1},
+        **policy,
+    }
+    file = town.folder / "site.toml"
+    file.write_text(table("sites", site, repeated=True))
+    (changed,) = town.admin("apply", file)
+    assert changed["change"] == "updated"
+    town.until(lambda: town.status()["directives"]["version"] > before, "the site's policy at the gateway")
+
+
 def test_the_broker_keeps_devices_apart(town: Town) -> None:
     victim, eve = town.speaker(TOLL), town.client(SPARE)
     for topic in ("#", f"farthing/{TOLL}/down", f"farthing/{TOLL}/up", "farthing/+/up", "$SYS/#"):

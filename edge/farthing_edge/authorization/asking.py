@@ -10,30 +10,49 @@ from farthing_edge.authorization.commands import DeviceStatement
 from farthing_edge.authorization.state import Account, Closing, Device, GatewayState, Register, TariffEntry, Token
 
 
-class Ask:
+class _Unasked:
+    """What most intents leave as it is: set only by the rules that have a policy, so it costs the others nothing."""
+
+    __slots__ = ()
+
+    #: Limits that can be kept by holding less: the least of them, and which; the part that binds the authorization for ever.
+    cap_micros: int | None = None
+    capped_by: Refusal | None = None
+    lasting_cap_micros: int | None = None
+    #: Where it is to happen, and how far that is from where the token was used last.
+    position: Position | None = None
+    distance_m: int = 0
+    #: The cloud is asked although there is money; what a silent cloud means then: this refusal, or None: go on.
+    ask_cloud: tuple[Refusal | None] | None = None
+
+
+class Ask(_Unasked):
     """An intent and everything about it that the state knows; None where it knows nothing."""
 
     __slots__ = (
+        "__dict__",
         "account",
-        "ask_cloud",
-        "cap_micros",
-        "capped_by",
         "closing",
         "command",
         "device",
-        "distance_m",
         "intent",
         "is_new",
-        "lasting_cap_micros",
         "most",
         "now",
-        "position",
         "register",
         "start",
         "tariff",
         "token",
         "until",
     )
+
+    #: Found by the rules on their way: where the register stands, with the turns it does not say;
+    start: int
+    #: the most units it can use until its next reading, and when that is due;
+    most: int
+    until: Instant
+    #: what that costs.
+    closing: Closing | None
 
     def __init__(self, state: GatewayState, command: DeviceStatement, intent: Intent, now: Instant) -> None:
         self.command = command
@@ -55,35 +74,18 @@ class Ask:
         if token is not None and token.key_epoch == command.key_epoch:
             self.token = token
             self.account = state.accounts.get(token.account_id)
-        # What follows is found by the rules on their way.
-        #: Where the register stands, with the turns it does not say.
-        self.start = 0
-        #: The most units it can use until its next reading, and when that is due.
-        self.most = 0
-        self.until = now
-        #: What that costs.
-        self.closing: Closing | None = None
-        #: Limits that can be kept by holding less: the least of them, and which; the part that binds the authorization for ever.
-        self.cap_micros: int | None = None
-        self.capped_by: Refusal | None = None
-        self.lasting_cap_micros: int | None = None
-        #: Where it is to happen, and how far that is from where the token was used last.
-        self.position: Position | None = None
-        self.distance_m = 0
-        #: The cloud is asked although there is money; what a silent cloud means then: this refusal, or None: go on.
-        self.ask_cloud: tuple[Refusal | None] | None = None
+        self.closing = None
 
     def look_ahead(self, register: Register, device: Device) -> None:
-        """Set ``start``, ``most`` and ``until``."""
+        """Set ``most`` and ``until``."""
         intent = self.intent
-        start = register.unrolled_start(intent.register, intent.at)
-        assert start is not None  # register_is_free
-        self.start = start
         if intent.one_shot is not None:
             self.most, self.until = intent.one_shot, intent.at
             return
-        reach = register.reach(device.report_interval_s)
-        self.most = reach if intent.wanted is None else min(reach, intent.wanted)
+        most = register.reach(device.report_interval_s)
+        if intent.wanted is not None:
+            most = min(most, intent.wanted)
+        self.most = most
         self.until = Instant(intent.at + device.report_interval_s * SECOND_US)
 
     @property

@@ -2,8 +2,8 @@
 
 Rule 1: the order is that of the numbers' hundreds (``farthing.refusal``), save that the two which ask about the gateway
 (incarnation, whether it may authorize at all) stand before the token: a device that speaks to another incarnation learns nothing
-about tokens. Rule 2: a rule looks, it never changes anything. Rule 3: money comes last and is not a rule of this table, as its answer is
-not yes or no but how much (``intents``).
+about tokens. Rule 2: a rule looks: what it finds on its way it leaves on the ``Ask``, the state it never changes. Rule 3: money
+comes last and is not a rule of this table, as its answer is not yes or no but how much (``intents``).
 Rule 4: a rule whose policy no directive has set stands in no table that is asked: it costs nothing.
 """
 
@@ -77,8 +77,10 @@ def register_is_free(state: GatewayState, ask: Ask) -> Refusal | None:  # noqa: 
         return None
     if register.open is not None:
         return Refusal.REGISTER_BUSY
-    if register.unrolled_start(intent.register, intent.at) is None:
+    start = register.unrolled_start(intent.register, intent.at)
+    if start is None:
         return Refusal.REGISTER_WENT_BACK
+    ask.start = start
     return None
 
 

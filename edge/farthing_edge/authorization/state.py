@@ -25,10 +25,19 @@ from farthing.ids import (
     TokenId,
 )
 from farthing.money import PPM, Currency
+
+# Some of these are only parts of parts: whoever writes a state down finds the classes of all that it holds here.
+from farthing.policy import PlacePolicy as PlacePolicy
+from farthing.policy import Scorecard as Scorecard
+from farthing.policy import Steps as Steps
+from farthing.policy import Tier as Tier
+from farthing.policy import UsageLimits as UsageLimits
 from farthing.tariff import Part, Tariff, Use, limit, price
 from farthing.tariff.tariff import Dimension, Plan, measure_of
 from farthing.v1 import directive_pb2
 from farthing_edge.authorization.policies import Policies
+from farthing_edge.authorization.usage import Tally as Tally
+from farthing_edge.authorization.usage import TokenUse as TokenUse
 from farthing_edge.authorization.usage import Usage
 
 #: Statements of a device that a gateway remembers by counter. A device has a handful under way at once; below the window an
