@@ -21,6 +21,7 @@ from farthing_edge.authorization.carrying import decide_carried
 from farthing_edge.authorization.commands import Command, DeviceStatement
 from farthing_edge.authorization.decision import NOTHING, Decision, no
 from farthing_edge.authorization.decisions import carry_out, set_aside
+from farthing_edge.authorization.events import BaselineTaken
 from farthing_edge.authorization.from_cloud import (
     decide_directive,
     decide_head,
@@ -49,8 +50,9 @@ def _statement(state: GatewayState, command: DeviceStatement, now: Instant) -> D
     decision = _by_kind(state, command, now)
     suspected = suspicion(state, command)
     if suspected is not None:
-        if statement.__class__ is Intent and (decision.events or decision.wait):
-            # What was about to be granted is not: the next try meets the rule.
+        begins = any(isinstance(event, BaselineTaken) for event in decision.events)
+        if begins or (statement.__class__ is Intent and (decision.events or decision.wait)):
+            # What was about to be granted, or begun, is not: the next try meets the rule.
             decision = no(statement, Refusal.NOT_AUTHORIZING)
         decision = replace(decision, events=(*decision.events, suspected))
     reply = decision.reply

@@ -289,7 +289,12 @@ def _baseline(
     digest: bytes,
     now: Instant,
 ) -> Decision:
-    """Where a standing authorization begins. Nothing is billed, so only what it will be billed by must fit."""
+    """Where a standing authorization begins. Nothing is billed, so only what it will be billed by must fit.
+
+    It is a yes like any other: a journal that may have forgotten where it began, and has no welcome yet that could say so, gives none.
+    """
+    if state.not_authorizing_reason:
+        return no(reading, Refusal.NOT_AUTHORIZING)
     if reading.counter <= device.window_floor():
         return no(reading, Refusal.COUNTER_TOO_OLD)
     if register.epoch != reading.register.register_epoch:

@@ -859,6 +859,10 @@ class GatewayState:
         """Whether this journal may go on with its chain of batches."""
         return bool(self.incarnation) and not self.rollback_suspected and not self.waits
 
+    def receipted_counter(self, device: Device) -> int:
+        """Up to which counter the cloud has all that was heard from ``device``; 0 from a journal that may have forgotten some of it."""
+        return device.receipted_counter(self.receipted_position) if self.may_seal else 0
+
     @property
     def is_complete(self) -> bool:
         """Whether this journal has once known all that the cloud had to say: before, what it does not know may still come."""

@@ -534,7 +534,7 @@ class Engine:
             authorization = state.authorizations.get(reply.grant_of)
             grant = None if authorization is None else authorization.grant(state.gateway_id)
         device = state.devices.get(reply.device)
-        receipted = 0 if device is None else device.receipted_counter(state.receipted_position)
+        receipted = 0 if device is None else state.receipted_counter(device)
         return _Draft(item, reply, grant, receipted)
 
     def _take(self, group: Group, command: Command, now: Instant) -> Decision:

@@ -163,7 +163,7 @@ class GatewayView:
             device_epoch=device.epoch,
             static_dh_x=device.static_dh_x,
             static_dh_kid=device.static_dh_kid,
-            receipted_counter=device.receipted_counter(self._state.receipted_position),
+            receipted_counter=self._state.receipted_counter(device),
         )
 
     def statement_key(self, device_id: str) -> VerifyingKey | None:

@@ -603,6 +603,37 @@ def test_a_standing_device_whose_witness_is_older_shows_how_it_began(site: Gatew
     assert say(reborn(site), meter.reading(later(new), 5_100)).status is AnswerStatus.RECORDED
 
 
+def test_a_journal_without_incarnation_begins_no_standing_authorization(site: Gateway) -> None:
+    """The welcome that is still to come may say where it began."""
+    site.state.incarnation = 0
+    reply = say(site, Meter("m1", 5_000).reading(site, 5_000))
+    assert (reply.status, reply.refusal) == (AnswerStatus.LATER, Refusal.NOT_AUTHORIZING)
+    assert not site.state.authorizations
+
+
+def test_a_standing_reading_that_proves_a_rollback_begins_nothing(site: Gateway) -> None:
+    witness = Witness(incarnation=1, start_id=b"x" * 16, position=1)
+    reply = say(site, Meter("m1", 5_000).reading(site, 5_000), witness=witness)
+    assert (reply.status, reply.refusal) == (AnswerStatus.LATER, Refusal.NOT_AUTHORIZING)
+    assert not site.state.authorizations
+    assert site.state.rollback_suspected
+
+
+def test_a_journal_that_may_have_forgotten_receipts_nothing(site: Gateway) -> None:
+    session = open_session(site)
+    say(site, session.meter.end(later(site), 1_500))
+    receipt(site, site.seal())
+    device = site.state.devices["c1"]
+    heard = site.state.receipted_counter(device)
+    assert heard > 0
+    hello(site, 1, waits=True)
+    assert site.state.receipted_counter(device) == 0
+    hello(site, 1)
+    assert site.state.receipted_counter(device) == heard
+    say(site, session.meter.intent(site), witness=Witness(incarnation=1, start_id=b"x" * 16, position=1))
+    assert site.state.receipted_counter(device) == 0
+
+
 # A new incarnation of a journal that survived ---------------------------------------------------------------------
 
 

@@ -75,6 +75,50 @@ class Cut(Action):
     for_s: float
 
 
+#: What becomes of a gateway's token when its disk is restored: it remembers what it knew, or is restored with the disk.
+Token = Literal["kept", "restored"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RestoreDisk(Action):
+    """A gateway's disk is replaced by a copy of what it was ``back_s`` seconds ago."""
+
+    gateway: str
+    back_s: float
+    token: Token
+    down_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoseDisk(Action):
+    """A gateway's journal is gone; it begins with an empty one. The lost one is kept somewhere."""
+
+    gateway: str
+    down_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FindDisk(Action):
+    """The journal that was lost turns up and is put back in place of the one that began since."""
+
+    gateway: str
+    down_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gone(Action):
+    """A gateway is gone for good, with its disk: what its devices still have to say must reach the ledger through others."""
+
+    gateway: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForceVoid(Action):
+    """Two persons decide that a gateway is gone: every hold of it ends."""
+
+    gateway: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JumpClock(Action):
     """The clock of a device or gateway is suddenly this much ahead of what it was (or behind)."""
@@ -138,6 +182,11 @@ Any: TypeAlias = (
     | CrashDevice
     | CrashLedger
     | Cut
+    | RestoreDisk
+    | LoseDisk
+    | FindDisk
+    | ForceVoid
+    | Gone
     | JumpClock
     | Clone
     | Suspend
@@ -156,6 +205,11 @@ KINDS: dict[str, type[Action]] = {
         CrashDevice,
         CrashLedger,
         Cut,
+        RestoreDisk,
+        LoseDisk,
+        FindDisk,
+        ForceVoid,
+        Gone,
         JumpClock,
         Clone,
         Suspend,
@@ -189,6 +243,8 @@ def draw_actions(rng: Random, cast: Cast) -> tuple[Action, ...]:
             Cut(at_s=at(), one=gateway, other="ledger", for_s=round(rng.uniform(20, length_s / 2), 3))
             for _ in range(rng.choice((0, 1, 3)))
         ]
+        if rng.random() < 0.04:
+            actions.append(ForceVoid(at_s=at(), gateway=gateway))
         if rng.random() < 0.15:
             actions.append(JumpClock(at_s=at(), who=gateway, by_s=rng.choice((-3_600, -60, 60, 3_600))))
     for device in cast.devices:
@@ -222,6 +278,39 @@ def draw_actions(rng: Random, cast: Cast) -> tuple[Action, ...]:
     if rng.random() < 0.2:
         actions.append(Freeze(at_s=at(), account=rng.choice(accounts), for_s=round(rng.uniform(20, 150), 3)))
     return tuple(sorted(actions, key=lambda action: action.at_s))
+
+
+def _may_be_gone(cast: Cast, actions: list[Action]) -> list[str]:
+    """Gateways that only sessions know, each of whose devices can speak to another one: what else is lost with it is another matter."""
+    copied_to = {action.gateway for action in actions if isinstance(action, Clone)}
+    return [
+        gateway
+        for gateway in cast.gateways
+        if gateway not in copied_to
+        and all(
+            device.profile == "session" and len(device.gateways) > 1
+            for device in cast.devices
+            if gateway in device.gateways
+        )
+    ]
+
+
+def _disks_of(rng: Random, gateway: str, length_s: int) -> list[Action]:
+    """What becomes of a gateway's disk."""
+    out: list[Action] = []
+    at_s = round(rng.uniform(0, length_s), 3)
+    down_s = rng.choice((1.0, 30.0))
+    lot = rng.random()
+    if lot < 0.15:
+        token: Token = rng.choice(("kept", "restored"))
+        back_s = round(rng.choice((2, 30, 120, length_s)) * rng.random(), 3)
+        out.append(RestoreDisk(at_s=at_s, gateway=gateway, back_s=back_s, token=token, down_s=down_s))
+    elif lot < 0.3:
+        out.append(LoseDisk(at_s=at_s, gateway=gateway, down_s=down_s))
+        if rng.random() < 0.4:
+            found_s = round(rng.uniform(at_s, length_s), 3)
+            out.append(FindDisk(at_s=found_s, gateway=gateway, down_s=down_s))
+    return out
 
 
 def _use_of(rng: Random, cast: Cast, device: DeviceRole, length_s: int) -> list[Action]:

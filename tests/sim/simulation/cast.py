@@ -149,7 +149,7 @@ def draw_cast(rng: Random) -> Cast:
         share_ppm=rng.choice((250_000, 500_000, 1_000_000)),
         smallest_micros=rng.choice((1, M // 2)),
         lifetime_s=rng.choice((120, 400, 7_200)),
-        outage_s=6 * 3600,
+        outage_s=rng.choice((90, 6 * 3600, 6 * 3600)),
         exposure_micros=rng.choice((12, 40)) * M,
         floor_token_micros=rng.choice((0, 2 * M)),
         floor_account_micros=3 * M,
@@ -163,7 +163,7 @@ def draw_cast(rng: Random) -> Cast:
         late_s=rng.choice((20, 150)),
     )
     return Cast(
-        minutes=rng.choice((4, 8, 12)),
+        minutes=rng.choice((3, 6, 10)),
         gateways=gateways,
         devices=_draw_devices(rng, gateways),
         accounts=accounts,

@@ -36,3 +36,12 @@ class Disk:
     def forget_last(self, count: int) -> None:
         """What a disk does that lied about its flushes."""
         del self.entries[-count:]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenMemory:
+    """The highest batch that a gateway's token remembers to have been sealed."""
+
+    incarnation: int
+    sequence: int
+    batch_hash: bytes

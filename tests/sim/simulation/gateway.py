@@ -9,22 +9,25 @@ from collections import defaultdict
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from farthing.clock import SECOND_US
+from farthing.clock import SECOND_US, Instant
 from farthing.device import cose
 from farthing.device.messages import Answer, Grant, Witness, encode
+from farthing.evidence.batches import batch_hash
 from farthing.ids import GatewayId, StartId
+from farthing.money import format_micros
+from farthing.v1 import batch_pb2
 from farthing_edge.authorization import commands
 from farthing_edge.authorization.applying import apply
 from farthing_edge.authorization.commands import Command, DeviceStatement
 from farthing_edge.authorization.deciding import decide
 from farthing_edge.authorization.decision import Decision
-from farthing_edge.authorization.events import KIND_OF, Granted, Metered, Sealed
+from farthing_edge.authorization.events import KIND_OF, Adopted, Disclaimed, Granted, Metered, Sealed, Settled
 from farthing_edge.authorization.state import CoreSettings, GatewayState
 from farthing_edge.metering.sealing import facts_of_record, leaves_of, sheet_of
 from simulation.actions import CrashGateway
 from simulation.cast import START
 from simulation.clocks import Clock
-from simulation.disks import Disk
+from simulation.disks import Disk, TokenMemory
 
 if TYPE_CHECKING:
     from simulation.device import DeviceNode
@@ -44,6 +47,19 @@ class Sealing:
 
     batch: bytes
     leaves: list[bytes]
+    #: It says again what an older chain left without a receipt.
+    is_again: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Said:
+    """A hello."""
+
+    incarnation: int
+    start_id: bytes
+    position: int
+    sealed_sequence: int
+    suspects_rollback: bool
 
 
 @dataclass(slots=True)
@@ -54,6 +70,23 @@ class Waiting:
     device: DeviceNode
     account: str
     until_us: int
+
+
+def _spoken(answer: Answer, grant: Grant | None) -> str:
+    """An answer as histories show it: its name, then positions and money."""
+    assert answer.answers is not None
+    refusal = "" if answer.refusal is None else f" {answer.refusal.name}"
+    parts = [f"position {answer.witness.incarnation}/{answer.witness.position}"]
+    if grant is not None:
+        held = sum(part.amount_micros for part in grant.held)
+        billed = grant.net_micros + grant.tax_micros
+        parts.append(f"limit {grant.limit}, billed {format_micros(billed)}, held {format_micros(held)}")
+    if answer.closed:
+        parts.append("closed")
+    if answer.asks:
+        parts.append(f"asks after {len(answer.asks)}")
+    parts.append(f"receipted {answer.receipted_counter}")
+    return f"{answer.status.name.lower()}{refusal} to {answer.answers[1]} | {', '.join(parts)}"
 
 
 class GatewayNode:
@@ -74,11 +107,22 @@ class GatewayNode:
         self._inbox: list[tuple[Command, DeviceNode | None]] = []
         self._waiting: list[Waiting] = []
         self._working = False
+        #: The hellos said so far: an answer to any but the last comes too late.
+        self._hellos = 0
         #: (incarnation, sequence) → what the journal has of it, kept decoded.
         self.sealed: dict[tuple[int, int], Sealing] = {}
+        #: Merkle root → leaves, of every batch that any journal here has sealed.
+        self._leaves_of: dict[bytes, list[bytes]] = {}
         # A tally of the journal, by funding: what was spent, and what each authorization holds.
         self.spent: defaultdict[str, int] = defaultdict(int)
         self.holds: dict[bytes, dict[str, int]] = {}
+        #: Journals that were here before: at each fault of the disk one more.
+        self.lost_disks: list[Disk] = []
+        self.disk_faults = 0
+        self.is_gone = False
+        self.token: TokenMemory | None = None
+        #: Some have a token that counts: it remembers the highest sealed batch.
+        self._has_token_memory = world.lots.draw(f"{gateway_id} token") < 0.5
         self.start()
         self._poll(0)
         self._keep_house(0)
@@ -92,7 +136,7 @@ class GatewayNode:
 
     def start(self) -> None:
         """Become what the disk says, then say that a new start has begun."""
-        if self.state is not None:
+        if self.state is not None or self.is_gone:
             return
         state = GatewayState(self.settings)
         for event in self.disk.events():
@@ -109,16 +153,75 @@ class GatewayNode:
                 clock_rate=1,
             )
         )
+        if self.token is not None:
+            self.submit(
+                commands.TokenWitnessed(
+                    incarnation=self.token.incarnation,
+                    sequence=self.token.sequence,
+                    batch_hash=self.token.batch_hash,
+                )
+            )
         self.uplink_changed()
+
+    def be_gone(self) -> None:
+        """It never comes back."""
+        self.crash("for good", 0)
+        self.is_gone = True
+
+    # ---- its disk
+
+    def restore_disk(self, back_s: float, token: str, down_s: float) -> None:
+        """The disk is an older copy of itself."""
+        self.crash(f"for its disk of {back_s:g} s ago (token {token})", down_s)
+        before = Instant(self.world.now - int(back_s * SECOND_US))
+        self.put_disk(self.disk.as_of(before))
+        if token == "restored":
+            self.token = self._last_sealed()
+
+    def lose_disk(self, down_s: float) -> None:
+        """The disk is gone, and an empty one there."""
+        self.crash("and its disk is lost", down_s)
+        self.put_disk(Disk())
+
+    def find_disk(self, down_s: float) -> None:
+        """The disk that was lost is back, instead of the one that began since."""
+        if not self.lost_disks:
+            return
+        self.crash("for the disk that was lost and is found", down_s)
+        self.put_disk(self.lost_disks[0])
+
+    def put_disk(self, disk: Disk) -> None:
+        """Another journal from now on."""
+        self.lost_disks.append(self.disk)
+        self.disk = Disk(list(disk.entries))
+        self.disk_faults += 1
+        self.sealed = {}
+        self.spent.clear()
+        self.holds = {}
+        for _, event in self.disk.entries:
+            self._tally(event, set())
+
+    def _last_sealed(self) -> TokenMemory | None:
+        if not self.sealed:
+            return None
+        incarnation, sequence = max(self.sealed)
+        return TokenMemory(
+            incarnation=incarnation,
+            sequence=sequence,
+            batch_hash=batch_hash(self.sealed[incarnation, sequence].batch),
+        )
+
+    # ---- dying
 
     def crash(self, when: str, down_s: float) -> None:
         """The process is gone, with everything in its memory."""
         self.world.note("{} dies {}", self.id, when)
-        self.crashes += 1
         self.dying = None
-        self.state = None
         self._inbox, self._waiting = [], []
-        self.world.after(down_s, self.start)
+        if self.state is not None:
+            self.crashes += 1
+            self.state = None
+            self.world.after(down_s, self.start)
 
     def die(self, crash: CrashGateway) -> None:
         """Die now, or at the named moment of the next work."""
@@ -190,34 +293,38 @@ class GatewayNode:
         touched: set[str] = set()
         for event, leaves in written:
             self.disk.append(self.world.now, event)
-            if isinstance(event, Sealed):
-                self.sealed[event.incarnation, event.sequence] = Sealing(event.batch, leaves)
-                self.world.watch.sealed(self, event)
-            elif isinstance(event, Granted | Metered):
-                for charge in event.charges:
-                    self.spent[charge.funding] += charge.net_micros + charge.tax_micros
-                    touched.add(charge.funding)
-                self.holds[event.authorization] = dict(event.holds)
-                touched.update(name for name, _ in event.holds)
+            if isinstance(event, Sealed) and not event.again:
+                self._leaves_of[batch_pb2.Batch.FromString(event.batch).merkle_root] = leaves
+            self._tally(event, touched)
             self.world.watch.journaled(self, event)
         if touched:
             self.world.watch.spent(self, touched)
+        if self._has_token_memory:
+            self.token = self._last_sealed()
+
+    def _tally(self, event: Any, touched: set[str]) -> None:
+        """Keep count of what is journaled: ``touched`` gains the fundings that it names."""
+        if isinstance(event, Sealed):
+            root = batch_pb2.Batch.FromString(event.batch).merkle_root
+            self.sealed[event.incarnation, event.sequence] = Sealing(
+                event.batch, self._leaves_of[root], bool(event.again)
+            )
+        elif isinstance(event, Granted | Metered | Settled):
+            for charge in event.charges:
+                self.spent[charge.funding] += charge.net_micros + charge.tax_micros
+                touched.add(charge.funding)
+            self.holds[event.authorization] = dict(event.holds)
+            touched.update(name for name, _ in event.holds)
+        elif isinstance(event, Adopted):
+            self.holds[event.authorization] = dict(event.holds)
+            touched.update(name for name, _ in event.holds)
+        elif isinstance(event, Disclaimed):
+            self.holds[event.authorization] = {}
 
     def _speak(self, said: list[tuple[DeviceNode, Answer, Grant | None]]) -> None:
         for device, answer, grant in said:
             assert answer.answers is not None
-            refusal = "" if answer.refusal is None else f" {answer.refusal.name}"
-            limit = "" if grant is None else f", limit {grant.limit}"
-            closed = ", closed" if answer.closed else ""
-            self.world.send(
-                self.id,
-                device.name,
-                f"{answer.status.name.lower()}{refusal} to {answer.answers[1]}{limit}{closed},"
-                f" receipted {answer.receipted_counter}",
-                device.hear,
-                answer,
-                grant,
-            )
+            self.world.send(self.id, device.name, _spoken(answer, grant), device.hear, answer, grant)
 
     def _answer(self, state: GatewayState, decision: Decision) -> tuple[Answer, Grant | None]:
         reply = decision.reply
@@ -236,11 +343,12 @@ class GatewayNode:
                 ),
                 answers=reply.answers,
                 status=reply.status,
-                receipted_counter=0 if device is None else device.receipted_counter(state.receipted_position),
+                receipted_counter=0 if device is None else state.receipted_counter(device),
                 refusal=reply.refusal,
                 grant=None if grant is None else cose.encode_sign1(self.kid, encode(grant), bytes(64)),
                 retry_after_ms=LATER_MS if reply.status.name == "LATER" else None,
                 closed=reply.closed,
+                asks=reply.asks,
             ),
             grant,
         )
@@ -296,9 +404,22 @@ class GatewayNode:
         if state is None or not self.is_online:
             return
         ledger = world.ledger
-        if times % 8 == 0 or state.not_authorizing_reason:
-            self._ask("hello", ledger.hello, state.incarnation, state.start_id, state.position)
+        if times % 8 == 0 or not self._agrees:
+            self._hellos += 1
+            said = Said(
+                incarnation=state.incarnation,
+                start_id=state.start_id,
+                position=state.position,
+                sealed_sequence=state.sequence,
+                suspects_rollback=bool(state.rollback_suspected),
+            )
+            self._ask("hello", ledger.hello, self._hellos, self.starts, said)
         self._ask(f"directives after {state.directive_version}?", ledger.follow, state.directive_version)
+        if state.to_seal_again and state.may_seal:
+            old = state.to_seal_again[0]
+            self.submit(commands.SealAgain(raw=self.sealed[old.incarnation, old.sequence].batch))
+        if not self._agrees:
+            return
         waiting = sorted(
             sequence
             for incarnation, sequence in self.sealed
@@ -308,8 +429,24 @@ class GatewayNode:
             batch = self.sealed[state.incarnation, sequence].batch
             self._ask(f"batch {state.incarnation}/{sequence}", ledger.push, state.incarnation, sequence, batch)
         for request in list(state.requests.values()):
-            wish = f"quota {state.incarnation}/{request.counter}: {request.wanted_micros} for {request.account_id}?"
+            wish = f"quota {state.incarnation}/{request.counter}? | {format_micros(request.wanted_micros)} for {request.account_id}"
             self._ask(wish, ledger.ask, state.incarnation, request)
+
+    @property
+    def _agrees(self) -> bool:
+        """Whether the ledger has said that this journal's incarnation is the present one: only then is its chain pushed."""
+        state = self.state
+        return (
+            state is not None
+            and state.incarnation > 0
+            and state.expected_incarnation == state.incarnation
+            and not state.waits
+        )
+
+    def greeted(self, number: int, start: int, command: commands.Connected) -> None:
+        """The answer to a hello; a session has one, so an answer to an earlier one is nobody's."""
+        if (number, start) == (self._hellos, self.starts):
+            self.submit(command)
 
     def _ask(self, what: str, deliver: Any, *arguments: Any) -> None:
         self.world.send(self.id, "ledger", what, deliver, self, *arguments)

@@ -12,14 +12,18 @@ from farthing.device import cose
 from farthing.evidence import detail
 from farthing.evidence.detail import RegisterFacts
 from farthing.ids import AccountId, GatewayId, SiteId
+from farthing.money import format_micros
+from farthing.tariff import Tariff
 from farthing.v1 import batch_pb2, directive_pb2, gateway_sync_pb2
+from farthing_cloud.ledger.carried_ends import prove
 from farthing_cloud.ledger.core.batches import ChainStep
+from farthing_cloud.ledger.core.carried import Carried, NotProven
 from farthing_cloud.ledger.core.funds import Funding
-from farthing_cloud.ledger.core.incarnations import Standing, UnknownIncarnation
+from farthing_cloud.ledger.core.incarnations import Standing
 from farthing_cloud.ledger.core.posting import Posting
 from farthing_cloud.ledger.core.quotas import GrantTerms, QuotaRequest
-from farthing_cloud.ledger.core.received import receive
-from farthing_cloud.ledger.core.rows import AccountStatus, Balances
+from farthing_cloud.ledger.core.received import ReceivedBatch, receive
+from farthing_cloud.ledger.core.rows import AccountStatus, Balances, DecisionKind
 from farthing_cloud.ledger.operations import Ledger
 from farthing_cloud.ledger.store.interface import Posted
 from farthing_cloud.ledger.store.memory import MemoryStore
@@ -28,7 +32,7 @@ from simulation.cast import EUR, MODULUS, OP, DeviceRole, ocpi, tariff
 from simulation.history import PromiseBroken
 
 if TYPE_CHECKING:
-    from simulation.gateway import GatewayNode
+    from simulation.gateway import GatewayNode, Said, Sealing
     from simulation.world import World
 
 T = TypeVar("T")
@@ -38,6 +42,13 @@ PROFILES = {
     "one-shot": directive_pb2.DEVICE_PROFILE_ONE_SHOT,
     "standing": directive_pb2.DEVICE_PROFILE_STANDING,
 }
+STANDINGS = {
+    Standing.AGREED: gateway_sync_pb2.HELLO_STANDING_AGREED,
+    Standing.BEGIN: gateway_sync_pb2.HELLO_STANDING_BEGIN,
+    Standing.WAITS: gateway_sync_pb2.HELLO_STANDING_WAITS,
+}
+#: How often the ledger looks around for who is silent, seconds.
+LISTENS_EVERY_S = 5.0
 #: Directives in one answer.
 DIRECTIVES_AT_ONCE = 8
 
@@ -70,6 +81,45 @@ class AnyKey:
         return True
 
 
+class Facts:
+    """What verifiers know of devices and tariffs."""
+
+    def __init__(self, units: dict[str, str]) -> None:
+        self._units = units
+
+    def device_key(self, device: str, _key_id: bytes) -> AnyKey:
+        """The one key of a device."""
+        return AnyKey(cose.key_id(device.encode()))
+
+    def tariff(self, name: str, _version: int) -> Tariff:
+        """Its only version."""
+        return tariff(name)
+
+    def register(self, device: str, _register: str, _epoch: int) -> RegisterFacts:
+        """Of its one epoch."""
+        return RegisterFacts(unit=self._units[device], modulus=MODULUS)
+
+
+class Readers:
+    """Reads carried ends as the ledger does, with keys that take every signature."""
+
+    def __init__(self, ledger: LedgerNode) -> None:
+        self._ledger = ledger
+
+    async def read(self, batch: ReceivedBatch) -> tuple[Carried, ...]:
+        """One for each, in order."""
+        out: list[Carried] = []
+        for index, end in enumerate(batch.carried):
+            gateway = await self._ledger.store.gateway(end.granted_by)
+            assert gateway is not None
+            key = AnyKey(cose.key_id(end.granted_by.encode()))
+            try:
+                out.append(prove(end, gateway, self._ledger.facts, key))  # type: ignore[arg-type]  # as above
+            except detail.EvidenceError as err:
+                out.append(NotProven(index=index, reason=err.rule))
+        return tuple(out)
+
+
 class WatchedStore(MemoryStore):
     """Every posting is looked at as it is written."""
 
@@ -95,6 +145,7 @@ class LedgerNode:
     def __init__(self, world: World) -> None:
         self.world = world
         self.is_up = True
+        self.facts = Facts(world.units)
         terms = world.story.cast.terms
         self.store = self.make_store()
         self.ledger = Ledger(
@@ -107,8 +158,13 @@ class LedgerNode:
                 outage_us=terms.outage_s * SECOND_US,
             ),
             receipt_keys=(b"receipt-key",),
+            carried_ends=Readers(self),
         )
         self.receipts: dict[tuple[str, int, int], bytes] = {}
+        #: What was posted, by its receipt.
+        self.batches: dict[tuple[str, int, int], bytes] = {}
+        self._asked: set[str] = set()
+        self._decisions = 0
         self.funds_micros: defaultdict[str, int] = defaultdict(int)
         self._payments = 0
         self._issued = 0
@@ -132,26 +188,21 @@ class LedgerNode:
 
     # ---- the gateways' door
 
-    def hello(self, gateway: GatewayNode, incarnation: int, start_id: bytes, position: int) -> None:
-        """Agree on the incarnation, and on how much of the journal is known."""
+    def hello(self, gateway: GatewayNode, number: int, start: int, said: Said) -> None:
+        """Agree on the incarnation, and on how much of the journal is known; or let the gateway wait for people."""
         if not self.is_up:
             return
-        try:
-            greeting = drive(
-                self.ledger.hello(
-                    GatewayId(gateway.id),
-                    incarnation=incarnation,
-                    start_id=start_id,
-                    position=position,
-                    now=self.world.now,
-                )
+        greeting = drive(
+            self.ledger.hello(
+                GatewayId(gateway.id),
+                incarnation=said.incarnation,
+                start_id=said.start_id,
+                position=said.position,
+                sealed_sequence=said.sealed_sequence,
+                suspects_rollback=said.suspects_rollback,
+                now=self.world.now,
             )
-        except UnknownIncarnation as err:
-            self.world.note("the ledger turns {} away: {}", gateway.id, err)
-            return
-        if greeting.standing is Standing.WAITS:
-            self.world.note("the ledger turns {} away: {}", gateway.id, greeting.why)
-            return
+        )
         before, chain = greeting.gateway, greeting.chain
         hello = gateway_sync_pb2.HelloResponse(
             incarnation=before.incarnation,
@@ -160,9 +211,48 @@ class LedgerNode:
             proven_sequence=chain.proven_sequence,
             witnessed_start_id=before.witness_start_id,
             witnessed_position=before.witness_position,
+            standing=STANDINGS[greeting.standing],
+            waits_because=greeting.why,
         )
-        # An answer to an older hello may say less than the gateway knows by now, never more.
-        self._say(gateway, f"incarnation is {before.incarnation}", gateway.submit, commands.Connected(hello=hello))
+        if greeting.standing is Standing.WAITS:
+            self.ask_people(gateway.id, greeting.why)
+        what = f"incarnation is {before.incarnation}: {greeting.standing} | {greeting.why}"
+        self._say(gateway, what, gateway.greeted, number, start, commands.Connected(hello=hello))
+
+    # ---- people
+
+    def ask_people(self, gateway_id: str, why: str) -> None:
+        """A gateway waits: two persons look at it after a while."""
+        if gateway_id not in self._asked:
+            self._asked.add(gateway_id)
+            self.world.note("people are asked about {}: {}", gateway_id, why)
+            self._decisions += 1
+            wait_s = 5.0 if self.world.calm else self.world.lots.between(f"people {self._decisions}", 5, 90)
+            self.world.after(wait_s, self._decide_incarnation, gateway_id)
+
+    def _decide_incarnation(self, gateway_id: str) -> None:
+        self._asked.discard(gateway_id)
+        gateway = drive(self.store.gateway(GatewayId(gateway_id)))
+        assert gateway is not None
+        if gateway.waits_because or gateway.quarantined:
+            self._decide(DecisionKind.INCARNATION, gateway_id)
+
+    def force_void(self, gateway_id: str) -> None:
+        """Two persons decide that a gateway is gone."""
+        self._decide(DecisionKind.FORCED_VOID, gateway_id)
+
+    def _decide(self, kind: DecisionKind, gateway_id: str) -> None:
+        self.world.note("two persons decide about {}: {}", gateway_id, kind)
+        now = self.world.now
+        decision = drive(self.ledger.propose(kind, GatewayId(gateway_id), reason="simulation", person="alice", now=now))
+        drive(self.ledger.approve(decision.decision_id, content_hash=decision.content_hash, person="bob", now=now))
+
+    def listen(self) -> None:
+        """What the ledger does all the time: hear who is silent, and give room of floors back."""
+        if self.is_up:
+            drive(self.ledger.end_silent(now=self.world.now))
+            drive(self.ledger.resolve_floors(now=self.world.now))
+        self.world.after(LISTENS_EVERY_S, self.listen)
 
     def follow(self, gateway: GatewayNode, after_version: int) -> None:
         """The next directives of its chain, or its dated head."""
@@ -199,7 +289,7 @@ class LedgerNode:
         answer = gateway_sync_pb2.QuotaAnswer.ValueType(answered.answer)
         what = f"{gateway_sync_pb2.QuotaAnswer.Name(answer).removeprefix('QUOTA_ANSWER_').lower()} to {request.counter}"
         command = commands.QuotaAnswered(counter=request.counter, answer=answer)
-        self._say(gateway, f"{what}: {answered.amount_micros}", gateway.submit, command)
+        self._say(gateway, f"{what} | {format_micros(answered.amount_micros)}", gateway.submit, command)
 
     def push(self, gateway: GatewayNode, incarnation: int, sequence: int, raw: bytes) -> None:
         """A batch comes."""
@@ -212,33 +302,51 @@ class LedgerNode:
         )
         name = f"batch {incarnation}/{sequence} of {gateway.id}"
         if outcome.receipt is None:
-            if outcome.step is not ChainStep.GAP:
+            if outcome.step is ChainStep.FORK and gateway.disk_faults:
+                # Two stories, from a journal that went back: people decide about the next incarnation.
+                self.world.watch.counted["two stories"] += 1
+                self.ask_people(gateway.id, f"{name} tells another story")
+            elif outcome.step is not ChainStep.GAP:
                 raise PromiseBroken(f"P3: {name} is a {outcome.step}")
             return
         if outcome.receipt.parked:
             raise PromiseBroken(f"P4: {name} has parked lines: {outcome.receipt.parked}")
         receipt = outcome.receipt.encode()
         first = self.receipts.setdefault((gateway.id, incarnation, sequence), receipt)
+        self.batches[gateway.id, incarnation, sequence] = raw
         if first != receipt:
             raise PromiseBroken(f"P3: another receipt for {name}")
         if outcome.step is ChainStep.NEXT:
             wait_s = self.world.lots.between(f"prove {gateway.id} {incarnation} {sequence}", 0, 30)
-            self.world.after(wait_s, self.prove, gateway, incarnation, sequence)
+            self.world.after(wait_s, self.prove, gateway, incarnation, sequence, gateway.sealed[incarnation, sequence])
         arrived = commands.ReceiptArrived(receipt=batch_pb2.Receipt.FromString(receipt), raw=receipt)
+        self._note_money(gateway, incarnation, sequence, raw)
         self._say(gateway, f"receipt {incarnation}/{sequence}", gateway.submit, arrived)
 
-    def prove(self, gateway: GatewayNode, incarnation: int, sequence: int) -> None:
+    def _note_money(self, gateway: GatewayNode, incarnation: int, sequence: int, raw: bytes) -> None:
+        if not self.world.history.keep:
+            return
+        batch = batch_pb2.Batch.FromString(raw)
+        claims = [
+            f"{claim.device_id} {claim.register_from}..{claim.register_to}"
+            f" {format_micros(claim.net_micros + claim.tax_micros)}{' final' * claim.final}"
+            for claim in batch.claims
+        ]
+        ends = [f"stopped {stopped.quota_id}" for stopped in batch.stopped]
+        ends += [f"closed {quota_id}" for quota_id in batch.closed_quota_ids]
+        what = ", ".join([*claims, *ends, *(f"carried from {end.granted_by}" for end in batch.carried)])
+        self.world.note("the ledger has batch {}/{} of {}: {}", incarnation, sequence, gateway.id, what or "nothing")
+
+    def prove(self, gateway: GatewayNode, incarnation: int, sequence: int, sealing: Sealing) -> None:
         """P6: every leaf proves itself, then the ledger hears of it."""
-        sealing = gateway.sealed[incarnation, sequence]
         batch = batch_pb2.Batch.FromString(sealing.batch)
-        units = self.world.units
         try:
             detail.verify(
                 batch,
                 sealing.leaves,
-                device_key=lambda device, _kid: AnyKey(cose.key_id(device.encode())),  # type: ignore[return-value,arg-type]  # stands in for a VerifyingKey
-                tariff=lambda name, _version: tariff(name),
-                register=lambda device, _register, _epoch: RegisterFacts(unit=units[device], modulus=MODULUS),
+                device_key=self.facts.device_key,  # type: ignore[arg-type]  # stands in for a VerifyingKey
+                tariff=self.facts.tariff,
+                register=self.facts.register,
             )
         except detail.EvidenceError as err:
             raise PromiseBroken(f"P6: batch {incarnation}/{sequence} of {gateway.id}: {err}") from err

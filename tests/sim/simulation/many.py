@@ -16,14 +16,14 @@ from simulation import protections
 from simulation.history import PromiseBroken
 from simulation.shrinking import shrink
 from simulation.story import Story, draw, write
-from simulation.world import Players, tell
+from simulation.world import BEGINS, Players, tell
 
 #: Seeds that a process takes at once.
 CHUNK = 20
 #: Failing seeds that are shrunk and printed; the rest are named.
 SHRUNK = 2
-#: The end of a history that is printed, lines; all of it is one command away.
-MOST_LINES = 200
+#: Lines of a history that are printed of its beginning and of its end; all of it is one command away.
+FIRST_LINES, LAST_LINES = 150, 50
 
 
 @dataclass(slots=True)
@@ -81,8 +81,12 @@ def report(seed: int, *, without: str = "", folder: Path | None = None) -> str:
     with protections.turned_off(without) as players:
         story = shrink(draw(seed), players=players)
         lines, broke = history_of(story, without=without, chatter=False)
-    more = max(0, len(lines) - MOST_LINES)
-    said = [f"seed {seed}: {broke}", *([f"... {more} lines before"] if more else []), *lines[-MOST_LINES:]]
+    begins = next((number for number, line in enumerate(lines) if line.endswith(BEGINS)), 0)
+    lines = lines[begins:]
+    more = len(lines) - FIRST_LINES - LAST_LINES
+    if more > 0:
+        lines = [*lines[:FIRST_LINES], f"... {more} lines more ...", *lines[-LAST_LINES:]]
+    said = [f"seed {seed}: {broke}", *lines]
     if folder is not None:
         path = folder / f"seed-{seed}.json"
         write(story, path)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 #: A message without a fate of its own, seconds.
 PROMPT_S = 0.03
 _PROMPT = (PROMPT_S,)
+BAR = " | "
 _LOST: tuple[float, ...] = ()
 
 
@@ -47,7 +48,7 @@ class Network:
         return self._cuts[one, other] > 0 and not self.world.calm
 
     def send(self, source: str, target: str, what: str, deliver: Callable[..., None], *arguments: Any) -> None:
-        """Bring ``what`` from ``source`` to ``target``, or not."""
+        """Bring ``what`` from ``source`` to ``target``, or not. Its name ends at the bar: what follows is for readers only."""
         world = self.world
         if world.calm:
             world.note("{} to {}: {}", source, target, what)
@@ -56,7 +57,7 @@ class Network:
         if self._cuts[source, target] > 0:
             world.note("{} to {}: {} (cut)", source, target, what)
             return
-        said = f"{source}>{target} {what}"
+        said = f"{source}>{target} {what.partition(BAR)[0]}"
         self._times[said] += 1
         name = f"{said}#{self._times[said]}"
         delays = self._drawn(name) if self.told is None else self.told.get(name, _PROMPT)

@@ -11,7 +11,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 from unittest.mock import patch
 
+from farthing.refusal import Refusal
+from farthing_cloud.ledger.core.incarnations import Standing
 from farthing_cloud.ledger.core.rows import Touch, View
+from farthing_edge.authorization.decision import no
 from simulation.gateway import GatewayNode
 from simulation.ledger import LedgerNode, WatchedStore
 from simulation.world import Players
@@ -148,21 +151,110 @@ def _is_never_stopped(stood: Any) -> Any:
 
 
 def _leaves_silently(stood: Any) -> Any:
-    """A device that got no answer goes away without a word."""
+    """A device that got no answer, and asks nobody else, goes away without a word."""
 
     def end(draft: Any, use: Any) -> None:
-        if use.stage.value != "asking":
+        if use.stage.value != "asking" or use.gateways_left:
             stood(draft, use)
             return
-        counters = {each.counter for each in draft.state.outgoing if each.intent_counter == use.intent_counter}
-        draft.state = replace(
-            draft.state,
-            use=None,
-            outgoing=tuple(each for each in draft.state.outgoing if each.counter not in counters),
-            kept=tuple(each for each in draft.state.kept if each.intent_counter != use.intent_counter),
-        )
+        _forget(draft, use)
 
     return end
+
+
+def _leaves_to_ask_elsewhere(stood: Any) -> Any:
+    """A device that asks elsewhere says nothing of what it leaves."""
+
+    def end(draft: Any, use: Any) -> None:
+        # Who gives up has nobody left to ask, or is finishing: that end is another protection.
+        if use.stage.value != "asking" or not use.gateways_left or draft.state.finishing:
+            stood(draft, use)
+            return
+        _forget(draft, use)
+
+    return end
+
+
+def _forget(draft: Any, use: Any) -> None:
+    draft.state = replace(
+        draft.state,
+        use=None,
+        outgoing=tuple(each for each in draft.state.outgoing if each.intent_counter != use.intent_counter),
+        kept=tuple(each for each in draft.state.kept if each.intent_counter != use.intent_counter),
+    )
+
+
+def _same_counter_again(stood: Any) -> Any:
+    """A device that asks elsewhere asks under the counter that it has asked with."""
+
+    def ask(draft: Any, plan: Any, *, gateway: Any, **more: Any) -> None:
+        before = draft.state
+        if gateway != plan.gateways[0] and before.kept and before.kept[-1].kind == "end":
+            asked = before.kept[-1].intent_counter
+            draft.state = replace(before, next_counter=asked)
+            stood(draft, plan, gateway=gateway, **more)
+            draft.state = replace(draft.state, next_counter=before.next_counter)
+            return
+        stood(draft, plan, gateway=gateway, **more)
+
+    return ask
+
+
+def _kept_until_answered(stood: Any) -> Any:
+    """A device forgets what was answered, whether or not the cloud has it."""
+
+    def drop(draft: Any, gateway: Any) -> None:
+        stood(draft, gateway)
+        unanswered = {each.counter for each in draft.state.outgoing}
+        using = None if draft.state.use is None else draft.state.use.intent_counter
+        draft.state = replace(
+            draft.state,
+            kept=tuple(
+                each for each in draft.state.kept if each.counter in unanswered or each.intent_counter in (using, None)
+            ),
+        )
+
+    return drop
+
+
+def _speaks_to_nobody_in_particular(rules: Any) -> Any:
+    """Whatever incarnation an intent speaks to, it is decided."""
+
+    def whatever_incarnation(state: Any, ask: Any) -> Any:
+        return Refusal.NOT_AUTHORIZING if state.not_authorizing_reason else None
+
+    return tuple(whatever_incarnation if rule.__name__ == "gateway_may_authorize" else rule for rule in rules)
+
+
+def _is_not_adopted(_stood: Any) -> Any:
+    """What this journal does not know it does not take."""
+
+    def decide_adoption(_state: Any, _command: Any, statement: Any, *_more: Any) -> Any:
+        return no(statement, Refusal.AUTHORIZATION_UNKNOWN)
+
+    return decide_adoption
+
+
+def _is_not_carried(_stood: Any) -> Any:
+    """Another gateway's end is none of its business."""
+
+    def decide_carried(_state: Any, _command: Any, end: Any, *_more: Any) -> Any:
+        return no(end, Refusal.RECIPIENT_DIFFERS)
+
+    return decide_carried
+
+
+def _whoever_comes_is_welcome(_stood: Any) -> Any:
+    """Every journal goes on in the incarnation that there is."""
+
+    def judge(gateway: Any, _chain: Any, hello: Any) -> Any:
+        return (Standing.AGREED if hello.incarnation == gateway.incarnation else Standing.BEGIN), ""
+
+    return judge
+
+
+def _suspects_nothing(_stood: Any) -> Any:
+    return lambda *_: ""
 
 
 def _heard_and_forgotten(stood: Any) -> Any:
@@ -213,6 +305,16 @@ PROTECTIONS: dict[str, Protection] = {
             name="cancelling ends",
             seams=(Seam(_STEP, "_Draft._end", _leaves_silently),),
             breaks=("P3", "P4", "rest"),
+        ),
+        Protection(
+            name="end first",
+            seams=(Seam(_STEP, "_Draft._end", _leaves_to_ask_elsewhere),),
+            breaks=("P3", "P4", "rest"),
+        ),
+        Protection(
+            name="a new counter at another gateway",
+            seams=(Seam(_STEP, "_Draft._ask", _same_counter_again),),
+            breaks=("P3",),
         ),
         Protection(
             name="stop before close",

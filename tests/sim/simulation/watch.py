@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 from farthing.clock import Instant
 from farthing.device.messages import End, Intent, Statement
 from farthing.tariff import Use, price
-from farthing.v1 import directive_pb2
+from farthing.v1 import batch_pb2, directive_pb2
 from farthing_cloud.ledger.core import paths
-from farthing_cloud.ledger.core.posting import Cause, Posting
+from farthing_cloud.ledger.core.posting import Cause, Posting, Transfer
 from farthing_cloud.ledger.core.rows import CaseKind, Claimed, Quota
-from farthing_edge.authorization.events import KIND_OF, Sealed
+from farthing_edge.authorization.events import KIND_OF
 from farthing_edge.authorization.state import FLOOR_FUNDING, OVERRUN_FUNDING
 from simulation.cast import tariff
 from simulation.history import PromiseBroken
@@ -61,12 +61,16 @@ class Watch:
 
     def __init__(self, world: World) -> None:
         self.world = world
-        self.spoken: dict[bytes, Spoken] = {}
+        #: Authorization → what was signed of it; more than one where a copied element signs under the counters of the first.
+        self.spoken: defaultdict[bytes, list[Spoken]] = defaultdict(list)
         self.granted: dict[str, Quota] = {}
         #: Room of a gateway's floor that the ledger gave back so far, micros.
         self.resolved: defaultdict[str, int] = defaultdict(int)
         #: Device → authorization → what it was billed of the register, without what was set aside.
         self.intervals: defaultdict[str, dict[bytes, tuple[int, int]]] = defaultdict(dict)
+        #: Quota → what silence or people ended of its hold, and what was billed to it beyond its hold.
+        self.ended: Counter[str] = Counter()
+        self.late: Counter[str] = Counter()
         self.counted: Counter[str] = Counter()
         self.exceeded_micros: Counter[str] = Counter()
 
@@ -76,15 +80,20 @@ class Watch:
         """A device sends a statement, for the first time or again."""
         authorization = device.authorization_of(statement)
         value, at = statement.register.value, Instant(statement.at)
-        spoken = self.spoken.get(authorization)
+        spoken = next((each for each in self.spoken[authorization] if each.device is device), None)
         if spoken is None:
-            spoken = self.spoken[authorization] = Spoken(device, value, at)
+            spoken = Spoken(device, value, at)
+            self.spoken[authorization].append(spoken)
         if isinstance(statement, Intent):
             point = (value + (statement.one_shot or 0), at, statement.one_shot is not None)
         else:
             point = (value, at, isinstance(statement, End))
         if point not in spoken.points:
             spoken.points.append(point)
+
+    def spoken_by(self, device: DeviceNode, authorization: bytes) -> Spoken:
+        """What this very device signed of an authorization."""
+        return next(each for each in self.spoken[authorization] if each.device is device)
 
     def counter_used_twice(self, device: DeviceNode, counter: int) -> None:
         """A device signed two things under one counter."""
@@ -96,9 +105,6 @@ class Watch:
         """A gateway wrote an entry."""
         self.counted[f"{event.__class__.__name__} journaled"] += 1
         assert event.__class__ in KIND_OF
-
-    def sealed(self, gateway: GatewayNode, event: Sealed) -> None:
-        """A gateway wrote a batch."""
 
     def spent(self, gateway: GatewayNode, touched: set[str]) -> None:
         """P1 at the gateway, from its journal alone: spent and held of a quota never exceed what the ledger granted."""
@@ -166,29 +172,51 @@ class Watch:
                 raise PromiseBroken(f"P1: {quota.gateway_id} holds {held}, more than its exposure")
 
     def _check_causes(self, posting: Posting) -> None:
+        late: list[Transfer] = []
         for transfer in posting.transfers:
             if transfer.cause in EXCEPTIONS:
                 self.exceeded_micros[transfer.cause] += transfer.amount_micros
                 if transfer.cause is Cause.LATE:
-                    self._late(posting, transfer.amount_micros)
+                    late.append(transfer)
+            elif transfer.cause in (Cause.SILENCE, Cause.FORCED) and transfer.quota_id is not None:
+                self.counted[f"holds ended by {transfer.cause}"] += 1
+                self.ended[transfer.quota_id] += transfer.amount_micros
+        if late:
+            self._late(posting, late)
         for case in posting.cases:
             self.counted[f"{case.kind} case"] += 1
-            if case.kind in (CaseKind.WENT_DOWN, CaseKind.REGISTER_DIFFERS, CaseKind.SHARES_MISSING):
+            if case.kind in (CaseKind.WENT_DOWN, CaseKind.REGISTER_DIFFERS, CaseKind.SHARES_MISSING, CaseKind.CARRIED):
                 raise PromiseBroken(f"P3: an honest gateway's claim is a {case.kind} case: {case}")
 
-    def _late(self, posting: Posting, amount_micros: int) -> None:
-        """A quota pays more than the ledger holds for it: only after a forced void, or from a journal that was rolled back."""
+    def _late(self, posting: Posting, late: list[Transfer]) -> None:
+        """A quota pays more than the ledger holds for it: only after a forced void, or by a journal that was rolled back.
+
+        Bounded: what was ended by force, and once more the quota for each time that its gateway's disk went wrong.
+        """
         batch = posting.batch
         assert batch is not None
-        raise PromiseBroken(f"P1: {batch.gateway_id} bills {amount_micros} to a quota that holds no more")
+        lines = batch_pb2.Batch.FromString(batch.batch).lines
+        for transfer in late:
+            if transfer.line is None:
+                # A carried end beyond what its grant's quotas still hold: an end that no gateway could hold for.
+                self.counted["carried ends beyond their holds"] += 1
+                continue
+            quota_id = lines[transfer.line].quota_id
+            quota = self.granted[quota_id]
+            self.late[quota_id] += transfer.amount_micros
+            faults = self.world.gateways[quota.gateway_id].disk_faults
+            most = self.ended[quota_id] + faults * quota.amount_micros
+            if self.late[quota_id] > most:
+                raise PromiseBroken(
+                    f"P1: {batch.gateway_id} bills {self.late[quota_id]} beyond the hold of {quota_id}, allowed is {most}"
+                )
 
     def _check_claim(self, claim: Claimed) -> None:
         """P3, P4: billed is what a device signed under this authorization, priced by the contract; and no use twice."""
-        spoken = self.spoken.get(claim.authorization_id)
+        all_spoken = self.spoken.get(claim.authorization_id, [])
+        spoken = next((each for each in all_spoken if each.start == claim.register_from), None)
         if spoken is None:
             raise PromiseBroken(f"P4: no device has said what is claimed: {claim}")
-        if claim.register_from != spoken.start:
-            raise PromiseBroken(f"P4: {spoken.device.name} began at {spoken.start}, claimed is {claim}")
         claimed = (claim.net_micros, claim.tax_micros)
         points = [point for point in spoken.points if point[0] == claim.register_to]
         if claimed != (0, 0) or claim.final:

@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from farthing.clock import SECOND_US, Instant
+from farthing.ids import authorization_id
 from farthing.v1 import directive_pb2
-from farthing_cloud.ledger.core.rows import AccountStatus, QuotaStatus
+from farthing_cloud.ledger.core.rows import AccountStatus, Quota, QuotaStatus
 from simulation import actions, audit
 from simulation.cast import OP, START
 from simulation.device import DeviceNode
@@ -26,7 +27,11 @@ from simulation.watch import Watch
 #: Far more than any story needs to come to rest: a simulation that is not at rest by then hangs for a reason.
 MOST_STEPS = 60_000
 #: As long after its end a story may take to come to rest, seconds.
-MOST_REST_S = 4 * 3600
+MOST_REST_S = 1_800
+#: The line of a history that ends its set-up.
+BEGINS = "-- it begins"
+#: How often the ledger looks around in the longest planned outage: more often than it must.
+LOOKS_IN_AN_OUTAGE = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +108,9 @@ class World:
         """From the first directive to rest; raises ``PromiseBroken``."""
         # The gateways know everything before it begins: what they are not told in time is not what this is about.
         self._run_while(lambda: any(not self._knows_all(gateway) for gateway in self.gateways.values()))
+        self.note(BEGINS)
         self.calm = False
+        self.ledger.listen()
         begins, length_s = self.now, self.story.cast.minutes * 60
         for device in self.devices.values():
             self.after(self.lots.between(f"{device.name} begins", 0, 2), device.live)
@@ -126,16 +133,43 @@ class World:
         for gateway in self.gateways.values():
             gateway.uplink_changed()
         # Who was suspended is so no more: it says its last word when gateways know that.
-        self._run_while(lambda: not all(self._knows_all(gateway) for gateway in self.gateways.values()))
+        self._run_while(lambda: not all(self._knows_all(gateway) for gateway in self._living))
         for device in self.devices.values():
             device.finish()
-        self._run_while(lambda: not all(device.is_done for device in self.devices.values()))
+        self._run_while(lambda: not all(self._is_done(device) for device in self.devices.values()))
         self._say_everything_again()
         for account in self.accounts:
             self.ledger.put_account(account, status=AccountStatus.SUSPENDED)
-        self._run_while(lambda: any(g.state is None or g.state.requests for g in self.gateways.values()))
+        self._run_while(lambda: any(g.state is None or g.state.requests for g in self._living))
         self.ledger.recall()
-        self._run_while(lambda: bool(self.unrest()))
+        self._run_while(lambda: bool(self.unrest(but_frozen=True)))
+        self._wait_for_silence()
+        if self.unrest():
+            raise PromiseBroken(f"rest: it does not come to rest: {self.unrest()}")
+
+    @property
+    def _living(self) -> list[GatewayNode]:
+        """The gateways that are not gone for good."""
+        return [gateway for gateway in self.gateways.values() if not gateway.is_gone]
+
+    def _is_done(self, device: DeviceNode) -> bool:
+        """Whether nothing is left for a device to say. What only a gateway that is gone could hear, nobody hears any more: it must be
+        of no use that was delivered and is not claimed to its end."""
+        state = device.state
+        if device.is_done:
+            return True
+        if state is None or state.use is not None or not any(gateway.is_gone for gateway in self.gateways.values()):
+            return False
+        final = {claim.authorization_id for claim in drive(self.ledger.store.claims(OP)) if claim.final}
+        for each in (*state.outgoing, *state.kept):
+            if not self.gateways[each.gateway].is_gone:
+                return False
+            assert each.intent_counter is not None
+            name = authorization_id(device.device_id, 1, each.intent_counter, each.gateway)
+            delivered = device.delivered.get(name)
+            if delivered is not None and delivered.end != delivered.start and name not in final:
+                return False
+        return True
 
     def _say_everything_again(self) -> None:
         """P3: whatever any device ever said, twice more and in any order: nothing is billed, nothing is held."""
@@ -145,36 +179,52 @@ class World:
         self.lots.stream("again").shuffle(again)
         for device, said in again:
             self.gateways[said.statement.recipient].submit(said, device)
-        self._run_while(lambda: not all(gateway.is_idle for gateway in self.gateways.values()))
+        self._run_while(lambda: not all(gateway.is_idle for gateway in self._living))
         for name, gateway in self.gateways.items():
             if gateway.figures() != before[name]:
                 raise PromiseBroken(
                     f"P3: saying everything again changed {name}: {before[name]} to {gateway.figures()}"
                 )
 
-    def unrest(self) -> list[str]:
+    def _wait_for_silence(self) -> None:
+        """What earlier incarnations were granted and nobody closed is held until it should have been reported, then ends."""
+        terms = self.story.cast.terms
+        step_us = terms.outage_s * SECOND_US // LOOKS_IN_AN_OUTAGE
+        for _ in range(3 * LOOKS_IN_AN_OUTAGE + terms.lifetime_s * SECOND_US // step_us):
+            if all(quota.status is QuotaStatus.CLOSED for quota in drive(self.ledger.store.quotas(OP))):
+                return
+            self.now = Instant(self.now + step_us)
+            drive(self.ledger.ledger.end_silent(now=self.now))
+
+    def unrest(self, *, but_frozen: bool = False) -> list[str]:
         """What is not yet at rest, in words; empty when nothing moves any more."""
         found = [
             f"{device.name}: {device.state.use or [(each.kind, each.counter) for each in device.state.kept]}"
             if device.state is not None
             else f"{device.name} is down"
             for device in self.devices.values()
-            if not device.is_done
+            if not self._is_done(device)
         ]
         found += [
             f"{quota.quota_id} of {quota.gateway_id} is {quota.status}"
             for quota in drive(self.ledger.store.quotas(OP))
-            if quota.status is not QuotaStatus.CLOSED
+            if quota.status is not QuotaStatus.CLOSED and not (but_frozen and quota.status is QuotaStatus.FROZEN)
         ]
-        for gateway in self.gateways.values():
+        for gateway in self._living:
             state = gateway.state
             if state is None:
                 found.append(f"{gateway.id} is down")
-            elif state.unsealed or state.ended or state.batches or state.quotas:
-                found.append(f"{gateway.id} has {len(state.batches)} batches, {list(state.quotas)} to report")
+            elif state.unsealed or state.ended or state.batches or state.to_seal_again or state.carried:
+                found.append(f"{gateway.id} has {len(state.batches)} batches to report")
+            elif any(not quota.frozen and not self.watch.ended[quota.id] for quota in state.quotas.values()):
+                found.append(f"{gateway.id} has quotas {list(state.quotas)}")
             elif state.open_authorizations - sum(a.standing for a in state.authorizations.values()):
                 found.append(f"{gateway.id} has open authorizations")
         return found
+
+    def _is_nobodys(self, quota: Quota) -> bool:
+        """Whether only silence ends its hold: its journal is not the present one, or its gateway is gone."""
+        return quota.status is QuotaStatus.FROZEN or self.gateways[quota.gateway_id].is_gone
 
     # ---- what happens from outside
 
@@ -199,6 +249,16 @@ class World:
                 self.ledger.crash(down_s)
             case actions.Cut(one=one, other=other, for_s=for_s):
                 self._cut(one, other, for_s)
+            case actions.RestoreDisk(gateway=name, back_s=back_s, token=token, down_s=down_s):
+                self.gateways[name].restore_disk(back_s, token, down_s)
+            case actions.LoseDisk(gateway=name, down_s=down_s):
+                self.gateways[name].lose_disk(down_s)
+            case actions.FindDisk(gateway=name, down_s=down_s):
+                self.gateways[name].find_disk(down_s)
+            case actions.Gone(gateway=name):
+                self.gateways[name].be_gone()
+            case actions.ForceVoid(gateway=name):
+                self.ledger.force_void(name)
             case actions.JumpClock(who=who, by_s=by_s):
                 (self.gateways.get(who) or self.devices[who]).jump(by_s)
             case actions.Clone(device=name, gateway=gateway):
@@ -274,6 +334,8 @@ class World:
         for gateway in self.gateways.values():
             found["gateway crashes"] += gateway.crashes
             found["batches"] += len(gateway.sealed)
+            found["gateways gone"] += gateway.is_gone
+            found["disk faults"] += gateway.disk_faults
         for device in self.devices.values():
             found["device crashes"] += device.crashes
             found["copies"] += device.is_copy
