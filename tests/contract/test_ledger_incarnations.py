@@ -271,6 +271,7 @@ async def test_maker_and_checker_are_two_persons_who_saw_the_same(store: LedgerS
     gateway = await store.gateway(G1)
     assert gateway is not None
     assert gateway.incarnation == 1
+    assert await ledger.propose(kind, G1, reason="a new disk", person="anna", now=NOW) == decision
     other = await ledger.propose(kind, G1, reason="another word for it", person="anna", now=NOW)
     assert await ledger.approve(name, content_hash=seen, person="ben", now=Instant(NOW + 1))
     assert not await ledger.approve(name, content_hash=seen, person="ben", now=NOW)

@@ -251,6 +251,10 @@ class Ledger:
         async def work(tx: Transaction) -> Decision:
             view = await tx.load(touch)
             decision, posting = decisions.propose(view, kind, gateway_id, reason=reason, person=person, now=now)
+            # The same person, words and instant: the same proposal, which may have been approved by now.
+            before = (await tx.load(replace(touch, decision_id=decision.decision_id))).decision
+            if before is not None:
+                return before
             await tx.post(posting)
             return decision
 

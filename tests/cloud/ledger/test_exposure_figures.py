@@ -6,10 +6,12 @@ from dataclasses import replace
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from prometheus_client import REGISTRY
 
 from farthing.clock import Instant
 from farthing.ids import GatewayId, OperatorId, SiteId
 from farthing.money import MAX_AMOUNT_MICROS, Currency
+from farthing_cloud.ledger import measure_exposure
 from farthing_cloud.ledger.core.demand import HALF_LIFE_US, decayed, spent
 from farthing_cloud.ledger.core.exposure import Loss, loss_of, total
 from farthing_cloud.ledger.core.rows import Demand, Gateway
@@ -153,3 +155,21 @@ def test_a_clock_that_went_back_takes_nothing_off() -> None:
     assert spent(demand, 7, now=Instant(5)) == Demand(micros=107, at=Instant(10))
     assert decayed(None, now=Instant(5)) == 0
     assert spent(Demand(micros=MAX_AMOUNT_MICROS, at=NOW), 1, now=NOW).micros == MAX_AMOUNT_MICROS
+
+
+# --- metrics ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_figures_are_measured_for_each_gateway_and_forgotten_with_it() -> None:
+    def value(name: str, **labels: str) -> float | None:
+        return REGISTRY.get_sample_value(name, {"operator": "op", **labels})
+
+    loss = "farthing_ledger_maximum_loss_micros"
+    here = {"site": "S1", "gateway": "G1", "currency": "EUR"}
+    waiting = replace(HEARD, exposure_micros=20, floor_micros=3, late_micros=4, waits_because="no journal")
+    measure_exposure([(waiting, 5)], silent_us=10, now=NOW)
+    assert [value(loss, **here, part=part) for part in ("quotas", "floors", "overrun")] == [5, 3, 12]
+    assert value("farthing_ledger_late_micros", **here) == 4
+    assert value("farthing_ledger_gateways_waiting") == 1
+    measure_exposure([], silent_us=10, now=NOW)
+    assert value(loss, **here, part="quotas") is None
