@@ -15,6 +15,7 @@ from farthing_cloud.ledger.core.quotas import QuotaRequest
 from farthing_cloud.ledger.core.rows import DecisionKind, GatewayCaseKind
 from farthing_cloud.ledger.operations import Ledger
 from farthing_cloud.ledger.store.interface import Cursor, LedgerStore
+from farthing_cloud.ledger.store.memory import MemoryStore
 
 G1 = GatewayId("G1")
 A, B, C = b"a" * 16, b"b" * 16, b"c" * 16
@@ -86,8 +87,9 @@ async def test_a_first_hello_needs_nobody(store: LedgerStore) -> None:
     ],
 )
 async def test_a_journal_that_is_not_the_one_the_ledger_knows_waits_for_people(
-    store: LedgerStore, hello: tuple[int, bytes, int], more: dict[str, object], why: str
+    hello: tuple[int, bytes, int], more: dict[str, object], why: str
 ) -> None:
+    store = MemoryStore()
     story = Story(store)
     await grants(story)
     await story.push(seal_all(story)["G1#1"])

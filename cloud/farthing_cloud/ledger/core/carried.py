@@ -103,7 +103,6 @@ def _case(kind: CaseKind, use: CarriedUse | None, **more: object) -> CaseAdded:
         "authorization_id": use.authorization_id if use is not None else b"",
         "other_authorization_id": b"",
         "asides": (),
-        "gateway_id": use.granted_by if use is not None else None,
     }
     return CaseAdded(**{**fields, **more})  # type: ignore[arg-type]  # names and types stand in the call sites
 

@@ -98,8 +98,6 @@ class CaseAdded:
     missing_micros: int = 0
     #: Where and why, for people.
     detail: str = ""
-    #: Whose authorization it is, where the case is about one.
-    gateway_id: GatewayId | None = None
 
     @property
     def aside_micros(self) -> int:
