@@ -95,6 +95,8 @@ class Kind(StrEnum):
     PARKING = "parking"
     SMART_METER = "smart-meter"
     TOLL = "toll"
+    #: Water, air, a ride: counted out unit by unit, each proven by a tick.
+    DISPENSER = "dispenser"
     VENDING = "vending"
 
     @property
@@ -102,12 +104,18 @@ class Kind(StrEnum):
         """How such a device is told yes."""
         return _PROFILES[self]
 
+    @property
+    def unit_per_tick(self) -> int:
+        """Units that a tick stands for; 0: it does not tick."""
+        return 1 if self is Kind.DISPENSER else 0
+
 
 _PROFILES: Mapping[Kind, Profile] = {
     Kind.CHARGER: Profile.SESSION,
     Kind.PARKING: Profile.SESSION,
     Kind.SMART_METER: Profile.STANDING,
     Kind.TOLL: Profile.ONE_SHOT,
+    Kind.DISPENSER: Profile.SESSION,
     Kind.VENDING: Profile.ONE_SHOT,
 }
 

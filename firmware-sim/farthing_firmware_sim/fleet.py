@@ -483,6 +483,7 @@ def nameplate_of(device: Device, config: Config) -> Nameplate:
             most_us=config.retry.most_ms * 1_000,
             receipt_us=config.retry.receipt_ms * 1_000,
         ),
+        unit_per_tick=device.kind.unit_per_tick,
     )
 
 

@@ -13,7 +13,7 @@ import structlog
 
 from farthing.clock import BusinessClock, Instant
 from farthing.device.cose import VerifyingKey
-from farthing.device.messages import Envelope, MessageError, decode_answer, encode
+from farthing.device.messages import Envelope, MessageError, decode_answer, encode, encode_tick
 from farthing.hsm import HsmError
 from farthing.ids import GatewayId
 from farthing_firmware_sim.device.due import next_due_us
@@ -79,6 +79,7 @@ class Counts:
     turned_away: int = 0
     receipted: int = 0
     sent: int = 0
+    ticks: int = 0
     not_sent: int = 0
 
 
@@ -266,6 +267,9 @@ class Runner:
                 watcher(event)
         for send in outcome.sends:
             await self._send(send)
+        for shown in outcome.ticks:
+            link, air = self._links[shown.gateway]
+            air.carry(partial(self._pass_tick, link, encode_tick(shown.tick)))
 
     async def _commit(self, unsigned: Sequence[Unsigned], rows: Sequence[Row]) -> None:
         state = self.state
@@ -319,6 +323,14 @@ class Runner:
             await link.send(envelope)
             self.counts.sent += 1
         except LinkDown:
+            self.counts.not_sent += 1
+
+    async def _pass_tick(self, link: Link, tick: bytes) -> None:
+        try:
+            await link.send_tick(tick)
+            self.counts.ticks += 1
+        except LinkDown:
+            # The next one proves it.
             self.counts.not_sent += 1
 
     async def _arrived(self, gateway: GatewayId, data: bytes) -> None:

@@ -214,7 +214,9 @@ class FakeGateway:
         return self.recorded if self.receipting else 0
 
 
-def make_nameplate(profile: Profile = Profile.SESSION, *, stoppable: bool = True) -> Nameplate:
+def make_nameplate(
+    profile: Profile = Profile.SESSION, *, stoppable: bool = True, modulus: int = 10**9, unit_per_tick: int = 0
+) -> Nameplate:
     """A charger, or the same box with another profile."""
     standing = profile is Profile.STANDING
     return Nameplate(
@@ -224,7 +226,8 @@ def make_nameplate(profile: Profile = Profile.SESSION, *, stoppable: bool = True
         register_id=RegisterId("1"),
         register_epoch=1,
         unit="Wh",
-        modulus=10**9,
+        modulus=modulus,
+        unit_per_tick=unit_per_tick,
         rated_per_hour=11_000,
         report_interval_us=900 * SECOND_US,
         stoppable=stoppable,
@@ -256,6 +259,7 @@ def make_plan(
         elsewhere_real_us=elsewhere_real_us,
         wanted=None,
         source="test",
+        chain_secret=b"c" * 32,
     )
 
 
@@ -286,6 +290,7 @@ class Storm:
     contents: dict[int, tuple[str, bytes]] = field(default_factory=dict)
     finished: list[Finished] = field(default_factory=list)
     refused: list[RefusedIntent] = field(default_factory=list)
+    ticks: int = 0
 
     def __post_init__(self) -> None:
         self.state = new_state(self.plate, register_value=self.start, now=self.at(0))
@@ -305,6 +310,17 @@ class Storm:
             statement = decode_statement(send.payload)
             assert statement.recipient == send.gateway
             assert (send.token is not None) == isinstance(statement, Intent)
+        for shown in outcome.ticks:
+            # Its place in the chain was stored before it was shown, and one in three is lost.
+            kept = load(self.stored).use
+            assert kept is not None
+            assert kept.chain is not None
+            assert kept.chain.shown >= shown.tick.index
+            self.ticks += 1
+            if self.ticks % 3:
+                heard = self.gateways[shown.gateway].hear_tick(self.plate.device, shown.tick, self.at(self.seconds))
+                if heard is not None:
+                    self.down.append((shown.gateway, *heard))
         self.up.extend(outcome.sends)
         for event in outcome.events:
             if isinstance(event, Finished):

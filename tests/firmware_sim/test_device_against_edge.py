@@ -4,6 +4,7 @@ What the device delivered by its own count must be what the gateway's usage reco
 """
 
 import hashlib
+import itertools
 from dataclasses import dataclass, field
 
 import pytest
@@ -11,18 +12,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from farthing.clock import SECOND_US, Instant
-from farthing.device.messages import Answer, AnswerStatus, Grant, Intent, Witness, decode_statement
+from farthing.device.messages import Answer, AnswerStatus, ChainTick, Grant, Intent, Witness, decode_statement
 from farthing.evidence.batches import ZERO_HASH, batch_hash
 from farthing.ids import GatewayId, TokenRef
 from farthing.refusal import Refusal
 from farthing.v1 import batch_pb2, directive_pb2
 from farthing_edge.authorization import commands
 from farthing_edge.authorization.applying import apply
-from farthing_edge.authorization.commands import DeviceStatement
+from farthing_edge.authorization.commands import DeviceStatement, Reply
 from farthing_edge.authorization.deciding import decide
 from farthing_edge.authorization.events import Sealed
 from farthing_edge.authorization.state import CoreSettings, GatewayState
-from farthing_firmware_sim.device.values import Profile
+from farthing_firmware_sim.device.values import Moment, Profile
 
 DAY = 1_772_420_400 * SECOND_US
 REF = TokenRef(hashlib.sha256(b"anna").digest())
@@ -55,6 +56,9 @@ class EdgeCore:
     hash: bytes = ZERO_HASH
     now: Instant = field(default=Instant(DAY))
     claims: dict[bytes, batch_pb2.Claim] = field(default_factory=dict)
+    modulus: int = 10**9
+    #: Records that rest on a tick.
+    ticked: int = 0
 
     def __post_init__(self) -> None:
         self.state = GatewayState(
@@ -91,7 +95,7 @@ class EdgeCore:
             register_id="1",
             register_epoch=1,
             unit="passage" if one_shot else "Wh",
-            modulus=10**9,
+            modulus=self.modulus,
             rated_per_hour=11_000,
         )
         self._told(
@@ -124,8 +128,18 @@ class EdgeCore:
         ).reply
         self.refuse_next = None
         assert reply is not None
+        return self._answered(reply)
+
+    def hear_tick(self, device: str, tick: ChainTick, at: Moment) -> tuple[Answer, Grant | None] | None:
+        self.now = max(self.now, at.business_us)
+        shown = ((tick.index, tick.preimage),)
+        reply = self._do(commands.TicksArrived(device=device, authorization=tick.authorization, shown=shown)).reply
+        return None if reply is None else self._answered(reply)
+
+    def _answered(self, reply: Reply) -> tuple[Answer, Grant | None]:
+        self.ticked += sum(1 for record in self.state.unsealed if record.tick is not None)
         self._seal()
-        device = self.state.devices[statement.device]
+        device = self.state.devices[reply.device]
         grant = None
         if reply.grant_of is not None:
             grant = self.state.authorizations[reply.grant_of].grant(self.state.gateway_id)
@@ -142,6 +156,7 @@ class EdgeCore:
             # The signed bytes of it are the channel's; the core is handed the opened grant.
             grant=b"opened by the test" if reply.status is AnswerStatus.GRANTED else None,
             closed=reply.closed,
+            ticked=reply.ticked,
         )
         return answer, grant
 
@@ -214,6 +229,68 @@ def test_what_is_delivered_is_claimed(seed, length, profile, stoppable, two, eur
     } == delivered
     for gateway in gateways.values():
         assert all(each.closed for each in gateway.state.authorizations.values())
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    seed=st.integers(0, 2**32),
+    length=st.integers(100, 400),
+    unit=st.sampled_from([1, 7, 50]),
+    euros=st.sampled_from([1, 10, 1_000]),
+)
+def test_what_ticks_is_claimed_as_it_was_delivered(seed, length, unit, euros, storm, day, nameplate, at, plan):
+    gateway = EdgeCore(gateway="gw-1", profile=Profile.SESSION, stoppable=True, quota_micros=euros * 10**6)
+    plate = nameplate(unit_per_tick=unit)
+    world = storm(plate=plate, gateways={"gw-1": gateway}, at=at, plan=plan, start=812_340)
+    for op in day(seed, length):
+        world.do(op)
+    world.calm_down()
+    assert not [each for each in world.state.kept if each.refused is not None]
+    _claims_are_what_was_delivered(gateway, world, plate.modulus)
+
+
+def test_a_long_use_by_ticks_rests_on_ticks(storm, nameplate, at, plan):
+    """Several chains, most of its records proven by a hash and none by a reading."""
+    gateway = EdgeCore(gateway="gw-1", profile=Profile.SESSION, stoppable=True, quota_micros=10**9)
+    plate = nameplate(unit_per_tick=2)
+    world = storm(plate=plate, gateways={"gw-1": gateway}, at=at, plan=plan, start=812_340)
+    world.do(("arrive", 200))
+    for _ in range(400):
+        world.do(("time", 20))
+        world.do(("hear", 0))
+        world.do(("answer", 0))
+    world.calm_down()
+    kinds = {decode_statement(payload).kind for _, payload in world.contents.values()}
+    assert kinds == {"intent", "chain", "end"}
+    assert sum(decode_statement(payload).kind == "chain" for _, payload in world.contents.values()) == 3
+    assert gateway.ticked >= 2
+    _claims_are_what_was_delivered(gateway, world, plate.modulus)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(seed=st.integers(0, 2**32), length=st.integers(100, 400), start=st.integers(0, 19_999))
+def test_a_register_that_comes_round_is_claimed_once(seed, length, start, storm, day, nameplate, at, plan):
+    modulus = 20_000
+    gateway = EdgeCore(gateway="gw-1", profile=Profile.SESSION, stoppable=True, quota_micros=10**9, modulus=modulus)
+    world = storm(plate=nameplate(modulus=modulus), gateways={"gw-1": gateway}, at=at, plan=plan, start=start)
+    for op in day(seed, length):
+        world.do(op)
+    world.calm_down()
+    _claims_are_what_was_delivered(gateway, world, modulus)
+
+
+def _claims_are_what_was_delivered(gateway: EdgeCore, world, modulus: int) -> None:
+    """Each use's interval as the device counted it, and no two that overlap."""
+    delivered = {
+        use_name(use): (use.start, (use.end - use.start) % modulus) for use in world.finished if use.end != use.start
+    }
+    claims = {name: claim for name, claim in gateway.claims.items() if claim.register_to != claim.register_from}
+    assert {
+        name: (claim.register_from % modulus, claim.register_to - claim.register_from) for name, claim in claims.items()
+    } == delivered
+    intervals = sorted((claim.register_from, claim.register_to) for claim in claims.values())
+    assert all(before[1] <= after[0] for before, after in itertools.pairwise(intervals))
+    assert all(each.closed for each in gateway.state.authorizations.values())
 
 
 def use_name(use) -> bytes:

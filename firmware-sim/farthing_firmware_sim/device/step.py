@@ -16,6 +16,8 @@ from dataclasses import dataclass, replace
 from farthing.clock import SECOND_US, Instant
 from farthing.device.messages import (
     AnswerStatus,
+    Chain,
+    ChainTick,
     End,
     Grant,
     Intent,
@@ -25,9 +27,11 @@ from farthing.device.messages import (
     Witness,
     encode,
 )
+from farthing.evidence.payword import word
 from farthing.ids import AuthorizationId, GatewayId, authorization_id, token_commitment
 from farthing.refusal import Refusal
 from farthing_firmware_sim.device.values import (
+    CHAIN_LENGTH,
     FIRST_INCARNATION,
     MAX_AGAIN,
     MAX_KEPT_READINGS,
@@ -36,6 +40,7 @@ from farthing_firmware_sim.device.values import (
     Answered,
     ArrivalTurnedAway,
     Arrive,
+    Chained,
     Draw,
     EndAnswered,
     Event,
@@ -55,6 +60,7 @@ from farthing_firmware_sim.device.values import (
     RefusedIntent,
     Seen,
     Send,
+    SendTick,
     Stage,
     Standing,
     State,
@@ -181,6 +187,7 @@ class _Draft:
 
     def __post_init__(self) -> None:
         self.sends: list[Send] = []
+        self.ticks: list[SendTick] = []
         self.events: list[Event] = []
         self.durable = False
 
@@ -188,6 +195,7 @@ class _Draft:
         return Step(
             state=self.state,
             sends=tuple(self.sends),
+            ticks=tuple(self.ticks),
             events=tuple(self.events),
             durable=self.durable or bool(self.events),
         )
@@ -334,8 +342,11 @@ class _Draft:
             and use.stage is Stage.USING
             and self._distrust(use, given.grant) is None
         ):
-            # A late answer to an older reading: its limit counts if no newer one is known.
+            # A late answer to an older reading, or one to a tick: its limit counts if no newer one is known.
             self._take_limit(use, given.grant)
+        elif answer.closed and use is not None and use.chain is not None and use.chain.counter == counter:
+            # The gateway holds nothing for it any more.
+            self._end(use)
 
     def _again(self, outgoing: Outgoing, refusal: Refusal) -> None:
         use = self.state.use
@@ -354,7 +365,7 @@ class _Draft:
                 return
             self._refused(outgoing, refusal)
             return
-        if outgoing.kind == "reading" and use is not None and outgoing.intent_counter == use.intent_counter:
+        if outgoing.kind in ("reading", "chain") and use is not None and outgoing.intent_counter == use.intent_counter:
             # The gateway does not know this authorization any more, so nothing covers further use.
             self._answer_is_final(outgoing)
             self.events.append(StatementRefused(gateway=outgoing.gateway, counter=outgoing.counter, refusal=refusal))
@@ -455,6 +466,7 @@ class _Draft:
             why = self._distrust(use, given.grant)
             if why is None:
                 self._take_limit(use, given.grant)
+                self._chain_heard(outgoing.counter)
             else:
                 self.events.append(AnswerDistrusted(gateway=outgoing.gateway, counter=outgoing.counter, why=why))
         elif answer.closed:
@@ -509,6 +521,8 @@ class _Draft:
         use = self._open()
         due_us = Instant(self.now.business_us + use.report_interval_us)
         self.state = replace(self.state, use=replace(use, report_due_us=due_us))
+        if plate.unit_per_tick and plate.profile is Profile.SESSION:
+            self._commit_chain(self._open())
         if plate.profile is Profile.ONE_SHOT:
             self.state = replace(
                 self.state,
@@ -581,6 +595,9 @@ class _Draft:
     def _go_on_using(self, use: Use) -> None:
         if self.state.finishing or self.now.business_us >= _leaves_us(use):
             self._end(use)
+            return
+        if use.chain is not None:
+            self._tick(use, use.chain)
             return
         at_limit = use.used >= use.covered and use.used < use.plan.target and not use.told_at_limit
         if at_limit or self.now.business_us >= use.report_due_us:
@@ -705,6 +722,63 @@ class _Draft:
                 told_at_limit=at_limit,
             ),
         )
+
+    def _commit_chain(self, use: Use) -> None:
+        """Sign a new chain from where the register stands: the first of a use, or after one that is used up."""
+        plate = self.nameplate
+        assert use.tariff is not None
+        counter = self._take_counter()
+        # A chain of its own each time, from the one secret of the use.
+        secret = hashlib.sha256(use.plan.chain_secret + counter.to_bytes(8, "big")).digest()
+        self._say(
+            Chain(
+                recipient=use.gateway,
+                device=plate.device,
+                device_epoch=plate.device_epoch,
+                counter=counter,
+                at=self.now.business_us,
+                register=self._register(self.state.register_value),
+                commitment=use.commitment,
+                authorization=self._authorization(use),
+                tariff=use.tariff,
+                unit_per_tick=plate.unit_per_tick,
+                length=CHAIN_LENGTH,
+                anchor=word(secret, CHAIN_LENGTH, 0),
+            ),
+            intent_counter=use.intent_counter,
+            trace_id=use.plan.trace_id,
+        )
+        chain = Chained(
+            counter=counter,
+            secret=secret,
+            since=use.used,
+            committed=False,
+            shown=0,
+            again_us=self.now.real_us,
+        )
+        self.state = replace(self.state, use=replace(use, chain=chain))
+
+    def _chain_heard(self, counter: int) -> None:
+        use = self.state.use
+        if use is not None and use.chain is not None and use.chain.counter == counter:
+            self.state = replace(self.state, use=replace(use, chain=replace(use.chain, committed=True)))
+            self.durable = True
+
+    def _tick(self, use: Use, chain: Chained) -> None:
+        """Show the newest tick, which proves all before it; at the limit show it again until there is a new one."""
+        if not chain.committed:
+            return
+        index = min((use.used - chain.since) // self.nameplate.unit_per_tick, CHAIN_LENGTH)
+        waits = use.used >= use.covered and use.used < use.plan.target and self.now.real_us >= chain.again_us
+        if index > chain.shown or (index and waits):
+            again_us = self.now.real_us + self.nameplate.retry.first_us
+            self.state = replace(self.state, use=replace(use, chain=replace(chain, shown=index, again_us=again_us)))
+            self.durable = True
+            preimage = word(chain.secret, CHAIN_LENGTH, index)
+            tick = ChainTick(authorization=self._authorization(use), index=index, preimage=preimage)
+            self.ticks.append(SendTick(gateway=use.gateway, tick=tick))
+        elif index == CHAIN_LENGTH:
+            self._commit_chain(use)
 
     def _end(self, use: Use) -> None:
         """Sign the last word on ``use`` and free the register: without width if no yes was ever heard."""

@@ -14,7 +14,7 @@ import cbor2
 
 from farthing_firmware_sim.device.values import Profile, State
 
-FORMAT = 1
+FORMAT = 2
 
 
 class StateError(ValueError):

@@ -9,7 +9,7 @@ from enum import StrEnum, unique
 from typing import Literal, TypeAlias
 
 from farthing.clock import Instant
-from farthing.device.messages import Answer, Grant, TariffVersion, Witness
+from farthing.device.messages import Answer, ChainTick, Grant, TariffVersion, Witness
 from farthing.ids import AuthorizationId, DeviceId, GatewayId, RegisterId
 from farthing.refusal import Refusal
 
@@ -20,6 +20,8 @@ Kind: TypeAlias = Literal["intent", "reading", "end", "chain", "disclaimer"]
 MAX_KEPT_USES = 512
 #: Readings kept per authorization beside its intent and its end: they are cumulative, so the newest prove all before them.
 MAX_KEPT_READINGS = 2
+#: Ticks of one chain: a used-up chain costs one signature, so a short one would cost many.
+CHAIN_LENGTH = 1_000
 #: "Again" answered by as many new intents in a row; a gateway that never agrees about its incarnation is broken.
 MAX_AGAIN = 5
 #: What a device believes of a gateway it has never heard: its first journal. A wrong belief costs one "again".
@@ -82,6 +84,8 @@ class Nameplate:
     standing_gateway: GatewayId | None
     standing_tariff: TariffVersion | None
     retry: RetryPolicy
+    #: Use is proven by ticks of so many units; 0: by readings. Only for sessions.
+    unit_per_tick: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +110,23 @@ class Plan:
     wanted: int | None
     #: Where it comes from ("statistics", a row of a replayed file): for the record only.
     source: str
+    #: Who ticks: 32 random bytes that never leave the device. What is said from them are hashes.
+    chain_secret: bytes = b""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chained:
+    """The hash chain that proves a use from ``since`` units on. Durable before any word of it is shown."""
+
+    counter: int
+    secret: bytes
+    since: int
+    #: The gateway has it: before, a tick would prove nothing.
+    committed: bool
+    #: The highest tick shown.
+    shown: int
+    #: At the limit the last tick is shown again from here on, real time.
+    again_us: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,6 +156,7 @@ class Use:
     report_due_us: Instant
     #: The limit was reported: one reading per limit, not one per tick.
     told_at_limit: bool
+    chain: Chained | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -398,11 +420,20 @@ class Send:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SendTick:
+    """Show this tick to this gateway; it is sent once, unsigned."""
+
+    gateway: GatewayId
+    tick: ChainTick
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """The outcome of one step: store ``state`` before any of ``sends`` is signed."""
+    """The outcome of one step: store ``state`` before any of ``sends`` is signed, or of ``ticks`` shown."""
 
     state: State
     sends: tuple[Send, ...]
+    ticks: tuple[SendTick, ...]
     events: tuple[Event, ...]
     #: Whether ``state`` holds something a power cut must not take (a tick only moves the register).
     durable: bool

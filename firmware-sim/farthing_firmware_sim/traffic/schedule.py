@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from farthing.clock import SECOND_US, Instant
-from farthing.device.messages import SALT_SIZE
+from farthing.device.messages import SALT_SIZE, WORD_SIZE
 from farthing.ids import GatewayId
 from farthing_firmware_sim.config import Device, Kind, Traffic, token_bytes
 from farthing_firmware_sim.device.values import Plan
@@ -65,6 +65,8 @@ class _Draw:
             token=token_bytes(self.lot.choice(self.device.tokens)),
             # From the operating system in a real device; here from a generator of its own, for the seed's sake.
             salt=self.token_lot.randbytes(SALT_SIZE),
+            # It stands in no envelope, so it is as secret as the device keeps it.
+            chain_secret=self.token_lot.randbytes(WORD_SIZE) if self.device.kind.unit_per_tick else b"",
             trace_id=self.token_lot.randbytes(16),
             gateways=tuple(GatewayId(name) for name in (first, *(() if one_shot else others))),
             target=target,
@@ -102,6 +104,7 @@ class Drawn(_Draw):
                 Kind.PARKING: statistics.ASSUMED_PARKING_GAP_S,
                 Kind.TOLL: statistics.ASSUMED_TOLL_GAP_S,
                 Kind.VENDING: statistics.ASSUMED_VENDING_GAP_S,
+                Kind.DISPENSER: statistics.ASSUMED_DISPENSER_GAP_S,
                 Kind.SMART_METER: statistics.HALF_HOUR_S,
             }[self.device.kind]
         )
@@ -128,6 +131,12 @@ class Drawn(_Draw):
                 return self.plan(
                     target=max(1, cents), rate_per_hour=0, stay_s=0, wanted=None, source=_STATISTICS, one_shot=True
                 )
+            case Kind.DISPENSER:
+                rate = self.device.meter.rated_per_hour
+                units = self.lot.randint(*statistics.ASSUMED_DISPENSER_UNITS)
+                # Longer than it takes at its rate: it waits for a limit now and then.
+                stay_s = 2 * (units * _HOUR_S // rate) + statistics.ASSUMED_DISPENSER_IDLE_S
+                return self.plan(target=units, rate_per_hour=rate, stay_s=stay_s, wanted=units, source=_STATISTICS)
             case Kind.SMART_METER:
                 raise AssertionError("nobody pays at a smart meter")
 

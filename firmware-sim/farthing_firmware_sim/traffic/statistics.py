@@ -66,6 +66,10 @@ ASSUMED_PARKING_GAP_S = 2_400
 ASSUMED_TOLL_GAP_S = 2_700
 #: ASSUMPTION: the vending file's machines sell a few times a day; a run would see nothing of them.
 ASSUMED_VENDING_GAP_S = 1_800
+#: ASSUMPTION: water, air, a ride: nothing at hand says how much of it people take at once, or how long they stand there afterwards.
+ASSUMED_DISPENSER_GAP_S = 600
+ASSUMED_DISPENSER_UNITS = (5, 120)
+ASSUMED_DISPENSER_IDLE_S = 60
 #: A household's meter in the files changes its mean every half hour.
 HALF_HOUR_S = 1_800
 

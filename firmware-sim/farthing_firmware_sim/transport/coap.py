@@ -98,10 +98,19 @@ class CoapLink:
 
     async def send(self, data: bytes) -> None:
         """POST an envelope and deliver the answer; ``LinkDown`` if none came."""
+        self._deliver(await self._said("statement", data))
+
+    async def send_tick(self, data: bytes) -> None:
+        """POST a tick and deliver what is said to one, if anything is; ``LinkDown`` if it was not taken."""
+        answer = await self._said("tick", data)
+        if answer:
+            self._deliver(answer)
+
+    async def _said(self, where: str, data: bytes) -> bytes:
         for last in (False, True):
             security = await self._ready()
             try:
-                answer = await self._post(data)
+                return await self._post(where, data)
             except TimeoutError as err:
                 # Lost, or the gateway is gone; if it forgot us it would have said so.
                 raise LinkDown("no answer in time") from err
@@ -110,16 +119,14 @@ class CoapLink:
                 if last:
                     raise LinkDown("the gateway does not know the security context") from err
                 self._log.info("handshake anew", why=type(err).__name__)
-            else:
-                self._deliver(answer)
-                return
+        raise AssertionError("the last try returns or raises")
 
-    async def _post(self, data: bytes) -> bytes:
-        request = aiocoap.Message(code=aiocoap.POST, uri=f"{self._base}/statement", payload=data)
+    async def _post(self, where: str, data: bytes) -> bytes:
+        request = aiocoap.Message(code=aiocoap.POST, uri=f"{self._base}/{where}", payload=data)
         async with asyncio.timeout(REQUEST_TIMEOUT_S):
             response = await self._endpoint.context.request(request).response
         payload = bytes(response.payload)
-        if not payload or len(payload) > MAX_ANSWER_SIZE:
+        if (not payload and where == "statement") or len(payload) > MAX_ANSWER_SIZE:
             raise LinkDown(f"answered {response.code} without a message")
         return payload
 

@@ -21,3 +21,6 @@ class Link(Protocol):
 
     async def send(self, data: bytes) -> None:
         """Send an envelope; what comes back is delivered. Raise ``LinkDown`` if it did not get through."""
+
+    async def send_tick(self, data: bytes) -> None:
+        """Send a tick; mostly nothing comes back. Raise ``LinkDown`` if it did not leave."""

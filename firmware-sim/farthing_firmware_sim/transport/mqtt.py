@@ -85,11 +85,18 @@ class MqttLink:
 
     async def send(self, data: bytes) -> None:
         """Publish an envelope; ``LinkDown`` without connection or PUBACK."""
+        await self._publish("up", data)
+
+    async def send_tick(self, data: bytes) -> None:
+        """Publish a tick; ``LinkDown`` without connection or PUBACK."""
+        await self._publish("tick", data)
+
+    async def _publish(self, what: str, data: bytes) -> None:
         client = self._client
         if client is None:
             raise LinkDown("not connected")
         try:
-            await client.publish(f"farthing/{self._device}/up", data, qos=1, timeout=PUBLISH_TIMEOUT_S)
+            await client.publish(f"farthing/{self._device}/{what}", data, qos=1, timeout=PUBLISH_TIMEOUT_S)
         except (aiomqtt.MqttError, OSError, ValueError) as err:
             raise LinkDown("not published") from err
 

@@ -11,8 +11,9 @@ from typing import Any
 
 import aiomqtt
 import pytest
+from edge_playbook import until
 
-from farthing.device.messages import AnswerStatus, decode_answer
+from farthing.device.messages import AnswerStatus, ChainTick, decode_answer, encode_tick
 from farthing.hsm import Hsm, Party, Token
 from farthing.hsm.transport import TransportKey
 from farthing.refusal import Refusal
@@ -86,6 +87,23 @@ async def ask(device: aiomqtt.Client, name: str, payload: bytes) -> bytes:
     message = await asyncio.wait_for(anext(aiter(device.messages)), 10)
     assert message.topic.value == f"farthing/{name}/down"
     return bytes(message.payload)
+
+
+async def test_ticks_come_in_on_a_topic_of_their_own(
+    broker: Any, serve: Any, open_door: Any, meter_key: TransportKey
+) -> None:
+    door = open_door()
+    serving = serve(broker.address, door)
+    await asyncio.wait_for(serving.up.wait(), 10)
+    tick = ChainTick(authorization=bytes(16), index=7, preimage=b"w" * 32)
+    async with client(broker, meter_key) as device:
+        # To nobody else's: the broker throws it away.
+        await device.publish("farthing/meter-2/tick", encode_tick(tick), qos=1)
+        await device.publish("farthing/meter-1/tick", encode_tick(tick), qos=1)
+        await until(lambda: bool(door.engine.ticks))
+    (command,) = door.engine.ticks
+    assert (command.device, command.authorization, command.shown) == ("meter-1", bytes(16), ((7, b"w" * 32),))
+    assert door.engine.heard == []
 
 
 @pytest.fixture
