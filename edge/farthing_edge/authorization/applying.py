@@ -492,6 +492,8 @@ def _adopted(state: GatewayState, event: events.Adopted) -> None:
     _remember(state, device, event.counter, event.digest, authorization, None)
     _set_holds(state, authorization, holds)
     used(state, authorization.account_id, Instant(event.decided_at))
+    if state.policies.limits is not None:
+        count_use(state, authorization, 0, Instant(event.decided_at), begins=False, online=False)
 
 
 def _disclaimed(state: GatewayState, event: events.Disclaimed) -> None:
@@ -503,6 +505,8 @@ def _disclaimed(state: GatewayState, event: events.Disclaimed) -> None:
     _await_receipt(device, event.counter, state.position)
     authorization.last_counter = max(authorization.last_counter, event.counter)
     _set_holds(state, authorization, ())
+    if state.policies.limits is not None:
+        count_use(state, authorization, 0, None, begins=False, online=False)
     _close(state, device, authorization)
 
 

@@ -74,16 +74,25 @@ def _used(tally: Tally | None, day: int) -> int:
 
 
 def count_use(
-    state: GatewayState, authorization: Authorization, spent_micros: int, at: Instant, *, begins: bool, online: bool
+    state: GatewayState,
+    authorization: Authorization,
+    spent_micros: int,
+    at: Instant | None,
+    *,
+    begins: bool,
+    online: bool,
 ) -> None:
-    """Count what an event billed and holds now; only called while there are limits. ``begins``: it was granted just now."""
+    """Count what an event billed and holds now; only called while there are limits. ``begins``: it was granted just now.
+
+    ``at`` is when it was decided; None where nothing was billed, as what is held is of no day.
+    """
     if authorization.standing:
         return
     usage = state.usage
     held = sum(authorization.holds.values())
     held_more = held - authorization.counted_micros
     authorization.counted_micros = held
-    day = day_of(state.time_zone, at)
+    day = usage.day if at is None else day_of(state.time_zone, at)
     for tally in usage.tallies(token_name(state, authorization.token_key), authorization.device_id, day):
         tally.add(day, count=int(begins), spent_micros=spent_micros, held_micros=held_more)
     if online:

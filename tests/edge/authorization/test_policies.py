@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from farthing.clock import SECOND_US, Instant
-from farthing.device.messages import AnswerStatus, Position
+from farthing.device.messages import AnswerStatus, Disclaimer, Position
 from farthing.refusal import Refusal
 from farthing.v1 import directive_pb2, gateway_sync_pb2
 from farthing_edge.authorization.commands import QuotaAnswered, Started, UplinkChanged
@@ -115,6 +115,16 @@ def test_a_day_s_amount_counts_what_is_held_and_what_was_billed(site: Gateway) -
     assert start(site, "c4")[1] is None
     tally = site.state.usage.tokens["id-card"]
     assert tally.micros_on(tally.day) <= 5 * M
+
+
+def test_what_a_device_disclaims_is_the_day_s_again(site: Gateway) -> None:
+    limits(site, token_day_micros=2 * M)
+    meter, _ = start(site, "c1")
+    assert site.state.usage.tokens["id-card"].held_micros == FULL
+    word = Disclaimer(**meter.head(site), authorization=meter.authorization)
+    assert site.say(word).status is AnswerStatus.RECORDED
+    tally = site.state.usage.tokens["id-card"]
+    assert (tally.held_micros, tally.micros_on(tally.day)) == (0, 0)
 
 
 def test_a_device_s_day_is_its_own(site: Gateway) -> None:
