@@ -287,7 +287,7 @@ def _remember_token(state: GatewayState, event: events.Granted) -> None:
     use = state.usage.uses.get(name)
     if use is None:
         use = state.usage.uses[name] = TokenUse()
-    use.recent.append(event.decided_at)
+    use.add(Instant(event.decided_at))
     if event.position is not None:
         latitude, longitude = event.position
         use.position = Position(latitude_microdegrees=latitude, longitude_microdegrees=longitude)

@@ -58,6 +58,13 @@ class TokenUse:
         self.position: Position | None = None
         self.recent: deque[int] = deque(maxlen=MAX_RECENT)
 
+    def add(self, at: Instant) -> None:
+        """One more use. What is older than an hour leaves: it is asked about no more."""
+        recent = self.recent
+        while recent and recent[0] <= at - HOUR_US:
+            recent.popleft()
+        recent.append(at)
+
     def recent_count(self, now: Instant) -> int:
         """Uses in the hour before ``now``, at most ``MAX_RECENT``."""
         since = now - HOUR_US

@@ -155,6 +155,8 @@ class _Item:
     waiting: Waiting
     #: Monotonic nanoseconds after which a statement no longer waits for a quota; 0 before it does.
     deadline_ns: int = 0
+    #: It waits for the cloud's word, and is decided with what is there once it came.
+    waits_once: bool = False
 
 
 @dataclass(slots=True)
@@ -512,8 +514,7 @@ class Engine:
         self._let_happen(group, command, decision, now)
         happened.extend(decision.events)
         if decision.wait is not None:
-            if decision.wait.once:
-                _no_longer_waiting(item)
+            item.waits_once = decision.wait.once
             if not item.deadline_ns:
                 item.deadline_ns = self._monotonic_ns() + self._limits.quota_wait_ms * 1_000_000
             self._waiting.setdefault(decision.wait.account, []).append(item)
@@ -660,7 +661,7 @@ class Engine:
             if not state.online or account is None or account.request is None:
                 items = self._waiting.pop(account_id)
                 self._waiting_count -= len(items)
-                self._queue.put_back(items)
+                self._queue.put_back([_no_longer_waiting(item) if item.waits_once else item for item in items])
         if self._queue:
             self._arrived.set()
 

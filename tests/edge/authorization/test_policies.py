@@ -403,6 +403,54 @@ def test_a_random_share_waits_and_a_no_of_the_cloud_s_is_a_no(site: Gateway) -> 
     assert site.say(Meter("c3", 0, counter=5).intent(site), "card", may_wait=False).status is AnswerStatus.GRANTED
 
 
+points = st.integers(-5, 20)
+steps = st.lists(st.tuples(st.integers(0, 3 * M), points), max_size=3, unique_by=lambda pair: pair[0]).map(
+    lambda pairs: [step(*pair) for pair in sorted(pairs)]
+)
+
+
+@given(
+    tiers=st.lists(
+        st.tuples(st.integers(-9, 40), st.sampled_from([ALLOW, SHRINK, ONLINE_ONLY, REFUSE]), st.integers(0, 3 * M)),
+        min_size=1,
+        max_size=4,
+        unique_by=lambda tier: tier[0],
+    ),
+    amount=steps,
+    recent=steps,
+    hours=st.lists(points, min_size=24, max_size=24),
+    new=points,
+    offline=points,
+    stoppable=st.booleans(),
+)
+def test_whatever_a_scorecard_says_it_only_reduces(tiers, amount, recent, hours, new, offline, stoppable) -> None:
+    gateway = Gateway("G1", "S1", at=clock("10:00"))
+    gateway.told(tariff=Policy.tariff("chg-3"))
+    fund(gateway, "P", "card")
+    gateway.told(device=Policy.device("c1", stoppable=stoppable))
+    gateway.told(quota_granted=Policy.quota("q1", "P", 50 * M, clock("20:00")))
+    gateway.told(
+        scorecard=card(
+            *sorted(tiers),
+            amount_steps=amount,
+            recent_steps=recent,
+            hour_points=hours,
+            new_token_points=new,
+            offline_points=offline,
+        )
+    )
+    assert not gateway.state.directive_faults
+    meter, refusal = start(gateway, "c1")
+    if refusal is not None:
+        assert refusal is Refusal.RISK_TOO_HIGH
+        return
+    authorization = gateway.state.authorizations[meter.authorization]
+    held = sum(authorization.holds.values())
+    assert 0 < held <= FULL
+    assert stoppable or held == FULL
+    assert authorization.cap_micros is None or held <= authorization.cap_micros
+
+
 # Directives -----------------------------------------------------------------------------------------------------------
 
 

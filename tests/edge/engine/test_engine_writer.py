@@ -219,6 +219,33 @@ async def test_an_intent_waits_for_a_quota_while_the_cloud_can_be_asked(bench) -
         assert engine.outstanding_quota_requests() == []
 
 
+@pytest.mark.parametrize(
+    ("answer", "refusal"),
+    [
+        (gateway_sync_pb2.QUOTA_ANSWER_GRANTED, None),
+        (gateway_sync_pb2.QUOTA_ANSWER_NOTHING_AVAILABLE, None),
+        (gateway_sync_pb2.QUOTA_ANSWER_ACCOUNT_SUSPENDED, Refusal.ACCOUNT_SUSPENDED),
+    ],
+)
+async def test_a_checked_intent_waits_once_for_the_cloud_s_word(bench, answer: int, refusal: Refusal | None) -> None:
+    bench.limits = type(bench.limits)(quota_wait_ms=20_000, tick_ms=20)
+    async with bench.running() as engine:
+        site = Site(engine)
+        await site.open(quota=50 * M)
+        await site.told(online_check=directive_pb2.OnlineCheck(share_ppm=1_000_000))
+        await engine.submit(commands.UplinkChanged(online=True))
+        waiting = asyncio.create_task(engine.submit(said(Meter("c1", 0).intent(Here()), "card")))
+        await engine.wait_for_quota_request(0)
+        (request,) = engine.outstanding_quota_requests()
+        assert not waiting.done()
+        if refusal is None and answer == gateway_sync_pb2.QUOTA_ANSWER_GRANTED:
+            quota = Policy.quota("q2", "P", 5 * M, clock("20:00"), request_counter=request.counter)
+            await site.told(quota_granted=quota)
+        else:
+            await engine.submit(commands.QuotaAnswered(counter=request.counter, answer=answer))
+        assert (await waiting).refusal is refusal
+
+
 async def test_the_wait_for_a_quota_is_bounded_and_a_no_ends_it(bench) -> None:
     async with bench.running() as engine:
         await Site(engine).open()
