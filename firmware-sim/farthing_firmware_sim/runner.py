@@ -17,22 +17,36 @@ from farthing.device.messages import Envelope, MessageError, decode_answer, enco
 from farthing.hsm import HsmError
 from farthing.ids import GatewayId
 from farthing_firmware_sim.device.due import next_due_us
-from farthing_firmware_sim.device.step import can_serve, is_finished, new_state, restored, step, traceparent
+from farthing_firmware_sim.device.step import (
+    can_serve,
+    is_finished,
+    is_out_of_reach,
+    new_state,
+    restored,
+    served_at,
+    step,
+    traceparent,
+)
 from farthing_firmware_sim.device.stored import dump, load
 from farthing_firmware_sim.device.values import (
     AnswerDistrusted,
     Answered,
     ArrivalTurnedAway,
     Arrive,
+    Disclaimed,
     Draw,
     EndAnswered,
+    EndHandedOver,
     Event,
     Finish,
     Finished,
     Granted,
     Input,
+    Kept,
+    Kind,
     Moment,
     Nameplate,
+    Outgoing,
     Plan,
     Receipted,
     Reconnected,
@@ -77,6 +91,8 @@ class Counts:
     ends_closed: int = 0
     distrusted: Counter[str] = field(default_factory=Counter)
     turned_away: int = 0
+    handed_over: int = 0
+    disclaimed: int = 0
     receipted: int = 0
     sent: int = 0
     ticks: int = 0
@@ -211,7 +227,8 @@ class Runner:
 
     def arrive(self, plan: Plan) -> str | None:
         """Serve ``plan`` out of turn; returns why not if the device cannot."""
-        why = can_serve(self.nameplate, self.state, plan.gateways[0])
+        first, *_ = served_at(self.state, plan.gateways, self._now())
+        why = can_serve(self.nameplate, self.state, first)
         if why is None:
             self._put(Arrive(plan=plan))
         return why
@@ -240,7 +257,9 @@ class Runner:
         if payers is None or state.use is not None or not payers.due(now_us):
             return ()
         # Whoever comes while the last end is unanswered waits: the register has one authorization at a time.
-        if any(can_serve(self.nameplate, state, gateway) is not None for gateway in self._links):
+        now = self._now()
+        busy = [gateway for gateway in self._links if can_serve(self.nameplate, state, gateway) is not None]
+        if len(busy) == len(self._links) or any(not is_out_of_reach(state, gateway, now) for gateway in busy):
             return ()
         return (Arrive(plan=payers.take(now_us)),)
 
@@ -250,7 +269,7 @@ class Runner:
         self._state = outcome.state
         new = tuple(
             Unsigned(counter=each.counter, recipient=each.gateway, payload=each.payload)
-            for each in outcome.state.kept
+            for each in _statements(outcome.state).values()
             if each.counter >= before.next_counter
         )
         rows = []
@@ -284,12 +303,18 @@ class Runner:
                 rows=rows,
             )
         )
-        needed = {each.counter for each in state.kept}
+        needed = _statements(state).keys()
         self._cose = {counter: cose for counter, cose in self._cose.items() if counter in needed}
 
     async def _send(self, send: Send) -> None:
         try:
-            cose = await self._signed(send)
+            cose = await self._signed(send.kind, send.recipient, send.counter, send.payload)
+            showing = send.showing
+            first = (
+                None
+                if showing is None
+                else await self._signed(showing.kind, showing.gateway, showing.counter, showing.payload)
+            )
         except HsmError as err:
             self._log.error("the element does not sign", why=str(err))  # one line, no trace: it is repeated
             self.counts.not_sent += 1
@@ -301,21 +326,23 @@ class Runner:
                 salt=send.salt,
                 traceparent=traceparent(send.trace_id, send.counter),
                 witness=send.witness,
+                grant=None if showing is None else showing.grant,
+                first=first,
             )
         )
         link, air = self._links[send.gateway]
         air.carry(partial(self._pass_on, link, envelope))
 
-    async def _signed(self, send: Send) -> bytes:
+    async def _signed(self, kind: Kind, recipient: GatewayId, counter: int, payload: bytes) -> bytes:
         """The statement's one COSE_Sign1: from memory, from the store, or from the element, then stored before it is sent."""
         device, epoch = self.nameplate.device, self.nameplate.device_epoch
-        cose = self._cose.get(send.counter)
+        cose = self._cose.get(counter)
         if cose is None:
-            cose = await self._stored(partial(self._store.signed, device, epoch, send.counter))
+            cose = await self._stored(partial(self._store.signed, device, epoch, counter))
         if cose is None:
-            cose = await self._element.sign(send.kind, send.gateway, send.payload)
-            await self._stored(partial(self._store.keep_signature, device, epoch, send.counter, cose))
-        self._cose[send.counter] = cose
+            cose = await self._element.sign(kind, recipient, payload)
+            await self._stored(partial(self._store.keep_signature, device, epoch, counter, cose))
+        self._cose[counter] = cose
         return cose
 
     async def _pass_on(self, link: Link, envelope: bytes) -> None:
@@ -376,6 +403,10 @@ class Runner:
                     counts.ends_closed += 1
                 else:
                     counts.statements_refused[int(event.refusal)] += 1
+            case EndHandedOver():
+                counts.handed_over += 1
+            case Disclaimed():
+                counts.disclaimed += 1
             case StatementRefused():
                 counts.statements_refused[int(event.refusal)] += 1
             case AnswerDistrusted():
@@ -395,6 +426,13 @@ class Runner:
 
     def _now(self) -> Moment:
         return Moment(business_us=self._clock.now(), real_us=real_us())
+
+
+def _statements(state: State) -> dict[int, Kept | Outgoing]:
+    """What the device may still say, by counter."""
+    found: dict[int, Kept | Outgoing] = {each.counter: each for each in state.kept}
+    found.update((each.counter, each) for each in state.outgoing)
+    return found
 
 
 def forgotten_network(state: State) -> State:

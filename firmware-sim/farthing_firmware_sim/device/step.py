@@ -18,6 +18,7 @@ from farthing.device.messages import (
     AnswerStatus,
     Chain,
     ChainTick,
+    Disclaimer,
     End,
     Grant,
     Intent,
@@ -41,15 +42,16 @@ from farthing_firmware_sim.device.values import (
     ArrivalTurnedAway,
     Arrive,
     Chained,
+    Disclaimed,
     Draw,
     EndAnswered,
+    EndHandedOver,
     Event,
     Finish,
     Finished,
     Granted,
     Input,
     Kept,
-    Kind,
     Moment,
     Nameplate,
     Outgoing,
@@ -61,6 +63,7 @@ from farthing_firmware_sim.device.values import (
     Seen,
     Send,
     SendTick,
+    Showing,
     Stage,
     Standing,
     State,
@@ -113,7 +116,10 @@ def restored(state: State, *, now: Moment) -> State:
     return replace(
         state,
         metered_at_us=max(state.metered_at_us, now.business_us),
-        outgoing=tuple(replace(each, attempts=0, try_at_us=now.real_us) for each in state.outgoing),
+        outgoing=tuple(
+            replace(each, attempts=0, try_at_us=now.real_us, carry_at_us=now.real_us + each.carry_after_us)
+            for each in state.outgoing
+        ),
         receipt_asked_us=now.real_us,
         use=None if use is None else replace(use, arrived_real_us=now.real_us, asked_real_us=now.real_us),
         finishing=False,
@@ -135,9 +141,28 @@ def can_serve(nameplate: Nameplate, state: State, gateway: GatewayId) -> str | N
     return None
 
 
+def is_out_of_reach(state: State, gateway: GatewayId, now: Moment) -> bool:
+    """Whether ``gateway`` has left something unanswered for so long that others are asked instead."""
+    return any(each.gateway == gateway and each.carry_at_us <= now.real_us for each in state.outgoing)
+
+
+def served_at(state: State, gateways: tuple[GatewayId, ...], now: Moment) -> tuple[GatewayId, ...]:
+    """``gateways`` in the order in which a payer is served: those out of reach last, and not asked while another can be."""
+    near = tuple(each for each in gateways if not is_out_of_reach(state, each, now))
+    return near or gateways
+
+
 def is_finished(state: State) -> bool:
-    """Whether all is said, answered and receipted (or refused for good)."""
-    if not state.finishing or state.use is not None or state.outgoing:
+    """Whether all is said, answered and receipted (or refused for good).
+
+    An end that another gateway has carried up, and whose receipt came, is said: its own gateway may never come back.
+    """
+    kept = {each.counter for each in state.kept}
+    if (
+        not state.finishing
+        or state.use is not None
+        or any(each.carried_by is None or each.counter in kept for each in state.outgoing)
+    ):
         return False
     standing = state.standing
     if (
@@ -234,11 +259,12 @@ class _Draft:
     # Inputs -----------------------------------------------------------------------------------------------------------
 
     def arrive(self, plan: Plan) -> None:
-        why = can_serve(self.nameplate, self.state, plan.gateways[0])
+        first, *left = served_at(self.state, plan.gateways, self.now)
+        why = can_serve(self.nameplate, self.state, first)
         if why is not None:
             self.events.append(ArrivalTurnedAway(source=plan.source, why=why))
             return
-        self._ask(plan, gateway=plan.gateways[0], left=plan.gateways[1:], arrived_real_us=self.now.real_us, again=0)
+        self._ask(plan, gateway=first, left=tuple(left), arrived_real_us=self.now.real_us, again=0)
 
     def draw(self, rate_per_hour: int) -> None:
         if self.state.standing is not None and not self.state.finishing:
@@ -268,6 +294,8 @@ class _Draft:
         if answer.answers is not None and answer.answers[0] == self.nameplate.device_epoch:
             self._answered_counter(given, answer.answers[1])
         self._drop_receipted(given.gateway)
+        for asked in answer.asks:
+            self._asked_after(given.gateway, asked)
 
     def _answered_counter(self, given: Answered, counter: int) -> None:
         answer = given.answer
@@ -275,7 +303,14 @@ class _Draft:
             (each for each in self.state.outgoing if each.counter == counter and each.gateway == given.gateway), None
         )
         if outgoing is None:
-            self._answered_again(given, counter)
+            handed = next(
+                (each for each in self.state.outgoing if each.counter == counter and given.gateway in each.elsewhere),
+                None,
+            )
+            if handed is not None:
+                self._handed_over(handed, given)
+            else:
+                self._answered_again(given, counter)
             return
         match answer.status:
             case AnswerStatus.LATER:
@@ -309,17 +344,103 @@ class _Draft:
         seen = self._seen(gateway)
         if seen is None:
             return
-        unanswered = {each.counter for each in self.state.outgoing}
-        dropped = tuple(
-            each.counter
-            for each in self.state.kept
-            if each.gateway == gateway and each.counter <= seen.receipted_counter and each.counter not in unanswered
-        )
+        dropped = tuple(each.counter for each in self.state.kept if self._is_receipted(each, seen))
         if dropped:
             self.state = replace(
                 self.state, kept=tuple(each for each in self.state.kept if each.counter not in dropped)
             )
             self.events.append(Receipted(gateway=gateway, counters=dropped))
+
+    def _is_receipted(self, kept: Kept, seen: Seen) -> bool:
+        """Whether the cloud has what ``kept`` proves, by what the gateway of ``seen`` says.
+
+        What an authorization began with is kept until its end is receipted: a gateway that lost its journal is shown it. A standing
+        one's first reading is kept for as long as it goes on.
+        """
+        state = self.state
+        end = None
+        if kept.intent_counter is not None:
+            if state.use is not None and state.use.intent_counter == kept.intent_counter:
+                return False
+            end = next(
+                (each for each in state.kept if each.kind == "end" and each.intent_counter == kept.intent_counter), None
+            )
+        elif kept.kind == "reading" and not state.finishing:
+            first = min(each.counter for each in state.kept if each.kind == "reading" and each.intent_counter is None)
+            if kept.counter == first:
+                return False
+        word = kept if end is None or end.refused is not None else end
+        if word.counter > seen.receipted_counter:
+            return False
+        if word.carried_by == seen.gateway:
+            return True
+        return word.gateway == seen.gateway and all(each.counter != word.counter for each in state.outgoing)
+
+    def _handed_over(self, outgoing: Outgoing, given: Answered) -> None:
+        """What another gateway says to an end that its own has not answered. It decides nothing, so only "recorded" counts."""
+        if given.answer.status is AnswerStatus.REFUSED:
+            left = tuple(each for each in outgoing.elsewhere if each != given.gateway)
+            self._replace_outgoing(replace(outgoing, elsewhere=left))
+            self.durable = True
+        if given.answer.status is not AnswerStatus.RECORDED or outgoing.carried_by is not None:
+            return
+        self._replace_outgoing(replace(outgoing, carried_by=given.gateway))
+        self.state = replace(
+            self.state,
+            kept=tuple(
+                replace(each, carried_by=given.gateway) if each.counter == outgoing.counter else each
+                for each in self.state.kept
+            ),
+        )
+        self.durable = True
+        assert outgoing.intent_counter is not None
+        self.events.append(
+            EndHandedOver(gateway=outgoing.gateway, carried_by=given.gateway, intent_counter=outgoing.intent_counter)
+        )
+
+    def _asked_after(self, gateway: GatewayId, name: AuthorizationId) -> None:
+        """A gateway has not heard of this authorization for long: the last word on it again, or that there is none."""
+        state, use = self.state, self.state.use
+        if any(each.authorization == name for each in state.outgoing):
+            # It is being said: at once, now that somebody listens.
+            self.state = replace(
+                state,
+                outgoing=tuple(
+                    replace(each, try_at_us=self.now.real_us) if each.authorization == name else each
+                    for each in state.outgoing
+                ),
+            )
+            return
+        if use is not None and use.gateway == gateway and self._authorization(use) == name:
+            if use.stage is Stage.USING and self.nameplate.profile is Profile.SESSION:
+                self._read(use, at_limit=use.used >= use.covered)
+            return
+        known = [
+            each
+            for each in state.kept
+            if each.intent_counter is not None
+            and each.gateway == gateway
+            and self._authorization_of(each.intent_counter, gateway) == name
+        ]
+        if known:
+            last = known[-1]
+            self._send_kept(last)
+            return
+        self._say(
+            Disclaimer(
+                recipient=gateway,
+                device=self.nameplate.device,
+                device_epoch=self.nameplate.device_epoch,
+                counter=self._take_counter(),
+                at=self.now.business_us,
+                register=self._register(state.register_value),
+                authorization=name,
+            ),
+            intent_counter=None,
+            trace_id=hashlib.sha256(name).digest()[:16],
+            authorization=name,
+        )
+        self.events.append(Disclaimed(gateway=gateway, authorization=name))
 
     def _answered_again(self, given: Answered, counter: int) -> None:
         """An answer to what has been answered, or replaced by a newer reading."""
@@ -343,7 +464,7 @@ class _Draft:
             and self._distrust(use, given.grant) is None
         ):
             # A late answer to an older reading, or one to a tick: its limit counts if no newer one is known.
-            self._take_limit(use, given.grant)
+            self._take_limit(use, given.grant, answer.grant)
         elif answer.closed and use is not None and use.chain is not None and use.chain.counter == counter:
             # The gateway holds nothing for it any more.
             self._end(use)
@@ -364,6 +485,11 @@ class _Draft:
                 )
                 return
             self._refused(outgoing, refusal)
+            return
+        if not outgoing.shown and refusal is Refusal.AUTHORIZATION_UNKNOWN and self._showing(outgoing) is not None:
+            # It has lost its journal, perhaps: what it granted is shown to it.
+            self._replace_outgoing(replace(outgoing, shown=True, try_at_us=self.now.real_us))
+            self.durable = True
             return
         if outgoing.kind in ("reading", "chain") and use is not None and outgoing.intent_counter == use.intent_counter:
             # The gateway does not know this authorization any more, so nothing covers further use.
@@ -405,6 +531,9 @@ class _Draft:
             )
             return
         self.events.append(StatementRefused(gateway=outgoing.gateway, counter=outgoing.counter, refusal=refusal))
+        if outgoing.kind == "disclaimer":
+            self._answer_is_final(outgoing, refused=refusal)
+            return
         standing = self.state.standing
         if standing is not None:
             if self.state.finishing and refusal.rule == _RULE_DEVICE:
@@ -441,9 +570,11 @@ class _Draft:
                 return
             assert given.grant is not None
             self._answer_is_final(outgoing)
-            self._told_yes(use, given.grant, closed=answer.closed)
+            self._told_yes(use, given.grant, answer.grant, closed=answer.closed)
             return
         self._answer_is_final(outgoing)
+        if outgoing.kind == "disclaimer":
+            return
         standing = self.state.standing
         if standing is not None:
             if outgoing.counter > standing.recorded_counter:
@@ -465,7 +596,7 @@ class _Draft:
         if given.grant is not None:
             why = self._distrust(use, given.grant)
             if why is None:
-                self._take_limit(use, given.grant)
+                self._take_limit(use, given.grant, answer.grant)
                 self._chain_heard(outgoing.counter)
             else:
                 self.events.append(AnswerDistrusted(gateway=outgoing.gateway, counter=outgoing.counter, why=why))
@@ -497,7 +628,7 @@ class _Draft:
                 return why
         return None
 
-    def _told_yes(self, use: Use, grant: Grant, *, closed: bool) -> None:
+    def _told_yes(self, use: Use, grant: Grant, cose: bytes | None, *, closed: bool) -> None:
         plate = self.nameplate
         floor = any(part.quota_id == "floor" for part in grant.held)
         use = replace(
@@ -517,7 +648,7 @@ class _Draft:
             )
         )
         self.state = replace(self.state, use=use, metered_at_us=self.now.business_us, register_rest=0)
-        self._take_limit(use, grant)
+        self._take_limit(use, grant, cose)
         use = self._open()
         due_us = Instant(self.now.business_us + use.report_interval_us)
         self.state = replace(self.state, use=replace(use, report_due_us=due_us))
@@ -535,7 +666,7 @@ class _Draft:
             else:
                 self._end(self._open())
 
-    def _take_limit(self, use: Use, grant: Grant) -> None:
+    def _take_limit(self, use: Use, grant: Grant, cose: bytes | None) -> None:
         position = (grant.witness.incarnation, grant.witness.position)
         if position < use.grant_position:
             return
@@ -552,6 +683,11 @@ class _Draft:
                 floor=use.floor or any(part.quota_id == "floor" for part in grant.held),
                 report_interval_us=interval_us,
                 told_at_limit=use.told_at_limit and covered <= use.covered,
+            ),
+            # The newest yes stays beside the intent: who lost its journal, or carries the end, is shown both.
+            kept=tuple(
+                replace(each, grant=cose or each.grant) if each.counter == use.intent_counter else each
+                for each in self.state.kept
             ),
         )
         self.durable = True
@@ -694,6 +830,7 @@ class _Draft:
             trace_id=plan.trace_id,
             token=plan.token,
             salt=plan.salt,
+            authorization=self._authorization_of(counter, gateway),
         )
 
     def _read(self, use: Use, *, at_limit: bool) -> None:
@@ -713,6 +850,7 @@ class _Draft:
             ),
             intent_counter=use.intent_counter,
             trace_id=use.plan.trace_id,
+            authorization=self._authorization(use),
         )
         self.state = replace(
             self.state,
@@ -806,6 +944,9 @@ class _Draft:
             intent_counter=use.intent_counter,
             trace_id=use.plan.trace_id,
             cancels=cancelled,
+            authorization=self._authorization(use),
+            # An end that answers no grant is for its own gateway only: there is nothing to bill.
+            elsewhere=() if cancelled else tuple(each for each in use.plan.gateways if each != use.gateway),
         )
         self._finished(use, last_counter=counter, cancelled=cancelled)
 
@@ -845,6 +986,8 @@ class _Draft:
         token: bytes | None = None,
         salt: bytes | None = None,
         cancels: bool = False,
+        authorization: AuthorizationId | None = None,
+        elsewhere: tuple[GatewayId, ...] = (),
     ) -> None:
         outgoing = Outgoing(
             kind=statement.kind,
@@ -858,6 +1001,12 @@ class _Draft:
             salt=salt,
             trace_id=trace_id,
             cancels=cancels,
+            authorization=authorization,
+            shown=False,
+            elsewhere=elsewhere,
+            carry_after_us=self.nameplate.retry.carry_us,
+            carry_at_us=self.now.real_us + self.nameplate.retry.carry_us,
+            carried_by=None,
             attempts=0,
             try_at_us=self.now.real_us,
         )
@@ -871,12 +1020,17 @@ class _Draft:
             token=token if self.nameplate.profile is Profile.ONE_SHOT else None,
             salt=salt if self.nameplate.profile is Profile.ONE_SHOT else None,
             refused=None,
+            grant=None,
+            carried_by=None,
         )
         waiting = self.state.outgoing
         if outgoing.kind == "reading":
             waiting = tuple(each for each in waiting if each.kind != "reading" or each.intent_counter != intent_counter)
         self.state = replace(
-            self.state, outgoing=(*waiting, outgoing), kept=_keep((*self.state.kept, kept), intent_counter)
+            self.state,
+            outgoing=(*waiting, outgoing),
+            # A disclaimer proves nothing that could be lost: who forgets it asks again.
+            kept=self.state.kept if outgoing.kind == "disclaimer" else _keep((*self.state.kept, kept), intent_counter),
         )
         self.durable = True
 
@@ -885,7 +1039,8 @@ class _Draft:
         for each in self.state.outgoing:
             if each.try_at_us <= self.now.real_us:
                 self._replace_outgoing(self._backed_off(each))
-                self._send(each.kind, each.gateway, each.counter, each.payload, each.token, each.salt, each.trace_id)
+                self._send_outgoing(each)
+                self._hand_over(each)
         # While something is in use its own readings bring the receipts.
         silent = self.state.use is None and (self.state.standing is None or self.state.finishing)
         if not silent or self.now.real_us - self.state.receipt_asked_us < self.nameplate.retry.receipt_us:
@@ -901,30 +1056,63 @@ class _Draft:
         }
         self.state = replace(self.state, receipt_asked_us=self.now.real_us)
         for kept in newest.values():
-            self._send(kept.kind, kept.gateway, kept.counter, kept.payload, kept.token, kept.salt, kept.trace_id)
+            self._send_kept(kept)
 
-    def _send(
-        self,
-        kind: Kind,
-        gateway: GatewayId,
-        counter: int,
-        payload: bytes,
-        token: bytes | None,
-        salt: bytes | None,
-        trace_id: bytes,
-    ) -> None:
-        seen = self._seen(gateway)
+    def _send_outgoing(self, outgoing: Outgoing, *, to: GatewayId | None = None) -> None:
+        self._send(
+            outgoing, to or outgoing.gateway, self._showing(outgoing) if outgoing.shown or to is not None else None
+        )
+
+    def _hand_over(self, end: Outgoing) -> None:
+        """An end whose gateway is out of reach goes to another one too, with what proves it, until the cloud has it."""
+        if (
+            not end.elsewhere
+            or self.now.real_us < end.carry_at_us
+            or all(each.counter != end.counter for each in self.state.kept)
+            or self._showing(end) is None
+        ):
+            return
+        # In turn, until one has taken it; then that one, which says when the cloud has it.
+        self._send_outgoing(end, to=end.carried_by or end.elsewhere[end.attempts % len(end.elsewhere)])
+
+    def _send_kept(self, kept: Kept) -> None:
+        self._send(kept, kept.gateway, None)
+
+    def _send(self, what: Outgoing | Kept, to: GatewayId, showing: Showing | None) -> None:
+        seen = self._seen(to)
         self.sends.append(
             Send(
-                kind=kind,
-                gateway=gateway,
-                counter=counter,
-                payload=payload,
-                token=token,
-                salt=salt,
-                trace_id=trace_id,
+                kind=what.kind,
+                gateway=to,
+                recipient=what.gateway,
+                counter=what.counter,
+                payload=what.payload,
+                token=what.token,
+                salt=what.salt,
+                trace_id=what.trace_id,
                 witness=None if seen is None else seen.witness,
+                showing=showing,
             )
+        )
+
+    def _showing(self, outgoing: Outgoing) -> Showing | None:
+        """What ``outgoing``'s authorization began with, and its newest grant; None where there is nothing to be shown."""
+        if outgoing.intent_counter is None:
+            if outgoing.kind != "reading":
+                return None
+            first = min(
+                (each for each in self.state.kept if each.kind == "reading" and each.intent_counter is None),
+                key=lambda each: each.counter,
+                default=None,
+            )
+            if first is None or first.counter == outgoing.counter:
+                return None
+        else:
+            first = next((each for each in self.state.kept if each.counter == outgoing.intent_counter), None)
+            if first is None or first.grant is None or outgoing.kind == "intent":
+                return None
+        return Showing(
+            grant=first.grant, kind=first.kind, gateway=first.gateway, counter=first.counter, payload=first.payload
         )
 
     # Small parts ------------------------------------------------------------------------------------------------------
@@ -946,6 +1134,10 @@ class _Draft:
     def _authorization(self, use: Use) -> AuthorizationId:
         plate = self.nameplate
         return authorization_id(plate.device, plate.device_epoch, use.intent_counter, use.gateway)
+
+    def _authorization_of(self, intent_counter: int, gateway: GatewayId) -> AuthorizationId:
+        plate = self.nameplate
+        return authorization_id(plate.device, plate.device_epoch, intent_counter, gateway)
 
     def _seen(self, gateway: GatewayId) -> Seen | None:
         return next((each for each in self.state.seen if each.gateway == gateway), None)

@@ -9,6 +9,7 @@ import types
 import typing
 from dataclasses import replace
 from enum import Enum
+from typing import Any
 
 import cbor2
 
@@ -39,11 +40,26 @@ def load(data: bytes) -> State:
         version, body = cbor2.loads(data)
     except (ValueError, TypeError, EOFError) as err:
         raise StateError("not a stored device state") from err
+    if version == 1:
+        version, body = FORMAT, _from_format_1(body)
     if version != FORMAT:
         raise StateError(f"a stored device state of format {version!r}, this is {FORMAT}")
     state = _typed(body, State)
     assert isinstance(state, State)
     return state
+
+
+def _from_format_1(body: Any) -> Any:
+    """The state as it was written before ends were handed over and grants kept."""
+    try:
+        for each in body["outgoing"]:
+            each |= {"authorization": None, "shown": False, "elsewhere": [], "carried_by": None}
+            each |= {"carry_after_us": 10_000_000, "carry_at_us": 0}
+        for each in body["kept"]:
+            each |= {"grant": None, "carried_by": None}
+    except (KeyError, TypeError) as err:
+        raise StateError("not a stored device state") from err
+    return body
 
 
 def _plain(value: object) -> object:

@@ -61,6 +61,8 @@ class RetryPolicy:
     most_us: int
     #: How often a device that has nothing else to say asks whether the cloud has receipted what it keeps.
     receipt_us: int
+    #: A gateway that has not answered for this long is out of reach: ends are handed to another, payers sent there.
+    carry_us: int = 10_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,6 +179,16 @@ class Outgoing:
     trace_id: bytes
     #: Only ends of intents that got no answer.
     cancels: bool
+    #: What it says something about, where that has a name.
+    authorization: AuthorizationId | None
+    #: Show what the authorization began with, and its newest grant: its gateway knew nothing of it.
+    shown: bool
+    #: Only ends: who may carry it up when its own gateway is out of reach, and who did.
+    elsewhere: tuple[GatewayId, ...]
+    #: How long without an answer is out of reach, and when that will be, real time.
+    carry_after_us: int
+    carry_at_us: int
+    carried_by: GatewayId | None
     attempts: int
     try_at_us: int
 
@@ -196,6 +208,10 @@ class Kept:
     salt: bytes | None
     #: A final no to it: the cloud will never receipt it, a person will look.
     refused: Refusal | None
+    #: Only intents: the newest grant, as it was signed.
+    grant: bytes | None
+    #: Only ends: the other gateway that has taken it to be carried up.
+    carried_by: GatewayId | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -357,6 +373,23 @@ class EndAnswered:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EndHandedOver:
+    """Another gateway has taken an end to be carried up; its own was out of reach."""
+
+    gateway: GatewayId
+    carried_by: GatewayId
+    intent_counter: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Disclaimed:
+    """A gateway asked after an authorization of which this device has nothing."""
+
+    gateway: GatewayId
+    authorization: AuthorizationId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StatementRefused:
     """A reading got a no."""
 
@@ -395,6 +428,8 @@ Event: TypeAlias = (
     | RefusedIntent
     | Granted
     | EndAnswered
+    | EndHandedOver
+    | Disclaimed
     | StatementRefused
     | AnswerDistrusted
     | ArrivalTurnedAway
@@ -403,20 +438,35 @@ Event: TypeAlias = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Showing:
+    """What goes beside a statement whose authorization a gateway may not know: its newest grant, what it began with."""
+
+    grant: bytes | None
+    kind: Kind
+    #: To whom the first statement was said.
+    gateway: GatewayId
+    counter: int
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Send:
     """Sign (once) and send the statement with this counter to this gateway.
 
-    ``payload`` is what is signed, as ``kind``, for ``gateway``; token and salt go into the envelope only.
+    ``payload`` is what is signed, as ``kind``, for ``recipient``; token and salt go into the envelope only. ``recipient`` is
+    ``gateway``, save where another gateway's end is handed over.
     """
 
     kind: Kind
     gateway: GatewayId
+    recipient: GatewayId
     counter: int
     payload: bytes
     token: bytes | None
     salt: bytes | None
     trace_id: bytes
     witness: Witness | None
+    showing: Showing | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,341 @@
+"""What a device owes gateways that forget, that fall silent, and that ask."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from farthing.device.messages import (
+    Answer,
+    AnswerStatus,
+    Disclaimer,
+    End,
+    Intent,
+    Reading,
+    Statement,
+    Witness,
+    decode_statement,
+)
+from farthing.ids import AuthorizationId, GatewayId, StartId, authorization_id
+from farthing.refusal import Refusal
+from farthing_firmware_sim.device.step import can_serve, is_finished, new_state, restored, served_at, step
+from farthing_firmware_sim.device.stored import dump, load
+from farthing_firmware_sim.device.values import (
+    Answered,
+    Arrive,
+    Disclaimed,
+    EndHandedOver,
+    Event,
+    Finish,
+    Finished,
+    Input,
+    Profile,
+    Send,
+    Tick,
+)
+
+G1, G2 = GatewayId("gw-1"), GatewayId("gw-2")
+
+
+class Life:
+    """A device, the gateways that it can reach, and what it said last."""
+
+    def __init__(self, nameplate: Any, at: Any, *gateways: Any) -> None:
+        self.plate, self.at = nameplate, at
+        self.gateways = {gateway.gateway: gateway for gateway in gateways}
+        self.state = new_state(nameplate, register_value=5_000, now=at(0))
+        self.said: list[Send] = []
+        self.events: list[Event] = []
+        self.seconds = 0.0
+        self.real_s: float | None = None
+
+    def give(self, given: Input, seconds: float | None = None, *, real_s: float | None = None) -> "Life":
+        self.seconds = self.seconds if seconds is None else seconds
+        self.real_s = real_s if real_s is not None else self.real_s
+        outcome = step(self.plate, self.state, given, now=self.at(self.seconds, real_s=self.real_s))
+        self.state = outcome.state
+        # All of it can be written down and read again, save the token.
+        assert load(dump(self.state, self.plate.profile)).kept == self.state.kept
+        self.said, self.events = list(outcome.sends), list(outcome.events)
+        return self
+
+    def tick(self, seconds: float | None = None, **clock: float) -> "Life":
+        return self.give(Tick(), seconds, **clock)
+
+    def hear(self, gateway: GatewayId = G1, *, grant_cose: bytes = b"grant") -> "Life":
+        """``gateway`` answers what was said to it; the grant's bytes are ``grant_cose``."""
+        for each in [send for send in self.said if send.gateway == gateway]:
+            answer, grant = self.gateways[gateway].hear(each.payload)
+            if grant is not None:
+                answer = replace(answer, grant=grant_cose)
+            self.give(Answered(gateway=gateway, answer=answer, grant=grant))
+        return self
+
+    def answer(self, gateway: GatewayId, send: Send, status: AnswerStatus, **fields: Any) -> "Life":
+        witness = Witness(incarnation=1, start_id=StartId(bytes(16)), position=999)
+        answer = Answer(
+            gateway=gateway,
+            witness=witness,
+            answers=(1, send.counter),
+            status=status,
+            receipted_counter=fields.pop("receipted", 0),
+            **fields,
+        )
+        return self.give(Answered(gateway=gateway, answer=answer, grant=None))
+
+    def forget(self, send: Send) -> "Life":
+        return self.answer(send.gateway, send, AnswerStatus.AGAIN, refusal=Refusal.AUTHORIZATION_UNKNOWN)
+
+    def only(self, kind: type[Statement]) -> Send:
+        (found,) = [send for send in self.said if isinstance(decode_statement(send.payload), kind)]
+        return found
+
+    def happened(self, kind: type[Event]) -> list[Event]:
+        return [event for event in self.events if isinstance(event, kind)]
+
+
+@pytest.fixture
+def life(nameplate: Callable[..., Any], at: Any, new_gateway: Callable[..., Any]) -> Life:
+    return Life(nameplate(), at, new_gateway(gateway=G1, receipting=False), new_gateway(gateway=G2, receipting=False))
+
+
+def in_use(life: Life, plan: Callable[..., Any]) -> AuthorizationId:
+    life.give(Arrive(plan=plan(gateways=(G1, G2))), 0, real_s=0)
+    life.hear(grant_cose=b"first grant")
+    assert life.state.use is not None
+    return authorization_id(life.plate.device, 1, life.state.use.intent_counter, G1)
+
+
+# A gateway that forgot ------------------------------------------------------------------------------------------------
+
+
+def test_a_forgotten_reading_is_said_again_with_the_newest_grant_and_the_intent(life: Life, plan: Any) -> None:
+    in_use(life, plan)
+    life.tick(400, real_s=1).hear(grant_cose=b"second grant")
+    life.tick(1_300, real_s=2)
+    reading = life.only(Reading)
+    assert reading.showing is None
+    life.forget(reading)
+    again = life.only(Reading)
+    assert (again.counter, again.payload, again.recipient) == (reading.counter, reading.payload, G1)
+    assert again.showing is not None
+    assert (again.showing.grant, again.showing.kind, again.showing.counter) == (b"second grant", "intent", 1)
+    assert isinstance(decode_statement(again.showing.payload), Intent)
+    # Shown in vain: nothing covers it, so it ends, and shows the same for the end.
+    life.forget(again)
+    end = life.only(End)
+    assert end.showing is None
+    life.forget(end)
+    assert life.only(End).showing == again.showing
+
+
+def test_what_a_session_began_with_is_kept_until_its_end_is_receipted(life: Life, plan: Any) -> None:
+    in_use(life, plan)
+    life.gateways[G1].receipting = True
+    life.tick(400, real_s=1).hear().tick(1_300, real_s=2).hear()
+    assert {each.kind for each in life.state.kept} == {"intent", "reading"}
+    life.gateways[G1].receipting = False
+    life.tick(3_700, real_s=4).hear()
+    assert [each.kind for each in life.state.kept if each.kind != "reading"] == ["intent", "end"]
+    (intent,) = [each for each in life.state.kept if each.kind == "intent"]
+    assert intent.grant == b"grant"
+    life.gateways[G1].receipting = True
+    life.tick(3_800, real_s=30).hear()
+    assert not life.state.kept
+
+
+def test_an_end_that_answers_no_grant_has_nothing_to_show(life: Life, plan: Any) -> None:
+    life.give(Arrive(plan=plan(gateways=(G1,), patience_real_us=1_000_000)), 0, real_s=0)
+    life.tick(1, real_s=2)
+    end = life.only(End)
+    life.forget(end)
+    life.tick(2, real_s=60)
+    assert life.only(End).showing is None
+
+
+def test_a_standing_meter_shows_its_first_reading(
+    nameplate: Callable[..., Any], at: Any, new_gateway: Callable[..., Any]
+) -> None:
+    life = Life(nameplate(Profile.STANDING), at, new_gateway(gateway=G1))
+    life.tick(0, real_s=0).hear()
+    first = life.state.standing.baseline
+    for interval in range(1, 4):
+        life.tick(900 * interval, real_s=interval).hear()
+    assert [each.counter for each in life.state.kept] == [1], "receipted, and still to be shown"
+    life.tick(900 * 5, real_s=10)
+    life.forget(life.only(Reading))
+    showing = life.only(Reading).showing
+    assert (showing.grant, decode_statement(showing.payload).register.value) == (None, first)
+    life.hear().give(Finish()).hear()
+    life.tick(real_s=20).hear()
+    assert is_finished(life.state)
+
+
+# A gateway that is silent -----------------------------------------------------------------------------------------
+
+
+def left_behind(life: Life, plan: Any) -> Send:
+    """A use that is over, and whose gateway says nothing any more."""
+    in_use(life, plan)
+    life.tick(3_700, real_s=5)
+    return life.only(End)
+
+
+def test_an_end_whose_gateway_is_out_of_reach_is_handed_to_another_with_what_proves_it(life: Life, plan: Any) -> None:
+    end = left_behind(life, plan)
+    assert {send.gateway for send in life.said} == {G1}
+    life.tick(real_s=14)
+    assert {send.gateway for send in life.said} == {G1}, "not yet"
+    life.tick(real_s=18)
+    own, handed = sorted(life.said, key=lambda send: send.gateway)
+    assert (own.gateway, own.showing) == (G1, None)
+    assert (handed.gateway, handed.recipient, handed.counter, handed.payload) == (G2, G1, end.counter, end.payload)
+    assert (handed.showing.grant, handed.showing.counter) == (b"first grant", 1)
+
+    life.answer(G2, handed, AnswerStatus.RECORDED)
+    (event,) = life.happened(EndHandedOver)
+    assert (event.gateway, event.carried_by) == (G1, G2)
+    # Until the cloud has it, the carrier is asked; then its own gateway alone.
+    life.tick(real_s=25)
+    assert {send.gateway for send in life.said} == {G1, G2}
+    life.answer(G2, handed, AnswerStatus.RECORDED, receipted=end.counter)
+    assert not life.state.kept
+    life.tick(real_s=40)
+    assert {send.gateway for send in life.said} == {G1}
+    life.give(Finish())
+    assert is_finished(life.state)
+    # It came back: its own answer ends the matter.
+    life.tick(real_s=60).hear()
+    assert not life.state.outgoing
+
+
+def test_a_carriers_receipt_counts_for_what_it_has_taken_only(life: Life, plan: Any) -> None:
+    end = left_behind(life, plan)
+    life.tick(real_s=18)
+    handed = next(send for send in life.said if send.gateway == G2)
+    life.answer(G2, replace(handed, counter=0), AnswerStatus.RECORDED, receipted=end.counter)
+    assert life.state.kept
+    assert life.state.outgoing[0].carried_by is None
+
+
+@pytest.mark.parametrize(
+    ("status", "refusal", "asked_again"),
+    [
+        (AnswerStatus.LATER, Refusal.OVERLOADED, True),
+        (AnswerStatus.REFUSED, Refusal.MALFORMED, False),
+    ],
+)
+def test_a_carrier_that_does_not_take_it_decides_nothing(
+    life: Life, plan: Any, status: AnswerStatus, refusal: Refusal, asked_again: bool
+) -> None:
+    left_behind(life, plan)
+    life.tick(real_s=18)
+    handed = next(send for send in life.said if send.gateway == G2)
+    life.answer(G2, handed, status, refusal=refusal)
+    assert life.state.outgoing
+    assert not life.happened(EndHandedOver)
+    life.tick(real_s=40)
+    assert {send.gateway for send in life.said} == ({G1, G2} if asked_again else {G1})
+
+
+def test_a_power_cut_forgets_neither_the_carrier_nor_the_grant(life: Life, plan: Any) -> None:
+    end = left_behind(life, plan)
+    life.tick(real_s=18)
+    life.answer(G2, next(send for send in life.said if send.gateway == G2), AnswerStatus.RECORDED)
+    life.state = restored(load(dump(life.state, Profile.SESSION)), now=life.at(life.seconds, real_s=1_000))
+    life.tick(real_s=1_000)
+    assert {send.gateway for send in life.said} == {G1}, "what went away may have come back"
+    life.tick(real_s=1_020)
+    handed = next(send for send in life.said if send.gateway == G2)
+    assert (handed.counter, handed.showing.grant) == (end.counter, b"first grant")
+
+
+def test_payers_are_served_elsewhere_while_a_gateway_is_out_of_reach(life: Life, plan: Any) -> None:
+    end = left_behind(life, plan)
+    assert served_at(life.state, (G1, G2), life.at(life.seconds, real_s=6)) == (G1, G2)
+    assert can_serve(life.plate, life.state, G1) is not None
+    life.tick(real_s=18)
+    life.give(Arrive(plan=plan(gateways=(G1, G2))), 3_800, real_s=19)
+    intent = life.only(Intent)
+    assert intent.gateway == G2
+    said = decode_statement(intent.payload)
+    # A new counter for another recipient, and from where the last one ended.
+    assert said.counter > end.counter
+    assert said.register.value == decode_statement(end.payload).register.value
+
+
+# A gateway that asks ----------------------------------------------------------------------------------------------
+
+
+def test_not_mine_any_more_is_signed_once_and_repeated_until_it_is_heard(life: Life) -> None:
+    name = AuthorizationId(b"x" * 16)
+    anything = Send(
+        kind="end", gateway=G1, recipient=G1, counter=0, payload=b"", token=None, salt=None, trace_id=b"", witness=None, showing=None
+    )  # fmt: skip
+    life.tick(0, real_s=0)
+    life.answer(G1, anything, AnswerStatus.RECORDED, asks=(name,))
+    send = life.only(Disclaimer)
+    said = decode_statement(send.payload)
+    assert (said.authorization, said.register.value, said.counter) == (name, 5_000, 1)
+    assert life.happened(Disclaimed) == [Disclaimed(gateway=G1, authorization=name)]
+    life.answer(G1, anything, AnswerStatus.RECORDED, asks=(name,))
+    assert [(again.counter, again.payload) for again in life.said] == [(1, send.payload)], "the same word again"
+    assert life.state.next_counter == 2
+    assert can_serve(life.plate, life.state, G1) is not None, "its register is taken until it is heard"
+    life.answer(G1, send, AnswerStatus.RECORDED, closed=True)
+    assert not life.state.outgoing
+    assert not life.state.kept
+    assert can_serve(life.plate, life.state, G1) is None
+
+
+@pytest.mark.parametrize("when", ["asking", "using", "end unanswered", "end answered"])
+def test_whoever_is_asked_after_his_own_says_his_last_word(life: Life, plan: Any, when: str) -> None:
+    life.give(Arrive(plan=plan(gateways=(G1, G2), patience_real_us=None)), 0, real_s=0)
+    name = authorization_id(life.plate.device, 1, 1, G1)
+    expected: type[Statement] = Intent
+    if when != "asking":
+        life.hear()
+        life.tick(100, real_s=0.5)
+        expected = Reading
+    if when.startswith("end"):
+        life.tick(3_700, real_s=1)
+        expected = End
+    if when == "end answered":
+        life.hear()
+    anything = Send(
+        kind="end", gateway=G1, recipient=G1, counter=0, payload=b"", token=None, salt=None, trace_id=b"", witness=None, showing=None
+    )  # fmt: skip
+    life.answer(G1, anything, AnswerStatus.RECORDED, asks=(name,))
+    assert isinstance(decode_statement(life.said[-1].payload), expected)
+    assert not life.happened(Disclaimed)
+    assert not life.happened(Finished)
+
+
+def test_the_same_authorization_at_another_gateway_is_not_mine(life: Life, plan: Any) -> None:
+    name = in_use(life, plan)
+    anything = Send(
+        kind="end", gateway=G2, recipient=G2, counter=0, payload=b"", token=None, salt=None, trace_id=b"", witness=None, showing=None
+    )  # fmt: skip
+    life.answer(G2, anything, AnswerStatus.RECORDED, asks=(name,))
+    assert life.only(Disclaimer).gateway == G2
+    assert life.state.use is not None
+
+
+# What is written down ---------------------------------------------------------------------------------------------
+
+
+def test_a_state_of_the_format_before_is_read(life: Life, plan: Any) -> None:
+    import cbor2
+
+    left_behind(life, plan)
+    version, body = cbor2.loads(dump(life.state, Profile.SESSION))
+    assert version == 2
+    for each in body["outgoing"]:
+        for name in ("authorization", "shown", "elsewhere", "carry_after_us", "carry_at_us", "carried_by"):
+            del each[name]
+    for each in body["kept"]:
+        del each["grant"], each["carried_by"]
+    old = load(cbor2.dumps([1, body]))
+    assert [each.payload for each in old.kept] == [each.payload for each in life.state.kept]
+    assert old.outgoing[0].elsewhere == ()
