@@ -12,8 +12,10 @@ demo: setup
 test: setup
 	@$(PY) -m pytest -n $(WORKERS) --dist loadfile
 
+# SOAK=1 adds the soak: 1,000 devices for SOAK_S seconds (300).
 bench: setup
 	@$(PY) -m bench
+	@$(if $(SOAK),$(PY) -m bench soak)
 
 # Histories of N gateways, devices and a ledger, each from a seed: `make sim SEEDS=20000` is the long run (FIRST=…: from another seed on).
 # SEED=7 tells one with its history, STORY=out/sim/seed-7.json one that was written down, WITHOUT="recorded ends" turns a protection off.
