@@ -99,10 +99,10 @@ def bars(name: str, title: str, values: Mapping[str, float], *, unit: str, budge
             f'<rect x="{left:.1f}" y="{top:.1f}" width="{width * 0.6:.1f}" height="{TOP + _INNER_HEIGHT - top:.1f}" '
             f'fill="{COLOURS[number % len(COLOURS)]}"/>'
         )
-        parts.append(f'<text x="{left + width * 0.3:.1f}" y="{top - 5:.1f}" text-anchor="middle">{value:,.4g}</text>')
+        parts.append(f'<text x="{left + width * 0.3:.1f}" y="{top - 5:.1f}" text-anchor="middle">{value:,.6g}</text>')
         ticks.append((left + width * 0.3, each))
     if budget is not None:
-        parts.append(_level(budget, highest, f"budget {budget:,.4g} {unit}"))
+        parts.append(_level(budget, highest, f"budget {budget:,.6g} {unit}"))
     return _write(name, title, parts, ticks, "", _levels(highest), unit)
 
 

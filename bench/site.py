@@ -324,7 +324,13 @@ async def serve(cloud: CloudOfOne, token: Token, parties: Parties, folder: Path)
             client=False,
         )
     )
-    server = aio.server()
+    # As the cloud's door: a gateway that pings every six seconds is no nuisance.
+    server = aio.server(
+        options=[
+            ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+            ("grpc.keepalive_permit_without_calls", 1),
+        ]
+    )
     add_GatewaySyncServicer_to_server(cloud, server)
     credentials = grpc.ssl_server_credentials(
         [(key.key_file.read_bytes(), key.certificate_file.read_bytes())], roots, require_client_auth=True
