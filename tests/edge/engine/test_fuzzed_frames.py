@@ -126,7 +126,9 @@ class Gateway:
                 await self._say(replace(charger.end(Here(), charger.value), commitment=commitment))
         answer = await self._say(replace(toll.intent(Here(), one_shot=1), commitment=commitment), CARD)
         assert answer.status is AnswerStatus.GRANTED
-        await until(lambda: self.engine.view.counts()["unsealed_records"] == 0)
+        view, state = self.engine.view, self.engine._state  # noqa: SLF001 a test looks at all of it
+        # Sealed in memory first, then on disk.
+        await until(lambda: view.counts()["unsealed_records"] == 0 and view.position == state.position)
 
     async def says_one_more(self) -> None:
         """A reading of the session that is open."""
