@@ -126,7 +126,7 @@ class Gateway:
                 await self._say(replace(charger.end(Here(), charger.value), commitment=commitment))
         answer = await self._say(replace(toll.intent(Here(), one_shot=1), commitment=commitment), CARD)
         assert answer.status is AnswerStatus.GRANTED
-        view, state = self.engine.view, self.engine._state  # noqa: SLF001 a test looks at all of it
+        view, state = self.engine.view, self.engine._state
         # Sealed in memory first, then on disk.
         await until(lambda: view.counts()["unsealed_records"] == 0 and view.position == state.position)
 
