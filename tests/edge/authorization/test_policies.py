@@ -9,11 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from farthing.clock import SECOND_US, Instant
-from farthing.device.messages import AnswerStatus, Disclaimer, Position
+from farthing.device.messages import AnswerStatus, Disclaimer, Position, Reading
+from farthing.ids import standing_authorization_id
 from farthing.refusal import Refusal
 from farthing.v1 import directive_pb2, gateway_sync_pb2
 from farthing_edge.authorization.commands import QuotaAnswered, Started, UplinkChanged
-from farthing_edge.authorization.events import Granted, decode, encode
+from farthing_edge.authorization.events import Event, Granted, Metered, decode, encode
 from farthing_edge.authorization.place import distance_m
 from farthing_edge.authorization.usage import day_of, hour_of
 
@@ -47,6 +48,11 @@ def start(gateway: Gateway, device: str, token: str = "card", **changes: object)
     assert reply is not None
     meter.authorization = reply.grant_of
     return meter, reply.refusal
+
+
+def heard(gateway: Gateway, statement: Reading) -> tuple[Event, ...]:
+    gateway.say(statement)
+    return gateway.last.events
 
 
 def limits(gateway: Gateway, **fields: int) -> None:
@@ -449,6 +455,35 @@ def test_whatever_a_scorecard_says_it_only_reduces(tiers, amount, recent, hours,
     assert 0 < held <= FULL
     assert stoppable or held == FULL
     assert authorization.cap_micros is None or held <= authorization.cap_micros
+
+
+# Reservations and standing yeses --------------------------------------------------------------------------------------
+
+
+def test_what_is_held_and_not_used_keeps_its_place_and_costs_nothing(site: Gateway) -> None:
+    meter, _ = start(site, "c1")
+    for _ in range(3):
+        assert site.say(meter.reading(later(site, 600), 0)).status is AnswerStatus.RECORDED
+        authorization = site.state.authorizations[meter.authorization]
+        assert (sum(authorization.holds.values()), authorization.gross_micros) == (FULL, 0)
+    assert start(site, "c1", "other")[1] is Refusal.REGISTER_BUSY
+    meter.counter = site.state.devices["c1"].highest
+    assert site.say(meter.end(later(site, 600), 0)).closed
+    assert site.state.quotas["q1"].held_micros == 0
+    assert start(site, "c1", "other")[1] is None
+
+
+def test_a_standing_reading_holds_and_posts_in_one_step_under_an_id_that_anybody_can_work_out(site: Gateway) -> None:
+    site.told(device=Policy.device("m1", profile="standing", standing_account_id="P", rated_per_hour=1_000))
+    meter = Meter("m1", 5_000)
+    site.say(meter.reading(site, 5_000))
+    before = site.state.quotas["q1"].spent_micros
+    (event,) = [each for each in heard(site, meter.reading(later(site, 3_600), 6_000)) if isinstance(each, Metered)]
+    assert event.authorization == standing_authorization_id("m1", 1, "r1", 1, "G1")
+    assert event.holds == ()
+    assert sum(charge.net_micros + charge.tax_micros for charge in event.charges) > 0
+    assert site.state.quotas["q1"].spent_micros - before == sum(c.net_micros + c.tax_micros for c in event.charges)
+    assert site.state.quotas["q1"].held_micros == 0
 
 
 # Directives -----------------------------------------------------------------------------------------------------------
