@@ -354,6 +354,7 @@ def _check(batch: batch_pb2.Batch, compressed: bytes, facts: GatewayFacts) -> Se
         device_key=facts.device_key,
         tariff=facts.tariff,
         register=facts.register,
+        time_zone=facts.time_zone,
     )
 
 

@@ -30,6 +30,8 @@ class GatewayFacts:
     keys: dict[tuple[str, bytes], VerifyingKey] = field(default_factory=dict)
     registers: dict[tuple[str, str, int], RegisterFacts] = field(default_factory=dict)
     tariffs: dict[tuple[str, int], Tariff] = field(default_factory=dict)
+    #: The site's, by which its tariffs read the wall clock.
+    time_zone: str = ""
 
     def device_key(self, device_id: str, key_id: bytes) -> VerifyingKey | None:
         """The device's key of that id."""
@@ -56,6 +58,8 @@ class GatewayFacts:
             for register in device.registers:
                 name = (device.device_id, register.register_id, register.register_epoch)
                 self.registers[name] = RegisterFacts(unit=register.unit, modulus=register.modulus)
+        elif directive.HasField("welcome"):
+            self.time_zone = directive.welcome.time_zone
         elif directive.HasField("tariff"):
             with suppress(TariffError):
                 self.tariffs[directive.tariff.tariff_id, directive.tariff.version] = parse(directive.tariff.ocpi_json)

@@ -201,6 +201,9 @@ def _record(
             tick=tick,
             latest=latest,
             told=authorization.told,
+            placed=authorization.placed,
+            placed_to=authorization.placed_to,
+            placed_statement=authorization.placed_statement,
             traceparent=traceparent,
         )
     )
@@ -260,7 +263,7 @@ def _granted(state: GatewayState, event: events.Granted) -> None:
         )
         _advance(device, authorization, event.used_to)
     _set_holds(state, authorization, event.holds)
-    _tell(state, authorization, event.decided_at, event.incarnation, event.limit, event.holds)
+    _tell(state, authorization, event.decided_at, event.incarnation, event.limit, event.holds, event.readings_due)
     if one_shot:
         _close(state, device, authorization)
     used(state, authorization.account_id, Instant(event.decided_at))
@@ -309,6 +312,7 @@ def _tell(
     incarnation: int,
     limit: int,
     holds: tuple[tuple[str, int], ...],
+    readings_due: tuple[int, ...],
 ) -> None:
     authorization.told = Told(
         state.position,
@@ -319,6 +323,7 @@ def _tell(
         holds,
         authorization.net_micros,
         authorization.tax_micros,
+        readings_due=readings_due,
     )
 
 
@@ -394,12 +399,17 @@ def _move_on(
     if event.closing:
         # A claim's interval ends where the register does, also when the last of it cost nothing.
         authorization.recorded_to = event.value
+    if event.placed is not None:
+        authorization.placed = event.placed
+        authorization.placed_to = event.value
+        authorization.placed_position = state.position
+        authorization.placed_statement = event.statement
     _advance(device, authorization, event.value)
     authorization.settled = event.value
     authorization.heard_at = max(authorization.heard_at, Instant(event.decided_at))
     _set_holds(state, authorization, event.holds)
     if not authorization.standing:
-        _tell(state, authorization, event.decided_at, event.incarnation, event.limit, event.holds)
+        _tell(state, authorization, event.decided_at, event.incarnation, event.limit, event.holds, event.readings_due)
     if event.closing:
         _close(state, device, authorization)
     if authorization.standing and event.charges:

@@ -65,7 +65,7 @@ class Ask(_Unasked):
         self.is_new = True
         if device is not None:
             self.register = device.registers.get(intent.register.register_id)
-            self.tariff = state.tariffs.get((device.tariff.tariff_id, device.tariff.version))
+            self.tariff = state.tariff_in_force(device.tariff, intent.at)
             # What the register rules say about a repeat was said when it was new.
             self.is_new = intent.counter not in device.seen or device.epoch != intent.device_epoch
         token = None if command.token_ref is None else state.tokens.get(command.token_ref)

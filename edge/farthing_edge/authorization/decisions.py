@@ -80,9 +80,11 @@ def _settled(
     # What cannot be priced adds nothing to what was billed; only an end lets its hold go.
     holds = () if closing else tuple(authorization.holds.items())
     limit_value = value
+    placed = authorization.placed
+    readings_due: tuple[int, ...] = ()
     if entry is not None:
         with contextlib.suppress(TariffError):
-            charges, holds, limit_value, _ = bill_and_roll(
+            charges, holds, limit_value, _, placed, readings_due = bill_and_roll(
                 state, device, authorization, entry, purse, value=value, at=at, now=now, closing=closing
             )
     told = authorization.told
@@ -107,6 +109,9 @@ def _settled(
         tax_before_micros=authorization.tax_micros,
         latest=latest_of_record(authorization, statement) if at == authorization.at else None,
         decision=decision,
+        placed=placed,
+        placed_position=authorization.placed_position,
+        readings_due=readings_due,
     )
 
 

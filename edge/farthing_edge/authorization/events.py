@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import cbor2
 
+from farthing.tariff import Placed
 from farthing_edge.authorization.state import Charge
 
 
@@ -83,6 +84,8 @@ class Granted(NamedTuple):
     cap: int | None = None
     #: Where it happened (latitude, longitude; millionths of a degree), where a policy asks for places.
     position: tuple[int, int] | None = None
+    #: Instants at which a reading is due besides the interval.
+    readings_due: tuple[int, ...] = ()
 
 
 class IntentRefused(NamedTuple):
@@ -160,6 +163,10 @@ class Metered(NamedTuple):
     net_before_micros: int
     tax_before_micros: int
     latest: bytes | None = None
+    #: Where the tariff places: where the use stands after this, and the entry of the statement before it (0: the opening one).
+    placed: Placed | None = None
+    placed_position: int = 0
+    readings_due: tuple[int, ...] = ()
 
 
 class ChainStarted(NamedTuple):
@@ -210,6 +217,9 @@ class Settled(NamedTuple):
     tax_before_micros: int
     latest: bytes | None
     decision: str
+    placed: Placed | None = None
+    placed_position: int = 0
+    readings_due: tuple[int, ...] = ()
 
 
 class UseSetAside(NamedTuple):
@@ -449,7 +459,9 @@ def decode(kind: int, body: bytes) -> Event:
     except (cbor2.CBORDecodeError, TypeError) as err:
         raise EventError(f"not a body of {event_class.__name__}") from err
     if event.__class__ in _CHARGED:
-        return event._replace(charges=tuple(Charge(*charge) for charge in event.charges))
+        event = event._replace(charges=tuple(Charge(*charge) for charge in event.charges))
+    if isinstance(event, Metered | Settled) and event.placed is not None:
+        event = event._replace(placed=Placed(*event.placed))
     return event
 
 

@@ -125,7 +125,7 @@ def _money(state: GatewayState, ask: Ask, digest: bytes, now: Instant) -> Decisi
         covered = closing.covered
         budget = need - held.missing_micros
         if budget < closing.gross_micros:
-            use = Use(unit=register.unit, start=start, end=start + most, started_at=intent.at, ended_at=until)
+            use = _use_at_its_start(state, ask, start)
             covered = limit(tariff.tariff, use, most=most, until=until, budget_micros=budget)
         if covered == 0 and most > 0:
             if held.missing_micros == 0 and ask.capped_by is not None:
@@ -159,6 +159,12 @@ def _cloud_says(state: GatewayState, ask: Ask, digest: bytes, now: Instant) -> D
     if silence is not None and (account.request is not None or not state.online):
         return _refuse(ask, digest, silence, now)
     return None
+
+
+def _use_at_its_start(state: GatewayState, ask: Ask, start: int) -> Use:
+    assert ask.register is not None  # the rules before
+    at = ask.intent.at
+    return Use(unit=ask.register.unit, start=start, end=start, started_at=at, ended_at=at, time_zone=state.time_zone)
 
 
 def _short_of_money(state: GatewayState, ask: Ask, digest: bytes, now: Instant, *, stale: bool) -> Decision:
@@ -223,4 +229,7 @@ def _granted(
         position=None
         if ask.position is None
         else (ask.position.latitude_microdegrees, ask.position.longitude_microdegrees),
+        readings_due=tariff.readings_due(_use_at_its_start(state, ask, start), intent.at)
+        if tariff.places and intent.one_shot is None
+        else (),
     )

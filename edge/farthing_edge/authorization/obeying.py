@@ -137,6 +137,10 @@ def _obey_tariff(state: GatewayState, record: directive_pb2.TariffRecord) -> Non
     state.tariffs[record.tariff_id, record.version] = TariffEntry(
         name=name, currency=Currency(record.currency), tariff=tariff
     )
+    if tariff.valid_from is not None or tariff.valid_until is not None:
+        versions = state.dated_tariffs.setdefault(record.tariff_id, [])
+        if record.version not in versions:
+            bisect.insort(versions, record.version)
 
 
 def _obey_device(state: GatewayState, record: directive_pb2.DeviceRecord) -> None:

@@ -6,12 +6,13 @@ register epoch only. A value beyond rated power is parked, and so is whatever co
 """
 
 from dataclasses import replace
+from typing import NamedTuple
 
 from farthing.clock import SECOND_US, Instant
 from farthing.device.messages import MAX_COUNT, AnswerStatus, Chain, Disclaimer, End, Reading
 from farthing.ids import AuthorizationId, standing_authorization_id
 from farthing.refusal import Refusal
-from farthing.tariff import TariffError, Use, limit, price
+from farthing.tariff import Placed, TariffError, Use, ceiling, limit, price
 from farthing.v1 import directive_pb2
 from farthing_edge.authorization import events
 from farthing_edge.authorization.commands import DeviceStatement, Reply
@@ -304,8 +305,8 @@ def _baseline(
     start = register.unrolled_start(reading.register, reading.at)
     if start is None:
         return no(reading, Refusal.REGISTER_WENT_BACK)
-    tariff = state.tariffs.get((device.tariff.tariff_id, device.tariff.version))
-    if tariff is None or reading.tariff != device.tariff or not tariff.prices(register.unit):
+    tariff = state.tariff_in_force(device.tariff, reading.at)
+    if tariff is None or reading.tariff != tariff.name or not tariff.tariff.fits(register.unit):
         return no(reading, Refusal.TARIFF_MISSING)
     taken = events.BaselineTaken(
         device=device.id,
@@ -345,7 +346,13 @@ def _ask_ahead(
     until = Instant(reading.at + device.report_interval_s * SECOND_US)
     try:
         closing = tariff.closing(
-            register.unit, reading.register.value, register.reach(device.report_interval_s), reading.at, until
+            register.unit,
+            reading.register.value,
+            register.reach(device.report_interval_s),
+            reading.at,
+            until,
+            state.time_zone,
+            one_shot=False,
         )
     except TariffError:
         return None
@@ -376,9 +383,7 @@ def meter(
     # A device whose clock went back adds no time: what it cost by then it costs still.
     at = max(statement.at, authorization.at)
     try:
-        charges, holds, limit_value, short_micros = bill_and_roll(
-            state, device, authorization, entry, purse, value=value, at=at, now=now, closing=closing
-        )
+        billed = bill_and_roll(state, device, authorization, entry, purse, value=value, at=at, now=now, closing=closing)
     except TariffError:
         return park(command, statement, digest, Refusal.TARIFF_MISSING, now, authorization, value)
     told = authorization.told
@@ -391,9 +396,9 @@ def meter(
         authorization=authorization.id,
         value=value,
         at=at,
-        charges=charges,
-        holds=holds,
-        limit=limit_value,
+        charges=billed.charges,
+        holds=billed.holds,
+        limit=billed.limit,
         closing=closing,
         decided_at=now,
         incarnation=state.incarnation,
@@ -403,6 +408,9 @@ def meter(
         net_before_micros=authorization.net_micros,
         tax_before_micros=authorization.tax_micros,
         latest=latest_beside(authorization, statement.at),
+        placed=billed.placed,
+        placed_position=authorization.placed_position,
+        readings_due=billed.readings_due,
     )
     reply = Reply(
         device=device.id,
@@ -411,6 +419,7 @@ def meter(
         grant_of=None if closing or authorization.standing else authorization.id,
         closed=closing,
     )
+    short_micros = billed.short_micros
     more = None if account is None or short_micros <= 0 else ask_for_more(state, account, short_micros, now)
     return Decision((metered,) if more is None else (metered, more), reply)
 
@@ -419,6 +428,17 @@ def latest_beside(authorization: Authorization, at: Instant) -> bytes | None:
     """The statement whose time a record takes, where neither the one that ends it (``at``) nor the first has it."""
     latest = authorization.latest_statement
     return latest if authorization.at > at and latest != authorization.first_statement else None
+
+
+class Billed(NamedTuple):
+    """What a record bills, what is held after it, how far that goes, and what is short for the use until the next reading."""
+
+    charges: tuple[Charge, ...]
+    holds: tuple[tuple[str, int], ...]
+    limit: int
+    short_micros: int
+    placed: Placed | None
+    readings_due: tuple[int, ...] = ()
 
 
 def bill_and_roll(
@@ -432,22 +452,36 @@ def bill_and_roll(
     at: Instant,
     now: Instant,
     closing: bool,
-) -> tuple[tuple[Charge, ...], tuple[tuple[str, int], ...], int, int]:
-    """(charges, holds after them, limit, what is short for the use until the next reading)."""
+) -> Billed:
+    """What is due up to ``value`` and not billed, and the hold for what comes next; raise ``TariffError`` where there is no price."""
     tariff, start = entry.tariff, authorization.start
-    use = Use(unit=authorization.unit, start=start, end=value, started_at=authorization.started_at, ended_at=at)
-    added = due(authorization.billed, price(tariff, use, closing=closing).parts, closing=closing)
+    use = Use(
+        unit=authorization.unit,
+        start=start,
+        end=value,
+        started_at=authorization.started_at,
+        ended_at=at,
+        placed=authorization.placed,
+        placed_to=authorization.placed_to,
+        time_zone=state.time_zone,
+    )
+    priced = price(tariff, use, closing=closing)
+    added = due(authorization.billed, priced.parts, closing=closing)
     charges = bill(purse, added, now) if added else ()
     if closing:
-        return charges, (), value, 0
+        return Billed(charges, (), value, 0, priced.placed)
     billed = authorization.net_micros + authorization.tax_micros
     for charge in charges:
         billed += charge.net_micros + charge.tax_micros
     register = device.registers.get(authorization.register_id)
     most = value - start + (0 if register is None else register.reach(authorization.report_interval_s))
     until = Instant(at + authorization.report_interval_s * SECOND_US)
-    furthest = entry.closing(use.unit, start, most, use.started_at, until)
-    need = most_needed = furthest.gross_micros - billed
+    if priced.placed is None:
+        furthest = entry.closing(use.unit, start, most, use.started_at, until, state.time_zone, one_shot=False)
+        most_micros, covered = furthest.gross_micros, furthest.covered
+    else:
+        most_micros, covered = ceiling(tariff, use, most=most, until=until), most
+    need = most_needed = most_micros - billed
     if authorization.cap_micros is not None or state.policies.limits is not None:
         room = room_micros(state, authorization, billed - authorization.gross_micros, now)
         if room is not None:
@@ -455,11 +489,11 @@ def bill_and_roll(
     held = hold(purse, charges, need, now, floor=FLOOR_FUNDING in purse.holds)
     if authorization.standing:
         # It keeps no hold between readings: only what the next one will find is asked.
-        return charges, (), value, STANDING_AHEAD * held.missing_micros
-    covered = furthest.covered
+        return Billed(charges, (), value, STANDING_AHEAD * held.missing_micros, priced.placed)
     if held.missing_micros or need < 0 or need < most_needed:
         budget = billed
         for _, amount in held.parts:
             budget += amount
         covered = limit(tariff, use, most=most, until=until, budget_micros=budget)
-    return charges, held.parts, max(value, start + covered), held.missing_micros
+    asked = () if priced.placed is None else entry.readings_due(use, at)
+    return Billed(charges, held.parts, max(value, start + covered), held.missing_micros, priced.placed, asked)

@@ -149,13 +149,13 @@ def account_is_active(state: GatewayState, ask: Ask) -> Refusal | None:  # noqa:
 # 7: the tariff --------------------------------------------------------------------------------------------------------
 
 
-def tariff_prices_it(state: GatewayState, ask: Ask) -> Refusal | None:  # noqa: ARG001  # every rule has one shape
-    """The device's tariff is here, fits the register, is the one the payer was shown, and is in the account's currency."""
+def tariff_prices_it(state: GatewayState, ask: Ask) -> Refusal | None:  # every rule has one shape
+    """The device's tariff is here and in force, fits the register, is the one the payer was shown, and is in the account's currency."""
     tariff, account, register, device = ask.tariff, ask.account, ask.register, ask.device
     assert account is not None  # account_is_active
     assert register is not None  # well_formed
     assert device is not None  # device_may_ask
-    if tariff is None or not tariff.prices(register.unit):
+    if tariff is None or not tariff.tariff.fits(register.unit):
         return Refusal.TARIFF_MISSING
     shown = ask.intent.tariff
     if shown is not None and shown != tariff.name:
@@ -165,7 +165,15 @@ def tariff_prices_it(state: GatewayState, ask: Ask) -> Refusal | None:  # noqa: 
     ask.look_ahead(register, device)
     intent = ask.intent
     try:
-        ask.closing = tariff.closing(register.unit, ask.start, ask.most, intent.at, ask.until)
+        ask.closing = tariff.closing(
+            register.unit,
+            ask.start,
+            ask.most,
+            intent.at,
+            ask.until,
+            state.time_zone,
+            one_shot=intent.one_shot is not None,
+        )
     except TariffError:
         # A price beyond one amount: this tariff does not price such a use.
         return Refusal.TARIFF_MISSING

@@ -5,11 +5,20 @@ Rule 2: amounts are micros, times are business instants, and every table has a b
 """
 
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from farthing.clock import SECOND_US, Instant
-from farthing.device.messages import FLOOR, Grant, Held, Position, RegisterValue, TariffVersion, Witness
+from farthing.device.messages import (
+    FLOOR,
+    MAX_READINGS_DUE,
+    Grant,
+    Held,
+    Position,
+    RegisterValue,
+    TariffVersion,
+    Witness,
+)
 from farthing.evidence.batches import ZERO_HASH
 from farthing.ids import (
     AccountId,
@@ -32,8 +41,18 @@ from farthing.policy import Scorecard as Scorecard
 from farthing.policy import Steps as Steps
 from farthing.policy import Tier as Tier
 from farthing.policy import UsageLimits as UsageLimits
-from farthing.tariff import Part, Tariff, Use, limit, price
-from farthing.tariff.tariff import Dimension, Plan, measure_of
+from farthing.tariff import (
+    Part,
+    Placed,
+    Tariff,
+    Use,
+    ceiling,
+    is_placed,
+    limit,
+    one_shot_use,
+    price,
+    readings_due,
+)
 from farthing.v1 import directive_pb2
 from farthing_edge.authorization.policies import Policies
 from farthing_edge.authorization.usage import Tally as Tally
@@ -117,6 +136,7 @@ class Told(NamedTuple):
     tax_micros: int
     #: The entry that says so, where it is another than ``position``: of a grant that another journal gave.
     entry: int = 0
+    readings_due: tuple[int, ...] = ()
 
 
 class OpenClaim(NamedTuple):
@@ -268,6 +288,8 @@ class Closing(NamedTuple):
     covered: int
 
 
+#: As far ahead a device is told when the price changes: it may be out of touch for so long. The next grant says more.
+READINGS_DUE_AHEAD_US = 24 * 3600 * SECOND_US
 #: Widths whose price is remembered for each tariff: devices of a site share a handful.
 MAX_CLOSINGS = 64
 
@@ -275,37 +297,45 @@ MAX_CLOSINGS = 64
 class TariffEntry:
     """A tariff version as this gateway knows it."""
 
-    __slots__ = ("_closings", "_timeless", "currency", "name", "tariff")
+    __slots__ = ("_closings", "currency", "name", "places", "tariff")
 
     def __init__(self, *, name: TariffVersion, currency: Currency, tariff: Tariff) -> None:
         self.name = name
         self.currency = currency
         self.tariff = tariff
-        # Where only the width counts, the price of a width is always the same.
-        self._timeless = all(isinstance(plan, Plan) for plan in tariff.plans.values())
+        #: Whether its price may depend on more than the width, for any register.
+        self.places = any(is_placed(tariff, unit) for unit in ("Wh", "s", ""))
         self._closings: dict[tuple[str, int], Closing] = {}
 
-    def prices(self, unit: str) -> bool:
-        """Whether uses of a register that counts ``unit`` are priced here: what is placed reading by reading is not metered yet."""
-        plan = self.tariff.plans.get(measure_of(unit))
-        return isinstance(plan, Plan) or (
-            plan is not None and not plan.is_restricted and Dimension.PARKING_TIME not in plan.by_dimension
-        )
-
-    def closing(self, unit: str, start: int, most: int, started_at: Instant, until: Instant) -> Closing:
-        """The price of ``most`` units from ``start``, used by ``until``; raise ``TariffError`` where there is none."""
+    def closing(
+        self, unit: str, start: int, most: int, started_at: Instant, until: Instant, time_zone: str, *, one_shot: bool
+    ) -> Closing:
+        """The most that ``most`` units from ``start`` can cost, used by ``until``; raise ``TariffError`` where that has no price."""
         known = self._closings.get((unit, most))
         if known is not None:
             return known
-        use = Use(unit=unit, start=start, end=start + most, started_at=started_at, ended_at=until)
-        priced = price(self.tariff, use, closing=True)
-        gross = priced.net_micros + priced.tax_micros
-        covered = limit(self.tariff, use, most=most, until=until, budget_micros=gross)
-        parts = tuple(part for part in priced.parts if part.net_micros or part.tax_micros)
-        closing = Closing(parts, gross, covered)
-        if self._timeless and len(self._closings) < MAX_CLOSINGS:
-            self._closings[unit, most] = closing
-        return closing
+        here = Use(unit=unit, start=start, end=start, started_at=started_at, ended_at=started_at, time_zone=time_zone)
+        if not is_placed(self.tariff, unit):
+            priced = price(self.tariff, replace(here, end=start + most), closing=True)
+            covered = limit(self.tariff, here, most=most, until=until, budget_micros=priced.gross_micros)
+            closing = Closing(_of_something(priced.parts), priced.gross_micros, covered)
+            # Where only the width counts, its price is always the same.
+            if len(self._closings) < MAX_CLOSINGS:
+                self._closings[unit, most] = closing
+            return closing
+        if one_shot:
+            priced = price(self.tariff, one_shot_use(unit, start, most, started_at, time_zone), closing=True)
+            return Closing(_of_something(priced.parts), priced.gross_micros, most)
+        return Closing((), ceiling(self.tariff, here, most=most, until=until), most)
+
+    def readings_due(self, use: Use, after: Instant) -> tuple[int, ...]:
+        """The next instants after ``after`` at which its price may change, so that a reading is due."""
+        until = Instant(after + READINGS_DUE_AHEAD_US)
+        return readings_due(self.tariff, use, after=after, until=until, most=MAX_READINGS_DUE)
+
+
+def _of_something(parts: tuple[Part, ...]) -> tuple[Part, ...]:
+    return tuple(part for part in parts if part.net_micros or part.tax_micros)
 
 
 class Register:
@@ -481,6 +511,10 @@ class Authorization:
         "missed",
         "net_micros",
         "opened_position",
+        "placed",
+        "placed_position",
+        "placed_statement",
+        "placed_to",
         "recorded_to",
         "register_epoch",
         "register_id",
@@ -551,6 +585,11 @@ class Authorization:
         #: What the register showed at the start, and what its device said it had counted until then.
         self.shown_start = shown_start
         self.said_start = said_start
+        #: Where its tariff places: where the use stood at the statement that was billed last, that statement's value, entry and bytes.
+        self.placed: Placed | None = None
+        self.placed_to = start
+        self.placed_position = 0
+        self.placed_statement = b""
         #: The highest value heard, the highest one that a statement said, and the one at which the device was last told a limit.
         self.value = start
         self.signed_value = start
@@ -629,6 +668,7 @@ class Authorization:
             report_interval_s=self.report_interval_s,
             commitment=self.commitment,
             account=self.account_id,
+            readings_due=tuple(Instant(due) for due in told.readings_due),
         )
 
 
@@ -653,6 +693,10 @@ class UsageRecord:
     latest: bytes | None
     #: What the device had been told before it.
     told: Told | None
+    #: Where its tariff places: where the use stood before it, at which value, and the statement that said so; None at the first.
+    placed: Placed | None
+    placed_to: int
+    placed_statement: bytes
     traceparent: str | None
 
 
@@ -791,6 +835,8 @@ class GatewayState:
         self.tokens: dict[bytes, Token] = {}
         self.denied: set[bytes] = set()
         self.tariffs: dict[tuple[str, int], TariffEntry] = {}
+        #: Tariff → its versions with dates, ascending. Bounded by the tariffs that directives name.
+        self.dated_tariffs: dict[str, list[int]] = {}
         self.floor_policy = FloorPolicy()
         self.seal_policy = SealPolicy()
         self.policies = Policies()
@@ -840,6 +886,21 @@ class GatewayState:
         self.set_aside: dict[bytes, str] = {}
         #: Volatile: whether the cloud can be asked right now.
         self.online = False
+
+    def tariff_in_force(self, name: TariffVersion, at: Instant) -> TariffEntry | None:
+        """The version of a device's tariff that a use which begins at ``at`` is priced by; None where none is in force.
+
+        The one that the device's record names, or a higher one whose own date has come.
+        """
+        entry = self.tariffs.get((name.tariff_id, name.version))
+        dated = self.dated_tariffs.get(name.tariff_id)
+        if dated is None:
+            return entry
+        for version in reversed(dated):
+            later = self.tariffs[name.tariff_id, version]
+            if version > name.version and later.tariff.valid_from is not None and later.tariff.is_in_force(at):
+                return later
+        return entry if entry is not None and entry.tariff.is_in_force(at) else None
 
     @property
     def not_authorizing_reason(self) -> str:

@@ -3,14 +3,15 @@
 Rule 1: a tick that does not prove anything new changes nothing, and one that proves nothing at all is counted.
 Rule 2: what ticks have proven is durable before anything rests on it, and billed when half of what the device was told is used up: so its
 limit moves on before it is reached, and a record costs many ticks.
-Rule 3: a tick has no time of its own. It is priced as of the last instant that the device signed; its end bills the rest.
+Rule 3: a tick has no time of its own. It is priced as of the last instant that the device signed; its end bills the rest. Where the
+price goes by time or power, ticks bill nothing by themselves: the next reading does.
 """
 
 from farthing.clock import SECOND_US, Instant
 from farthing.device.messages import AnswerStatus
 from farthing.evidence.payword import highest
 from farthing.refusal import Refusal
-from farthing.tariff import TariffError
+from farthing.tariff import TariffError, is_placed
 from farthing_edge.authorization import events
 from farthing_edge.authorization.commands import Reply, TicksArrived
 from farthing_edge.authorization.decision import NOTHING, Decision
@@ -108,11 +109,12 @@ def _settle(
     entry = state.tariffs.get((authorization.tariff.tariff_id, authorization.tariff.version))
     account = state.accounts.get(authorization.account_id)
     ticked = events.Ticked(authorization=authorization.id, tick_index=tick[0], tick_preimage=tick[1], heard_at=now)
-    if entry is None:
+    if entry is None or is_placed(entry.tariff, authorization.unit):
+        # Ticks have no time, and where the price asks for it they are billed by the next statement.
         return Decision((ticked,))
     purse = purse_for(state, account, authorization.token_key, authorization.holds)
     try:
-        charges, holds, limit_value, short_micros = bill_and_roll(
+        charges, holds, limit_value, short_micros, _, _ = bill_and_roll(
             state, device, authorization, entry, purse, value=value, at=authorization.at, now=now, closing=False
         )
     except TariffError:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from farthing.device.messages import Grant
+from farthing.evidence.leaf import Stood
 from farthing.ids import GatewayId
 from farthing_edge.authorization.events import Adopted, BaselineTaken, Event, Granted, Metered, Settled
 from farthing_edge.authorization.opening import opened, told_by
@@ -90,7 +91,18 @@ def _facts_of_metered(
         traceparent=event.traceparent,
         tick=(event.tick_index, event.tick_preimage) if isinstance(event, Settled) and event.tick_index else None,
         latest=event.latest,
+        stood=_stood(event, event_at),
     )
+
+
+def _stood(event: Metered | Settled, event_at: Callable[[int], Event]) -> Stood | None:
+    """Where the use stood before the record, as the entry before it says."""
+    if not event.placed_position:
+        return None
+    before = event_at(event.placed_position)
+    if not isinstance(before, Metered | Settled) or before.placed is None:
+        raise DetailFault(f"position {event.placed_position} does not say where a use stood")
+    return Stood(placed=before.placed, register_to=before.value, statement=before.statement)
 
 
 def _told(event: Event, position: int, start_id: bytes) -> Told:
@@ -111,4 +123,5 @@ def _told(event: Event, position: int, start_id: bytes) -> Told:
         holds=event.holds,
         net_micros=before[0] + sum(charge.net_micros for charge in event.charges),
         tax_micros=before[1] + sum(charge.tax_micros for charge in event.charges),
+        readings_due=event.readings_due,
     )

@@ -13,8 +13,9 @@ from farthing.device.messages import MAX_EPOCH, Grant, TariffVersion
 from farthing.device.messages import encode as encode_message
 from farthing.evidence import merkle
 from farthing.evidence.batches import batch_hash
-from farthing.evidence.leaf import Leaf
+from farthing.evidence.leaf import Leaf, Stood
 from farthing.ids import AuthorizationId, DeviceId, RegisterId
+from farthing.tariff import TIME_ZONE_DATA
 from farthing.v1 import batch_pb2
 from farthing_edge.authorization.events import Sealed
 from farthing_edge.authorization.state import (
@@ -51,6 +52,7 @@ class Facts(NamedTuple):
     grant: Grant | None
     traceparent: str | None
     tick: tuple[int, bytes] | None
+    stood: Stood | None
 
 
 class Sheet(NamedTuple):
@@ -121,6 +123,7 @@ def _leaf(fact: Facts, line: int, net: int, tax: int) -> bytes:
         grant=None if fact.grant is None else encode_message(fact.grant),
         traceparent=fact.traceparent,
         tick=fact.tick,
+        stood=fact.stood,
     ).encode()
 
 
@@ -139,6 +142,7 @@ def facts_of(
     traceparent: str | None,
     tick: tuple[int, bytes] | None = None,
     latest: bytes | None = None,
+    stood: Stood | None = None,
 ) -> Facts:
     """What a leaf says of a record that ``statement`` (a chain: with a ``tick`` of it) ends; ``latest`` is the statement that gives it
     its time, where neither that one nor the first does. ``net_micros`` and ``tax_micros`` are the authorization's so far.
@@ -165,6 +169,7 @@ def facts_of(
         grant=grant,
         traceparent=traceparent,
         tick=tick,
+        stood=stood,
     )
 
 
@@ -185,6 +190,9 @@ def facts_of_record(state: GatewayState, record: UsageRecord) -> Facts:
         traceparent=record.traceparent,
         tick=record.tick,
         latest=record.latest,
+        stood=None
+        if record.placed is None
+        else Stood(placed=record.placed, register_to=record.placed_to, statement=record.placed_statement),
     )
 
 
@@ -236,6 +244,7 @@ def seal(state: GatewayState, now: Instant) -> Sealed | None:
         ),
         totals=_totals(sheet),
         merkle_root=merkle.root(leaves),
+        time_zone_data=TIME_ZONE_DATA if any(fact.stood is not None for fact in facts) else "",
         leaf_count=len(leaves),
         lines=_lines(sheet),
         claims=_claims(state, sheet),

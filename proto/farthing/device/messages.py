@@ -47,6 +47,8 @@ MAX_TRACEPARENT_SIZE = 128
 MAX_STATEMENT_SIZE = 640
 #: A gateway opens a handful of quotas per account; one hold is spread over no more than these.
 MAX_HELD_PARTS = 16
+#: A day has a handful of prices, and every answer says which changes come next.
+MAX_READINGS_DUE = 8
 #: Four ids of 64 characters, 16 held parts with an id each: below 1900 bytes.
 MAX_GRANT_SIZE = 2_048
 #: Payload, signature and heads.
@@ -90,6 +92,17 @@ def _bytes(value: object, what: str, size: int) -> None:
 
 def _is_printable_ascii(text: str) -> bool:
     return text.isascii() and text.isprintable()
+
+
+def _ascending(instants: Any) -> None:
+    if instants.__class__ is not tuple or len(instants) > MAX_READINGS_DUE:
+        raise MessageError(f"at most {MAX_READINGS_DUE} readings are due besides the interval")
+    before = -1
+    for instant in instants:
+        _count(instant, "an instant at which a reading is due")
+        if instant <= before:
+            raise MessageError("instants at which readings are due ascend")
+        before = instant
 
 
 def _is(value: object, kind: type, what: str) -> None:
@@ -380,7 +393,7 @@ class Grant:
     """A gateway's yes and its answer to each reading: use of the register is covered from ``start`` up to ``limit``.
 
     ``net_micros`` and ``tax_micros`` are billed so far; a reading is due every ``report_interval_s`` of business time;
-    ``account`` is who pays, as the gateway knows it.
+    ``account`` is who pays, as the gateway knows it; at each of ``readings_due`` a reading is due besides, as the price may change there.
     """
 
     recipient: DeviceId
@@ -402,6 +415,7 @@ class Grant:
     report_interval_s: int
     commitment: bytes | None
     account: AccountId | None = None
+    readings_due: tuple[Instant, ...] = ()
 
     @property
     def kind(self) -> Literal["grant"]:
@@ -432,6 +446,7 @@ class Grant:
         _count(self.net_micros, "a net amount", MAX_AMOUNT_MICROS)
         _count(self.tax_micros, "a tax amount", MAX_AMOUNT_MICROS)
         _count(self.report_interval_s, "a report interval", MAX_EPOCH)
+        _ascending(self.readings_due)
         if self.commitment is not None:
             _bytes(self.commitment, "a commitment", COMMITMENT_SIZE)
         if self.account is not None:
@@ -654,6 +669,8 @@ def _grant_map(grant: Grant) -> dict[int, Any]:
         13: grant.report_interval_s,
         14: grant.commitment,
     }
+    if grant.readings_due:
+        members[15] = list(grant.readings_due)
     if grant.account is not None:
         members[20] = grant.account
     return members
@@ -708,7 +725,7 @@ _READING_KEYS = _HEAD_KEYS | {8, 9, 10}
 _END_KEYS = _READING_KEYS
 _DISCLAIMER_KEYS = _HEAD_KEYS | {9}
 _CHAIN_KEYS = _READING_KEYS | {15, 16, 17}
-_GRANT_KEYS = frozenset(range(1, 15)) | {20}
+_GRANT_KEYS = frozenset(range(1, 16)) | {20}
 _ENVELOPE_KEYS = frozenset(range(1, 8))
 _ANSWER_KEYS = frozenset(range(1, 11)) | {13}
 
@@ -833,6 +850,9 @@ def decode_grant(payload: bytes) -> Grant:
     register_id, register_epoch, start, limit = _array(get(9), 4, "the covered register")
     net_micros, tax_micros = _array(get(12), 2, "the amount billed so far")
     _not_null(members, 20)
+    readings_due = get(15) if 15 in members else ()
+    if 15 in members and not readings_due:
+        raise MessageError("no readings are due besides the interval, and it is said in words")
     held = get(10)
     if held.__class__ is not tuple or len(held) > MAX_HELD_PARTS:
         raise MessageError(f"a hold has at most {MAX_HELD_PARTS} parts")
@@ -857,6 +877,7 @@ def decode_grant(payload: bytes) -> Grant:
         report_interval_s=get(13),
         commitment=get(14),
         account=get(20),
+        readings_due=readings_due,
     )
 
 

@@ -5,7 +5,9 @@ Rule 2: a line is the sum of its leaves; a claim's shares are the sums of its le
 Rule 3: every leaf rests on statements that its device signed: the one that began the authorization (whose id follows from
 it) and the one that ends the record; they name register, authorization, token commitment, tariff and recipient alike.
 Rule 4: what an authorization has billed after a record is the price of its interval under its tariff version, computed here
-anew from these statements; what the record bills is the difference.
+anew from these statements; what the record bills is the difference. Where the tariff places, it is the price of where the use stood at
+the statement before, and of the stretch from that signed statement to the one that ends the record; where it stood has to be worth what
+was billed before, and to follow from the record before it (:func:`follows`).
 Rule 5: an interval is unrolled: it begins where its claim does, which shows what the first statement does, and ends where the last one
 and its tick say, at most one return to 0 later that the device did not count itself. A tick's preimage hashes to its chain's anchor.
 Rule 6: a record closes with its device's end, or with the decision that its claim names.
@@ -14,7 +16,7 @@ Rule 7: which account and quota paid is the gateway's word; nothing here proves 
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from farthing.clock import quarter_of
 from farthing.device.cose import VerifyingKey, decode_sign1
@@ -31,9 +33,9 @@ from farthing.device.messages import (
 )
 from farthing.evidence import leaf as leaves_of
 from farthing.evidence import merkle, payword
-from farthing.evidence.leaf import Leaf, LeafError
+from farthing.evidence.leaf import Leaf, LeafError, Stood
 from farthing.ids import authorization_id, standing_authorization_id
-from farthing.tariff import Tariff, TariffError, Use, price
+from farthing.tariff import TIME_ZONE_DATA, Placed, Tariff, TariffError, Use, one_shot_use, price
 from farthing.v1 import batch_pb2
 
 
@@ -58,7 +60,9 @@ class RegisterFacts:
 class VerifiedLeaf:
     """A leaf whose every rule holds, with its statements read: ``first`` began the authorization, ``last`` ends the record.
 
-    ``start`` is what the register had counted in its epoch when the authorization began.
+    ``start`` is what the register had counted in its epoch when the authorization began. Where the tariff places: ``previous`` is the
+    statement before, None if that is the first; ``placed`` where the use stands after the record; ``worth`` (net, tax) what it was worth at
+    ``previous``.
     """
 
     index: int
@@ -66,6 +70,9 @@ class VerifiedLeaf:
     first: Statement
     last: Statement
     start: int
+    previous: Statement | None = None
+    placed: Placed | None = None
+    worth: tuple[int, int] | None = None
 
 
 #: (device id, key id) → the device's statement key.
@@ -83,11 +90,12 @@ def verify(
     device_key: DeviceKeys,
     tariff: Tariffs,
     register: Registers,
+    time_zone: str = "",
 ) -> tuple[VerifiedLeaf, ...]:
     """Check every rule of evidence; return the leaves in order, or raise ``EvidenceError`` naming leaf and rule.
 
     ``device_key`` is asked with (device id, key id), ``tariff`` with (tariff id, version), ``register`` with (device id, register
-    id, register epoch); None is "unknown", and breaks a rule.
+    id, register epoch); None is "unknown", and breaks a rule. ``time_zone`` is the site's, for tariffs that go by the wall clock.
     """
     _check_tree(batch, leaves)
     lines = _lines_of_leaves(batch)
@@ -114,8 +122,23 @@ def verify(
         priced_by = tariff(item.tariff.tariff_id, item.tariff.version)
         if priced_by is None:
             raise EvidenceError("a tariff version that nobody knows", index)
-        _check_price(item, first, start, facts, priced_by, batch.lines[line], index)
-        verified.append(VerifiedLeaf(index=index, leaf=item, first=first, last=last, start=start))
+        previous = reader.previous(item, index)
+        if item.stood is not None and previous is not None:
+            _check_stood(item, item.stood, first, previous, last, facts, start, index)
+        use = _use_of(item, first, last, facts, start, time_zone)
+        placed = _check_price(item, use, priced_by, batch, batch.lines[line], index)
+        verified.append(
+            VerifiedLeaf(
+                index=index,
+                leaf=item,
+                first=first,
+                last=last,
+                start=start,
+                previous=previous,
+                placed=placed,
+                worth=None if item.stood is None else _worth(priced_by, use, item.stood, index),
+            )
+        )
     _check_sums(batch, verified)
     _check_claims(batch, verified)
     return tuple(verified)
@@ -187,6 +210,10 @@ class _Reader:
         """The statement that began the authorization, one between that gives the record its time, and the one that ends it."""
         read = [self._statement(item, data, index) for data in item.statements]
         return read[0], read[1] if len(read) > 2 else None, read[-1]
+
+    def previous(self, item: Leaf, index: int) -> Statement | None:
+        """The statement at which the use stood before the record; None in a first one."""
+        return None if item.stood is None else self._statement(item, item.stood.statement, index)
 
     def _statement(self, item: Leaf, data: bytes, index: int) -> Statement:
         statement = self._read.get(data)
@@ -354,32 +381,99 @@ def _check_interval(
         raise EvidenceError("begins outside of its authorization", index)
 
 
-def _check_price(
+def _check_stood(
     item: Leaf,
+    stood: Stood,
     first: Statement,
-    start: int,
+    previous: Statement,
+    last: Statement,
     facts: RegisterFacts,
-    tariff: Tariff,
-    line: batch_pb2.Line,
+    start: int,
     index: int,
 ) -> None:
-    if tariff.currency != line.currency:
-        raise EvidenceError("its line is in another currency than the tariff", index)
-    use = Use(
+    """The statement before is one of this authorization, between the first and the last, and shows the value where the use stood."""
+    register = previous.register
+    if not isinstance(previous, Reading | Chain):
+        raise EvidenceError("the statement before is no reading of this authorization", index)
+    if (register.register_id, register.register_epoch) != (item.register_id, item.register_epoch):
+        raise EvidenceError("the statement before is of another register", index)
+    _check_continues(item, first, previous, index)
+    if previous.counter > last.counter:
+        raise EvidenceError("the statement before was made after the one that ends the record", index)
+    width = register.unrolled(facts.modulus) - first.register.unrolled(facts.modulus)
+    width += facts.modulus if width < 0 else 0
+    # A chain says where it began; how far its ticks had come by then is the gateway's word, up to where the record ends.
+    at_least = (
+        stood.register_to == start + width if isinstance(previous, Reading) else stood.register_to >= start + width
+    )
+    if not at_least or stood.register_to > item.register_to:
+        raise EvidenceError("the use stood elsewhere than the statement before says", index)
+    if stood.placed.at < previous.at:
+        raise EvidenceError("the use stood at an earlier time than the statement before", index)
+
+
+def _use_of(item: Leaf, first: Statement, last: Statement, facts: RegisterFacts, start: int, time_zone: str) -> Use:
+    if isinstance(last, Intent):
+        return one_shot_use(facts.unit, start, item.register_to - start, first.at, time_zone)
+    return Use(
         unit=facts.unit,
         start=start,
         end=item.register_to,
         started_at=first.at,
         ended_at=item.at,
+        placed=None if item.stood is None else item.stood.placed,
+        placed_to=0 if item.stood is None else item.stood.register_to,
+        time_zone=time_zone,
     )
+
+
+def _check_price(
+    item: Leaf, use: Use, tariff: Tariff, batch: batch_pb2.Batch, line: batch_pb2.Line, index: int
+) -> Placed | None:
+    if tariff.currency != line.currency:
+        raise EvidenceError("its line is in another currency than the tariff", index)
     try:
         priced = price(tariff, use, closing=item.closing)
     except TariffError as err:
         raise EvidenceError(f"the tariff does not price it: {err}", index) from err
+    if use.placed is not None and priced.placed is None:
+        raise EvidenceError("says where a use stood, and its tariff does not ask", index)
     if (priced.net_micros, priced.tax_micros) != (item.total_net_micros, item.total_tax_micros):
-        raise EvidenceError("the price of the interval is not what the authorization has billed so far", index)
+        rule = "the price of the interval is not what the authorization has billed so far"
+        if priced.placed is not None and batch.time_zone_data not in ("", TIME_ZONE_DATA):
+            rule += f" (wall clocks were read by the time-zone data {batch.time_zone_data}, here by {TIME_ZONE_DATA})"
+        raise EvidenceError(rule, index)
     if all(part.rate_ppm != line.tax_rate_ppm for part in priced.parts):
         raise EvidenceError("its line's tax rate is none of the tariff's", index)
+    return priced.placed
+
+
+def _worth(tariff: Tariff, use: Use, stood: Stood, index: int) -> tuple[int, int]:
+    """What a use was worth where it is said to have stood, in micros (net, tax)."""
+    there = replace(use, end=stood.register_to, ended_at=stood.placed.at)
+    try:
+        worth = price(tariff, there, closing=False)
+    except TariffError as err:
+        raise EvidenceError(f"the tariff does not price where the use stood: {err}", index) from err
+    return worth.net_micros, worth.tax_micros
+
+
+def follows(earlier: VerifiedLeaf, later: VerifiedLeaf) -> bool:
+    """Whether where ``later`` stood follows from where ``earlier``, the last record before it of its authorization, left it.
+
+    What was read between two records was billed nothing, so it may have added to what costs nothing; it takes nothing back.
+    """
+    if later.leaf.stood is None or later.previous is None:
+        return earlier.placed is None
+    if earlier.placed is None or later.previous.counter < earlier.last.counter:
+        return False
+    stood = later.leaf.stood
+    if later.previous.counter == earlier.last.counter:
+        return (stood.placed, stood.register_to) == (earlier.placed, earlier.leaf.register_to)
+    there = dict(stood.placed.quantities)
+    return stood.placed.at >= earlier.placed.at and all(
+        there.get(slot, 0) >= quantity for slot, quantity in earlier.placed.quantities
+    )
 
 
 # Claims ---------------------------------------------------------------------------------------------------------------
@@ -439,7 +533,7 @@ def _reached(item: Leaf) -> tuple[int, int, bool]:
 def _check_totals(claim: batch_pb2.Claim, records: Sequence[Sequence[VerifiedLeaf]]) -> None:
     """From record to record nothing is billed twice and nothing is left out, up to the claim's totals."""
     before: Leaf | None = None
-    for record in records:
+    for number, record in enumerate(records):
         item, index = record[0].leaf, record[0].index
         for other in record[1:]:
             if _record_of(other.leaf) != _record_of(item):
@@ -451,11 +545,15 @@ def _check_totals(claim: batch_pb2.Claim, records: Sequence[Sequence[VerifiedLea
             earlier = (0, 0) if begins else None
         else:
             earlier = (before.total_net_micros, before.total_tax_micros)
+            if not follows(records[number - 1][0], record[0]):
+                raise EvidenceError("stood elsewhere than the record before it left the use", index)
             if item.register_from < before.register_to or before.closing:
                 raise EvidenceError("bills what the record before it has billed", index)
         grown = (item.total_net_micros - billed[0], item.total_tax_micros - billed[1])
         if (earlier is not None and grown != earlier) or min(grown) < 0:
             raise EvidenceError("bills another amount than the growth of the price", index)
+        if record[0].worth is not None and record[0].worth != grown:
+            raise EvidenceError("what was billed before is not the price of where the use stood", index)
         before = item
     assert before is not None
     last = records[-1][0]
@@ -478,5 +576,5 @@ def _check_totals(claim: batch_pb2.Claim, records: Sequence[Sequence[VerifiedLea
 def _record_of(item: Leaf) -> tuple[object, ...]:
     return (
         *(item.register_from, item.register_to, item.total_net_micros, item.total_tax_micros),
-        *(item.closing, item.at, item.statements, item.grant, item.tick),
+        *(item.closing, item.at, item.statements, item.grant, item.tick, item.stood),
     )

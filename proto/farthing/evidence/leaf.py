@@ -15,14 +15,40 @@ from farthing.device.messages import MAX_CHAIN_LENGTH, MAX_COUNT, MAX_EPOCH, WOR
 from farthing.device.reject import MessageError
 from farthing.ids import AUTHORIZATION_ID_SIZE, AuthorizationId, DeviceId, RegisterId, parse_bytes, parse_id
 from farthing.money import parse_amount_micros
+from farthing.tariff import Placed
 
 #: The statement that began the authorization, the one that gives the record its time (where neither of the others does), and the one
 #: that ends the record; one where the first is the last.
 MAX_STATEMENTS = 3
 
 
+#: What a use can fall to: no tariff has more components.
+MAX_SLOTS = 2_048
+
+
 class LeafError(ValueError):
     """Bytes or values that are not a leaf."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stood:
+    """Where a use stood before a record, under a tariff that places: at which value of its register (unrolled), by which statement."""
+
+    placed: Placed
+    register_to: int
+    statement: bytes
+
+    def __post_init__(self) -> None:
+        slots = [slot for slot, _ in self.placed.quantities]
+        if slots != sorted(set(slots)) or len(slots) > MAX_SLOTS:
+            raise LeafError("quantities by slot ascend")
+        for number in (self.register_to, self.placed.at, *slots, *(quantity for _, quantity in self.placed.quantities)):
+            if number.__class__ is not int or not 0 <= number <= MAX_COUNT:
+                raise LeafError("a quantity is out of its range")
+        if any(last != -1 and last not in slots for last in (self.placed.counted, self.placed.timed)):
+            raise LeafError("the last slot has no quantity")
+        if self.statement.__class__ is not bytes:
+            raise LeafError("a statement is bytes")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +60,7 @@ class Leaf:
     a standing one) and the one that ends this record; only one where they are the same (a one-shot intent); between them the one
     with the latest time, where the device's clock has gone back since. ``at`` is the latest time of them. ``tick`` (index, preimage) goes
     with a chain that ends the record. ``grant`` is the payload of the
-    grant the device had been told before this record, if any.
+    grant the device had been told before this record, if any. ``stood`` is for tariffs that place; None in an authorization's first record.
     """
 
     authorization: AuthorizationId
@@ -55,6 +81,7 @@ class Leaf:
     grant: bytes | None
     traceparent: str | None
     tick: tuple[int, bytes] | None = None
+    stood: Stood | None = None
 
     def __post_init__(self) -> None:
         try:
@@ -104,9 +131,17 @@ class Leaf:
                 list(self.statements),
                 self.grant,
                 self.traceparent,
-                *([] if self.tick is None else [list(self.tick)]),
+                *self._more(),
             ]
         )
+
+    def _more(self) -> list[Any]:
+        tick = None if self.tick is None else list(self.tick)
+        if self.stood is None:
+            return [] if tick is None else [tick]
+        at, quantities, counted, timed = self.stood.placed
+        pairs = [list(pair) for pair in quantities]
+        return [tick, [at, self.stood.register_to, pairs, counted, timed, self.stood.statement]]
 
 
 def decode(data: bytes) -> Leaf:
@@ -116,8 +151,15 @@ def decode(data: bytes) -> Leaf:
         authorization, line, register, billed, total, closing, tariff, at, statements, grant, traceparent, *more = (
             fields
         )
-        tick = None
-        if more:
+        tick = stood = None
+        if len(more) > 1:
+            tick, (stood_at, register_at, quantities, counted, timed, statement) = more
+            stood = Stood(
+                placed=Placed(stood_at, tuple((slot, quantity) for slot, quantity in quantities), counted, timed),
+                register_to=register_at,
+                statement=statement,
+            )
+        elif more:
             (tick,) = more
             if tick is None:
                 raise LeafError("no tick is not said: that would be a second encoding")
@@ -147,4 +189,5 @@ def decode(data: bytes) -> Leaf:
         grant=grant,
         traceparent=traceparent,
         tick=tick,
+        stood=stood,
     )

@@ -246,6 +246,8 @@ def timetable_of(plan: PlacedPlan, time_zone: str) -> Timetable:
 
 def _place(plan: PlacedPlan, use: Use) -> Tally:
     """Everything up to the last reading, placed."""
+    if use.placed is not None and use.placed.quantities and use.placed.quantities[-1][0] >= len(plan.slots):
+        raise TariffError("a use that fell to a component that the tariff does not have")
     tally = Tally(use.placed)
     last_at, last_value = (use.started_at, use.start) if use.placed is None else (use.placed.at, use.placed_to)
     # A device whose clock was set back has used no negative time.

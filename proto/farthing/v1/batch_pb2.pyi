@@ -97,6 +97,7 @@ class Batch(message.Message):
     CLOSED_QUOTA_IDS_FIELD_NUMBER: builtins.int
     STATISTICS_FIELD_NUMBER: builtins.int
     CARRIED_FIELD_NUMBER: builtins.int
+    TIME_ZONE_DATA_FIELD_NUMBER: builtins.int
     operator_id: builtins.str
     site_id: builtins.str
     gateway_id: builtins.str
@@ -115,6 +116,8 @@ class Batch(message.Message):
     merkle_root: builtins.bytes
     """RFC 9162, section 2.1.1, over the leaves in the order of the lines. SHA-256 of nothing when there are none."""
     leaf_count: builtins.int
+    time_zone_data: builtins.str
+    """Where something in it was priced by a tariff that places: the edition of the IANA time-zone data, e.g. "2026a"."""
     @builtins.property
     def clock(self) -> ClockEpoch: ...
     @builtins.property
@@ -157,10 +160,11 @@ class Batch(message.Message):
         closed_quota_ids: abc.Iterable[builtins.str] | None = ...,
         statistics: AuthorizationStatistics | None = ...,
         carried: abc.Iterable[CarriedEnd] | None = ...,
+        time_zone_data: builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["clock", b"clock", "statistics", b"statistics"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["carried", b"carried", "claims", b"claims", "clock", b"clock", "closed_quota_ids", b"closed_quota_ids", "directive_version", b"directive_version", "first_position", b"first_position", "gateway_id", b"gateway_id", "incarnation", b"incarnation", "last_position", b"last_position", "leaf_count", b"leaf_count", "lines", b"lines", "merkle_root", b"merkle_root", "operator_id", b"operator_id", "previous_hash", b"previous_hash", "sealed_at_us", b"sealed_at_us", "sequence", b"sequence", "site_id", b"site_id", "start_id", b"start_id", "statistics", b"statistics", "stopped", b"stopped", "totals", b"totals"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["carried", b"carried", "claims", b"claims", "clock", b"clock", "closed_quota_ids", b"closed_quota_ids", "directive_version", b"directive_version", "first_position", b"first_position", "gateway_id", b"gateway_id", "incarnation", b"incarnation", "last_position", b"last_position", "leaf_count", b"leaf_count", "lines", b"lines", "merkle_root", b"merkle_root", "operator_id", b"operator_id", "previous_hash", b"previous_hash", "sealed_at_us", b"sealed_at_us", "sequence", b"sequence", "site_id", b"site_id", "start_id", b"start_id", "statistics", b"statistics", "stopped", b"stopped", "time_zone_data", b"time_zone_data", "totals", b"totals"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
