@@ -16,6 +16,7 @@ from farthing.tariff.decimals import decimal_text
 from farthing.tariff.session import Line, PricedSession, SessionError, parse_session, price_session
 from farthing.v1 import registry_pb2, registry_pb2_grpc
 from farthing_cloud.admin.apply import put_tariff
+from farthing_cloud.admin.city_rates import CITIES, RatesError, read_rows
 from farthing_cloud.admin.document import Tariff
 from farthing_cloud.admin.registry import AnyOperator
 from farthing_cloud.admin.session import (
@@ -171,3 +172,38 @@ def _show_session(priced: PricedSession) -> None:
 
 def _printed(line: dict[str, Any]) -> Row:
     return {name: "-" if value is None else str(value) for name, value in line.items()}
+
+
+# Published rates ------------------------------------------------------------------------------------------------------
+
+
+@tariffs.command("convert")
+def convert_rates(
+    city: Annotated[str, typer.Argument(help=f"Whose file it is: {' or '.join(CITIES)}.")],
+    file: Annotated[Path, typer.Argument(help="The published CSV file, gzipped or not.")],
+    out: Annotated[
+        Path | None, typer.Option(help="A folder for the tariff objects, one file for each version.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Make tariff objects of published parking rates, and say of every row that cannot become one why."""
+    if city not in CITIES:
+        fail(f"{city}: rates are read of {' and '.join(CITIES)}")
+    try:
+        conversion = CITIES[city](read_rows(file))
+        if out is not None:
+            out.mkdir(parents=True, exist_ok=True)
+            for tariff in conversion.tariffs:
+                (out / f"{tariff.tariff_id}-v{tariff.version}.json").write_bytes(tariff.ocpi_json)
+    except RatesError as err:
+        fail(str(err))
+    except OSError as err:
+        fail(f"{err.filename}: {err.strerror}")
+    rows: list[Row] = [
+        {
+            "rows": sum(tariff.rows for tariff in conversion.tariffs),
+            "became": f"{len(conversion.tariffs)} tariff versions",
+        },
+        *({"rows": count, "became": f"refused: {why}"} for why, count in sorted(conversion.refused.items())),
+    ]
+    show(rows, ("rows", "became"), as_json=as_json)
