@@ -85,6 +85,7 @@ class FakeGateway:
     cancelled: set[AuthorizationId] = field(default_factory=set)
     seen: dict[int, tuple[bytes, Answer, Grant | None]] = field(default_factory=dict)
     standing: list[tuple[int, int]] = field(default_factory=list)
+    readings_due: tuple[Instant, ...] = ()
     recorded: int = 0
 
     def hear(self, payload: bytes) -> tuple[Answer, Grant | None]:
@@ -181,6 +182,7 @@ class FakeGateway:
             net_micros=0,
             tax_micros=0,
             report_interval_s=900,
+            readings_due=self.readings_due,
             commitment=intent.commitment,
         )
 

@@ -8,6 +8,7 @@ import pytest
 from farthing.device.messages import AnswerStatus, End, Intent, Reading, RegisterValue, decode_statement, encode
 from farthing.ids import GatewayId, token_commitment
 from farthing.refusal import Refusal
+from farthing_firmware_sim.device.due import next_due_us
 from farthing_firmware_sim.device.step import is_finished, new_state, restored, step
 from farthing_firmware_sim.device.stored import dump, load
 from farthing_firmware_sim.device.values import (
@@ -96,6 +97,32 @@ def test_a_session_from_token_to_receipt(talk, gateway, plan):
     talk.hear(510, send=talk.said[0] if talk.said else None)
     talk.tick(600)
     assert talk.state.register_value == 813_340, "no answer, no use"
+
+
+def test_it_reads_at_the_instants_that_the_grant_asks_for(talk, gateway, plan, at):
+    """As the register stood then, however late the step that sees it; and no newer reading takes their place on the air."""
+    gateway.readings_due = (at(104).business_us, at(200).business_us, at(10_000).business_us)
+    talk.give(Arrive(plan=plan()), 0).hear(4)
+    assert next_due_us(talk.plate, talk.state) == at(104).business_us
+    talk.tick(250)
+    asked = talk.statements()
+    assert [(each.at, each.register.value) for each in asked] == [
+        (at(104).business_us, 812_340 + 305),
+        (at(200).business_us, 812_340 + 598),
+    ]
+    assert load(dump(talk.state, Profile.SESSION)).use.readings_due == (at(10_000).business_us,)
+
+    talk.tick(400)
+    at_limit = decode_statement(talk.state.outgoing[-1].payload)
+    assert at_limit.register.value == 813_340
+    assert [decode_statement(each.payload) for each in talk.state.outgoing] == [*asked, at_limit]
+    for each in talk.state.outgoing:
+        answer, grant = gateway.hear(each.payload)
+        talk.give(Answered(gateway=each.gateway, answer=answer, grant=grant), 410)
+    assert talk.state.outgoing == ()
+    # It leaves before the third instant comes: there is nothing to read any more.
+    talk.tick(4 + 3_600)
+    assert isinstance(talk.only(), End)
 
 
 def test_it_goes_on_when_a_new_limit_comes(talk, gateway, plan):

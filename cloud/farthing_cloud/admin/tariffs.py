@@ -200,10 +200,7 @@ def convert_rates(
     except OSError as err:
         fail(f"{err.filename}: {err.strerror}")
     rows: list[Row] = [
-        {
-            "rows": sum(tariff.rows for tariff in conversion.tariffs),
-            "became": f"{len(conversion.tariffs)} tariff versions",
-        },
-        *({"rows": count, "became": f"refused: {why}"} for why, count in sorted(conversion.refused.items())),
+        {"rows": sum(each.rows for each in conversion.tariffs), "became": f"{len(conversion.tariffs)} tariff versions"}
     ]
+    rows += [{"rows": count, "became": f"refused: {why}"} for why, count in sorted(conversion.refused.items())]
     show(rows, ("rows", "became"), as_json=as_json)

@@ -17,7 +17,7 @@ def next_due_us(nameplate: Nameplate, state: State) -> Instant | None:
     use = state.use
     if use is None or use.stage is not Stage.USING or nameplate.profile is not Profile.SESSION:
         return None
-    due_us = min(use.granted_at_us + use.plan.stay_us, use.report_due_us)
+    due_us = min(use.granted_at_us + use.plan.stay_us, use.report_due_us, *use.readings_due[:1])
     rate = min(use.plan.rate_per_hour, nameplate.rated_per_hour)
     left = use.covered - use.used
     if not use.told_at_limit and 0 < left < use.plan.target - use.used and rate:

@@ -228,9 +228,28 @@ class _Draft:
     # Metering ---------------------------------------------------------------------------------------------------------
 
     def advance(self) -> None:
-        """Count what was delivered since the last step."""
+        """Count what was delivered since the last step, and read the register at each instant in between that the grant asks for."""
+        use = self.state.use
+        if use is not None and use.stage is Stage.USING and self.nameplate.profile is Profile.SESSION:
+            for due in use.readings_due:
+                if due > self.now.business_us or due >= _leaves_us(use):
+                    break
+                self._count(max(due, self.state.metered_at_us))
+                use = self._open()
+                if due >= self.state.metered_at_us:
+                    self._read(use, at=due, at_limit=use.told_at_limit, asked_for=True)
+                self._dropped_due(due)
+        self._count(self.now.business_us)
+
+    def _dropped_due(self, due: Instant) -> None:
+        use = self._open()
+        left = tuple(each for each in use.readings_due if each > due)
+        self.state = replace(self.state, use=replace(use, readings_due=left))
+        self.durable = True
+
+    def _count(self, now_us: Instant) -> None:
         state, plate = self.state, self.nameplate
-        until = self.now.business_us
+        until = now_us
         use = state.use
         if state.standing is not None:
             rate, room = state.drawn_per_hour, None
@@ -252,7 +271,7 @@ class _Draft:
             state,
             register_value=(state.register_value + units) % plate.modulus,
             register_rest=rest,
-            metered_at_us=max(state.metered_at_us, self.now.business_us),
+            metered_at_us=max(state.metered_at_us, now_us),
             use=use if use is None or not units else replace(use, used=use.used + units),
         )
 
@@ -413,7 +432,7 @@ class _Draft:
             return
         if use is not None and use.gateway == gateway and self._authorization(use) == name:
             if use.stage is Stage.USING and self.nameplate.profile is Profile.SESSION:
-                self._read(use, at_limit=use.used >= use.covered)
+                self._read(use, at=self.now.business_us, at_limit=use.used >= use.covered)
             return
         known = [
             each
@@ -682,6 +701,7 @@ class _Draft:
                 grant_position=position,
                 floor=use.floor or any(part.quota_id == "floor" for part in grant.held),
                 report_interval_us=interval_us,
+                readings_due=tuple(due for due in grant.readings_due if due > self.state.metered_at_us),
                 told_at_limit=use.told_at_limit and covered <= use.covered,
             ),
             # The newest yes stays beside the intent: who lost its journal, or carries the end, is shown both.
@@ -737,7 +757,7 @@ class _Draft:
             return
         at_limit = use.used >= use.covered and use.used < use.plan.target and not use.told_at_limit
         if at_limit or self.now.business_us >= use.report_due_us:
-            self._read(use, at_limit=use.used >= use.covered)
+            self._read(use, at=self.now.business_us, at_limit=use.used >= use.covered)
 
     def _go_on_standing(self, standing: Standing) -> None:
         if standing.final_counter is not None:
@@ -808,6 +828,7 @@ class _Draft:
                 floor=False,
                 report_interval_us=plate.report_interval_us,
                 report_due_us=self.now.business_us,
+                readings_due=(),
                 told_at_limit=False,
             ),
         )
@@ -833,7 +854,7 @@ class _Draft:
             authorization=self._authorization_of(counter, gateway),
         )
 
-    def _read(self, use: Use, *, at_limit: bool) -> None:
+    def _read(self, use: Use, *, at: Instant, at_limit: bool, asked_for: bool = False) -> None:
         plate = self.nameplate
         assert use.tariff is not None
         self._say(
@@ -842,7 +863,7 @@ class _Draft:
                 device=plate.device,
                 device_epoch=plate.device_epoch,
                 counter=self._take_counter(),
-                at=self.now.business_us,
+                at=at,
                 register=self._register(self.state.register_value),
                 tariff=use.tariff,
                 commitment=use.commitment,
@@ -851,12 +872,13 @@ class _Draft:
             intent_counter=use.intent_counter,
             trace_id=use.plan.trace_id,
             authorization=self._authorization(use),
+            asked_for=asked_for,
         )
         self.state = replace(
             self.state,
             use=replace(
                 use,
-                report_due_us=Instant(self.now.business_us + use.report_interval_us),
+                report_due_us=Instant(at + use.report_interval_us),
                 told_at_limit=at_limit,
             ),
         )
@@ -988,6 +1010,7 @@ class _Draft:
         cancels: bool = False,
         authorization: AuthorizationId | None = None,
         elsewhere: tuple[GatewayId, ...] = (),
+        asked_for: bool = False,
     ) -> None:
         outgoing = Outgoing(
             kind=statement.kind,
@@ -1007,6 +1030,7 @@ class _Draft:
             carry_after_us=self.nameplate.retry.carry_us,
             carry_at_us=self.now.real_us + self.nameplate.retry.carry_us,
             carried_by=None,
+            asked_for=asked_for,
             attempts=0,
             try_at_us=self.now.real_us,
         )
@@ -1025,7 +1049,11 @@ class _Draft:
         )
         waiting = self.state.outgoing
         if outgoing.kind == "reading":
-            waiting = tuple(each for each in waiting if each.kind != "reading" or each.intent_counter != intent_counter)
+            waiting = tuple(
+                each
+                for each in waiting
+                if each.kind != "reading" or each.intent_counter != intent_counter or each.asked_for
+            )
         self.state = replace(
             self.state,
             outgoing=(*waiting, outgoing),

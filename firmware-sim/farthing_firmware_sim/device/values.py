@@ -156,6 +156,8 @@ class Use:
     floor: bool
     report_interval_us: int
     report_due_us: Instant
+    #: From the newest grant: instants to come at which the register is read besides, as the price may change there.
+    readings_due: tuple[Instant, ...]
     #: The limit was reported: one reading per limit, not one per tick.
     told_at_limit: bool
     chain: Chained | None = None
@@ -189,6 +191,8 @@ class Outgoing:
     carry_after_us: int
     carry_at_us: int
     carried_by: GatewayId | None
+    #: A reading that was asked for at its instant: no newer one says what it says.
+    asked_for: bool
     attempts: int
     try_at_us: int
 
