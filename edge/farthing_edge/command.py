@@ -112,6 +112,27 @@ def show_parked(config: ConfigOption, as_json: JsonOption = False) -> None:
 
 
 @app.command()
+def doctor(config: ConfigOption, as_json: JsonOption = False) -> None:
+    """What this gateway's set-up protects against, and what it does not. Exit 1 when something it relies on does not hold."""
+    settings = _config(config)
+    from farthing.hsm import HsmError, load_party
+    from farthing_edge.doctor import examine
+
+    try:
+        party = load_party(settings.party)
+    except HsmError as err:
+        _fail(err)
+    findings = examine(settings, party)
+    if as_json:
+        print(json.dumps([finding._asdict() for finding in findings]))
+    else:
+        for finding in findings:
+            print(f"{finding.verdict:<5}  {finding.what}")
+    if any(finding.verdict == "wrong" for finding in findings):
+        raise typer.Exit(1)
+
+
+@app.command()
 def broker(
     config: ConfigOption,
     listen: Annotated[str, typer.Option(help='"host:port" of the broker')],

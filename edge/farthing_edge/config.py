@@ -105,6 +105,13 @@ class HttpSection(Section):
     listen: Address = "127.0.0.1:0"
 
 
+class TokenSection(Section):
+    """The gateway's token, beside its keys."""
+
+    #: The token also remembers the highest sealed batch. Only for one that is not restored with the journal's disk: SoftHSM is.
+    witness: bool = False
+
+
 class LimitsSection(Section):
     """What one gateway takes on at once; above it the answer is "later"."""
 
@@ -157,6 +164,7 @@ class EdgeConfig(Section):
     mqtt: MqttSection | None = None
     coap: CoapSection | None = None
     http: HttpSection = HttpSection()
+    token: TokenSection = TokenSection()
     clock: ClockSection = ClockSection()
     limits: LimitsSection = LimitsSection()
     log: LogSection = LogSection()

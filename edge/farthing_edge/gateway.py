@@ -33,6 +33,7 @@ from farthing_edge.broker import client_key
 from farthing_edge.broker_key import BrokerKey
 from farthing_edge.config import GATEWAY_USER, EdgeConfig, MqttSection
 from farthing_edge.engine import Engine, EngineError, EngineLimits, SignedBatchRow, TokenSigner, Waiting
+from farthing_edge.engine.sealed_witness import TokenWitness
 from farthing_edge.http import HttpListener
 from farthing_edge.http import ListenError as HttpListenError
 from farthing_edge.ingress.coap import CoapIngress
@@ -221,6 +222,7 @@ class _Gateway:
             batch_signer=TokenSigner(token=token, label="batch", urgent=True),
             clock=clock,
             settings=core_settings(config, clock),
+            sealed_witness=TokenWitness(token) if config.token.witness else None,
             limits=EngineLimits(
                 queue=limits.engine_queue,
                 group=limits.group,

@@ -392,3 +392,11 @@ def test_a_key_whose_making_was_cut_short_is_never_used(tmp_path):
         assert "False" in ran.stdout
     finally:
         destroy_below(tmp_path)
+
+
+async def test_what_is_remembered_takes_the_place_of_what_was(gateway) -> None:
+    assert await gateway.remembered("mark") == []
+    await gateway.remember("mark", b"one")
+    await gateway.remember("mark", b"two")
+    await gateway.remember("other", b"three")
+    assert await gateway.remembered("mark") == [b"two"]

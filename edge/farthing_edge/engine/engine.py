@@ -25,7 +25,7 @@ import structlog
 from farthing.clock import BusinessClock, Instant
 from farthing.device import cose
 from farthing.device.messages import Answer, AnswerStatus, Grant, Intent, Witness, encode
-from farthing.evidence.batches import BATCH_RECIPIENT
+from farthing.evidence.batches import BATCH_RECIPIENT, batch_hash
 from farthing.hsm import HsmError
 from farthing.ids import START_ID_SIZE, AccountId, StartId
 from farthing.money import Currency
@@ -59,6 +59,8 @@ from farthing_edge.authorization.events import (
 from farthing_edge.authorization.events import encode as encode_event
 from farthing_edge.authorization.state import CoreSettings, GatewayState, StateError
 from farthing_edge.engine.lanes import Lanes
+from farthing_edge.engine.sealed_witness import Sealed as SealedInToken
+from farthing_edge.engine.sealed_witness import SealedWitness
 from farthing_edge.engine.signing import BatchSigner, GrantSigner
 from farthing_edge.engine.view import GatewayView
 from farthing_edge.journal.errors import JournalError, JournalFull, JournalRejected
@@ -197,7 +199,11 @@ class Engine:
         limits: EngineLimits | None = None,
         monotonic_ns: Callable[[], int] = time.monotonic_ns,
         random_bytes: Callable[[int], bytes] = os.urandom,
+        sealed_witness: SealedWitness | None = None,
     ) -> None:
+        self._sealed_witness = sealed_witness
+        #: (incarnation, sequence) that the witness remembers.
+        self._witnessed = (0, 0)
         self._journal = journal
         self._settings = settings
         self._grant_signer = grant_signer
@@ -362,8 +368,15 @@ class Engine:
         )
         group = Group()
         self._take(group, started, clock.now())
+        remembered = None if self._sealed_witness is None else await self._sealed_witness.highest()
+        if remembered is not None:
+            self._witnessed = remembered[:2]
+            self._take(group, commands.TokenWitnessed(**remembered._asdict()), clock.now())
         await self._in_journal_thread(self._journal.commit, group)
         self._durable_request = self._state.request_counter
+        if self._state.sequence:
+            # A token that is behind lost its last write: it is repaired.
+            await self._witness_seal(self._state.incarnation, self._state.sequence, self._state.batch_hash)
 
     # Commands ---------------------------------------------------------------------------------------------------------
 
@@ -826,6 +839,7 @@ class Engine:
                 continue
             incarnation, sequence, batch = self._unsigned[0]
             try:
+                await self._witness_seal(incarnation, sequence, batch_hash(batch))
                 signature = await self._batch_signer.sign(cose.to_be_signed("batch", BATCH_RECIPIENT, batch))
             except HsmError as err:
                 _log.warning("a batch could not be signed yet", sequence=sequence, fault=str(err))
@@ -866,6 +880,12 @@ class Engine:
             return _sealed_at(read_entry(connection, read_batch_position(connection, incarnation, sequence))).batch
         finally:
             connection.close()
+
+    async def _witness_seal(self, incarnation: int, sequence: int, sealed: bytes) -> None:
+        """After the journal, before anybody else hears of the batch whose hash is ``sealed``."""
+        if self._sealed_witness is not None and (incarnation, sequence) > self._witnessed:
+            await self._sealed_witness.remember(SealedInToken(incarnation, sequence, sealed))
+            self._witnessed = (incarnation, sequence)
 
     def batches_to_send(self, after_sequence: int, limit: int = 64) -> list[SignedBatchRow]:
         """Signed batches of this incarnation with a higher sequence, ascending, at most ``limit``."""

@@ -245,6 +245,14 @@ class Token:
         """Destroy the secret key ``label`` (a site key of an epoch that is over); ``NoSuchKey``."""
         await self._ask(Lane.ORDINARY, lambda: self._destroy_key(label))
 
+    async def remember(self, label: str, value: bytes) -> None:
+        """Keep ``value`` as a private data object ``label``; what was kept under it is destroyed after. (VALUE cannot be changed.)"""
+        await self._ask(Lane.URGENT, lambda: self._remember(label, value))
+
+    async def remembered(self, label: str) -> list[bytes]:
+        """The values of all data objects ``label``: more than one where a change was cut short, torn ones left out."""
+        return await self._ask(Lane.URGENT, lambda: self._remembered(label))
+
     async def generate_sealing_key(self, label: str) -> None:
         """Make an AES-256 key, sensitive, not extractable, for ``seal``. ``HsmError`` if the label is taken."""
         await self._ask(Lane.ORDINARY, lambda: self._generate_sealing_key(label))
@@ -404,6 +412,27 @@ class Token:
         key.destroy()
         for each in _objects(self._session, {Attribute.CLASS: ObjectClass.DATA, Attribute.LABEL: _CHECK_LABEL + label}):
             each.destroy()
+
+    def _remember(self, label: str, value: bytes) -> None:
+        before = list(_objects(self._session, {Attribute.CLASS: ObjectClass.DATA, Attribute.LABEL: label}))
+        self._session.create_object(
+            {
+                Attribute.CLASS: ObjectClass.DATA,
+                Attribute.TOKEN: True,
+                Attribute.PRIVATE: True,
+                Attribute.LABEL: label,
+                Attribute.VALUE: value,
+            }
+        )
+        for each in before:
+            each.destroy()
+
+    def _remembered(self, label: str) -> list[bytes]:
+        values: list[bytes] = []
+        for each in _objects(self._session, {Attribute.CLASS: ObjectClass.DATA, Attribute.LABEL: label}):
+            with suppress(*_TORN):
+                values.append(each[Attribute.VALUE])
+        return values
 
     def _generate_sealing_key(self, label: str) -> None:
         self._new_label(label)

@@ -1,11 +1,13 @@
 """edge.toml: strict, and every message says what to do."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from farthing.configuration import ConfigError
-from farthing_edge.config import load_config
+from farthing_edge.config import TokenSection, load_config
+from farthing_edge.doctor import examine
 
 GOOD = """\
 gateway_id = "gw-1"
@@ -74,3 +76,20 @@ def test_a_bad_one_is_no_start_and_says_why(folder: Path, change: object, says: 
 def test_no_file_says_so(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no such file"):
         load_config(tmp_path / "none.toml")
+
+
+@pytest.mark.parametrize(
+    ("witness", "module", "verdict"),
+    [
+        (False, "libsofthsm2.so", "note"),
+        (False, "libhardware.so", "note"),
+        (True, "libsofthsm2.so", "wrong"),
+        (True, "libhardware.so", "ok"),
+    ],
+)
+def test_the_doctor_says_whether_the_token_is_a_witness(witness: bool, module: str, verdict: str) -> None:
+    config = SimpleNamespace(token=TokenSection(witness=witness))
+    party = SimpleNamespace(module_path=Path("/usr/lib") / module)
+    (finding,) = examine(config, party)  # type: ignore[arg-type]  # of both it asks only this
+    assert finding.verdict == verdict
+    assert "witness" in finding.what or "remembers" in finding.what

@@ -16,6 +16,7 @@ from farthing.clock import BusinessClock
 from farthing.device.cose import VerifyingKey, key_id
 from farthing_edge.authorization.state import CoreSettings
 from farthing_edge.engine import Engine, EngineLimits
+from farthing_edge.engine.sealed_witness import SealedWitness
 from farthing_edge.journal import Journal
 
 
@@ -73,6 +74,7 @@ class Bench:
         self.policy_source = Gateway("G1", "S1")
         self.journal: Journal | None = None
         self.keep_ballast = False
+        self.sealed_witness: SealedWitness | None = None
         self.settings = CoreSettings(gateway_id="G1", clock_epoch_us=DAY, clock_real_epoch_us=0, clock_rate=1)
 
     @asynccontextmanager
@@ -85,6 +87,7 @@ class Bench:
             batch_signer=self.batch_signer,
             clock=self.hand.clock(),
             limits=self.limits,
+            sealed_witness=self.sealed_witness,
         )
         await engine.start()
         task = asyncio.create_task(engine.run())

@@ -3,66 +3,19 @@
 import asyncio
 
 import pytest
-from edge_playbook import FailingConnection, M, Meter, Policy, clock, token_ref, until
+from edge_playbook import FailingConnection, M, Meter, Policy, clock, until
+from engine_site import Here, Site, said
 
 from farthing.device import cose
-from farthing.device.messages import AnswerStatus, decode_grant, encode
+from farthing.device.messages import AnswerStatus, decode_grant
 from farthing.evidence import merkle
 from farthing.evidence.batches import BATCH_RECIPIENT, batch_hash
 from farthing.hsm import HsmError
 from farthing.refusal import Refusal
 from farthing.v1 import batch_pb2, directive_pb2, gateway_sync_pb2
 from farthing_edge.authorization import commands
-from farthing_edge.authorization.commands import DeviceStatement
-from farthing_edge.engine import Engine, EngineError
+from farthing_edge.engine import EngineError
 from farthing_edge.journal import JournalBroken, JournalBusy, verify
-
-
-class Site:
-    """The directives of one site, told to an engine."""
-
-    def __init__(self, engine: Engine) -> None:
-        self.engine = engine
-        self.policy = Policy("G1")
-
-    async def told(self, **body: object) -> None:
-        await self.engine.submit(self.policy.directive(clock("09:00"), **body))
-
-    async def open(self, *, quota: int = 0, seal_age_s: int = 3_600) -> None:
-        await self.told(
-            welcome=directive_pb2.Welcome(
-                operator_id="op", site_id="S1", incarnation=1, receipt_keys=[b"k"], time_zone="Europe/Berlin"
-            )
-        )
-        await self.told(seal=directive_pb2.SealPolicy(amount_micros=100 * M, records=100, age_s=seal_age_s))
-        for tariff in ("chg-3", "toll-1"):
-            await self.told(tariff=Policy.tariff(tariff))
-        await self.told(account=Policy.account("P"))
-        await self.told(token=Policy.token("card", "P"))
-        await self.told(device=Policy.device("c1"))
-        await self.told(
-            device=Policy.device("x1", profile="one-shot", unit="passage", rated_per_hour=3600, tariff_id="toll-1")
-        )
-        if quota:
-            await self.told(quota_granted=Policy.quota("q1", "P", quota, clock("20:00")))
-
-
-class Here:
-    """Where a meter says things: enough of a gateway to address statements to."""
-
-    gateway_id = "G1"
-    at = clock("10:00")
-
-
-def said(statement, token=None) -> DeviceStatement:
-    payload = encode(statement)
-    return DeviceStatement(
-        statement=statement,
-        cose=b"\x84" + payload,
-        payload=payload,
-        token_ref=None if token is None else token_ref(token),
-        key_epoch=None if token is None else 1,
-    )
 
 
 async def test_a_grant_is_signed_and_names_a_durable_position(bench) -> None:
