@@ -10,11 +10,13 @@ from ledger_story import CHG, EUR, NOW, OP, Story, grants, micros
 from farthing.device import messages as m
 from farthing.ids import GatewayId, QuotaId
 from farthing.v1 import batch_pb2, directive_pb2
+from farthing_cloud.database import Pool
 from farthing_cloud.ledger.core.batches import ChainStep
 from farthing_cloud.ledger.core.received import BatchError, receive
 from farthing_cloud.ledger.core.rows import Touch
 from farthing_cloud.ledger.store.interface import LedgerStore, Transaction
 from farthing_cloud.ledger.store.memory import MemoryStore
+from farthing_cloud.ledger.store.postgres import PostgresStore
 
 G1, G2 = GatewayId("G1"), GatewayId("G2")
 #: What the session costs in all: 0.50 and 4 kWh at 0.25, a fifth of tax.
@@ -239,3 +241,27 @@ def test_a_batch_carries_a_bounded_number_and_claims_nothing_of_others(
     batch.claims[0].granted_by = granted_by
     with pytest.raises(BatchError, match=why):
         receive(batch.SerializeToString(), signature=b"", key_id=b"", currency=EUR)
+
+
+@pytest.mark.real
+@pytest.mark.parametrize(
+    ("tampering", "fault"),
+    [
+        (b"UPDATE batches SET carried = '[]' WHERE carried <> '[]'", "says (-1, -1, -1)"),
+        (
+            b"""UPDATE batches SET carried = jsonb_set(carried, '{0,authorization_id}', '"00112233445566778899aabbccddeeff"')
+            WHERE carried <> '[]'""",
+            "carries no such end",
+        ),
+        (b"UPDATE claims SET raised_by = NULL WHERE raised_by IS NOT NULL", "the batch that raised it is not there"),
+    ],
+)
+async def test_verify_names_what_somebody_changed_about_it(ledger_pool: Pool, tampering: bytes, fault: str) -> None:
+    store = PostgresStore(ledger_pool)
+    story = await opened(store)
+    await story.push(story.seal("G2", [], [], carried=(carried(INTENT, END, grant=granted(story, "q1")),)))
+    assert (await store.verify()).fault == ""
+    async with ledger_pool.connection() as connection, connection.transaction():
+        await connection.execute(b"SET LOCAL session_replication_role = replica")
+        assert (await connection.execute(tampering)).rowcount == 1
+    assert fault in (await store.verify()).fault

@@ -8,6 +8,8 @@ from typing import Final
 import psycopg
 from psycopg.rows import TupleRow
 
+from farthing.device.cose import decode_sign1
+from farthing.device.messages import End, MessageError, decode_statement
 from farthing.v1 import batch_pb2
 from farthing_cloud.database import sentence
 from farthing_cloud.ledger.store.interface import Verdict
@@ -63,15 +65,29 @@ async def _first_fault(connection: psycopg.AsyncConnection[TupleRow]) -> str:
     return ""
 
 
+def _authorization_of(end: batch_pb2.CarriedEnd) -> bytes:
+    """Which authorization a carried end is about; nothing for one that cannot be read, and so claims nothing."""
+    try:
+        statement = decode_statement(decode_sign1(end.statements[-1]).payload) if end.statements else None
+    except MessageError:
+        return b""
+    return statement.authorization if isinstance(statement, End) else b""
+
+
 def _claims_fault(row: TupleRow) -> str:
     """The claims that name a batch as the one that raised them last must stand in its bytes."""
     gateway_id, incarnation, sequence, raw, carried, owners, authorizations, tos, nets, taxes = row
     if raw is None:
         return f"claim {authorizations[0].hex()}: the batch that raised it is not there"
-    # What a carried end claims was computed by the ledger; everything else stands in the batch's bytes.
+    batch = batch_pb2.Batch.FromString(raw)
+    # What a carried end claims was computed by the ledger, for ends that stand in the batch; everything else stands in its bytes.
+    ends = {(end.granted_by, _authorization_of(end)) for end in batch.carried}
+    for claim in carried:
+        if (claim["gateway_id"], bytes.fromhex(claim["authorization_id"])) not in ends:
+            return f"claim {claim['authorization_id']}: batch {sequence} of {gateway_id} carries no such end"
     said = {
         (claim.authorization_id, gateway_id): (claim.register_to, claim.net_micros, claim.tax_micros)
-        for claim in batch_pb2.Batch.FromString(raw).claims
+        for claim in batch.claims
     }
     said |= {
         (bytes.fromhex(claim["authorization_id"]), claim["gateway_id"]): (
