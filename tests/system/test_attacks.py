@@ -217,13 +217,19 @@ POLICIES: list[tuple[dict[str, Any], Refusal]] = [
 def test_a_site_s_policies_go_from_the_operator_s_file_to_the_gateway_s_answer(town: Town) -> None:
     toll = town.speaker(TOLL)
     for policy, refusal in POLICIES:
+        # Each takes the place of the one before.
         apply_site(town, policy)
         answers = [toll.pass_once() for _ in range(2)]
         assert answers[1].refusal is refusal, policy
         if refusal is Refusal.LIMIT_PER_DAY:
             assert answers[0].status is AnswerStatus.GRANTED
-        apply_site(town, {})
-        assert toll.pass_once().status is AnswerStatus.GRANTED
+    # A site put by hand keeps the policies that its options do not name.
+    put = ("sites", "put", "S1", "--time-zone", "Europe/Berlin", "--seal-records", 11, "--seal-age", 1)
+    changed = town.admin(*put, "--operator", OPERATOR, "--seal-amount", "5.00")
+    assert changed["differences"] == ["seal.records: 10 -> 11"]
+    assert toll.pass_once().refusal is POLICIES[-1][1]
+    apply_site(town, {})
+    assert toll.pass_once().status is AnswerStatus.GRANTED
 
 
 def apply_site(town: Town, policy: dict[str, Any]) -> None:
