@@ -23,6 +23,7 @@ FIGURES = {
     "E1": ("bench.mqtt", "e1"),
     "E2": ("bench.metering", "e2"),
     "E3": ("bench.edge", "e3"),
+    "E2-ticks": ("bench.ticks", "e2_ticks"),
     "E4": ("bench.ticks", "e4"),
     "E5": ("bench.sessions", "e5"),
     "flood": ("bench.flood", "flood"),

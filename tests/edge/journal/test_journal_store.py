@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from edge_playbook import DAY, FailingConnection, Gateway, M, Meter, Policy, clock, fund
 
+from farthing.device.messages import encode
 from farthing_edge.authorization.events import KIND_OF, Sealed, Started
 from farthing_edge.authorization.events import encode as encode_event
 from farthing_edge.journal import (
@@ -25,6 +26,7 @@ from farthing_edge.journal import (
     show,
     verify,
 )
+from farthing_edge.journal.inspection import parked
 
 
 def entries(count: int, first: int = 1) -> list[Entry]:
@@ -202,3 +204,26 @@ def test_verify_names_a_batch_whose_bytes_changed_with_its_chain(journal: Journa
     report = verify(path, gateway.settings)
     assert report.last_position == journal.position
     assert report.directives == gateway.state.directive_version
+
+
+def test_what_waits_for_people_is_read_beside_a_running_gateway(journal: Journal, path: Path) -> None:
+    gateway = day_in(journal)
+    first = gateway.state.position + 1
+    before = len(gateway.journal)
+    gateway.told(account=Policy.account("Q"))
+    meter = Meter("c1", 1_500, counter=50)
+    gateway.at = clock("11:00")
+    meter.authorization = gateway.say(meter.intent(gateway), "card").grant_of
+    odd = meter.reading(gateway, 90_000)
+    gateway.say(odd)
+    group = Group()
+    happened = [event for event in gateway.journal[before:] if event.__class__ in KIND_OF]
+    for position, event in enumerate(happened, start=first):
+        group.entries.append(Entry(position, clock("11:00"), *encode_event(event)))
+    journal.commit(group)
+    journal.park(clock("11:01"), "DirectiveArrived", b"body", "ValueError: nobody could decide it")
+    statement, command = parked(path, gateway.settings)
+    assert (statement["device"], statement["counter"], statement["reason"]) == ("c1", odd.counter, "REGISTER_TOO_FAST")
+    assert (statement["value"], statement["is_end"]) == (90_000, False)
+    assert bytes.fromhex(statement["statement"]).endswith(encode(odd))
+    assert (command["what"], command["reason"]) == ("command DirectiveArrived", "ValueError: nobody could decide it")

@@ -222,8 +222,13 @@ class Watch:
         if claimed != (0, 0) or claim.final:
             due = [spoken.price(point) for point in points if claim.final or not point[2]]
             if spoken.device.clock.jumps:
-                # A clock that went back lowers no bill: what was due once stays due, by tax rate.
-                all_due = [spoken.price(point) for point in spoken.points]
+                # A clock that went back lowers no bill: time is priced up to the latest that the device had signed.
+                latest = {at for _, at, _ in spoken.points}
+                all_due = [
+                    spoken.price((value, max(at, other), closing))
+                    for value, at, closing in spoken.points
+                    for other in latest
+                ]
                 fits = all(part <= sum(max(rate) for rate in zip(*all_due, strict=True)) for part in claimed)
             else:
                 fits = claimed in due or (claimed == (0, 0) and claim.register_to == spoken.start)
