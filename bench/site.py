@@ -30,6 +30,7 @@ from grpc import aio
 from farthing.clock import Instant
 from farthing.device.cose import VerifyingKey, encode_sign1, key_id, to_be_signed
 from farthing.device.messages import (
+    Chain,
     End,
     Envelope,
     Intent,
@@ -112,19 +113,29 @@ class SoftElement:
         self.value += 1
         return self._said(Reading)
 
+    def chain(self, anchor: bytes, length: int) -> bytes:
+        """The envelope that commits to ``length`` ticks of a watt-hour from where the register stands."""
+        return self._said(Chain, unit_per_tick=1, length=length, anchor=anchor)
+
+    @property
+    def authorization(self) -> AuthorizationId:
+        """Of the session opened last."""
+        assert self._authorization is not None, "a session comes first"
+        return self._authorization
+
     def end(self) -> bytes:
         """The envelope that closes it."""
         return self._said(End)
 
-    def _said(self, kind: type[Reading] | type[End]) -> bytes:
-        assert self._authorization is not None, "a session comes first"
+    def _said(self, kind: type[Reading] | type[End] | type[Chain], **more: Any) -> bytes:
         self.counter += 1
         return self._envelope(
             kind(
                 **self._head(self.counter, self.value),
                 commitment=token_commitment(CARD, SALT),
-                authorization=self._authorization,
+                authorization=self.authorization,
                 tariff=TariffVersion(tariff_id=TariffId(TARIFF_OF[self.sessions]), version=1),
+                **more,
             ),
             None,
         )
