@@ -13,6 +13,7 @@ from farthing.refusal import Refusal
 from farthing.v1 import directive_pb2
 from farthing_edge.authorization import commands, events
 from farthing_edge.authorization.state import NEW_REGISTER_EPOCH
+from farthing_edge.engine.view import GatewayView
 
 WH = 250  # micros, net
 
@@ -344,6 +345,22 @@ def test_readings_that_did_not_come_are_counted_in_the_claim() -> None:
     site.end(400)
     site.seal()
     assert site.claims()[use.id].missed_readings == 2
+
+
+def test_a_use_that_is_silent_is_seen_until_it_is_heard_again() -> None:
+    site = Site(report_interval_s=600)
+    use = site.begin(0)
+    view = GatewayView(lambda: site.gateway.state, lambda: site.gateway.state.position)
+    site.wait(800)
+    assert view.overdue(site.gateway.at) == []
+    site.wait(1_200)
+    (silent,) = view.overdue(site.gateway.at)
+    assert (silent.device, silent.authorization, silent.missed) == ("d1", use.id.hex(), 2)
+    site.read(100)
+    assert view.overdue(site.gateway.at) == []
+    site.wait(9_000)
+    site.end(200)
+    assert view.overdue(site.gateway.at) == []
 
 
 # Records that no batch can hold -----------------------------------------------------------------------------------
