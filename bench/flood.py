@@ -18,7 +18,8 @@ import aiomqtt
 
 from bench.mqtt import load
 from bench.pictures import Mark, histogram
-from bench.site import MS, Prepared, SoftElement, disk, prepared, quantile, status
+from bench.processes import cpu_s
+from bench.site import MS, Prepared, SoftElement, disk, metric, prepared, quantile, status
 from farthing.refusal import Refusal
 
 OTHERS = 20
@@ -43,21 +44,24 @@ async def _measure(folder: Path) -> list[dict[str, object]]:
     def passages(first: int) -> list[bytes]:
         return [elements[n % OTHERS].passage(n // OTHERS + 1) for n in range(first, first + count)]
 
-    async with prepared(folder, elements) as ready, ready.running():
+    async with prepared(folder, elements) as ready, ready.running() as process:
+        began_s = cpu_s(process.pid)
         quiet = await load(ready, passages(0), rate_per_s=RATE_PER_S, devices=OTHERS)
+        quiet_s = cpu_s(process.pid) - began_s
         overheard = folder / "overheard"
         overheard.write_bytes(elements[0].passage(10_000))
-        with _flooding(ready, overheard) as process:
-            assert process.stdout is not None
-            await asyncio.to_thread(process.stdout.readline)
+        with _flooding(ready, overheard) as flooding:
+            assert flooding.stdout is not None
+            await asyncio.to_thread(flooding.stdout.readline)
             flooded = await load(
                 ready, passages(count), rate_per_s=RATE_PER_S, devices=OTHERS, first_number=count // OTHERS
             )
-        page = await status(ready.site)
+        flooded_s = cpu_s(process.pid) - began_s - quiet_s
+        page, turned_away = await status(ready.site), await metric(ready.site, "farthing_edge_turned_away_total")
     sent = {number: times for number, times in page["refusals"].items() if int(number) != Refusal.OVERLOADED}
     histogram(
         "flood",
-        f"Authorizations of {OTHERS} devices at {RATE_PER_S}/s, with a flood of {FLOOD_PER_S:,}/s from another device and without",
+        f"{RATE_PER_S} authorizations/s of {OTHERS} devices beside another one's flood",
         {"with the flood": flooded, "without": quiet},
         marks=(Mark("p99 without", quantile(quiet, 0.99) * MS), Mark("p99 with", quantile(flooded, 0.99) * MS)),
     )
@@ -77,6 +81,19 @@ async def _measure(folder: Path) -> list[dict[str, object]]:
                 "met": value <= BUDGET_RATIO * floor,
             }
         )
+    rows.append(
+        {
+            "id": "flood cpu",
+            "what": f"processor of farthing-edge for each message of the flood ({turned_away:,.0f} dropped unread)",
+            "value": (flooded_s - quiet_s) / max(1.0, turned_away) * MS,
+            "unit": "ms",
+            "floor": quiet_s / count * MS,
+            "floor_what": "for each authorization, without the flood",
+            "ratio": (flooded_s - quiet_s) / max(1.0, turned_away) / (quiet_s / count),
+            "budget": "",
+            "met": None,
+        }
+    )
     return rows
 
 

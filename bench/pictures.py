@@ -59,7 +59,8 @@ def histogram(name: str, title: str, series_s: Mapping[str, Sequence[float]], *,
     decades = range(round(math.log10(least)), round(math.log10(most)) + 1)
     ticks = [(x(10.0**decade), f"{10.0**decade:g}") for decade in decades]
     parts += [
-        _upright(x(mark.value), f"{mark.name} {mark.value:.3g} ms", mark.colour, row) for row, mark in enumerate(marks)
+        _upright(x(mark.value), f"{mark.name} {_number(mark.value)} ms", mark.colour, row)
+        for row, mark in enumerate(marks)
     ]
     return _write(name, title, parts, ticks, "milliseconds (logarithmic)", _shares(highest), "share of messages")
 
@@ -99,10 +100,12 @@ def bars(name: str, title: str, values: Mapping[str, float], *, unit: str, budge
             f'<rect x="{left:.1f}" y="{top:.1f}" width="{width * 0.6:.1f}" height="{TOP + _INNER_HEIGHT - top:.1f}" '
             f'fill="{COLOURS[number % len(COLOURS)]}"/>'
         )
-        parts.append(f'<text x="{left + width * 0.3:.1f}" y="{top - 5:.1f}" text-anchor="middle">{value:,.6g}</text>')
+        parts.append(
+            f'<text x="{left + width * 0.3:.1f}" y="{top - 5:.1f}" text-anchor="middle">{_number(value)}</text>'
+        )
         ticks.append((left + width * 0.3, each))
     if budget is not None:
-        parts.append(_level(budget, highest, f"budget {budget:,.6g} {unit}"))
+        parts.append(_level(budget, highest, f"budget {_number(budget)} {unit}"))
     return _write(name, title, parts, ticks, "", _levels(highest), unit)
 
 
@@ -117,8 +120,12 @@ def _y(value: float, highest: float) -> float:
     return TOP + _INNER_HEIGHT * (1 - value / highest)
 
 
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
 def _levels(highest: float) -> list[tuple[float, str]]:
-    return [(_y(highest * share / 4, highest), f"{highest * share / 4:,.3g}") for share in range(5)]
+    return [(_y(highest * share / 4, highest), _number(highest * share / 4)) for share in range(5)]
 
 
 def _shares(highest: float) -> list[tuple[float, str]]:

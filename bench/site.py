@@ -498,14 +498,26 @@ async def prepared(
                 yield Prepared(site=site, token=token, elements=elements, keys=keys, version=len(cloud.chain))
 
 
-async def status(site: Site) -> dict[str, Any]:
-    """What the gateway says of itself."""
+async def _page(site: Site, path: str) -> Any:
     import httpx
 
     address = json.loads((site.folder / "state" / "run.json").read_text())["addresses"]["http"]
     async with httpx.AsyncClient() as http:
-        page: dict[str, Any] = (await http.get(f"http://{address}/status")).json()
+        return await http.get(f"http://{address}/{path}")
+
+
+async def status(site: Site) -> dict[str, Any]:
+    """What the gateway says of itself."""
+    page: dict[str, Any] = (await _page(site, "status")).json()
     return page
+
+
+async def metric(site: Site, name: str) -> float:
+    """One number of the gateway's metrics, without labels."""
+    for line in (await _page(site, "metrics")).text.splitlines():
+        if line.startswith(f"{name} "):
+            return float(line.split()[1])
+    raise RuntimeError(f"there is no {name}")
 
 
 def quantile(values: list[float], share: float) -> float:
