@@ -10,16 +10,16 @@ Rule 4: what this journal does know is never adopted: a grant that it gave and w
 from dataclasses import replace
 
 from farthing.clock import SECOND_US, Instant
-from farthing.device.messages import FLOOR, End, Grant, Intent, Reading, encode
+from farthing.device.messages import FLOOR, AnswerStatus, End, Grant, Intent, Reading, encode
 from farthing.ids import AccountId, AuthorizationId, authorization_id, standing_authorization_id
 from farthing.refusal import Refusal
 from farthing.tariff import TariffError, Use, price
 from farthing.v1 import directive_pb2
 from farthing_edge.authorization import events
-from farthing_edge.authorization.commands import DeviceStatement, Shown
+from farthing_edge.authorization.commands import DeviceStatement, Reply, Shown
 from farthing_edge.authorization.decision import Decision, digest_of, no
 from farthing_edge.authorization.opening import opened
-from farthing_edge.authorization.readings import does_not_fit, meter, not_believed, park, unrolled
+from farthing_edge.authorization.readings import does_not_fit, heard, meter, not_believed, park, seen_before, unrolled
 from farthing_edge.authorization.state import (
     FLOOR_FUNDING,
     Authorization,
@@ -30,7 +30,7 @@ from farthing_edge.authorization.state import (
     TariffEntry,
 )
 from farthing_edge.authorization.witnesses import is_known
-from farthing_edge.metering.funding import Purse, floor_room_micros
+from farthing_edge.metering.funding import Purse, bill, floor_room_micros
 
 #: A reading is fresh for this many of its report intervals: it asks again for every one that it misses.
 FRESH_INTERVALS = 3
@@ -270,3 +270,102 @@ def _purse(state: GatewayState, authorization: Authorization, token_key: bytes) 
     holds = authorization.holds
     room = floor_room_micros(state, account, token_key) - holds.get(FLOOR_FUNDING, 0)
     return Purse(account.quotas, holds, room)
+
+
+# A one-shot use: its yes is all there ever was -----------------------------------------------------------------------
+
+
+def decide_shown_use(
+    state: GatewayState, command: DeviceStatement, intent: Intent, shown: Shown, now: Instant
+) -> Decision:
+    """Bill a one-shot use whose yes an older journal gave and lost: its intent and its grant prove it, and nothing follows."""
+    device = heard(state, intent)
+    if isinstance(device, Refusal):
+        return no(intent, device)
+    digest = digest_of(command.payload)
+    seen = device.seen.get(intent.counter)
+    if seen is not None:
+        return seen_before(device, intent, digest)
+    if intent.counter <= device.window_floor():
+        return no(intent, Refusal.COUNTER_TOO_OLD)
+    grant = shown.grant
+    if grant is None or not _proves_use(state, device, intent, shown, grant):
+        return no(intent, Refusal.MALFORMED)
+    if is_known(state, grant.witness):
+        return no(intent, Refusal.INTENT_ENDED)
+    if not state.is_complete or not state.incarnation:
+        return no(intent, Refusal.NOT_AUTHORIZING)
+    register = device.registers.get(intent.register.register_id)
+    entry = state.tariffs.get((grant.tariff.tariff_id, grant.tariff.version))
+    account = state.accounts.get(_account(state, device, grant))
+    if register is None or register.epoch != intent.register.register_epoch:
+        return no(intent, Refusal.REGISTER_EPOCH_DIFFERS)
+    if entry is None or account is None:
+        return no(intent, Refusal.TARIFF_MISSING)
+    start = intent.register.unrolled(register.modulus)
+    used = intent.one_shot or 0
+    try:
+        closing = entry.closing(register.unit, start, used, intent.at, intent.at, state.time_zone, one_shot=True)
+    except TariffError:
+        return no(intent, Refusal.TARIFF_MISSING)
+    # What the old incarnation's quotas still have pays first: one of them paid it then.
+    still_held: dict[str, int] = {
+        quota.id: quota.free_micros for quota in account.quotas if quota.frozen and quota.free_micros > 0
+    }
+    room = floor_room_micros(state, account, intent.commitment)
+    charges = bill(Purse(account.quotas, still_held, room), closing.parts, now)
+    granted = events.Granted(
+        device=device.id,
+        device_epoch=intent.device_epoch,
+        counter=intent.counter,
+        digest=digest,
+        statement=command.cose,
+        traceparent=command.traceparent,
+        authorization=grant.authorization,
+        account=account.id,
+        token_key=intent.commitment,
+        commitment=intent.commitment,
+        register_id=register.id,
+        register_epoch=register.epoch,
+        unit=register.unit,
+        start=start,
+        at=intent.at,
+        tariff_id=entry.name.tariff_id,
+        tariff_version=entry.name.version,
+        currency=entry.currency,
+        report_interval_s=grant.report_interval_s,
+        holds=(),
+        limit=start + used,
+        decided_at=now,
+        incarnation=grant.witness.incarnation,
+        online=state.online,
+        used_to=start + used,
+        charges=charges,
+        shown_start=intent.register.value,
+        said_start=start,
+    )
+    reply = Reply(
+        device=device.id,
+        answers=(intent.device_epoch, intent.counter),
+        status=AnswerStatus.GRANTED,
+        grant_of=grant.authorization,
+        closed=True,
+    )
+    return Decision((granted,), reply)
+
+
+def _proves_use(state: GatewayState, device: Device, intent: Intent, shown: Shown, grant: Grant) -> bool:
+    """Whether the grant is this gateway's yes to this very intent, for all that it uses."""
+    return (
+        intent.one_shot is not None
+        and device.profile == _ONE_SHOT
+        and shown.first == intent
+        and (grant.recipient, grant.gateway) == (device.id, state.gateway_id)
+        and (grant.intent_epoch, grant.intent_counter) == (intent.device_epoch, intent.counter)
+        and grant.authorization == authorization_id(device.id, intent.device_epoch, intent.counter, state.gateway_id)
+        and (grant.register_id, grant.register_epoch, grant.start)
+        == (intent.register.register_id, intent.register.register_epoch, intent.register.value)
+        and grant.limit - grant.start >= intent.one_shot
+        and grant.commitment == intent.commitment
+        and intent.tariff in (None, grant.tariff)
+    )

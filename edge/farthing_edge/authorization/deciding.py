@@ -16,7 +16,7 @@ from farthing.clock import Instant
 from farthing.device.messages import Chain, Disclaimer, End, Intent, Reading
 from farthing.refusal import Refusal
 from farthing_edge.authorization import commands
-from farthing_edge.authorization.adopting import decide_adoption, is_unknown, wants_showing
+from farthing_edge.authorization.adopting import decide_adoption, decide_shown_use, is_unknown, wants_showing
 from farthing_edge.authorization.carrying import decide_carried
 from farthing_edge.authorization.commands import Command, DeviceStatement
 from farthing_edge.authorization.decision import NOTHING, Decision, no
@@ -51,7 +51,8 @@ def _statement(state: GatewayState, command: DeviceStatement, now: Instant) -> D
     suspected = suspicion(state, command)
     if suspected is not None:
         begins = any(isinstance(event, BaselineTaken) for event in decision.events)
-        if begins or (statement.__class__ is Intent and (decision.events or decision.wait)):
+        asks_for_more = statement.__class__ is Intent and command.shown is None
+        if begins or (asks_for_more and (decision.events or decision.wait)):
             # What was about to be granted, or begun, is not: the next try meets the rule.
             decision = no(statement, Refusal.NOT_AUTHORIZING)
         decision = replace(decision, events=(*decision.events, suspected))
@@ -65,7 +66,9 @@ def _statement(state: GatewayState, command: DeviceStatement, now: Instant) -> D
 
 def _by_kind(state: GatewayState, command: DeviceStatement, now: Instant) -> Decision:
     statement = command.statement
-    if statement.__class__ is Intent:
+    if isinstance(statement, Intent):
+        if command.shown is not None:
+            return decide_shown_use(state, command, statement, command.shown, now)
         return decide_intent(state, command, statement, now)
     if isinstance(statement, Disclaimer):
         return decide_disclaimer(state, command, statement)

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from farthing.clock import SECOND_US, Instant
-from farthing.device.messages import MAX_COUNT, AnswerStatus, Chain, Disclaimer, End, Reading
+from farthing.device.messages import MAX_COUNT, AnswerStatus, Chain, End, Reading, Statement
 from farthing.ids import AuthorizationId, standing_authorization_id
 from farthing.refusal import Refusal
 from farthing.tariff import Placed, TariffError, Use, ceiling, limit, price
@@ -35,7 +35,7 @@ from farthing_edge.metering.funding import Purse, bill, due, hold, purse_for
 STANDING_AHEAD = 4
 
 
-def heard(state: GatewayState, statement: Reading | Chain | End | Disclaimer) -> Refusal | Device:
+def heard(state: GatewayState, statement: Statement) -> Refusal | Device:
     """Who says it, if that can be anybody: status does not matter, what was used is billed."""
     if statement.recipient != state.gateway_id:
         return Refusal.RECIPIENT_DIFFERS
@@ -198,7 +198,7 @@ def not_believed(
     return None if register.can_count(counted, elapsed_us + covered_us) else Refusal.REGISTER_TOO_FAST
 
 
-def seen_before(device: Device, statement: Reading | Chain | End | Disclaimer, digest: bytes) -> Decision:
+def seen_before(device: Device, statement: Statement, digest: bytes) -> Decision:
     if device.seen[statement.counter].digest == digest:
         return again(device, statement)
     return no(statement, Refusal.COUNTER_REUSED)

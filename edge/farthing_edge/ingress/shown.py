@@ -34,6 +34,16 @@ def is_carried(envelope: Envelope, statement: Statement, gateway: GatewayId) -> 
     )
 
 
+def is_shown_use(envelope: Envelope, statement: Statement) -> bool:
+    """Whether this is a one-shot intent that was answered before: with its grant, and without a token, which has done its work."""
+    return (
+        isinstance(statement, Intent)
+        and statement.one_shot is not None
+        and envelope.grant is not None
+        and envelope.first == envelope.statement
+    )
+
+
 def read_shown(
     envelope: Envelope, statement: Statement, *, device_key: VerifyingKey, grant_key: VerifyingKey | None
 ) -> Shown | Refusal | None:
@@ -43,7 +53,9 @@ def read_shown(
     """
     if envelope.first is None:
         return None if envelope.grant is None else Refusal.MALFORMED
-    if isinstance(statement, Intent | Disclaimer):
+    if isinstance(statement, Disclaimer):
+        return Refusal.MALFORMED
+    if isinstance(statement, Intent) and not is_shown_use(envelope, statement):
         return Refusal.MALFORMED
     try:
         sign1 = decode_sign1(envelope.first)

@@ -36,7 +36,7 @@ from farthing_edge.authorization.commands import DeviceStatement, Shown, TicksAr
 from farthing_edge.config import LimitsSection
 from farthing_edge.engine.engine import Waiting
 from farthing_edge.ingress.guard import PeerRates, Reminders, RubbishRing
-from farthing_edge.ingress.shown import is_carried, read_shown
+from farthing_edge.ingress.shown import is_carried, is_shown_use, read_shown
 from farthing_edge.ingress.ticks import TickDoor
 from farthing_edge.log import trace_id
 from farthing_edge.metrics import Metrics
@@ -144,7 +144,9 @@ def verify(
 def _keeps_commitment(statement: Statement, envelope: Envelope) -> bool:
     if envelope.token is None or envelope.salt is None:
         # An intent says whose money it wants; what follows names the authorization.
-        return envelope.token is envelope.salt and not isinstance(statement, Intent)
+        return envelope.token is envelope.salt and (
+            not isinstance(statement, Intent) or is_shown_use(envelope, statement)
+        )
     committed = statement.commitment
     return committed is not None and hmac.compare_digest(token_commitment(envelope.token, envelope.salt), committed)
 
@@ -336,7 +338,7 @@ class StatementDoor:
         elif self._in_flight > max(1, most * _SHARES.get(checked.statement.__class__, 4) // 4):
             # Who is served keeps his room: under overload new uses wait first, then readings, ends last.
             answering.later()
-        elif isinstance(checked.statement, Intent):
+        elif isinstance(checked.statement, Intent) and checked.shown is None:
             intents.append(answering)
         else:
             self._hand_on(answering, checked, None, None)

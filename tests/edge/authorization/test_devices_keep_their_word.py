@@ -16,6 +16,7 @@ from farthing.device.messages import (
     Intent,
     Reading,
     RegisterValue,
+    TariffVersion,
     Witness,
     encode,
 )
@@ -839,3 +840,65 @@ def test_carrying_is_bounded_and_a_counter_has_one_content(site: Gateway, neighb
     assert (full.status, full.refusal) == (AnswerStatus.LATER, Refusal.OVERLOADED)
     assert len(neighbour.seal().carried) == MAX_CARRIED
     assert say(neighbour, other, shown=session.shown()).status is AnswerStatus.RECORDED
+
+
+# A one-shot use of a lost journal ---------------------------------------------------------------------------------
+
+
+def passage(site: Gateway) -> tuple[Intent, Grant]:
+    site.told(device=Policy.device("x1", profile="one-shot", tariff_id="toll-1", unit="passage", rated_per_hour=3_600))
+    intent = Meter("x1", 41, tariff="toll-1").intent(site, one_shot=1)
+    return intent, site.grant_of(say(site, intent))
+
+
+def shown_use(intent: Intent, grant: Grant, **changes: object) -> Shown:
+    return Shown(
+        grant=replace(grant, **changes),
+        grant_cose=b"g",
+        first=intent,
+        first_cose=signed(intent),
+        first_payload=encode(intent),
+    )
+
+
+def test_a_one_shot_use_of_a_lost_journal_is_billed_once_from_its_intent_and_its_grant(site: Gateway) -> None:
+    intent, grant = passage(site)
+    new = reborn(site)
+    # Without its grant it is a wish like any other, and speaks to another incarnation.
+    assert say(new, intent).refusal is Refusal.INCARNATION_DIFFERS
+    reply = say(new, intent, token_ref=None, shown=shown_use(intent, grant))
+    assert (reply.status, reply.closed, reply.grant_of) == (AnswerStatus.GRANTED, True, grant.authorization)
+    before = new.state.position
+    assert say(new, intent, token_ref=None, shown=shown_use(intent, grant)).status is AnswerStatus.GRANTED
+    assert new.state.position == before
+    assert new.replayed().quotas["q1"].spent_micros == new.state.quotas["q1"].spent_micros == 1_200_000
+    batch = new.seal()
+    (claim,) = batch.claims
+    assert (claim.authorization_id, claim.final, claim.granted_incarnation) == (grant.authorization, True, 1)
+    assert [line.quota_id for line in batch.lines] == ["q1"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "refusal"),
+    [
+        ({"recipient": "c1"}, Refusal.MALFORMED),
+        ({"gateway": "G2"}, Refusal.MALFORMED),
+        ({"intent_counter": 9}, Refusal.MALFORMED),
+        ({"start": 40}, Refusal.MALFORMED),
+        ({"limit": 41}, Refusal.MALFORMED),
+        ({"commitment": bytes(32)}, Refusal.MALFORMED),
+        ({"authorization": bytes(16)}, Refusal.MALFORMED),
+        ({"tariff": TariffVersion(tariff_id="gone", version=1)}, Refusal.TARIFF_MISSING),
+    ],
+    ids=str,
+)
+def test_a_shown_use_that_its_grant_does_not_prove_bills_nothing(
+    site: Gateway, changes: dict, refusal: Refusal
+) -> None:
+    intent, grant = passage(site)
+    new = reborn(site)
+    before = new.state.position
+    assert say(new, intent, token_ref=None, shown=shown_use(intent, grant, **changes)).refusal is refusal
+    assert new.state.position == before
+    # A journal that has it needs no showing: it says what it said.
+    assert say(site, intent, token_ref=None, shown=shown_use(intent, grant)).status is AnswerStatus.GRANTED

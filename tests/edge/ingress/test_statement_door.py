@@ -137,6 +137,31 @@ def test_an_end_for_another_gateway_comes_in_with_its_grant_and_nothing_else_doe
     ]
 
 
+async def test_a_one_shot_use_that_was_answered_is_shown_without_its_token(
+    open_door: Any, said: Any, meter: Any
+) -> None:
+    intent, _, grant = ended(said)
+    use = replace(intent, one_shot=1)
+    statement = meter.sign(use)
+    good = {"statement": statement, "grant": said.GRANTER.sign(grant), "first": statement}
+    checked = check(encode(Envelope(**good)), meter, said)
+    assert isinstance(checked, Verified)
+    assert checked.shown is not None
+    assert checked.shown.first == use
+    door = open_door()
+    await door.door.answer(encode(Envelope(**good)), channel="mqtt", peer="meter-1")
+    (heard,) = door.engine.heard
+    assert heard.token_ref is None
+    assert heard.shown is not None
+    # Without its grant, or with another intent, or for a session it is an intent that says nobody's token.
+    for how in (
+        {"grant": None},
+        {"first": meter.sign(intent)},
+        {"statement": meter.sign(intent), "first": meter.sign(intent)},
+    ):
+        assert refusal(check(encode(Envelope(**{**good, **how})), meter, said)) is Refusal.COMMITMENT_DIFFERS
+
+
 async def test_before_all_directives_are_heard_an_unknown_device_is_told_to_come_later(
     open_door: Any, said: Any, meter: Any
 ) -> None:
