@@ -73,7 +73,8 @@ class Life:
         return self
 
     def answer(self, gateway: GatewayId, send: Send, status: AnswerStatus, **fields: Any) -> "Life":
-        witness = Witness(incarnation=1, start_id=StartId(bytes(16)), position=999)
+        incarnation = fields.pop("incarnation", 1)
+        witness = Witness(incarnation=incarnation, start_id=StartId(bytes(16)), position=999)
         answer = Answer(
             gateway=gateway,
             witness=witness,
@@ -170,6 +171,71 @@ def test_a_standing_meter_shows_its_first_reading(
     life.hear().give(Finish()).hear()
     life.tick(real_s=20).hear()
     assert is_finished(life.state)
+
+
+def test_what_another_journal_receipts_counts_only_for_what_it_has_answered_itself(life: Life, plan: Any) -> None:
+    in_use(life, plan)
+    life.tick(400, real_s=1).hear(grant_cose=b"second grant")
+    life.tick(3_700, real_s=2)
+    end = life.only(End)
+    life.answer(G1, end, AnswerStatus.RECORDED, closed=True)
+    assert not life.state.outgoing
+    # A new incarnation: its journal has nothing of this, and its receipt says "all that I have heard".
+    other = replace(end, counter=77)
+    life.answer(G1, other, AnswerStatus.RECORDED, closed=True, incarnation=2, receipted=99)
+    assert [each.kind for each in life.state.kept if each.kind != "reading"] == ["intent", "end"]
+    again = life.only(End)
+    assert (again.payload, again.showing.grant, again.showing.counter) == (end.payload, b"second grant", 1)
+    # What the lost journal has said was long on its way.
+    life.answer(G1, end, AnswerStatus.RECORDED, closed=True, incarnation=1, receipted=99)
+    assert [each.counter for each in life.state.outgoing] == [end.counter]
+    life.answer(G1, end, AnswerStatus.RECORDED, closed=True, incarnation=2, receipted=99)
+    assert not life.state.outgoing
+    assert not life.state.kept
+
+
+def test_a_carrier_that_lost_its_journal_is_asked_again(life: Life, plan: Any) -> None:
+    end = left_behind(life, plan)
+    life.tick(3_800, real_s=60)
+    handed = next(send for send in life.said if send.gateway == G2)
+    life.answer(G2, handed, AnswerStatus.RECORDED)
+    assert [each.carried_by for each in life.state.outgoing] == [G2]
+    life.answer(G2, replace(handed, counter=77), AnswerStatus.RECORDED, incarnation=2, receipted=99)
+    assert [each.carried_by for each in life.state.outgoing] == [None]
+    assert end.counter in {each.counter for each in life.state.kept}
+    # What the cloud has already is not handed over anew.
+    life.answer(G2, handed, AnswerStatus.RECORDED, incarnation=2, receipted=99)
+    assert not life.state.kept
+    life.answer(G2, replace(handed, counter=78), AnswerStatus.RECORDED, incarnation=3, receipted=99)
+    assert [each.carried_by for each in life.state.outgoing] == [G2]
+
+
+def test_a_reading_that_replaces_one_that_is_shown_is_shown_too(
+    nameplate: Callable[..., Any], at: Any, new_gateway: Callable[..., Any]
+) -> None:
+    life = Life(nameplate(Profile.STANDING), at, new_gateway(gateway=G1, receipting=False))
+    life.tick(0, real_s=0).hear()
+    life.tick(900, real_s=1)
+    life.forget(life.only(Reading))
+    assert life.only(Reading).showing is not None
+    life.tick(1_800, real_s=2)
+    newer = life.only(Reading)
+    assert newer.counter == 3
+    assert newer.showing is not None
+    assert newer.showing.counter == 1
+
+
+def test_a_first_reading_stays_until_the_last_one_is_receipted(
+    nameplate: Callable[..., Any], at: Any, new_gateway: Callable[..., Any]
+) -> None:
+    life = Life(nameplate(Profile.STANDING), at, new_gateway(gateway=G1))
+    life.tick(0, real_s=0).hear()
+    life.give(Finish(), 900, real_s=1)
+    last = life.only(Reading)
+    life.answer(G1, last, AnswerStatus.LATER, refusal=Refusal.NOT_AUTHORIZING, receipted=1)
+    assert [each.counter for each in life.state.kept] == [1, last.counter]
+    life.answer(G1, last, AnswerStatus.RECORDED, receipted=last.counter)
+    assert not life.state.kept
 
 
 # A gateway that is silent -----------------------------------------------------------------------------------------

@@ -91,7 +91,7 @@ def decide_adoption(
         return park(command, statement, digest, Refusal.REGISTER_EPOCH_DIFFERS, now)
     if entry is None or account not in state.accounts:
         return park(command, statement, digest, Refusal.TARIFF_MISSING, now)
-    if isinstance(statement, Reading) and not _is_fresh(statement, register, grant, device, now):
+    if isinstance(statement, Reading) and not _is_fresh(statement, register, grant, now):
         return no(statement, Refusal.AUTHORIZATION_UNKNOWN)
     claim = state.open_claims.get(name)
     said_start = first.register.unrolled(register.modulus)
@@ -198,13 +198,11 @@ def _account(state: GatewayState, device: Device, grant: Grant | None) -> Accoun
     return AccountId("")
 
 
-def _is_fresh(reading: Reading, register: Register, grant: Grant | None, device: Device, now: Instant) -> bool:
-    interval_s = device.report_interval_s if grant is None else grant.report_interval_s
-    return (
-        register.open is None
-        and reading.register.unrolled(register.modulus) >= register.last_value
-        and now - reading.at <= FRESH_INTERVALS * interval_s * SECOND_US
-    )
+def _is_fresh(reading: Reading, register: Register, grant: Grant | None, now: Instant) -> bool:
+    if register.open is not None or reading.register.unrolled(register.modulus) < register.last_value:
+        return False
+    # A standing authorization holds nothing and has no end: whatever its device's clock says, the next reading bills it all.
+    return grant is None or now - reading.at <= FRESH_INTERVALS * grant.report_interval_s * SECOND_US
 
 
 def _billed(

@@ -26,6 +26,7 @@ from farthing.device.messages import (
     RegisterValue,
     Statement,
     Witness,
+    decode_statement,
     encode,
 )
 from farthing.evidence.payword import word
@@ -310,7 +311,11 @@ class _Draft:
             )
             return
         self._saw(given.gateway, answer.witness, answer.receipted_counter)
-        if answer.answers is not None and answer.answers[0] == self.nameplate.device_epoch:
+        seen = self._seen(given.gateway)
+        assert seen is not None  # just now
+        # What an older journal has written down, the present one may not have.
+        stale = answer.status is AnswerStatus.RECORDED and answer.witness.incarnation < seen.witness.incarnation
+        if answer.answers is not None and answer.answers[0] == self.nameplate.device_epoch and not stale:
             self._answered_counter(given, answer.answers[1])
         self._drop_receipted(given.gateway)
         for asked in answer.asks:
@@ -351,12 +356,75 @@ class _Draft:
     def _saw(self, gateway: GatewayId, witness: Witness, receipted_counter: int) -> None:
         before = self._seen(gateway)
         if before is not None:
-            if (before.witness.incarnation, before.witness.position) > (witness.incarnation, witness.position):
-                witness = before.witness
-            receipted_counter = max(receipted_counter, before.receipted_counter)
+            if before.witness.incarnation < witness.incarnation:
+                # Another journal, perhaps: what the one before has receipted says nothing of what this one has.
+                self._say_to_another_journal(gateway)
+            elif before.witness.incarnation > witness.incarnation:
+                # An answer that was long on its way.
+                witness, receipted_counter = before.witness, before.receipted_counter
+            else:
+                if before.witness.position > witness.position:
+                    witness = before.witness
+                receipted_counter = max(receipted_counter, before.receipted_counter)
         seen = Seen(gateway=gateway, witness=witness, receipted_counter=receipted_counter)
         others = tuple(each for each in self.state.seen if each.gateway != gateway)
         self.state = replace(self.state, seen=(*others, seen))
+
+    def _say_to_another_journal(self, gateway: GatewayId) -> None:
+        """The last words that are kept for ``gateway`` are said again, with what proves them, until its new journal has answered:
+        only then does a receipt of it speak of them. What it had taken to carry for another is handed over anew."""
+        state = self.state
+        waiting = {each.counter for each in state.outgoing}
+        # What is not kept any more, the cloud has.
+        kept = {each.counter for each in state.kept}
+        standing = [each.counter for each in state.kept if each.kind == "reading" and each.intent_counter is None]
+        again = tuple(
+            self._on_the_air_again(each)
+            for each in state.kept
+            if each.gateway == gateway
+            and each.refused is None
+            and each.counter not in waiting
+            and (each.kind == "end" or each.counter == max(standing, default=0))
+        )
+        self.state = replace(
+            state,
+            outgoing=(
+                *(
+                    replace(each, carried_by=None) if each.carried_by == gateway and each.counter in kept else each
+                    for each in state.outgoing
+                ),
+                *again,
+            ),
+            kept=tuple(replace(each, carried_by=None) if each.carried_by == gateway else each for each in state.kept),
+        )
+        self.durable = True
+
+    def _on_the_air_again(self, kept: Kept) -> Outgoing:
+        statement = decode_statement(kept.payload)
+        return Outgoing(
+            kind=kept.kind,
+            gateway=kept.gateway,
+            counter=kept.counter,
+            payload=kept.payload,
+            at_us=statement.at,
+            value=statement.register.value,
+            intent_counter=kept.intent_counter,
+            token=kept.token,
+            salt=kept.salt,
+            trace_id=kept.trace_id,
+            cancels=kept.kind == "end" and isinstance(statement, End) and statement.tariff is None,
+            authorization=None if isinstance(statement, Intent) else statement.authorization,
+            asked_for=False,
+            shown=True,
+            elsewhere=tuple(each.gateway for each in self.state.seen if each.gateway != kept.gateway)
+            if kept.kind == "end"
+            else (),
+            carry_after_us=self.nameplate.retry.carry_us,
+            carry_at_us=self.now.real_us + self.nameplate.retry.carry_us,
+            carried_by=None,
+            attempts=0,
+            try_at_us=self.now.real_us,
+        )
 
     def _drop_receipted(self, gateway: GatewayId) -> None:
         """What the cloud has receipted need not be kept. A receipt speaks of what went to its own gateway only."""
@@ -384,9 +452,13 @@ class _Draft:
             end = next(
                 (each for each in state.kept if each.kind == "end" and each.intent_counter == kept.intent_counter), None
             )
-        elif kept.kind == "reading" and not state.finishing:
-            first = min(each.counter for each in state.kept if each.kind == "reading" and each.intent_counter is None)
-            if kept.counter == first:
+        elif kept.kind == "reading":
+            standing = [each.counter for each in state.kept if each.kind == "reading" and each.intent_counter is None]
+            waiting = {each.counter for each in state.outgoing}
+            # While another reading that rests on it is not receipted, or still to come.
+            if kept.counter == min(standing) and (
+                not state.finishing or any(each > seen.receipted_counter or each in waiting for each in standing)
+            ):
                 return False
         word = kept if end is None or end.refused is not None else end
         if word.counter > seen.receipted_counter:
@@ -1049,11 +1121,11 @@ class _Draft:
         )
         waiting = self.state.outgoing
         if outgoing.kind == "reading":
-            waiting = tuple(
-                each
-                for each in waiting
-                if each.kind != "reading" or each.intent_counter != intent_counter or each.asked_for
-            )
+            readings = [each for each in waiting if each.kind == "reading" and each.intent_counter == intent_counter]
+            replaced = [each for each in readings if not each.asked_for]
+            waiting = tuple(each for each in waiting if each not in replaced)
+            # Whoever was to be shown how it began has not taken that yet.
+            outgoing = replace(outgoing, shown=any(each.shown for each in readings))
         self.state = replace(
             self.state,
             outgoing=(*waiting, outgoing),

@@ -486,6 +486,19 @@ def test_an_old_reading_adopts_nothing(site: Gateway) -> None:
     assert not new.state.authorizations
 
 
+def test_a_standing_reading_adopts_whatever_its_devices_clock_says(site: Gateway) -> None:
+    """It holds nothing that nobody would end, and there is no end that could be shown instead."""
+    meter = Meter("m1", 5_000)
+    first = meter.reading(site, 5_000)
+    say(site, first)
+    witness = Witness(incarnation=1, start_id=bytes(16), position=site.state.position)
+    reading = meter.reading(later(site), 5_100)
+    new = later(reborn(site), 24 * 3600)
+    shown = Shown(grant=None, grant_cose=b"", first=first, first_cose=signed(first), first_payload=encode(first))
+    assert say(new, reading, witness=witness, shown=shown).status is AnswerStatus.RECORDED
+    assert prove(new).claims[0].register_from == 5_000
+
+
 def test_a_reading_does_not_adopt_beside_an_open_session(site: Gateway) -> None:
     session = open_session(site)
     reading = session.meter.reading(later(site), 1_300)

@@ -27,7 +27,7 @@ def main() -> int:
     parser.add_argument("--processes", type=int, help="as many as there are cores")
     chosen = parser.parse_args()
     if chosen.seed is not None or chosen.story is not None:
-        story = draw(chosen.seed) if chosen.story is None else read(chosen.story)
+        story = read(chosen.story) if chosen.story else protections.provoked(chosen.without, draw(chosen.seed))
         if chosen.story is None:
             write(story, OUT / f"seed-{chosen.seed}-whole.json")
         lines, broke = many.history_of(story, without=chosen.without)

@@ -243,6 +243,7 @@ def draw_actions(rng: Random, cast: Cast) -> tuple[Action, ...]:
             Cut(at_s=at(), one=gateway, other="ledger", for_s=round(rng.uniform(20, length_s / 2), 3))
             for _ in range(rng.choice((0, 1, 3)))
         ]
+        actions += _disks_of(rng, gateway, length_s)
         if rng.random() < 0.04:
             actions.append(ForceVoid(at_s=at(), gateway=gateway))
         if rng.random() < 0.15:
@@ -269,6 +270,9 @@ def draw_actions(rng: Random, cast: Cast) -> tuple[Action, ...]:
             actions.append(Clone(at_s=at(), device=device.name, gateway=rng.choice(elsewhere)))
     if rng.random() < 0.4:
         actions.append(CrashLedger(at_s=at(), down_s=round(rng.uniform(5, 120), 3)))
+    gone = _may_be_gone(cast, actions)
+    if gone and rng.random() < 0.5:
+        actions.append(Gone(at_s=at(), gateway=rng.choice(gone)))
     accounts = [account.name for account in cast.accounts]
     for _ in range(rng.choice((0, 1, 3))):
         actions.append(TopUp(at_s=at(), account=rng.choice(accounts), amount_micros=rng.randint(1, 3 * M)))

@@ -173,12 +173,15 @@ def draw_cast(rng: Random) -> Cast:
 
 
 def _draw_devices(rng: Random, gateways: tuple[str, ...]) -> tuple[DeviceRole, ...]:
-    def reach() -> tuple[str, ...]:
-        return gateways if rng.random() < 0.6 else (rng.choice(gateways),)
+    def reach(kind: str) -> tuple[str, ...]:
+        if kind in ("toll", "meter") and rng.random() < 0.5:
+            # So that some gateways have sessions only, and can be gone for good.
+            return gateways[:1]
+        return gateways if rng.random() < 0.75 else (rng.choice(gateways),)
 
     makers = {"charger": _charger, "bay": _bay, "toll": _toll, "meter": _meter}
     kinds = ["charger", rng.choice(("charger", "toll")), *rng.choices(sorted(makers), k=rng.randint(0, 3))]
-    return tuple(makers[kind](rng, f"{kind}-{number}", reach()) for number, kind in enumerate(kinds))
+    return tuple(makers[kind](rng, f"{kind}-{number}", reach(kind)) for number, kind in enumerate(kinds))
 
 
 def _charger(rng: Random, name: str, gateways: tuple[str, ...]) -> DeviceRole:

@@ -13,7 +13,16 @@ from typing import TYPE_CHECKING
 from farthing.clock import SECOND_US, Instant
 from farthing.device import cose
 from farthing.device import messages as m
-from farthing.device.messages import Answer, AnswerStatus, Grant, Statement, TariffVersion
+from farthing.device.messages import (
+    Answer,
+    AnswerStatus,
+    Disclaimer,
+    Grant,
+    Intent,
+    Reading,
+    Statement,
+    TariffVersion,
+)
 from farthing.ids import (
     AuthorizationId,
     DeviceId,
@@ -23,13 +32,15 @@ from farthing.ids import (
     authorization_id,
     standing_authorization_id,
 )
-from farthing_edge.authorization.commands import DeviceStatement
-from farthing_firmware_sim.device.step import can_serve, is_finished, new_state, restored, step
+from farthing_edge.authorization.commands import DeviceStatement, Shown
+from farthing_firmware_sim.device.step import can_serve, is_finished, new_state, restored, served_at, step
 from farthing_firmware_sim.device.stored import dump, load
 from farthing_firmware_sim.device.values import (
     Answered,
     Arrive,
+    Disclaimed,
     Draw,
+    EndHandedOver,
     Finish,
     Finished,
     Input,
@@ -40,6 +51,7 @@ from farthing_firmware_sim.device.values import (
     RefusedIntent,
     RetryPolicy,
     Send,
+    Showing,
     State,
     Tick,
 )
@@ -109,7 +121,7 @@ class DeviceNode:
         self.is_copy = False
         self.was_copied = False
         self.crashes = 0
-        self.uses = self.cancelled = self.refused = 0
+        self.uses = self.cancelled = self.refused = self.handed_over = self.disclaimed = 0
         self._payers: deque[actions.Arrive] = deque(maxlen=MOST_WAITING)
         self.delivered: dict[bytes, Delivered] = {}
         #: Every statement it ever signed, as it travels.
@@ -145,6 +157,10 @@ class DeviceNode:
                 self._finished(event)
             elif isinstance(event, RefusedIntent):
                 self.refused += 1
+            elif isinstance(event, EndHandedOver):
+                self.handed_over += 1
+            elif isinstance(event, Disclaimed):
+                self.disclaimed += 1
         for send in outcome.sends:
             self._send(send)
 
@@ -219,7 +235,8 @@ class DeviceNode:
             return
         arrival = self._payers[0]
         gateways = (GatewayId(self.role.gateways[0]),) if self.is_copy else tuple(map(GatewayId, arrival.gateways))
-        if can_serve(self.nameplate, self.state, gateways[0]) is not None:
+        first, *_ = served_at(self.state, gateways, self._now())
+        if can_serve(self.nameplate, self.state, first) is not None:
             return
         self._payers.popleft()
         self.take(
@@ -247,26 +264,40 @@ class DeviceNode:
         reference = None if send.token is None else token_ref(send.token.decode())
         command = DeviceStatement(
             statement=statement,
-            cose=cose.encode_sign1(self.kid, send.payload, bytes(64)),
+            cose=self._signed(send.payload),
             payload=send.payload,
             token_ref=reference,
             key_epoch=None if reference is None else 1,
             witness=send.witness,
+            shown=None if send.showing is None else self._shown(send.showing),
         )
         if self.said.setdefault(send.counter, command).payload != send.payload:
             self.world.watch.counter_used_twice(self, send.counter)
         if reference is not None:
             # Said again by others than the device: with its token.
             self.said[send.counter] = command
-        self.world.watch.signed(self, statement)
+        if not isinstance(statement, Disclaimer):
+            self.world.watch.signed(self, statement)
         gateway = self.world.gateways[send.gateway]
-        self.world.send(
-            self.name,
-            send.gateway,
-            f"{send.kind} {send.counter} at {statement.register.value}",
-            gateway.submit,
-            command,
-            self,
+        shows = "" if send.showing is None else ", shows its grant" if send.showing.grant else ", shows how it began"
+        what = f"{send.kind} {send.counter} | at {statement.register.value}{shows}"
+        if send.gateway != send.recipient:
+            what = f"{send.kind} {send.counter} for {send.recipient}{what.removeprefix(f'{send.kind} {send.counter}')}"
+        self.world.send(self.name, send.gateway, what, gateway.submit, command, self)
+
+    def _signed(self, payload: bytes) -> bytes:
+        return cose.encode_sign1(self.kid, payload, bytes(64))
+
+    def _shown(self, showing: Showing) -> Shown:
+        """What ingress makes of it."""
+        first = decoded(showing.payload)
+        assert isinstance(first, Intent | Reading)
+        return Shown(
+            grant=None if showing.grant is None else m.decode_grant(cose.decode_sign1(showing.grant).payload),
+            grant_cose=showing.grant or b"",
+            first=first,
+            first_cose=self._signed(showing.payload),
+            first_payload=showing.payload,
         )
 
     # ---- what it delivered

@@ -119,6 +119,8 @@ class GatewayNode:
         #: Journals that were here before: at each fault of the disk one more.
         self.lost_disks: list[Disk] = []
         self.disk_faults = 0
+        #: The incarnation of the journal that stands where another stood; None until it is read.
+        self._incarnation_of_fault: int | None = None
         self.is_gone = False
         self.token: TokenMemory | None = None
         #: Some have a token that counts: it remembers the highest sealed batch.
@@ -142,6 +144,8 @@ class GatewayNode:
         for event in self.disk.events():
             apply(state, event)
         self.state = state
+        if self._incarnation_of_fault is None:
+            self._incarnation_of_fault = state.incarnation
         self._inbox, self._waiting, self._working = [], [], False
         self.starts += 1
         self.submit(
@@ -190,11 +194,18 @@ class GatewayNode:
         self.crash("for the disk that was lost and is found", down_s)
         self.put_disk(self.lost_disks[0])
 
+    @property
+    def went_back_unnoticed(self) -> bool:
+        """Whether another journal stands where one stood, and nobody has proven it yet: until then it may say what it said before."""
+        state = self.state
+        return self.disk_faults > 0 and state is not None and state.incarnation == self._incarnation_of_fault
+
     def put_disk(self, disk: Disk) -> None:
         """Another journal from now on."""
         self.lost_disks.append(self.disk)
         self.disk = Disk(list(disk.entries))
         self.disk_faults += 1
+        self._incarnation_of_fault = None
         self.sealed = {}
         self.spent.clear()
         self.holds = {}
@@ -414,6 +425,8 @@ class GatewayNode:
                 suspects_rollback=bool(state.rollback_suspected),
             )
             self._ask("hello", ledger.hello, self._hellos, self.starts, said)
+        if state.expected_incarnation is None:
+            return  # a session begins with the answer to its hello
         self._ask(f"directives after {state.directive_version}?", ledger.follow, state.directive_version)
         if state.to_seal_again and state.may_seal:
             old = state.to_seal_again[0]
@@ -426,8 +439,8 @@ class GatewayNode:
             if incarnation == state.incarnation and state.receipted_sequence < sequence <= state.sequence
         )
         for sequence in waiting[:3]:
-            batch = self.sealed[state.incarnation, sequence].batch
-            self._ask(f"batch {state.incarnation}/{sequence}", ledger.push, state.incarnation, sequence, batch)
+            sealing = self.sealed[state.incarnation, sequence]
+            self._ask(f"batch {state.incarnation}/{sequence}", ledger.push, state.incarnation, sequence, sealing)
         for request in list(state.requests.values()):
             wish = f"quota {state.incarnation}/{request.counter}? | {format_micros(request.wanted_micros)} for {request.account_id}"
             self._ask(wish, ledger.ask, state.incarnation, request)

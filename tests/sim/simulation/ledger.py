@@ -18,7 +18,7 @@ from farthing.v1 import batch_pb2, directive_pb2, gateway_sync_pb2
 from farthing_cloud.ledger.carried_ends import prove
 from farthing_cloud.ledger.core.batches import ChainStep
 from farthing_cloud.ledger.core.carried import Carried, NotProven
-from farthing_cloud.ledger.core.funds import Funding
+from farthing_cloud.ledger.core.funds import Funding, OtherContent
 from farthing_cloud.ledger.core.incarnations import Standing
 from farthing_cloud.ledger.core.posting import Posting
 from farthing_cloud.ledger.core.quotas import GrantTerms, QuotaRequest
@@ -221,20 +221,20 @@ class LedgerNode:
 
     # ---- people
 
-    def ask_people(self, gateway_id: str, why: str) -> None:
-        """A gateway waits: two persons look at it after a while."""
+    def ask_people(self, gateway_id: str, why: str, *, is_certain: bool = False) -> None:
+        """A gateway waits: two persons look at it after a while. ``is_certain``: whatever the ledger thinks of it by then."""
         if gateway_id not in self._asked:
             self._asked.add(gateway_id)
             self.world.note("people are asked about {}: {}", gateway_id, why)
             self._decisions += 1
             wait_s = 5.0 if self.world.calm else self.world.lots.between(f"people {self._decisions}", 5, 90)
-            self.world.after(wait_s, self._decide_incarnation, gateway_id)
+            self.world.after(wait_s, self._decide_incarnation, gateway_id, is_certain)
 
-    def _decide_incarnation(self, gateway_id: str) -> None:
+    def _decide_incarnation(self, gateway_id: str, is_certain: bool) -> None:
         self._asked.discard(gateway_id)
         gateway = drive(self.store.gateway(GatewayId(gateway_id)))
         assert gateway is not None
-        if gateway.waits_because or gateway.quarantined:
+        if gateway.waits_because or gateway.quarantined or is_certain:
             self._decide(DecisionKind.INCARNATION, gateway_id)
 
     def force_void(self, gateway_id: str) -> None:
@@ -272,27 +272,32 @@ class LedgerNode:
         """A gateway wants money."""
         if not self.is_up:
             return
-        answered = drive(
-            self.ledger.request_quota(
-                QuotaRequest(
-                    operator_id=OP,
-                    gateway_id=GatewayId(gateway.id),
-                    incarnation=incarnation,
-                    counter=request.counter,
-                    account_id=request.account_id,
-                    currency=EUR,
-                    wanted_micros=request.wanted_micros,
-                ),
-                now=self.world.now,
-            )
+        wish = QuotaRequest(
+            operator_id=OP,
+            gateway_id=GatewayId(gateway.id),
+            incarnation=incarnation,
+            counter=request.counter,
+            account_id=request.account_id,
+            currency=EUR,
+            wanted_micros=request.wanted_micros,
         )
+        try:
+            answered = drive(self.ledger.request_quota(wish, now=self.world.now))
+        except OtherContent as err:
+            if not gateway.disk_faults:
+                raise
+            # Two stories again, told by a counter.
+            self.world.watch.counted["two stories"] += 1
+            self.ask_people(gateway.id, str(err), is_certain=True)
+            return
         answer = gateway_sync_pb2.QuotaAnswer.ValueType(answered.answer)
         what = f"{gateway_sync_pb2.QuotaAnswer.Name(answer).removeprefix('QUOTA_ANSWER_').lower()} to {request.counter}"
         command = commands.QuotaAnswered(counter=request.counter, answer=answer)
         self._say(gateway, f"{what} | {format_micros(answered.amount_micros)}", gateway.submit, command)
 
-    def push(self, gateway: GatewayNode, incarnation: int, sequence: int, raw: bytes) -> None:
+    def push(self, gateway: GatewayNode, incarnation: int, sequence: int, sealing: Sealing) -> None:
         """A batch comes."""
+        raw = sealing.batch
         if not self.is_up:
             return
         outcome = drive(
@@ -318,7 +323,7 @@ class LedgerNode:
             raise PromiseBroken(f"P3: another receipt for {name}")
         if outcome.step is ChainStep.NEXT:
             wait_s = self.world.lots.between(f"prove {gateway.id} {incarnation} {sequence}", 0, 30)
-            self.world.after(wait_s, self.prove, gateway, incarnation, sequence, gateway.sealed[incarnation, sequence])
+            self.world.after(wait_s, self.prove, gateway, incarnation, sequence, sealing)
         arrived = commands.ReceiptArrived(receipt=batch_pb2.Receipt.FromString(receipt), raw=receipt)
         self._note_money(gateway, incarnation, sequence, raw)
         self._say(gateway, f"receipt {incarnation}/{sequence}", gateway.submit, arrived)

@@ -49,7 +49,7 @@ def tell_seeds(work: tuple[Sequence[int], str]) -> Outcome:
     with protections.turned_off(without) as players:
         for seed in seeds:
             try:
-                outcome.seen.update(tell(draw(seed), players=players).statistics())
+                outcome.seen.update(tell(protections.provoked(without, draw(seed)), players=players).statistics())
             except PromiseBroken as err:
                 outcome.broken[seed] = str(err)
                 outcome.seen["stories"] += 1
@@ -79,7 +79,7 @@ def tell_many(
 def report(seed: int, *, without: str = "", folder: Path | None = None) -> str:
     """A failing seed, shrunk: what broke, its history, and how to tell it again."""
     with protections.turned_off(without) as players:
-        story = shrink(draw(seed), players=players)
+        story = shrink(protections.provoked(without, draw(seed)), players=players)
         lines, broke = history_of(story, without=without, chatter=False)
     begins = next((number for number, line in enumerate(lines) if line.endswith(BEGINS)), 0)
     lines = lines[begins:]

@@ -15,8 +15,10 @@ from farthing.refusal import Refusal
 from farthing_cloud.ledger.core.incarnations import Standing
 from farthing_cloud.ledger.core.rows import Touch, View
 from farthing_edge.authorization.decision import no
+from simulation.cast import Air
 from simulation.gateway import GatewayNode
 from simulation.ledger import LedgerNode, WatchedStore
+from simulation.story import Story
 from simulation.world import Players
 
 
@@ -37,6 +39,8 @@ class Protection:
     seams: tuple[Seam, ...] = ()
     players: Players = field(default_factory=Players)
     breaks: tuple[str, ...]
+    #: A worse network, where what it protects from is rare in the one that a seed draws.
+    air: Air | None = None
 
 
 @contextmanager
@@ -52,6 +56,12 @@ def turned_off(name: str) -> Iterator[Players | None]:
             stood = _resolve(target)
             stack.enter_context(patch(target, seam.made(stood)))
         yield protection.players
+
+
+def provoked(name: str, story: Story) -> Story:
+    """The story in which the protection of this name is needed more often; an empty name changes nothing."""
+    air = PROTECTIONS[name].air if name else None
+    return story if air is None else replace(story, cast=replace(story.cast, air=air))
 
 
 def _resolve(target: str) -> Any:
@@ -223,7 +233,10 @@ def _speaks_to_nobody_in_particular(rules: Any) -> Any:
     def whatever_incarnation(state: Any, ask: Any) -> Any:
         return Refusal.NOT_AUTHORIZING if state.not_authorizing_reason else None
 
-    return tuple(whatever_incarnation if rule.__name__ == "gateway_may_authorize" else rule for rule in rules)
+    def without(table: Any) -> Any:
+        return tuple(whatever_incarnation if rule.__name__ == "gateway_may_authorize" else rule for rule in table)
+
+    return {active: without(table) for active, table in rules.items()}
 
 
 def _is_not_adopted(_stood: Any) -> Any:
@@ -268,6 +281,9 @@ def _heard_and_forgotten(stood: Any) -> Any:
 
     return decide_end
 
+
+#: Much of what is said comes late, some of it twice.
+LATE = Air(loss=0.15, doubling=0.35, late=0.3, late_s=200)
 
 _EDGE = "farthing_edge.authorization"
 _STEP = "farthing_firmware_sim.device.step"
@@ -315,6 +331,36 @@ PROTECTIONS: dict[str, Protection] = {
             name="a new counter at another gateway",
             seams=(Seam(_STEP, "_Draft._ask", _same_counter_again),),
             breaks=("P3",),
+        ),
+        Protection(
+            name="kept statements",
+            seams=(Seam(_STEP, "_Draft._drop_receipted", _kept_until_answered),),
+            breaks=("P4",),
+        ),
+        Protection(
+            name="adoption",
+            seams=(Seam(f"{_EDGE}.deciding", "decide_adoption", _is_not_adopted),),
+            breaks=("P4", "rest"),
+        ),
+        Protection(
+            name="carried ends",
+            seams=(Seam(f"{_EDGE}.deciding", "decide_carried", _is_not_carried),),
+            breaks=("P4", "rest"),
+        ),
+        Protection(
+            name="incarnation in the intent",
+            seams=(Seam(f"{_EDGE}.intents", "RULES_BY_POLICY", _speaks_to_nobody_in_particular),),
+            breaks=("P3", "P4", "rest"),
+            air=LATE,
+        ),
+        Protection(
+            name="new incarnation",
+            seams=(
+                Seam("farthing_cloud.ledger.core.incarnations", "judge", _whoever_comes_is_welcome),
+                Seam(f"{_EDGE}.from_cloud", "_rollback", _suspects_nothing),
+                Seam(f"{_EDGE}.witnesses", "disagreement", _suspects_nothing),
+            ),
+            breaks=("P1", "P3", "P4", "rest"),
         ),
         Protection(
             name="stop before close",

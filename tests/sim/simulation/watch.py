@@ -8,12 +8,12 @@ Rule 3: what P1 lets exceed an account's funds is counted by its cause; any othe
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from farthing.clock import Instant
 from farthing.device.messages import End, Intent, Statement
-from farthing.tariff import Use, price
+from farthing.tariff import Use, is_placed, price
 from farthing.v1 import batch_pb2, directive_pb2
 from farthing_cloud.ledger.core import paths
 from farthing_cloud.ledger.core.posting import Cause, Posting, Transfer
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from simulation.ledger import WatchedStore
     from simulation.world import World
 
+#: (value, at, closing) of a statement.
+Point: TypeAlias = tuple[int, Instant, bool]
 #: Money that P1 lets exceed an account's funds, by the cause that its posting names.
 EXCEPTIONS = (Cause.FLOOR, Cause.OVERRUN, Cause.LATE)
 
@@ -40,20 +42,42 @@ class Spoken:
     device: DeviceNode
     start: int
     started_at: Instant
-    points: list[tuple[int, Instant, bool]] = field(default_factory=list)
+    points: list[Point] = field(default_factory=list)
     #: Points → (net, tax); filled as they are asked for.
-    prices: dict[tuple[int, Instant, bool], tuple[int, int]] = field(default_factory=dict)
+    prices: dict[Point, tuple[int, int]] = field(default_factory=dict)
 
-    def price(self, point: tuple[int, Instant, bool]) -> tuple[int, int]:
-        """What is due at a point by the contract."""
+    def price(self, point: Point) -> tuple[int, int]:
+        """What is due at a point by the contract, if nothing was heard between the first statement and it."""
         known = self.prices.get(point)
         if known is None:
-            value, at, closing = point
-            role = self.device.role
-            use = Use(unit=role.unit, start=self.start, end=value, started_at=self.started_at, ended_at=at)
-            priced = price(tariff(role.tariff), use, closing=closing)
+            priced = price(tariff(self.device.role.tariff), self._use(point), closing=point[2])
             known = self.prices[point] = (priced.net_micros, priced.tax_micros)
         return known
+
+    def price_of_all_heard(self, point: Point) -> tuple[int, int]:
+        """What is due at a point if every statement before it was heard: a tariff that places prices each stretch by itself."""
+        priced_by = tariff(self.device.role.tariff)
+        if not is_placed(priced_by, self.device.role.unit):
+            return self.price(point)
+        placed, placed_to = None, self.start
+        for before in sorted(self.points, key=lambda each: (each[1], each[0])):
+            if before[1] < point[1] and placed_to <= before[0] <= point[0] and not before[2]:
+                use = replace(self._use(before), placed=placed, placed_to=placed_to)
+                placed, placed_to = price(priced_by, use, closing=False).placed, before[0]
+        priced = price(priced_by, replace(self._use(point), placed=placed, placed_to=placed_to), closing=point[2])
+        return priced.net_micros, priced.tax_micros
+
+    def fits(self, claimed: tuple[int, int], point: Point) -> bool:
+        """Whether a claim is the price at a point, whichever of the readings before it were heard."""
+        heard_none = self.price(point)
+        if claimed == heard_none:
+            return True
+        bounds = zip(claimed, heard_none, self.price_of_all_heard(point), strict=True)
+        return all(min(least, most) <= part <= max(least, most) for part, least, most in bounds)
+
+    def _use(self, point: Point) -> Use:
+        value, at, _ = point
+        return Use(unit=self.device.role.unit, start=self.start, end=value, started_at=self.started_at, ended_at=at)
 
 
 class Watch:
@@ -63,6 +87,7 @@ class Watch:
         self.world = world
         #: Authorization → what was signed of it; more than one where a copied element signs under the counters of the first.
         self.spoken: defaultdict[bytes, list[Spoken]] = defaultdict(list)
+        self._recipients: dict[bytes, str] = {}
         self.granted: dict[str, Quota] = {}
         #: Room of a gateway's floor that the ledger gave back so far, micros.
         self.resolved: defaultdict[str, int] = defaultdict(int)
@@ -84,6 +109,7 @@ class Watch:
         if spoken is None:
             spoken = Spoken(device, value, at)
             self.spoken[authorization].append(spoken)
+            self._recipients[authorization] = statement.recipient
         if isinstance(statement, Intent):
             point = (value + (statement.one_shot or 0), at, statement.one_shot is not None)
         else:
@@ -94,6 +120,10 @@ class Watch:
     def spoken_by(self, device: DeviceNode, authorization: bytes) -> Spoken:
         """What this very device signed of an authorization."""
         return next(each for each in self.spoken[authorization] if each.device is device)
+
+    def recipient_of(self, authorization: bytes) -> str:
+        """The gateway that was asked for it."""
+        return self._recipients[authorization]
 
     def counter_used_twice(self, device: DeviceNode, counter: int) -> None:
         """A device signed two things under one counter."""
@@ -220,7 +250,7 @@ class Watch:
         claimed = (claim.net_micros, claim.tax_micros)
         points = [point for point in spoken.points if point[0] == claim.register_to]
         if claimed != (0, 0) or claim.final:
-            due = [spoken.price(point) for point in points if claim.final or not point[2]]
+            possible = [point for point in points if claim.final or not point[2]]
             if spoken.device.clock.jumps:
                 # A clock that went back lowers no bill: time is priced up to the latest that the device had signed.
                 latest = {at for _, at, _ in spoken.points}
@@ -231,8 +261,11 @@ class Watch:
                 ]
                 fits = all(part <= sum(max(rate) for rate in zip(*all_due, strict=True)) for part in claimed)
             else:
-                fits = claimed in due or (claimed == (0, 0) and claim.register_to == spoken.start)
+                fits = (claimed == (0, 0) and claim.register_to == spoken.start) or any(
+                    spoken.fits(claimed, point) for point in possible
+                )
             if not fits:
+                due = [(spoken.price(point), spoken.price_of_all_heard(point)) for point in possible]
                 raise PromiseBroken(
                     f"P4: {spoken.device.name} signed {spoken.points} from {spoken.start}, worth {due}: claimed is {claim}"
                 )
