@@ -7,7 +7,7 @@ from ledger_story import CHG, EUR, NOW, OP, TERMS, Story, grants, micros, seal_a
 
 from farthing.clock import Instant
 from farthing.ids import AccountId, GatewayId
-from farthing.v1 import batch_pb2, directive_pb2
+from farthing.v1 import batch_pb2, directive_pb2, gateway_sync_pb2
 from farthing_cloud.ledger.core.batches import ChainStep
 from farthing_cloud.ledger.core.funds import LedgerRefusal, UnknownName
 from farthing_cloud.ledger.core.incarnations import Standing, UnknownIncarnation
@@ -18,6 +18,7 @@ from farthing_cloud.ledger.store.interface import Cursor, LedgerStore
 from farthing_cloud.ledger.store.memory import MemoryStore
 
 G1 = GatewayId("G1")
+DIFFERS = gateway_sync_pb2.QUOTA_ANSWER_INCARNATION_DIFFERS
 A, B, C = b"a" * 16, b"b" * 16, b"c" * 16
 
 
@@ -249,6 +250,35 @@ async def test_two_stories_end_authorizing_until_a_new_incarnation(store: Ledger
     assert (await store.verify()).fault == ""
 
 
+async def test_a_quota_request_with_other_content_shows_a_journal_that_went_back(store: LedgerStore) -> None:
+    story = Story(store)
+    await story.open()
+    await story.fund("P", "10.00", "pay-1")
+    asked = await story.ledger.request_quota(wish(counter=90, incarnation=1), now=NOW)
+    assert asked.quota_id
+    before = await store.balances(OP, "")
+    other = replace(wish(counter=90, incarnation=1), account_id=AccountId("Q"))
+    for request in (wish(counter=90, incarnation=1, wanted="0.51"), other):
+        answer = await story.ledger.request_quota(request, now=NOW)
+        assert (answer.answer, answer.quota_id, answer.amount_micros) == (DIFFERS, "", 0)
+    # One case and one directive, however often it asks; what was answered stays answered, and nothing more is granted.
+    assert await open_cases(store) == [(1, GatewayCaseKind.EQUIVOCATION)]
+    stops = [body.authorizing_stopped for body in await bodies(store) if body.HasField("authorizing_stopped")]
+    assert [(stop.incarnation, "quota request 90" in stop.reason) for stop in stops] == [(1, True)]
+    assert await story.ledger.request_quota(wish(counter=90, incarnation=1), now=NOW) == asked
+    assert not (await story.ledger.request_quota(wish(counter=91, incarnation=1), now=NOW)).quota_id
+    assert await store.balances(OP, "") == before
+    assert len(await store.events(Cursor(), 10, ("gateway.case",))) == 1
+    # A new incarnation ends it, and what the old journal asked is no story of the new one.
+    assert (await story.ledger.request_quota(wish(counter=1, incarnation=2), now=NOW)).answer == DIFFERS
+    await decided(story)
+    assert await open_cases(store) == []
+    assert (await story.ledger.request_quota(other, now=NOW)).answer == DIFFERS
+    assert (await story.ledger.request_quota(wish(counter=1, incarnation=2, wanted="0.30"), now=NOW)).quota_id
+    assert await open_cases(store) == []
+    assert (await store.verify()).fault == ""
+
+
 # --- two persons ------------------------------------------------------------------------------------------------------
 
 
@@ -385,9 +415,13 @@ async def test_a_forced_void_ends_every_hold_and_what_comes_later_is_late_and_co
     await grants(story)
     sealed = seal_all(story)
     await story.push(sealed["G1#1"])
+    before = len(await bodies(store))
     await decided(story, DecisionKind.FORCED_VOID)
     assert await held(store) == [0, micros("3.00")]
     assert {t.cause for t in (await store.transfers(OP))[-2:]} == {"forced"}
+    # If it lives, it hears at once, for each quota it could still spend, that it may not.
+    told = [body.quota_recalled.quota_id for body in (await bodies(store))[before:]]
+    assert sorted(told) == sorted([story.quotas["q1"], story.quotas["q3"]])
     await story.push(sealed["G1#2"])
     gateway = await store.gateway(G1)
     assert gateway is not None

@@ -262,6 +262,10 @@ class GatewaySyncServicer(gateway_sync_pb2_grpc.GatewaySyncServicer):
             answer = await self._ledger.request_quota(wish, now=self._clock.now())
         if answer.quota_id:
             self._signatures.wanted.ring()
+        elif answer.answer == gateway_sync_pb2.QUOTA_ANSWER_INCARNATION_DIFFERS:
+            # Its counter may have shown two stories: a case, and a directive.
+            self._events.ring()
+            self._signatures.wanted.ring()
         name = gateway_sync_pb2.QuotaAnswer.Name(answer.answer)  # type: ignore[arg-type]  # a stored number of the enum
         metrics.QUOTA_ANSWERS.labels(name.removeprefix("QUOTA_ANSWER_").lower()).inc()
         return gateway_sync_pb2.RequestQuotaResponse(

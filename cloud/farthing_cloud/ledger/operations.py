@@ -371,8 +371,9 @@ class Ledger:
         touch = Touch(operator_id=batch.operator_id, currency=currency, gateway_ids=(batch.gateway_id,))
 
         async def work(tx: Transaction) -> None:
+            detail = f"batch {batch.sequence} of incarnation {batch.incarnation} does not follow what it said before"
             posting = incarnations.equivocation(
-                await tx.load(touch), batch.gateway_id, batch.incarnation, batch.sequence, now=now
+                await tx.load(touch), batch.gateway_id, batch.incarnation, detail, now=now
             )
             if posting is not None:
                 await tx.post(posting)

@@ -152,15 +152,14 @@ def _posting(
     )
 
 
-def equivocation(view: View, gateway_id: GatewayId, incarnation: int, sequence: int, *, now: Instant) -> Posting | None:
-    """A second story was parked: authorizing ends until a new incarnation, posting does not. None when nothing changes.
+def equivocation(view: View, gateway_id: GatewayId, incarnation: int, detail: str, *, now: Instant) -> Posting | None:
+    """A gateway told two stories, ``detail`` says which: authorizing ends until a new incarnation, posting does not.
 
-    In an incarnation that is over it changes nothing: that journal authorizes no more.
+    None when nothing changes: it was told before, or of an incarnation that is over, whose journal authorizes no more.
     """
     gateway = view.gateways[gateway_id]
     if gateway.quarantined or incarnation != gateway.incarnation:
         return None
-    detail = f"batch {sequence} of incarnation {incarnation} does not follow what it said before"
     body = directive_pb2.AuthorizingStopped(incarnation=incarnation, reason=detail)
     gateway, row = link(replace(gateway, quarantined=True), body, dated_at=now)
     case = GatewayCase(gateway_id=gateway_id, incarnation=incarnation, kind=GatewayCaseKind.EQUIVOCATION, detail=detail)

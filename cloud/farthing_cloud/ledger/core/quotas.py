@@ -7,10 +7,10 @@ from farthing.clock import Instant
 from farthing.ids import AccountId, GatewayId, OperatorId, QuotaId
 from farthing.money import PPM, Currency
 from farthing.v1 import directive_pb2, events_pb2, gateway_sync_pb2
+from farthing_cloud.ledger.core import incarnations
 from farthing_cloud.ledger.core.book import Book
 from farthing_cloud.ledger.core.demand import decayed
 from farthing_cloud.ledger.core.directives import link, quota_granted
-from farthing_cloud.ledger.core.funds import OtherContent
 from farthing_cloud.ledger.core.posting import Event, Posting, QuotaAfter
 from farthing_cloud.ledger.core.rows import AccountStatus, Quota, QuotaRequested, QuotaStatus, Touch, View
 from farthing_cloud.ledger.core.waterfall import room_of
@@ -64,14 +64,22 @@ def grant(
 ) -> tuple[QuotaRequested, Posting | None]:
     """Answer a quota request; the posting is None when this request was answered before, or leaves no trace.
 
-    Raises ``OtherContent`` for a counter that was used for another wish.
+    A gateway writes a request down before it sends it. So a counter that was used for another wish shows that its journal went
+    back, or that there are two: nothing is granted, and the gateway authorizes no more.
     """
-    if view.quota_request is not None:
-        before = view.quota_request
-        if (before.account_id, before.wanted_micros) != (request.account_id, request.wanted_micros):
-            raise OtherContent(f"request {request.counter} of {request.gateway_id} was for another account or amount")
-        return before, None
     gateway = view.gateways[request.gateway_id]
+    before = view.quota_request
+    if before is not None:
+        if (before.account_id, before.wanted_micros) == (request.account_id, request.wanted_micros):
+            return before, None
+        detail = (
+            f"quota request {request.counter} of incarnation {request.incarnation} was for another account or amount"
+        )
+        told_two = incarnations.equivocation(view, request.gateway_id, request.incarnation, detail, now=now)
+        return _differs(request), told_two
+    if request.incarnation != gateway.incarnation:
+        # Not kept: when that incarnation comes to be, its first requests are new ones.
+        return _differs(request), None
     payer = view.payers.get(request.account_id)
     book = Book(view)
     available = book.available(request.account_id)
@@ -88,9 +96,7 @@ def grant(
     lately = decayed(view.demand.get((request.gateway_id, request.account_id)), now=now)
     amount = min(max(request.wanted_micros, lately), share, room)
     answer: gateway_sync_pb2.QuotaAnswer.ValueType
-    if request.incarnation != gateway.incarnation:
-        answer = gateway_sync_pb2.QUOTA_ANSWER_INCARNATION_DIFFERS
-    elif payer is None:
+    if payer is None:
         answer = gateway_sync_pb2.QUOTA_ANSWER_ACCOUNT_UNKNOWN
     elif payer.status is not AccountStatus.ACTIVE:
         answer = gateway_sync_pb2.QUOTA_ANSWER_ACCOUNT_SUSPENDED
@@ -151,6 +157,18 @@ def grant(
         quotas_granted=(quota,),
         directives=(row,),
         events=(Event(kind="quota.granted", key=quota.account_id, value=value.SerializeToString()),),
+    )
+
+
+def _differs(request: QuotaRequest) -> QuotaRequested:
+    """The answer to who speaks for no journal that the ledger trusts."""
+    return QuotaRequested(
+        counter=request.counter,
+        account_id=request.account_id,
+        wanted_micros=request.wanted_micros,
+        answer=gateway_sync_pb2.QUOTA_ANSWER_INCARNATION_DIFFERS,
+        quota_id="",
+        amount_micros=0,
     )
 
 

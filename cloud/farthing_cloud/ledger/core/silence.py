@@ -9,12 +9,14 @@ Rule 4: what ends is a recorded transfer, and frees money that pays debts first.
 """
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Final
 
 from farthing.clock import Instant
 from farthing.ids import GatewayId
-from farthing.v1 import events_pb2
+from farthing.v1 import directive_pb2, events_pb2
 from farthing_cloud.ledger.core.book import Book
+from farthing_cloud.ledger.core.directives import link
 from farthing_cloud.ledger.core.posting import Cause, Event, Posting
 from farthing_cloud.ledger.core.rows import Gateway, Quota, QuotaStatus, View
 
@@ -62,9 +64,21 @@ def void(view: View, gateway_id: GatewayId, *, outage_us: int, now: Instant) -> 
 
 
 def force(view: View, gateway_id: GatewayId, *, now: Instant) -> Posting:
-    """End every hold of a gateway: people decided that it is gone. ``view`` was loaded with ``Touch.incarnations``."""
+    """End every hold of a gateway: people decided that it is gone. ``view`` was loaded with ``Touch.incarnations``.
+
+    If it lives after all, it hears in the same posting that it may spend no more: what it spends until then is ``late``.
+    """
     ended = [q for q in view.quotas.values() if q.gateway_id == gateway_id and q.status is not QuotaStatus.CLOSED]
-    return _end(view, ended, Cause.FORCED, kind="forced-void", now=now)
+    gateway = view.gateways[gateway_id]
+    directives = []
+    for quota in ended:
+        # Who was asked before, said so itself, or lost its journal spends none of it.
+        if quota.status is QuotaStatus.OPEN:
+            body = directive_pb2.QuotaRecalled(quota_id=quota.quota_id, reason="its hold was ended by decision")
+            gateway, row = link(gateway, body, dated_at=now)
+            directives.append(row)
+    posting = _end(view, ended, Cause.FORCED, kind="forced-void", now=now)
+    return replace(posting, gateways=(gateway,), directives=tuple(directives)) if directives else posting
 
 
 def _end(view: View, quotas: Iterable[Quota], cause: Cause, *, kind: str, now: Instant) -> Posting:
