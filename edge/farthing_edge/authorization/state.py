@@ -924,6 +924,13 @@ class GatewayState:
         """Up to which counter the cloud has all that was heard from ``device``; 0 from a journal that may have forgotten some of it."""
         return device.receipted_counter(self.receipted_position) if self.may_seal else 0
 
+    def vouched_position(self, position: int) -> int:
+        """What an answer may say of ``position`` to be held against this journal later; 0 from one that may have forgotten some of it.
+
+        Devices keep the furthest witness: one of a journal that went back must not take the place of the one that proves it.
+        """
+        return position if self.may_seal else 0
+
     @property
     def is_complete(self) -> bool:
         """Whether this journal has once known all that the cloud had to say: before, what it does not know may still come."""

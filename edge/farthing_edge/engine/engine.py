@@ -440,7 +440,7 @@ class Engine:
             incarnation=state.incarnation,
             start_id=StartId(state.start_id or bytes(START_ID_SIZE)),
             # What is durable, not what is being decided.
-            position=self._journal.position,
+            position=state.vouched_position(self._journal.position),
         )
 
     # The loop ---------------------------------------------------------------------------------------------------------

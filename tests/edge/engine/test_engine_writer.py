@@ -31,6 +31,21 @@ async def test_a_grant_is_signed_and_names_a_durable_position(bench) -> None:
         assert grant.witness.start_id == engine.view.start_id
 
 
+async def test_a_journal_that_may_have_forgotten_vouches_for_nothing(bench) -> None:
+    """A device keeps the furthest witness: this one must not take the place of the one that proves it."""
+    meter = Meter("c1", 100)
+    async with bench.running() as engine:
+        await Site(engine).open(quota=10 * M)
+        first = await engine.submit(said(meter.intent(Here()), "card"))
+        meter.authorization = decode_grant(cose.decode_sign1(first.grant).payload).authorization
+        waits = gateway_sync_pb2.HelloResponse(incarnation=1, standing=gateway_sync_pb2.HELLO_STANDING_WAITS)
+        await engine.submit(commands.Connected(hello=waits))
+        answer = await engine.submit(said(meter.reading(Here(), 200)))
+        assert answer.status is AnswerStatus.RECORDED
+        assert (answer.witness.start_id, answer.witness.position) == (first.witness.start_id, 0)
+        assert answer.receipted_counter == 0
+
+
 async def test_a_session_survives_a_restart_and_repeats_are_answered_alike(bench) -> None:
     meter = Meter("c1", 1_000)
     async with bench.running() as engine:

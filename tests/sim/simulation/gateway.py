@@ -350,7 +350,7 @@ class GatewayNode:
                 witness=Witness(
                     incarnation=state.incarnation,
                     start_id=StartId(state.start_id or bytes(16)),
-                    position=state.position,
+                    position=state.vouched_position(state.position),
                 ),
                 answers=reply.answers,
                 status=reply.status,

@@ -169,10 +169,11 @@ class World:
         its end, unless that gateway had answered that end. A one-shot use has no end to show: what a journal lost of it is asked after for ever.
         """
         state = device.state
-        if device.is_done:
-            return True
         if state is None or state.use is not None:
             return False
+        if device.is_done:
+            # What another gateway has carried, its own still hears when it can.
+            return all(self.gateways[each.gateway].is_gone for each in state.outgoing)
         if device.role.profile == "one-shot":
             return not state.outgoing and all(self.gateways[each.gateway].disk_faults for each in state.kept)
         if not any(gateway.is_gone for gateway in self.gateways.values()):
