@@ -146,6 +146,24 @@ class LimitsSection(Section):
     quota_wait_ms: Annotated[int, Field(ge=0, le=60_000)] = 1_500
 
 
+class JournalSection(Section):
+    """How much of the journal is kept, and how long a start takes."""
+
+    #: A snapshot at every so many entries: a start replays at most some more than that, in about half a second. 0: none, and a start
+    #: replays everything.
+    snapshot_entries: Annotated[int, Field(ge=0, le=10_000_000)] = 20_000
+    #: Entries older than this, receipted and proven, are taken away, business time; by default nothing is.
+    retention_days: Annotated[int, Field(ge=1, le=36_500)] | None = None
+    #: How far back the ledger may be restored to: nothing younger is taken away, business time.
+    backup_horizon_days: Annotated[int, Field(ge=1, le=36_500)] = 35
+
+    @model_validator(mode="after")
+    def _reaches_back(self) -> Self:
+        if self.retention_days is not None and self.retention_days < self.backup_horizon_days:
+            raise ValueError("retention_days is at least backup_horizon_days: a restored ledger asks for them")
+        return self
+
+
 class EdgeConfig(Section):
     """Everything that ``farthing-edge`` reads."""
 
@@ -167,6 +185,7 @@ class EdgeConfig(Section):
     token: TokenSection = TokenSection()
     clock: ClockSection = ClockSection()
     limits: LimitsSection = LimitsSection()
+    journal: JournalSection = JournalSection()
     log: LogSection = LogSection()
 
     @property

@@ -34,6 +34,7 @@ from farthing_edge.broker_key import BrokerKey
 from farthing_edge.config import GATEWAY_USER, EdgeConfig, MqttSection
 from farthing_edge.engine import Engine, EngineError, EngineLimits, SignedBatchRow, TokenSigner, Waiting
 from farthing_edge.engine.sealed_witness import TokenWitness
+from farthing_edge.engine.upkeep import DAY_US, UpkeepLimits
 from farthing_edge.http import HttpListener
 from farthing_edge.http import ListenError as HttpListenError
 from farthing_edge.ingress.coap import CoapIngress
@@ -74,6 +75,16 @@ def core_settings(config: EdgeConfig, clock: BusinessClock | None = None) -> Cor
         clock_epoch_us=clock.epoch_us,
         clock_real_epoch_us=clock.real_epoch_us,
         clock_rate=clock.rate,
+    )
+
+
+def upkeep_limits(config: EdgeConfig) -> UpkeepLimits:
+    """What the configuration says of the journal."""
+    section = config.journal
+    return UpkeepLimits(
+        snapshot_entries=section.snapshot_entries,
+        retention_us=None if section.retention_days is None else section.retention_days * DAY_US,
+        backup_horizon_us=section.backup_horizon_days * DAY_US,
     )
 
 
@@ -230,6 +241,7 @@ class _Gateway:
                 quota_wait_ms=limits.quota_wait_ms,
                 retry_after_ms=limits.retry_after_ms,
             ),
+            upkeep=upkeep_limits(config),
         )
         self._door = StatementDoor(
             gateway=config.gateway,
@@ -251,6 +263,7 @@ class _Gateway:
             obey_site_key=self._obey_site_key,
             metrics=self._metrics,
         )
+        self._engine.proven_sequence = lambda: self._uplink.proven_sequence
         self._handshakes: Handshakes | None = None
 
     async def run(self) -> None:
@@ -426,6 +439,7 @@ class _Gateway:
             "counts": counts,
             "overdue": [asdict(each) for each in view.overdue(self._clock.now())[:MAX_OVERDUE_SHOWN]],
             "refusals": {str(number): count for number, count in sorted(self._refusals().items())},
+            "journal": self._engine.upkeep.page(),
             "engine": {"groups": engine.groups, "decided": engine.decided, "poisoned": engine.poisoned},
             "rubbish": [asdict(sample) for sample in self._rubbish.samples()],
         }
@@ -443,6 +457,7 @@ class _Gateway:
         for name, count in counts.items():
             metrics.state.labels(name).set(count)
         metrics.position.set(view.position)
+        metrics.journal(self._engine.upkeep.page())
         metrics.sealed.set(view.sealed_sequence)
         metrics.receipted.set(view.receipted_sequence)
         metrics.directive_version.set(view.directive_version)

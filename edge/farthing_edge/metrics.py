@@ -1,6 +1,7 @@
 """Everything this daemon counts, under one registry (Prometheus)."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from functools import cache
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -94,9 +95,33 @@ class Metrics:
         self.directive_version = Gauge(
             "farthing_edge_directive_version", "The last directive obeyed", registry=registry
         )
+        self.snapshot_position = Gauge(
+            "farthing_edge_journal_snapshot_position", "The newest snapshot's position", registry=registry
+        )
+        self.pruned_position = Gauge(
+            "farthing_edge_journal_pruned_position", "Entries up to here were taken away", registry=registry
+        )
+        self.journal_growth = Gauge(
+            "farthing_edge_journal_bytes_per_hour", "How fast the journal grows, over the last hour", registry=registry
+        )
+        self.journal_free = Gauge("farthing_edge_journal_free_bytes", "Free on the journal's disk", registry=registry)
+        self.hours_left = Gauge(
+            "farthing_edge_journal_hours_left",
+            "Hours until the journal's disk is full at the present rate; +Inf while nothing is written",
+            registry=registry,
+        )
         for number in (Refusal.MALFORMED, Refusal.SIGNATURE_INVALID, Refusal.DEVICE_UNKNOWN, Refusal.CHANNEL_DIFFERS):
             # Show what is watched for before it happens.
             self.refusals.labels(stage="ingress", number=str(int(number)))
+
+    def journal(self, page: Mapping[str, int | None]) -> None:
+        """Take over what the journal's upkeep says of itself."""
+        self.snapshot_position.set(page["snapshot_position"] or 0)
+        self.pruned_position.set(page["pruned_position"] or 0)
+        self.journal_growth.set(page["bytes_per_hour"] or 0)
+        self.journal_free.set(page["free_bytes"] or 0)
+        hours = page["hours_left"]
+        self.hours_left.set(math.inf if hours is None else hours)
 
     def page(self) -> bytes:
         """The page in the text format."""

@@ -683,6 +683,11 @@ def _rollback_suspected(state: GatewayState, event: events.RollbackSuspected) ->
     state.suspected_incarnation = event.incarnation
 
 
+def _salvaged(state: GatewayState, event: events.Salvaged) -> None:
+    # What was told devices and the cloud after it is not known here: like a journal that went back, only that we say so.
+    state.rollback_suspected = f"this journal was salvaged, and is whole up to position {event.last_position} only"
+
+
 def _uplink_seen(state: GatewayState, event: events.UplinkSeen) -> None:
     state.online = event.online
 
@@ -715,6 +720,7 @@ _APPLY: dict[type[Any], Callable[[GatewayState, Any], None]] = {
     events.Sealed: _sealed,
     events.Receipted: _receipted,
     events.RollbackSuspected: _rollback_suspected,
+    events.Salvaged: _salvaged,
     events.UplinkSeen: _uplink_seen,
     events.HeadSeen: _head_seen,
     events.HelloSeen: _hello_seen,

@@ -136,7 +136,10 @@ class Tick:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Started:
-    """The process has started: a random start id, and the business clock it runs by."""
+    """The process has started: a random start id, and the business clock it runs by.
+
+    ``entries_lost`` says what shows that the journal once had more than it has; empty when nothing does.
+    """
 
     start_id: bytes
     boot_id: str
@@ -145,6 +148,7 @@ class Started:
     clock_rate: int
     #: Random: chooses whom the cloud is asked about; empty: everybody, where an operator wants such checks.
     check_salt: bytes = b""
+    entries_lost: str = ""
 
 
 Command: TypeAlias = (

@@ -366,6 +366,18 @@ class RollbackSuspected(NamedTuple):
     incarnation: int = 0
 
 
+class Salvaged(NamedTuple):
+    """This journal was put together from a damaged one: it goes on after ``last_position``, what came later is not decided on any more.
+
+    ``beyond`` entries after the damage are kept, ``lost`` (first, last) are ranges of positions that could not be read.
+    """
+
+    last_position: int
+    beyond: int
+    lost: tuple[tuple[int, int], ...]
+    at: int
+
+
 class UplinkSeen(NamedTuple):
     """Volatile: whether the cloud can be asked."""
 
@@ -408,6 +420,7 @@ Event: TypeAlias = (
     | Sealed
     | Receipted
     | RollbackSuspected
+    | Salvaged
     | UplinkSeen
     | HeadSeen
     | HelloSeen
@@ -433,6 +446,7 @@ KINDS: dict[int, type[Any]] = {
     30: Sealed,
     31: Receipted,
     40: RollbackSuspected,
+    41: Salvaged,
     50: ChainStarted,
     51: Ticked,
     52: Settled,

@@ -132,15 +132,14 @@ def decide_uplink(state: GatewayState, command: commands.UplinkChanged, now: Ins
 
 
 def decide_start(state: GatewayState, command: commands.Started, now: Instant) -> Decision:  # noqa: ARG001  # every command has one shape
-    return Decision(
-        (
-            events.Started(
-                start_id=command.start_id,
-                boot_id=command.boot_id,
-                clock_epoch_us=command.clock_epoch_us,
-                clock_real_epoch_us=command.clock_real_epoch_us,
-                clock_rate=command.clock_rate,
-                check_salt=command.check_salt,
-            ),
-        )
+    started = events.Started(
+        start_id=command.start_id,
+        boot_id=command.boot_id,
+        clock_epoch_us=command.clock_epoch_us,
+        clock_real_epoch_us=command.clock_real_epoch_us,
+        clock_rate=command.clock_rate,
+        check_salt=command.check_salt,
     )
+    if command.entries_lost and not state.rollback_suspected:
+        return Decision((started, events.RollbackSuspected(reason=command.entries_lost)))
+    return Decision((started,))

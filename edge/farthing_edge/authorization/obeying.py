@@ -27,7 +27,6 @@ from farthing.money import Currency
 from farthing.policy import online_check_ppm_of, place_policy_of, position_of, scorecard_of, usage_limits_of
 from farthing.refusal import Refusal
 from farthing.tariff import TariffError
-from farthing.tariff import parse as parse_tariff
 from farthing.v1 import batch_pb2, directive_pb2
 from farthing_edge.authorization import events
 from farthing_edge.authorization.keeping import close_request, decided, see_whether_low, stop_quota
@@ -132,11 +131,9 @@ def _obey_site_key(state: GatewayState, key: directive_pb2.SiteKey) -> None:
 
 
 def _obey_tariff(state: GatewayState, record: directive_pb2.TariffRecord) -> None:
-    tariff = parse_tariff(record.ocpi_json)
-    name = TariffVersion(tariff_id=TariffId(record.tariff_id), version=record.version)
-    state.tariffs[record.tariff_id, record.version] = TariffEntry(
-        name=name, currency=Currency(record.currency), tariff=tariff
-    )
+    entry = TariffEntry.of(record)
+    tariff = entry.tariff
+    state.tariffs[record.tariff_id, record.version] = entry
     if tariff.valid_from is not None or tariff.valid_until is not None:
         versions = state.dated_tariffs.setdefault(record.tariff_id, [])
         if record.version not in versions:

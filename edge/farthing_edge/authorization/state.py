@@ -6,7 +6,7 @@ Rule 2: amounts are micros, times are business instants, and every table has a b
 
 from collections import deque
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from farthing.clock import SECOND_US, Instant
 from farthing.device.messages import (
@@ -50,6 +50,7 @@ from farthing.tariff import (
     is_placed,
     limit,
     one_shot_use,
+    parse,
     price,
     readings_due,
 )
@@ -297,15 +298,36 @@ MAX_CLOSINGS = 64
 class TariffEntry:
     """A tariff version as this gateway knows it."""
 
-    __slots__ = ("_closings", "currency", "name", "places", "tariff")
+    __slots__ = ("_closings", "currency", "name", "places", "record", "tariff")
 
-    def __init__(self, *, name: TariffVersion, currency: Currency, tariff: Tariff) -> None:
+    def __init__(self, *, name: TariffVersion, currency: Currency, tariff: Tariff, record: bytes) -> None:
         self.name = name
         self.currency = currency
         self.tariff = tariff
+        #: The directive's record that all this was compiled from: what a snapshot keeps.
+        self.record = record
         #: Whether its price may depend on more than the width, for any register.
         self.places = any(is_placed(tariff, unit) for unit in ("Wh", "s", ""))
         self._closings: dict[tuple[str, int], Closing] = {}
+
+    @classmethod
+    def of(cls, record: directive_pb2.TariffRecord) -> Self:
+        """Compile what a directive says; raise ``TariffError`` for what cannot be priced."""
+        return cls(
+            name=TariffVersion(tariff_id=TariffId(record.tariff_id), version=record.version),
+            currency=Currency(record.currency),
+            tariff=parse(record.ocpi_json),
+            record=record.SerializeToString(deterministic=True),
+        )
+
+    def kept(self) -> bytes:
+        """What a snapshot keeps of it."""
+        return self.record
+
+    @classmethod
+    def from_kept(cls, kept: bytes) -> Self:
+        """The same again."""
+        return cls.of(directive_pb2.TariffRecord.FromString(kept))
 
     def closing(
         self, unit: str, start: int, most: int, started_at: Instant, until: Instant, time_zone: str, *, one_shot: bool

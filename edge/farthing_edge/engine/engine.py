@@ -62,8 +62,11 @@ from farthing_edge.engine.lanes import Lanes
 from farthing_edge.engine.sealed_witness import Sealed as SealedInToken
 from farthing_edge.engine.sealed_witness import SealedWitness
 from farthing_edge.engine.signing import BatchSigner, GrantSigner
+from farthing_edge.engine.upkeep import Upkeep, UpkeepLimits
 from farthing_edge.engine.view import GatewayView
+from farthing_edge.journal import snapshots
 from farthing_edge.journal.errors import JournalError, JournalFull, JournalRejected
+from farthing_edge.journal.replaying import Recalled, recall
 from farthing_edge.journal.store import (
     Entry,
     Group,
@@ -197,6 +200,7 @@ class Engine:
         batch_signer: BatchSigner,
         clock: BusinessClock,
         limits: EngineLimits | None = None,
+        upkeep: UpkeepLimits | None = None,
         monotonic_ns: Callable[[], int] = time.monotonic_ns,
         random_bytes: Callable[[int], bytes] = os.urandom,
         sealed_witness: SealedWitness | None = None,
@@ -245,6 +249,19 @@ class Engine:
         self.poisoned = 0
         self.groups = 0
         self.decided = 0
+        #: Which batch of this incarnation is the last whose detail the cloud has proven: the uplink knows.
+        self.proven_sequence: Callable[[], int] = lambda: 0
+        self.upkeep = Upkeep(
+            journal=journal,
+            settings=settings,
+            limits=upkeep or UpkeepLimits(),
+            state=lambda: self._state,
+            now=clock.now,
+            is_idle=lambda: not self._queue,
+            proven_sequence=lambda: self.proven_sequence(),
+            in_journal_thread=self._in_journal_thread,
+            monotonic_ns=monotonic_ns,
+        )
 
     # Life -------------------------------------------------------------------------------------------------------------
 
@@ -253,17 +270,23 @@ class Engine:
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="journal")
         try:
             await self._in_journal_thread(self._journal.open)
-            self._state = await self._in_journal_thread(self._replay)
+            recalled = await self._in_journal_thread(self._replay)
+            self._state = recalled.state
             await self._in_journal_thread(self._find_unsigned)
-            await self._commit_start()
+            await self._commit_start(recalled)
+            self.upkeep.begin(recalled.from_snapshot, recalled.pruned)
         except BaseException:
             await self._close()
             raise
         if self._journal.moved_aside is not None:
             _log.warning("journal copied after a failed disk", moved_aside=str(self._journal.moved_aside))
+        for fault in recalled.faults:
+            _log.warning("a snapshot was passed over", fault=fault)
         _log.info(
             "journal read",
             position=self._state.position,
+            from_snapshot=recalled.from_snapshot,
+            replayed=recalled.replayed,
             incarnation=self._state.incarnation,
             directive_version=self._state.directive_version,
         )
@@ -277,6 +300,7 @@ class Engine:
         """Decide until :meth:`stop`; raise what ended the journal."""
         signing = asyncio.create_task(self._sign_batches(), name="sign batches")
         saying_again = asyncio.create_task(self._seal_again(), name="seal again")
+        upkeep = asyncio.create_task(self.upkeep.run(), name="upkeep")
         try:
             while not (self._stopping and not self._queue):
                 await self._until_work()
@@ -285,7 +309,7 @@ class Engine:
                 if not self._queue:
                     self._is_busy = False
                     self._idle_bell.ring()
-                for task in (signing, saying_again):
+                for task in (signing, saying_again, upkeep):
                     if task.done():
                         task.result()
             while self._answering:
@@ -294,7 +318,7 @@ class Engine:
             self._failure = err
             raise
         finally:
-            for task in (signing, saying_again):
+            for task in (signing, saying_again, upkeep):
                 task.cancel()
                 with contextlib.suppress(asyncio.CancelledError, EngineError, JournalError):
                     await task
@@ -337,11 +361,13 @@ class Engine:
             raise EngineError("the engine is not running")
         return await asyncio.get_running_loop().run_in_executor(executor, call, *arguments)
 
-    def _replay(self) -> GatewayState:
-        state = GatewayState(self._settings)
-        for entry in self._journal.entries():
-            apply(state, decode(entry.kind, entry.body))
-        return state
+    async def _commit(self, group: Group) -> None:
+        await self._in_journal_thread(self._journal.commit, group)
+        self.upkeep.committed(sum(len(entry.body) for entry in group.entries), len(group.entries))
+
+    def _replay(self) -> Recalled:
+        with contextlib.closing(self._journal.reader()) as connection:
+            return recall(self._journal.path, connection, self._settings)
 
     def _find_unsigned(self) -> None:
         connection = self._journal.reader()
@@ -356,8 +382,9 @@ class Engine:
         self._signed_incarnation = state.incarnation
         self._signed_sequence = min(unsigned) - 1 if unsigned else state.sequence
 
-    async def _commit_start(self) -> None:
+    async def _commit_start(self, recalled: Recalled) -> None:
         clock = self._clock
+        lost = recalled.beyond
         started = commands.Started(
             start_id=self._random_bytes(START_ID_SIZE),
             boot_id=_boot_id(),
@@ -365,6 +392,7 @@ class Engine:
             clock_real_epoch_us=clock.real_epoch_us,
             clock_rate=clock.rate,
             check_salt=self._random_bytes(START_ID_SIZE),
+            entries_lost="" if lost is None else f"{lost.name} is of more entries than this journal has",
         )
         group = Group()
         self._take(group, started, clock.now())
@@ -372,7 +400,10 @@ class Engine:
         if remembered is not None:
             self._witnessed = remembered[:2]
             self._take(group, commands.TokenWitnessed(**remembered._asdict()), clock.now())
-        await self._in_journal_thread(self._journal.commit, group)
+        await self._commit(group)
+        if lost is not None:
+            # It has said what it had to say, and the journal remembers.
+            snapshots.set_aside(lost, "beyond")
         self._durable_request = self._state.request_counter
         if self._state.sequence:
             # A token that is behind lost its last write: it is repaired.
@@ -487,7 +518,7 @@ class Engine:
         signatures = self._start_signing(drafts)
         try:
             if group.entries:
-                await self._in_journal_thread(self._journal.commit, group)
+                await self._commit(group)
         except JournalFull as err:
             _cancel(signatures)
             await self._nothing_written(items, err)
@@ -765,7 +796,7 @@ class Engine:
     async def _rebuild(self) -> None:
         """Become again what the journal says; what is volatile stays."""
         old = self._state
-        state = await self._in_journal_thread(self._replay)
+        state = (await self._in_journal_thread(self._replay)).state
         state.online = old.online
         state.expected_incarnation = old.expected_incarnation
         state.waits = old.waits
@@ -803,7 +834,7 @@ class Engine:
             try:
                 self._decide_item(item, group, drafts, happened, self._clock.now())
                 if group.entries:
-                    await self._in_journal_thread(self._journal.commit, group)
+                    await self._commit(group)
             except JournalFull as err:
                 await self._nothing_written([item], err)
                 continue

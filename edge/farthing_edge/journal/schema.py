@@ -1,7 +1,8 @@
 """The journal's tables, by version. A version is only ever added.
 
 STRICT, because SQLite turns an integer that overflows into a float elsewhere. ``entries`` is the truth; every other table is an
-index into it, save a batch's signature (ES256 is randomized: it is stored, not recomputed) and what was parked.
+index into it, save a batch's signature (ES256 is randomized: it is stored, not recomputed), what was parked, and what stands for entries
+that are not there any more: ``anchor`` and ``kept`` for pruned ones (see ``retention``), ``salvaged`` for those beyond damage.
 """
 
 import sqlite3
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from sqlite_utils import Database
 
-VERSION = 1
+VERSION = 2
 
 
 def migrate(connection: sqlite3.Connection) -> None:
@@ -27,6 +28,8 @@ def migrate(connection: sqlite3.Connection) -> None:
     try:
         if version < 1:
             _first(Database(connection))
+        if version < 2:
+            _second(Database(connection))
         connection.execute(f"PRAGMA user_version = {VERSION}")
     except BaseException:
         connection.execute("ROLLBACK")
@@ -76,5 +79,34 @@ def _first(database: "Database") -> None:
         {"id": int, "at_us": int, "what": str, "body": bytes, "fault": str},
         pk="id",
         not_null={"at_us", "what", "body", "fault"},
+        strict=True,
+    )
+
+
+def _second(database: "Database") -> None:
+    """Entries may go: where the hash chain begins then, what was said of those that went, and those that had to stay."""
+    database.table("anchor").create(
+        {
+            "id": int,
+            "position": int,
+            "chain": bytes,
+            "batches": int,
+            "directives": int,
+            "billed_micros": int,
+        },
+        pk="id",
+        not_null={"position", "chain", "batches", "directives", "billed_micros"},
+        strict=True,
+    )
+    database.table("kept").create(
+        {"position": int, "previous_chain": bytes},
+        pk="position",
+        not_null={"previous_chain"},
+        strict=True,
+    )
+    database.table("salvaged").create(
+        {"position": int, "at_us": int, "kind": int, "body": bytes, "chain": bytes},
+        pk="position",
+        not_null={"at_us", "kind", "body", "chain"},
         strict=True,
     )

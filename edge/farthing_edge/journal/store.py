@@ -9,15 +9,18 @@ import fcntl
 import hashlib
 import os
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, NamedTuple, TypeVar
 
+from farthing_edge.authorization.events import Sealed, decode
 from farthing_edge.journal import recovery
 from farthing_edge.journal.errors import JournalBroken, JournalBusy, JournalError, JournalFull, JournalRejected
 from farthing_edge.journal.schema import migrate
 from farthing_edge.journal.sentences import sentence
+
+T = TypeVar("T")
 
 CHAIN_SIZE = 16
 GENESIS = bytes(CHAIN_SIZE)
@@ -27,6 +30,8 @@ MAX_PARKED = 1_000
 BUSY_TIMEOUT_MS = 5_000
 #: The write-ahead log is folded back at this many pages (4 MB), so a start reads no more than that.
 WAL_PAGES = 1_000
+#: Entries read at once: a reader that goes on for long would keep the write-ahead log from being folded back.
+READ_AT_ONCE = 4_096
 
 # SQLite's primary result codes (sqlite3.h).
 _FULL = 13
@@ -40,6 +45,16 @@ class Entry(NamedTuple):
     at_us: int
     kind: int
     body: bytes
+
+
+class Anchor(NamedTuple):
+    """Where the hash chain begins: what stood before it is pruned. These are what verifying it had summed up."""
+
+    position: int
+    chain: bytes
+    batches: int = 0
+    directives: int = 0
+    billed_micros: int = 0
 
 
 class StoredBatch(NamedTuple):
@@ -105,8 +120,11 @@ class Journal:
                 self.moved_aside = recovery.copy_suspect(self.path, mark)
             self._connection = self._connect()
             row = self._connection.execute(sentence("last_entry")).fetchone()
-            if row is not None:
-                self._position, self._chain = row
+            anchor = read_anchor(self._connection)
+            self._position, self._chain = (anchor.position, anchor.chain) if row is None else row
+            # What is kept of the pruned lies below the anchor.
+            if self._position < anchor.position:
+                self._position, self._chain = anchor.position, anchor.chain
             if self._keep_ballast:
                 self._has_reserve = recovery.reserve(self._ballast)
         except BaseException:
@@ -237,6 +255,25 @@ class Journal:
         except sqlite3.Error as err:
             raise self._failed(err) from err
 
+    def change(self, sentences: Callable[[sqlite3.Connection], T]) -> T:
+        """One transaction of upkeep (see ``retention``); fails like :meth:`commit`, and then nothing of it was written."""
+        connection = self._open_connection()
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            done = sentences(connection)
+            connection.execute("COMMIT")
+        except sqlite3.Error as err:
+            raise self._failed(err) from err
+        except BaseException:
+            connection.execute("ROLLBACK")
+            raise
+        return done
+
+    def room(self) -> int:
+        """Free bytes on the journal's disk; the reserve is not counted."""
+        usage = os.statvfs(self.path.parent)
+        return usage.f_bavail * usage.f_frsize
+
     def _failed(self, err: sqlite3.Error) -> JournalError:
         code = getattr(err, "sqlite_errorcode", 0) & 0xFF
         connection = self._connection
@@ -265,19 +302,11 @@ class Journal:
 
     # Reading ----------------------------------------------------------------------------------------------------------
 
-    def entries(self, from_position: int = 1) -> Iterator[Entry]:
-        """Entries from a position on, each checked against the chain; raise ``JournalError`` naming the first that differs."""
+    def entries(self) -> Iterator[Entry]:
+        """Every entry that is not pruned, checked against the chain; ``JournalError`` names the first that differs."""
         connection = self._open_connection()
-        chain: bytes | None = GENESIS if from_position == 1 else None
-        expected = from_position
-        for position, at_us, kind, body, stored in connection.execute(sentence("entries_from"), (from_position,)):
-            entry = Entry(position, at_us, kind, body)
-            chain = stored if chain is None else next_chain(chain, entry)
-            if position != expected or chain != stored:
-                raise JournalError(
-                    f"the journal {self.path} is damaged at position {expected}: move it aside and salvage it, never delete it"
-                )
-            expected += 1
+        anchor = read_anchor(connection)
+        for entry, _ in checked_entries(connection, anchor.position, anchor.chain, self._position):
             yield entry
 
     def reader(self) -> sqlite3.Connection:
@@ -295,6 +324,36 @@ def connect_to_read(path: Path) -> sqlite3.Connection:
     except sqlite3.Error as err:
         raise JournalError(f"cannot read the journal {path}: {err}") from err
     return connection
+
+
+def read_anchor(connection: sqlite3.Connection) -> Anchor:
+    """Where the chain begins: at the beginning when nothing was pruned, or the journal's format knows no pruning."""
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    row = connection.execute(sentence("anchor")).fetchone() if version >= 2 else None
+    return Anchor(0, GENESIS) if row is None else Anchor(*row)
+
+
+def checked_entries(
+    connection: sqlite3.Connection, position: int, chain: bytes, last: int
+) -> Iterator[tuple[Entry, bytes]]:
+    """Entries after ``position``, where the hash is ``chain``, with the hash after each; ``JournalError`` names the first that differs."""
+    while position < last:
+        rows = connection.execute(sentence("entries_between"), (position + 1, last, READ_AT_ONCE)).fetchall()
+        for number, at_us, kind, body, stored in rows:
+            entry = Entry(number, at_us, kind, body)
+            chain = next_chain(chain, entry)
+            if number != position + 1 or chain != stored:
+                raise _damaged(position + 1)
+            position = number
+            yield entry, chain
+        if not rows:
+            raise _damaged(position + 1)
+
+
+def _damaged(position: int) -> JournalError:
+    return JournalError(
+        f"the journal is damaged at position {position}: keep it, and salvage it with `farthing-edge journal salvage`"
+    )
 
 
 def read_entry(connection: sqlite3.Connection, position: int) -> Entry:
@@ -322,6 +381,16 @@ def read_batch_position(connection: sqlite3.Connection, incarnation: int, sequen
     if row is None:
         raise JournalError(f"the journal has no batch {sequence} of incarnation {incarnation}")
     return int(row[0])
+
+
+def read_batch_span(connection: sqlite3.Connection, incarnation: int, sequence: int) -> int:
+    """The last position that a batch takes in; 0 when there is no such batch (any more)."""
+    row = connection.execute(sentence("batch_position"), (incarnation, sequence)).fetchone()
+    if row is None:
+        return 0
+    entry = read_entry(connection, int(row[0]))
+    event = decode(entry.kind, entry.body)
+    return event.last_position if isinstance(event, Sealed) else 0
 
 
 def read_signed_batches(

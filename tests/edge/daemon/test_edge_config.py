@@ -93,3 +93,9 @@ def test_the_doctor_says_whether_the_token_is_a_witness(witness: bool, module: s
     (finding,) = examine(config, party)  # type: ignore[arg-type]  # of both it asks only this
     assert finding.verdict == verdict
     assert "witness" in finding.what or "remembers" in finding.what
+
+
+def test_entries_are_kept_at_least_as_long_as_a_restored_ledger_asks_for_them(folder: Path) -> None:
+    with pytest.raises(ConfigError, match="retention_days is at least backup_horizon_days"):
+        load(folder, GOOD + "[journal]\nretention_days = 30\n")
+    assert load(folder, GOOD + "[journal]\nretention_days = 30\nbackup_horizon_days = 7\n")

@@ -122,11 +122,14 @@ def test_alone_it_starts_says_what_it_lacks_and_stops(start: Callable[[], Runnin
     assert any(fault.startswith("uplink") for fault in health["faults"])
     metrics = get(addresses["http"], "/metrics").text
     assert "farthing_edge_broker_up 0.0" in metrics
+    assert "farthing_edge_journal_hours_left " in metrics
     assert 'farthing_edge_refusals_total{number="101",stage="ingress"} 0.0' in metrics
 
     page = json.loads(edge("status", "--json", "--config", str(config)).stdout)
     assert page["gateway"] == "gw-1"
     assert page["uplink"]["online"] is False
+    assert page["journal"]["hours_left"] > 0
+    assert page["journal"]["free_bytes"] > 0
     assert "uplink.online" in edge("status", "--config", str(config)).stdout
     verified = json.loads(edge("journal", "verify", "--json", "--config", str(config)).stdout)
     assert verified["fault"] is None

@@ -17,6 +17,7 @@ from farthing.device.cose import VerifyingKey, key_id
 from farthing_edge.authorization.state import CoreSettings
 from farthing_edge.engine import Engine, EngineLimits
 from farthing_edge.engine.sealed_witness import SealedWitness
+from farthing_edge.engine.upkeep import UpkeepLimits
 from farthing_edge.journal import Journal
 
 
@@ -71,6 +72,7 @@ class Bench:
         self.batch_signer = MemorySigner()
         self.hand = HandClock()
         self.limits = EngineLimits(quota_wait_ms=200, tick_ms=20)
+        self.upkeep = UpkeepLimits()
         self.policy_source = Gateway("G1", "S1")
         self.journal: Journal | None = None
         self.keep_ballast = False
@@ -88,6 +90,7 @@ class Bench:
             clock=self.hand.clock(),
             limits=self.limits,
             sealed_witness=self.sealed_witness,
+            upkeep=self.upkeep,
         )
         await engine.start()
         task = asyncio.create_task(engine.run())

@@ -38,6 +38,7 @@ class VariedDay:
         self.meters = [Meter(f"c{number}", 1_000 * number, token=f"card-{number % 3}") for number in range(DEVICES)]
         self.standing = Meter("m1", 5_000)
         self.toll = Meter("x1", 7, tariff="toll-1", token="card-1")
+        self.turn = 0
         self.quotas = 0
         self.batches: list[bytes] = []
         self.told()
@@ -81,11 +82,12 @@ class VariedDay:
 
     def play(self, rounds: int = ROUNDS) -> "VariedDay":
         """Everybody does something in every round."""
-        for turn in range(rounds):
+        for _ in range(rounds):
             self.pass_time(self.rng.randint(20, 200))
             for meter in self.meters:
                 self.use(meter)
-            self.rest(turn)
+            self.rest(self.turn)
+            self.turn += 1
         return self
 
     def use(self, meter: Meter) -> None:
@@ -166,19 +168,21 @@ class VariedDay:
         for position, event in enumerate(durable, start=1):
             yield event, Entry(position, self.gateway.at, *encode_event(event))
 
-    def write(self, journal: Journal, *, group_size: int = 7) -> None:
-        """Commit all of it, in groups; every batch but the last is signed, one command is parked."""
+    def write(self, journal: Journal, *, group_size: int = 7, after: int = 0, until: int | None = None) -> None:
+        """Commit what came ``after`` a position, ``until`` another, in groups; every batch but the last is signed, one command is parked."""
         group = Group()
-        version, policy_hash = 0, b""
+        signed = []
         for event, entry in self.entries():
+            if entry.position <= after or (until is not None and entry.position > until):
+                continue
             group.entries.append(entry)
             if isinstance(event, Sealed):
                 group.batches.append((event.incarnation, event.sequence, entry.position, event.batch_hash))
+                signed.append(event.sequence)
             elif isinstance(event, Started):
                 group.starts.append((entry.position, event.start_id, 1))
             elif isinstance(event, DirectiveApplied):
-                version, policy_hash = event.version, batch_hash(event.raw)
-                group.directives.append((version, entry.position, policy_hash))
+                group.directives.append((event.version, entry.position, batch_hash(event.raw)))
                 body = directive_pb2.Directive.FromString(event.raw)
                 if body.WhichOneof("body") == "device":
                     group.devices.append((body.device.device_id, entry.position, body.device.status))
@@ -186,7 +190,7 @@ class VariedDay:
                 journal.commit(group)
                 group = Group()
         journal.commit(group)
-        for sequence in range(1, len(self.batches)):
+        for sequence in signed[:-1]:
             journal.sign(1, sequence, bytes([sequence]) * 64, b"kid-kid-")
         journal.park(self.gateway.at, "DeviceStatement", b"odd", "KeyError: a bug")
 

@@ -1,0 +1,1 @@
+DELETE FROM entries WHERE position = ? AND position IN (SELECT position FROM kept);

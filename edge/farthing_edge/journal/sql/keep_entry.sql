@@ -1,0 +1,1 @@
+INSERT INTO kept (position, previous_chain) VALUES (?, ?);

@@ -1,0 +1,1 @@
+DELETE FROM directives WHERE position BETWEEN ? AND ?;
