@@ -257,7 +257,7 @@ class Engine:
             limits=upkeep or UpkeepLimits(),
             state=lambda: self._state,
             now=clock.now,
-            is_idle=lambda: not self._queue,
+            is_idle=lambda: not self._is_busy,
             proven_sequence=lambda: self.proven_sequence(),
             in_journal_thread=self._in_journal_thread,
             monotonic_ns=monotonic_ns,
