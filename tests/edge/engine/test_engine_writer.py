@@ -12,7 +12,7 @@ from farthing.evidence import merkle
 from farthing.evidence.batches import BATCH_RECIPIENT, batch_hash
 from farthing.hsm import HsmError
 from farthing.refusal import Refusal
-from farthing.v1 import batch_pb2, gateway_sync_pb2
+from farthing.v1 import batch_pb2, directive_pb2, gateway_sync_pb2
 from farthing_edge.authorization import commands
 from farthing_edge.engine import EngineError
 from farthing_edge.journal import JournalBroken, JournalBusy, verify
