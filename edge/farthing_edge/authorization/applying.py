@@ -212,6 +212,7 @@ def _record(
 
 def _close(state: GatewayState, device: Device, authorization: Authorization) -> None:
     authorization.closed = True
+    authorization.closed_position = state.position
     state.due.pop(authorization.id, None)
     if not authorization.set_aside:
         state.ended[authorization.id] = authorization
@@ -606,16 +607,21 @@ def _sealed(state: GatewayState, event: events.Sealed) -> None:
         _sealed_again(state, event)
         return
     state.sealed_position = event.last_position
-    state.batches[event.sequence] = SealedBatch(event.batch_hash, event.last_position, len(state.unsealed))
-    state.unsealed = []
-    state.unsealed_micros = 0
+    count = state.unsealed_up_to(event.last_position)
+    state.batches[event.sequence] = SealedBatch(event.batch_hash, event.last_position, count)
+    state.unsealed_micros -= sum(_sum(record.charges) for record in state.unsealed[:count])
+    state.unsealed = state.unsealed[count:]
     state.carried = []
+    not_ended: dict[bytes, Authorization] = {}
     for authorization in state.ended.values():
+        if authorization.closed_position > event.last_position:
+            not_ended[authorization.id] = authorization
+            continue
         device = state.devices.get(authorization.device_id)
         # What can still be asked about stays; the rest is the journal's.
         if device is None or (authorization.intent_counter <= device.window_floor() and not authorization.standing):
             state.authorizations.pop(authorization.id, None)
-    state.ended = {}
+    state.ended = not_ended
     for quota_id, still_held in event.stopped:
         state.quotas[quota_id].reported_held_micros = still_held
     for quota_id in event.closed:

@@ -4,6 +4,7 @@ Rule 1: everything here follows from the journal's entries, except what is marke
 Rule 2: amounts are micros, times are business instants, and every table has a bound that its comment names.
 """
 
+import bisect
 from collections import deque
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple, Self
@@ -515,6 +516,7 @@ class Authorization:
         "chain",
         "closed",
         "closed_by",
+        "closed_position",
         "commitment",
         "counted_micros",
         "currency",
@@ -644,6 +646,8 @@ class Authorization:
         self.counted_micros = 0
         self.told: Told | None = None
         self.closed = False
+        #: The entry that closed it.
+        self.closed_position = 0
         #: The operator's decision that closed it; empty when its device ended it.
         self.closed_by = ""
         #: Why no batch can bill it; empty when one can.
@@ -884,7 +888,7 @@ class GatewayState:
         #: Usage records since the journal began, and those that the cloud has not receipted.
         self.records = 0
         self.unreceipted_records = 0
-        #: Closed since the last batch: their claims are final, with or without width.
+        #: Closed since the last batch, in that order: their claims are final, with or without width.
         self.ended: dict[bytes, Authorization] = {}
         #: At most ``MAX_CARRIED``.
         self.carried: list[CarriedEnd] = []
@@ -957,6 +961,10 @@ class GatewayState:
     def is_complete(self) -> bool:
         """Whether this journal has once known all that the cloud had to say: before, what it does not know may still come."""
         return self.recorded_head_at > 0
+
+    def unsealed_up_to(self, position: int) -> int:
+        """How many of the records that are not sealed stand at or before ``position``: the first ones."""
+        return bisect.bisect_right(self.unsealed, position, key=lambda record: record.position)
 
     def has_something_to_say(self) -> bool:
         """Whether a batch may be sealed now, and would say anything new.

@@ -635,7 +635,8 @@ class Engine:
         ):
             happened.extend(self._take(group, commands.Tick(), now).events)
             happened.extend(self._take(group, commands.SealDue(), now).events)
-            self._unsaid_since_ns = 0
+            # What one batch could not bill is overdue: the next group's batch goes on with it.
+            self._unsaid_since_ns = max(1, monotonic - policy.age_s * _NS) if state.unsealed or state.ended else 0
 
     def _after_commit(
         self,

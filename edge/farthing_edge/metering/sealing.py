@@ -1,11 +1,13 @@
 """Usage records become lines, claims and leaves, and those a batch.
 
 Rule 1: lines stand in the order in which they were first billed, and so do claims and the shares of each.
-Rule 2: a batch takes everything that is not sealed, so a claim's totals are its authorization's totals.
+Rule 2: a batch takes what is not sealed up to a position, so a claim's totals are its authorization's totals there. Nearly always that is
+all there is; a journal that had to wait for its incarnation has more to say than one batch may bill.
 Rule 3: leaves are a function of journal entries: what was sealed once can be shown again.
 """
 
 from collections.abc import Iterable, Sequence
+from itertools import islice
 from typing import NamedTuple, TypeAlias
 
 from farthing.clock import Instant, quarter_of
@@ -20,6 +22,7 @@ from farthing.v1 import batch_pb2
 from farthing_edge.authorization.events import Sealed
 from farthing_edge.authorization.state import (
     FLOOR_FUNDING,
+    MAX_SEAL_RECORDS,
     OVERRUN_FUNDING,
     Authorization,
     Charge,
@@ -211,20 +214,23 @@ def why_no_batch(state: GatewayState) -> dict[bytes, str]:
     for authorization in [*state.ended.values(), *(record.authorization for record in state.unsealed)]:
         if authorization.id not in faults:
             try:
-                _claim(authorization, {}, state.incarnation).SerializeToString()
+                _claim(authorization, None, {}, state.incarnation).SerializeToString()
             except Exception as err:  # noqa: BLE001  # as above
                 faults[authorization.id] = f"{type(err).__name__}: {err}"
     return faults
 
 
 def seal(state: GatewayState, now: Instant) -> Sealed | None:
-    """The batch of everything that is not sealed, and of what became of stopped quotas; None when it would say nothing."""
+    """The batch of what is not sealed, and of what became of stopped quotas; None when it would say nothing."""
     if not state.has_something_to_say():
         return None
-    facts = [facts_of_record(state, record) for record in state.unsealed]
+    last_position = _last_position(state)
+    records = state.unsealed[: state.unsealed_up_to(last_position)]
+    facts = [facts_of_record(state, record) for record in records]
     sheet = sheet_of((fact.account, fact.currency, fact.tariff, fact.charges, fact.at) for fact in facts)
     leaves = leaves_of(facts, sheet)
-    stopped, closed = _quotas_to_report(state)
+    # Whoever says that a quota is closed has billed all of it before.
+    stopped, closed = _quotas_to_report(state) if last_position == state.position else ((), ())
     batch = batch_pb2.Batch(
         operator_id=state.operator_id,
         site_id=state.site_id,
@@ -234,7 +240,7 @@ def seal(state: GatewayState, now: Instant) -> Sealed | None:
         sequence=state.sequence + 1,
         previous_hash=state.batch_hash,
         first_position=state.sealed_position + 1,
-        last_position=state.position,
+        last_position=last_position,
         directive_version=state.directive_version,
         sealed_at_us=now,
         clock=batch_pb2.ClockEpoch(
@@ -247,7 +253,7 @@ def seal(state: GatewayState, now: Instant) -> Sealed | None:
         time_zone_data=TIME_ZONE_DATA if any(fact.stood is not None for fact in facts) else "",
         leaf_count=len(leaves),
         lines=_lines(sheet),
-        claims=_claims(state, sheet),
+        claims=_claims(state, records, last_position, sheet),
         stopped=[batch_pb2.StoppedQuota(quota_id=name, still_held_micros=held) for name, held in stopped],
         closed_quota_ids=closed,
         carried=[
@@ -274,10 +280,22 @@ def seal(state: GatewayState, now: Instant) -> Sealed | None:
         batch=batch,
         batch_hash=batch_hash(batch),
         first_position=state.sealed_position + 1,
-        last_position=state.position,
+        last_position=last_position,
         stopped=stopped,
         closed=closed,
     )
+
+
+def _last_position(state: GatewayState) -> int:
+    """How far the next batch goes: as far as ``MAX_SEAL_RECORDS`` records, and as many ends, reach."""
+    most = MAX_SEAL_RECORDS
+    last = state.position
+    if len(state.unsealed) > most:
+        last = min(last, state.unsealed[most].position - 1)
+    if len(state.ended) > most:
+        beyond = next(islice(state.ended.values(), most, None))
+        last = min(last, beyond.closed_position - 1)
+    return last
 
 
 def seal_again(state: GatewayState, raw: bytes, now: Instant) -> Sealed | None:
@@ -367,41 +385,53 @@ def _lines(sheet: Sheet) -> list[batch_pb2.Line]:
     return lines
 
 
-def _claims(state: GatewayState, sheet: Sheet) -> list[batch_pb2.Claim]:
-    """One for each authorization that was billed or has ended: cumulative, with what this batch adds."""
+def _claims(
+    state: GatewayState, records: Sequence[UsageRecord], last_position: int, sheet: Sheet
+) -> list[batch_pb2.Claim]:
+    """One for each authorization that was billed or has ended up to ``last_position``: cumulative, with what this batch adds."""
     shares: dict[bytes, dict[int, tuple[int, int]]] = {}
+    last: dict[bytes, UsageRecord | None] = {}
     authorizations: dict[bytes, Authorization] = {}
-    for record in state.unsealed:
+    for record in records:
         authorization = record.authorization
         authorizations[authorization.id] = authorization
+        last[authorization.id] = record
         added = shares.setdefault(authorization.id, {})
         for charge in record.charges:
             key = line_key(authorization.account_id, authorization.currency, authorization.tariff, charge, record.at)
             line = sheet.keys[key]
             net, tax = added.get(line, (0, 0))
             added[line] = net + charge.net_micros, tax + charge.tax_micros
-    authorizations.update(state.ended)
+    for authorization in state.ended.values():
+        if authorization.closed_position <= last_position:
+            authorizations[authorization.id] = authorization
+            last[authorization.id] = None
     return [
-        _claim(authorization, shares.get(authorization.id, {}), state.incarnation)
+        _claim(authorization, last[authorization.id], shares.get(authorization.id, {}), state.incarnation)
         for authorization in authorizations.values()
     ]
 
 
-def _claim(authorization: Authorization, shares: dict[int, tuple[int, int]], incarnation: int) -> batch_pb2.Claim:
+def _claim(
+    authorization: Authorization, last: UsageRecord | None, shares: dict[int, tuple[int, int]], incarnation: int
+) -> batch_pb2.Claim:
+    """What ``authorization`` has billed up to its record ``last``; None: it has ended, and this is all of it."""
+    final = last is None
+    said = authorization if last is None else last
     return batch_pb2.Claim(
         authorization_id=authorization.id,
         device_id=authorization.device_id,
         register_id=authorization.register_id,
         register_epoch=authorization.register_epoch,
         register_from=authorization.start,
-        register_to=authorization.recorded_to,
-        net_micros=authorization.net_micros,
-        tax_micros=authorization.tax_micros,
-        final=authorization.closed,
+        register_to=authorization.recorded_to if last is None else last.register_to,
+        net_micros=said.net_micros,
+        tax_micros=said.tax_micros,
+        final=final,
         granted_incarnation=0
         if authorization.granted_incarnation == incarnation
         else authorization.granted_incarnation,
         shares=[batch_pb2.Share(line=line, net_micros=net, tax_micros=tax) for line, (net, tax) in shares.items()],
-        closed_by=authorization.closed_by,
+        closed_by=authorization.closed_by if final else "",
         missed_readings=min(authorization.missed, MAX_EPOCH),
     )
