@@ -8,12 +8,12 @@ from carried_session import AUTHORIZATION, DEVICE, END, GRANT, GRANTER, INTENT, 
 from ledger_story import CHG, EUR, NOW, OP, Story, grants, micros
 
 from farthing.device import messages as m
-from farthing.ids import GatewayId, QuotaId
+from farthing.ids import DeviceId, GatewayId, QuotaId
 from farthing.v1 import batch_pb2, directive_pb2
 from farthing_cloud.database import Pool
 from farthing_cloud.ledger.core.batches import ChainStep
 from farthing_cloud.ledger.core.received import BatchError, receive
-from farthing_cloud.ledger.core.rows import Touch
+from farthing_cloud.ledger.core.rows import RegisterKey, Touch
 from farthing_cloud.ledger.store.interface import LedgerStore, Transaction
 from farthing_cloud.ledger.store.memory import MemoryStore
 from farthing_cloud.ledger.store.postgres import PostgresStore
@@ -154,6 +154,51 @@ async def test_a_floor_names_who_pays_or_the_operator_bears_it(account: str | No
     floor = replace(GRANT, held=(m.Held(quota_id=QuotaId("floor"), amount_micros=1),), account=account)
     await story.push(story.seal("G2", [], [], carried=(carried(INTENT, END, grant=floor),)))
     assert (await balance(store, pays))[0] == micros("1.80")
+    assert (await store.verify()).fault == ""
+
+
+async def test_a_stolen_gateways_grants_take_no_more_than_its_exposure_from_anybody(store: LedgerStore) -> None:
+    story = await opened(store)
+    # 99 kWh for 25.25, on nothing at all, from an account that never was at this site. G1's exposure is 10.00, of which 6.00 are held.
+    much = replace(END, register=register(100_000))
+    await story.push(story.seal("G2", [], [], carried=(carried(INTENT, much, grant=granted(story, "q1")),)))
+    causes: dict[str, int] = {}
+    for transfer in await store.transfers(OP):
+        causes[transfer.cause] = causes.get(transfer.cause, 0) + transfer.amount_micros
+    assert causes["late"] == micros("4.00") + causes["use"]
+    assert causes["exposure"] == micros("30.30") - causes["late"] - causes["use"]
+    assert {g.gateway_id: g.late_micros for g, _ in await store.exposures(OP)}[G1] == causes["late"]
+    assert (await store.verify()).fault == ""
+    await story.ledger.decide_case(1, release=True, now=NOW)
+    assert await balance(store, "clearing/S1/w1") == (0, micros("25.25"))
+    assert (await store.verify()).fault == ""
+
+
+async def test_who_claimed_first_stays_first_when_its_end_is_only_carried_once_more(store: LedgerStore) -> None:
+    story = await opened(store)
+    await story.push(seal_own(story, own(NET, TAX, 5000, (NET, TAX))))
+    raw = batch_pb2.Batch.FromString(
+        story.seal("G2", [("o1", "dev", 4000, 4500, "0.10", "0", [(0, "0.10", "0")])], [("P", "q2", CHG, "10:00")])
+    )
+    raw.claims[0].register_id = "c1"
+    # The second claim is set aside; the carried end says again what was claimed before it.
+    raw.carried.append(carried(INTENT, END, grant=granted(story, "q1")))
+    story.sealed["G2"][-1] = raw.SerializeToString(deterministic=True)
+    await story.push(story.sealed["G2"][-1])
+    assert await balance(store, "suspense/S1") == (0, 0)
+
+    async def work(tx: Transaction) -> bool:
+        key = (AUTHORIZATION, G1)
+        view = await tx.load(
+            Touch(
+                operator_id=OP,
+                currency=EUR,
+                claims={key: (RegisterKey(device_id=DeviceId("dev"), register_id="c1", register_epoch=0), 1000, 5000)},
+            )
+        )
+        return view.claimed[key].aside
+
+    assert await store.run(work) is False
     assert (await store.verify()).fault == ""
 
 

@@ -301,6 +301,9 @@ def _tell(
         told = gateways.get(gateway_id, view.gateways[gateway_id])
         gateways[gateway_id], row = link(told, body, dated_at=now)
         directives.append(row)
+    for gateway_id, late_micros in others.late.items():
+        told = gateways[gateway_id]
+        gateways[gateway_id] = replace(told, late_micros=told.late_micros + late_micros)
     return tuple(gateways.values()), tuple(directives)
 
 

@@ -4,7 +4,8 @@ Rule 1: nothing is believed of who carries. A device's signed end and the other 
 Rule 2: the ledger computes the price; what exceeds the highest claim so far is due, the front of it was billed before.
 Rule 3: it is posted from what the grant's quotas still hold, then down the waterfall as ``late``; who pays is the account that the grant
 names, else its quotas'. A grant that names neither leaves it to the operator.
-Rule 4: it is proven when it is posted, so it counts against nobody's exposure.
+Rule 4: what one batch takes beyond holds is bounded by the exposure of the gateway that signed the grants, as if it had billed it itself: a
+stolen one may sign whatever it likes. What is above is set aside. It is proven when it is posted, so it stands against nobody after that.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,8 +19,8 @@ from farthing_cloud.ledger.core import paths
 from farthing_cloud.ledger.core.book import Book
 from farthing_cloud.ledger.core.incarnations import claim_message
 from farthing_cloud.ledger.core.posting import CaseAdded, Cause
-from farthing_cloud.ledger.core.rows import Aside, CaseKind, Claimed, ClaimKey, Quota, RegisterKey, View
-from farthing_cloud.ledger.core.waterfall import Due, pour
+from farthing_cloud.ledger.core.rows import Aside, CaseKind, Claimed, ClaimKey, Gateway, Quota, RegisterKey, View
+from farthing_cloud.ledger.core.waterfall import Due, pour, room_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +72,9 @@ class Outcome:
     raised: dict[ClaimKey, Claimed]
     cases: list[CaseAdded]
     directives: list[tuple[GatewayId, directive_pb2.EndCarried]]
+    #: By the gateway that gave them: billed beyond holds, and what of it was on quotas.
+    beyond: dict[GatewayId, int]
+    late: dict[GatewayId, int]
     net_micros: int = 0
     tax_micros: int = 0
     aside_micros: int = 0
@@ -80,7 +84,7 @@ def bill(
     view: View, book: Book, carrier: From, carried: Sequence[Carried], claimed: Mapping[ClaimKey, Claimed]
 ) -> Outcome:
     """Post what carried ends add. ``claimed``: claims of the same batch, which a carried one may overlap too."""
-    out = Outcome(raised={}, cases=[], directives=[])
+    out = Outcome(raised={}, cases=[], directives=[], beyond={}, late={})
     faults = [entry for entry in carried if isinstance(entry, NotProven)]
     if faults:
         # One case for a batch: who carries rubbish opens no more of them than it seals batches.
@@ -117,7 +121,8 @@ def _bill_one(
     net, tax = sum(part[1] for part in use.parts), sum(part[2] for part in use.parts)
     before = (stored.net_micros, stored.tax_micros) if stored is not None else (0, 0)
     due = max(0, net - before[0]) + max(0, tax - before[1])
-    overlap = _overlap(view, use, in_batch)
+    # As for every claim: what was claimed first and is only said again stays as it was.
+    overlap = _overlap(view, use, in_batch) if stored is None or due else None
     aside = overlap is not None or (stored is not None and stored.aside)
     after = Claimed(
         authorization_id=use.authorization_id,
@@ -144,7 +149,7 @@ def _bill_one(
     if aside:
         _set_aside(view, book, carrier, use, parts, overlap, out)
     else:
-        _post(view, book, use, parts, out)
+        _post(view, book, carrier, use, parts, out)
 
 
 def _same(stored: Claimed, after: Claimed) -> bool:
@@ -195,8 +200,12 @@ def _site_of(view: View, use: CarriedUse) -> SiteId:
     return view.gateways[use.granted_by].site_id
 
 
-def _post(view: View, book: Book, use: CarriedUse, parts: Sequence[tuple[int, int, int]], out: Outcome) -> None:
+def _post(
+    view: View, book: Book, carrier: From, use: CarriedUse, parts: Sequence[tuple[int, int, int]], out: Outcome
+) -> None:
     account_id = _account_of(view, use)
+    granter = view.gateways[use.granted_by]
+    above: list[Aside] = []
     for rate_ppm, net, tax in parts:
         for hold in (*_holds(view, use, account_id), None):
             amount = net + tax if hold is None else min(book.held(hold), net + tax)
@@ -218,11 +227,46 @@ def _post(view: View, book: Book, use: CarriedUse, parts: Sequence[tuple[int, in
                 ),
                 hold=hold,
                 cause=Cause.LATE,
-                room_micros=None,
+                room_micros=room_of(
+                    book,
+                    granter.gateway_id,
+                    exposure_micros=granter.exposure_micros,
+                    beyond_micros=granter.beyond_micros + out.beyond.get(granter.gateway_id, 0),
+                ),
             )
             out.net_micros += poured.net_micros
             out.tax_micros += poured.tax_micros
+            _add(out.beyond, granter.gateway_id, poured.beyond_micros)
+            if use.quota_ids:
+                _add(out.late, granter.gateway_id, poured.beyond_micros)
+            if poured.above_net_micros + poured.above_tax_micros:
+                above.append(
+                    _aside(carrier, account_id, granter, rate_ppm, poured.above_net_micros, poured.above_tax_micros)
+                )
     book.touch(account_id)
+    if above:
+        amount = sum(part.net_micros + part.tax_micros for part in above)
+        book.post(paths.suspense(granter.site_id), paths.unearned(granter.site_id), amount, Cause.EXPOSURE)
+        out.aside_micros += amount
+        out.cases.append(_case(CaseKind.EXPOSURE, None, asides=tuple(above)))
+
+
+def _add(sums: dict[GatewayId, int], gateway_id: GatewayId, micros: int) -> None:
+    sums[gateway_id] = sums.get(gateway_id, 0) + micros
+
+
+def _aside(carrier: From, account_id: str, granter: Gateway, rate_ppm: int, net_micros: int, tax_micros: int) -> Aside:
+    return Aside(
+        gateway_id=carrier.gateway_id,
+        incarnation=carrier.incarnation,
+        sequence=carrier.sequence,
+        line=NO_LINE,
+        account_id=AccountId(account_id),
+        site_id=granter.site_id,
+        rate_ppm=rate_ppm,
+        net_micros=net_micros,
+        tax_micros=tax_micros,
+    )
 
 
 def _set_aside(
@@ -246,19 +290,7 @@ def _set_aside(
             authorization_id=use.authorization_id,
         )
         left += net + tax
-        asides.append(
-            Aside(
-                gateway_id=carrier.gateway_id,
-                incarnation=carrier.incarnation,
-                sequence=carrier.sequence,
-                line=NO_LINE,
-                account_id=AccountId(account_id),
-                site_id=site_id,
-                rate_ppm=rate_ppm,
-                net_micros=net,
-                tax_micros=tax,
-            )
-        )
+        asides.append(_aside(carrier, account_id, view.gateways[use.granted_by], rate_ppm, net, tax))
     out.aside_micros += left
     for quota in _holds(view, use, account_id):
         amount = min(left, book.held(quota))
