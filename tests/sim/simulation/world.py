@@ -172,8 +172,9 @@ class World:
         if state is None or state.use is not None:
             return False
         if device.is_done:
-            # What another gateway has carried, its own still hears when it can.
-            return all(self.gateways[each.gateway].is_gone for each in state.outgoing)
+            # What another gateway has carried, its own still hears; one that has lost its journal hears it from the ledger.
+            own = [self.gateways[each.gateway] for each in state.outgoing]
+            return all(gateway.is_gone or gateway.disk_faults for gateway in own)
         if device.role.profile == "one-shot":
             return not state.outgoing and all(self.gateways[each.gateway].disk_faults for each in state.kept)
         if not any(gateway.is_gone for gateway in self.gateways.values()):
