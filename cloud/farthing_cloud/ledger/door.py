@@ -8,6 +8,7 @@ Rule 3: a receipt leaves after the commit (P2), and a batch that comes again get
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import aclosing
 from typing import Any, Final
 
 import grpc
@@ -25,6 +26,7 @@ from farthing.money import parse_amount_micros, parse_currency
 from farthing.v1 import batch_pb2, directive_pb2, events_pb2, gateway_sync_pb2, gateway_sync_pb2_grpc
 from farthing_cloud.callers import Caller
 from farthing_cloud.ledger import metrics
+from farthing_cloud.ledger.ahead import ahead
 from farthing_cloud.ledger.bell import Bell
 from farthing_cloud.ledger.core.batches import ChainStep
 from farthing_cloud.ledger.core.incarnations import Standing
@@ -36,7 +38,7 @@ from farthing_cloud.ledger.facts import Facts, GatewayFacts
 from farthing_cloud.ledger.operations import Ledger
 from farthing_cloud.ledger.refusals import Context, Refused, malformed, refusals
 from farthing_cloud.ledger.signing import LOOK_AGAIN_MS, Signatures, receipt_message
-from farthing_cloud.ledger.store.interface import StoredDirective
+from farthing_cloud.ledger.store.interface import ReceiptContent, StoredDirective
 
 #: Directives read for one gateway at once.
 DIRECTIVES_AT_ONCE: Final = 64
@@ -147,17 +149,31 @@ class GatewaySyncServicer(gateway_sync_pb2_grpc.GatewaySyncServicer):
     async def PushBatches(
         self, request_iterator: AsyncIterator[batch_pb2.SignedBatch], context: Context
     ) -> AsyncIterator[batch_pb2.SignedReceipt]:
-        """Post batches in order; a receipt for each."""
-        async with refusals(context):
-            async for signed in request_iterator:
-                yield await self._push(await self._gateway(context), signed)
+        """Post batches in order; a receipt for each.
 
-    async def _push(self, gateway: Gateway, signed: batch_pb2.SignedBatch) -> batch_pb2.SignedReceipt:
-        try:
-            batch = _verified(gateway, signed)
-        except Refused:
-            metrics.BATCHES.labels("refused").inc()
-            raise
+        While one is posted, the next is verified and the receipt of the last is signed: the database works while we do.
+        """
+
+        async def read(signed: batch_pb2.SignedBatch) -> tuple[Gateway, ReceivedBatch]:
+            gateway = await self._gateway(context)
+            try:
+                # Thousands of lines: not on the event loop.
+                return gateway, await asyncio.to_thread(_verified, gateway, signed)
+            except Refused:
+                metrics.BATCHES.labels("refused").inc()
+                raise
+
+        async with (
+            refusals(context),
+            aclosing(ahead(request_iterator, read)) as received,
+            aclosing(ahead(received, self._post)) as posted,
+            aclosing(ahead(posted, self._receipt)) as receipts,
+        ):
+            async for receipt in receipts:
+                yield receipt
+
+    async def _post(self, received: tuple[Gateway, ReceivedBatch]) -> tuple[ChainStep, ReceiptContent]:
+        gateway, batch = received
         began = time.monotonic()
         outcome = await self._ledger.post_batch(batch, currency=gateway.currency, now=self._clock.now())
         metrics.BATCHES.labels(outcome.step.value).inc()
@@ -179,13 +195,18 @@ class GatewaySyncServicer(gateway_sync_pb2_grpc.GatewaySyncServicer):
                 f"{outcome.step.value}: batch {batch.sequence} of incarnation {batch.incarnation};"
                 f" the next one here is {outcome.expected}",
             )
-        if outcome.step is ChainStep.REPLAY:
-            return await self._signatures.receipt(outcome.receipt)
-        self._events.ring()
-        metrics.POSTING_SECONDS.observe(time.monotonic() - began)
-        metrics.LINES.inc(len(batch.lines))
-        metrics.LINES_PARKED.inc(len(outcome.receipt.parked))
-        return receipt_message(await self._signatures.first_receipt(outcome.receipt))
+        if outcome.step is not ChainStep.REPLAY:
+            self._events.ring()
+            metrics.POSTING_SECONDS.observe(time.monotonic() - began)
+            metrics.LINES.inc(len(batch.lines))
+            metrics.LINES_PARKED.inc(len(outcome.receipt.parked))
+        return outcome.step, outcome.receipt
+
+    async def _receipt(self, posted: tuple[ChainStep, ReceiptContent]) -> batch_pb2.SignedReceipt:
+        step, content = posted
+        if step is ChainStep.REPLAY:
+            return await self._signatures.receipt(content)
+        return receipt_message(await self._signatures.first_receipt(content))
 
     # --- directives ---------------------------------------------------------------------------------------------------
 

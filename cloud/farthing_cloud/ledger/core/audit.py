@@ -14,8 +14,9 @@ def digest(transfers: Iterable[Transfer]) -> bytes:
     """SHA-256 over the transfers' content."""
     return hashlib.sha256(
         "".join(
-            f"{t.kind.value}|{t.debit}|{t.credit}|{t.amount_micros}|{t.quota_id or ''}|{t.cause.value}|"
-            f"{'' if t.line is None else t.line}|{(t.authorization_id or b'').hex()}\n"
+            # A member of a StrEnum is its value, and says so faster than ``.value``.
+            f"{t.kind}|{t.debit}|{t.credit}|{t.amount_micros}|{t.quota_id or ''}|{t.cause}|"
+            f"{'' if t.line is None else t.line}|{t.authorization_id.hex() if t.authorization_id else ''}\n"
             for t in transfers
         ).encode()
     ).digest()
@@ -43,13 +44,13 @@ def subject(posting: Posting) -> str:
     return ""
 
 
-def link_body(posting: Posting) -> bytes:
-    """What the link adds to the head before it."""
+def link_body(posting: Posting, digest_of_transfers: bytes | None = None) -> bytes:
+    """What the link adds to the head before it; ``digest_of_transfers`` where it is known already."""
     text = (
         f"{posting.operator_id}|{posting.currency}|{posting.kind}|{subject(posting)}|"
         f"{posting.posted_at}|{posting.business_at}|"
     )
-    return text.encode() + digest(posting.transfers)
+    return text.encode() + (digest(posting.transfers) if digest_of_transfers is None else digest_of_transfers)
 
 
 def next_head(head: bytes, body: bytes) -> bytes:

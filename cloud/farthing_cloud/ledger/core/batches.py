@@ -110,6 +110,7 @@ def plan(view: View, batch: ReceivedBatch, carried: Sequence[Carried] = (), *, n
     gateway = view.gateways[batch.gateway_id]
     book = Book(view)
     raised, parts, opened, missing = _claims(view, batch)
+    quotas, clearing, tax_paths = view.quotas, paths.clearing(batch.site_id, view.window), dict[int, str]()
 
     beyond_micros = net_micros = tax_micros = aside_micros = late_micros = 0
     demand: dict[AccountId, int] = {}
@@ -119,16 +120,22 @@ def plan(view: View, batch: ReceivedBatch, carried: Sequence[Carried] = (), *, n
     asides: dict[AuthorizationId, list[Aside]] = {}
     for index, line in enumerate(batch.lines):
         mine = parts[index]
-        quota = view.quotas.get(line.quota_id) if line.quota_id is not None else None
+        quota = quotas.get(line.quota_id) if line.quota_id is not None else None
         fault = line.fault or _fault(view, batch, line, quota)
         if fault:
             due = [sum(part.net for part in mine), sum(part.tax for part in mine)]
             parked.append(Parked(line=index, reason=fault, net_micros=due[0], tax_micros=due[1]))
             continue
 
-        second = [part for part in mine if part.aside]
-        if second:
-            amount = sum(part.net + part.tax for part in second)
+        net = tax = gross_aside = 0
+        for part in mine:
+            if part.aside:
+                gross_aside += part.net + part.tax
+            else:
+                net, tax = net + part.net, tax + part.tax
+        if gross_aside:
+            second = [part for part in mine if part.aside]
+            amount = gross_aside
             for part in second:
                 asides.setdefault(part.claim.authorization_id, []).append(
                     _aside_of(batch, line, index, part.net, part.tax)
@@ -144,12 +151,19 @@ def plan(view: View, batch: ReceivedBatch, carried: Sequence[Carried] = (), *, n
             aside_micros += amount
             if quota is not None:
                 book.void(quota, min(amount, book.held(quota)), Cause.SECOND_CLAIM, line=index)
-        net = tax = 0
-        for part in mine:
-            if not part.aside:
-                net, tax = net + part.net, tax + part.tax
         book.touch(line.account_id)
-        if net + tax == 0:
+        gross = net + tax
+        if gross == 0:
+            continue
+        if quota is not None and gross <= (held := book.held(quota)):
+            # The ordinary line: its hold pays it whole, and nothing else has to be looked at.
+            tax_path = tax_paths.get(line.rate_ppm)
+            if tax_path is None:
+                tax_path = tax_paths[line.rate_ppm] = paths.tax(line.rate_ppm)
+            book.post_use(quota, (clearing, net), (tax_path, tax), line=index, held_micros=held)
+            demand[quota.account_id] = demand.get(quota.account_id, 0) + gross
+            net_micros += net
+            tax_micros += tax
             continue
         room = room_of(
             book,
@@ -352,18 +366,21 @@ def _claims(
             due, case = 0, (CaseKind.WENT_DOWN, AuthorizationId(b""), 0)
             after = stored
         else:
-            shared = sum(share.net_micros + share.tax_micros for share in claim.shares)
+            shared = 0
+            for share in claim.shares:
+                shared += share.net_micros + share.tax_micros
             if due > shared:
                 case = (CaseKind.SHARES_MISSING, AuthorizationId(b""), due - shared)
                 missing_micros += due - shared
             skip = max(0, shared - due)
             for share in claim.shares:
                 # The front of the shares was billed before.
-                gross = share.net_micros + share.tax_micros
-                done = min(skip, gross)
-                skip -= done
-                done_net, done_tax = cut(share.net_micros, share.tax_micros, done)
-                net, tax = share.net_micros - done_net, share.tax_micros - done_tax
+                net, tax = share.net_micros, share.tax_micros
+                if skip:
+                    done = min(skip, net + tax)
+                    skip -= done
+                    done_net, done_tax = cut(net, tax, done)
+                    net, tax = net - done_net, tax - done_tax
                 if net + tax:
                     parts[share.line].append(_Part(claim, net, tax, aside))
             after = _raise(stored, claim, batch, aside=aside)

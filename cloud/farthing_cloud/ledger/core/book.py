@@ -64,12 +64,11 @@ class Book:
     # ---- what is decided
 
     def _change(self, path: str, of: int, by: int) -> None:
-        try:
-            self._changes[path][of] += by
-        except KeyError:
-            self._changes[path] = [0, 0, 0, 0]
-            self._changes[path][of] = by
+        changes = self._changes.get(path)
+        if changes is None:
+            changes = self._changes[path] = [0, 0, 0, 0]
             self._now.setdefault(path, [0, 0, 0, 0])
+        changes[of] += by
         self._now[path][of] += by
 
     def post(
@@ -118,6 +117,25 @@ class Book:
             assert total <= self.held(quota)
             self._pend(quota, -total)
             self._posted[quota.quota_id] = self._posted.get(quota.quota_id, 0) + total
+
+    def post_use(
+        self, quota: Quota, net: tuple[str, int], tax: tuple[str, int], *, line: int, held_micros: int
+    ) -> None:
+        """:meth:`post_parts` of a line that its hold (``held_micros``) covers: what nearly every line is."""
+        debit, quota_id = paths.payer(quota.account_id), quota.quota_id
+        total = net[1] + tax[1]
+        assert 0 < total <= min(held_micros, MAX_AMOUNT_MICROS)
+        for credit, amount in (net, tax):
+            if amount:
+                assert amount > 0
+                self._change(credit, _CREDITS, amount)
+                self._transfers.append(
+                    Transfer(TransferKind.POST, debit, credit, amount, quota_id, Cause.USE, line, None)
+                )
+        self._change(debit, _DEBITS, total)
+        self._change(debit, _DEBITS_PENDING, -total)
+        self._change(paths.quota(quota.gateway_id), _CREDITS_PENDING, -total)
+        self._posted[quota_id] = self._posted.get(quota_id, 0) + total
 
     def hold(self, quota: Quota) -> None:
         """Hold a new quota's amount."""

@@ -230,7 +230,7 @@ def _claim(
     name = message.device_id, message.register_id, message.register_epoch
     register = registers.get(name)
     if register is None:
-        register = RegisterKey(device_id=parse_id(name[0]), register_id=parse_id(name[1]), register_epoch=name[2])
+        register = RegisterKey(parse_id(name[0]), parse_id(name[1]), name[2])
         registers[name] = register
     return Claim(
         AuthorizationId(parse_bytes(message.authorization_id, AUTHORIZATION_ID_SIZE)),
@@ -248,42 +248,47 @@ _CLASSES: Final = frozenset(batch_pb2.EvidenceClass.values()) - {batch_pb2.EVIDE
 
 
 def _lines(message: batch_pb2.Batch, claims: tuple[Claim, ...], currency: str) -> tuple[Line, ...]:
-    sums = [[0, 0] for _ in message.lines]
+    nets, taxes = [0] * len(message.lines), [0] * len(message.lines)
     for claim in claims:
         for share in claim.shares:
-            entry = sums[share.line]
-            entry[0] += share.net_micros
-            entry[1] += share.tax_micros
+            nets[share.line] += share.net_micros
+            taxes[share.line] += share.tax_micros
+    # A batch names the same accounts and quotas again and again.
+    names: set[str] = set()
     lines = []
-    for line, (net, tax) in zip(message.lines, sums, strict=True):
+    # Each field is read once: a field of a message costs as much as a small function.
+    for line, net, tax in zip(message.lines, nets, taxes, strict=True):
         funding = line.WhichOneof("funding")
+        account_id, rate_ppm = line.account_id, line.tax_rate_ppm
         fault = ""
         if line.net_micros != net or line.tax_micros != tax:
             fault = "its shares do not add up to it"
         elif line.currency != currency:
             fault = f"its currency is not {currency}"
-        elif not 0 <= line.tax_rate_ppm <= MAX_TAX_RATE_PPM:
+        elif not 0 <= rate_ppm <= MAX_TAX_RATE_PPM:
             fault = "its tax rate is above 100 %"
         elif line.evidence_class not in _CLASSES:
             fault = "its evidence class is unknown"
         elif funding is None or (funding != "quota_id" and not getattr(line, funding)):
             fault = "it does not say what paid it"
-        elif not line.account_id and funding == "quota_id":
+        elif not account_id and funding == "quota_id":
             fault = "a quota, but no account"
         quota_id = None
         try:
-            if line.account_id:
-                parse_id(line.account_id)
+            if account_id and account_id not in names:
+                names.add(parse_id(account_id))
             if funding == "quota_id":
-                quota_id = QuotaId(parse_id(line.quota_id))
+                quota_id = QuotaId(line.quota_id)
+                if quota_id not in names:
+                    names.add(parse_id(quota_id))
         except IdError:
-            fault = fault or "its account or quota is no id"
+            fault, quota_id = fault or "its account or quota is no id", None
         lines.append(
             Line(
-                line.account_id if not fault else "",
+                account_id if not fault else "",
                 quota_id,
                 "quota" if funding == "quota_id" else (funding or ""),
-                line.tax_rate_ppm,
+                rate_ppm,
                 net,
                 tax,
                 fault,

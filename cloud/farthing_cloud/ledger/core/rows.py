@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from farthing.clock import Instant
 from farthing.ids import AccountId, AuthorizationId, GatewayId, OperatorId, QuotaId, SiteId
@@ -128,9 +128,8 @@ class Quota:
         return self.amount_micros - self.posted_micros - self.voided_micros
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, order=True)
-class RegisterKey:
-    """A register of a device in one of its epochs: what two authorizations may not claim twice."""
+class RegisterKey(NamedTuple):
+    """A register of a device in one of its epochs: what two authorizations may not claim twice. (A tuple: thousands are hashed and sorted.)"""
 
     device_id: str
     register_id: str

@@ -504,6 +504,7 @@ def arguments(posting: Posting, case_ids: Sequence[int]) -> dict[str, Any]:
     # An index for each path; transfers name accounts by it.
     place = {path: index for index, path in enumerate(changes, 1)}
     transfers = posting.transfers
+    digest = audit.digest(transfers)
     claims = [claim for claim in posting.claims if claim.raised_by is None]
     events = [
         event.value if event.case is None else _with_case_id(event.value, case_ids[event.case])
@@ -516,19 +517,19 @@ def arguments(posting: Posting, case_ids: Sequence[int]) -> dict[str, Any]:
         "subject": audit.subject(posting),
         "posted_at_us": posting.posted_at,
         "business_at_us": posting.business_at,
-        "body": audit.link_body(posting),
-        "digest": audit.digest(transfers),
+        "body": audit.link_body(posting, digest),
+        "digest": digest,
         "a_path": _names(changes),
         "a_debits_pending": _numbers(change.debits_pending for change in changes.values()),
         "a_debits_posted": _numbers(change.debits_posted for change in changes.values()),
         "a_credits_pending": _numbers(change.credits_pending for change in changes.values()),
         "a_credits_posted": _numbers(change.credits_posted for change in changes.values()),
-        "t_kind": _names(t.kind.value for t in transfers),
+        "t_kind": _names(t.kind for t in transfers),
         "t_debit": _numbers(place[t.debit] for t in transfers),
         "t_credit": _numbers(place[t.credit] for t in transfers),
         "t_amount": _numbers(t.amount_micros for t in transfers),
         "t_quota": _names(t.quota_id or "" for t in transfers),
-        "t_cause": _names(t.cause.value for t in transfers),
+        "t_cause": _names(t.cause for t in transfers),
         "t_line": _numbers(-1 if t.line is None else t.line for t in transfers),
         "t_authorization": _bytes(t.authorization_id or b"" for t in transfers),
         "q_id": _names(quota.quota_id for quota in posting.quotas),
@@ -927,17 +928,18 @@ class PostgresStore:
         return Signed(body=row[0], signature=row[1], key_id=row[2]) if row is not None else None
 
     async def keep_receipt(self, batch_hash: bytes, receipt: Signed) -> Signed:
-        await self._write(
-            (
-                KEEP_RECEIPT,
-                {
-                    "batch_hash": batch_hash,
-                    "receipt": receipt.body,
-                    "signature": receipt.signature,
-                    "key_id": receipt.key_id,
-                },
-            )
+        row = await self._row(
+            KEEP_RECEIPT,
+            {
+                "batch_hash": batch_hash,
+                "receipt": receipt.body,
+                "signature": receipt.signature,
+                "key_id": receipt.key_id,
+            },
         )
+        if row is not None:
+            return receipt
+        # Somebody else's was first: it stands.
         kept = await self.kept_receipt(batch_hash)
         assert kept is not None
         return kept
