@@ -306,9 +306,14 @@ def decide_shown_use(
         closing = entry.closing(register.unit, start, used, intent.at, intent.at, state.time_zone, one_shot=True)
     except TariffError:
         return no(intent, Refusal.TARIFF_MISSING)
-    # What the old incarnation's quotas still have pays first: one of them paid it then.
+    # What the old incarnation's quotas still have pays first: one of those that were not over then paid it.
     still_held: dict[str, int] = {
-        quota.id: quota.free_micros for quota in account.quotas if quota.frozen and quota.free_micros > 0
+        quota.id: quota.free_micros
+        for quota in account.quotas
+        if quota.frozen
+        and quota.incarnation == grant.witness.incarnation
+        and quota.spend_until > grant.at
+        and quota.free_micros > 0
     }
     room = floor_room_micros(state, account, intent.commitment)
     charges = bill(Purse(account.quotas, still_held, room), closing.parts, now)

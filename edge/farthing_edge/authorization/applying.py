@@ -4,6 +4,7 @@ It believes events: rules were asked when the event was decided. What it cannot 
 raises ``StateError``.
 """
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -367,15 +368,22 @@ def _metered(state: GatewayState, event: events.Metered) -> None:
         )
     if event.charges or event.closing:
         _await_receipt(device, event.counter, state.position)
-    _proven(authorization, event.statement, None, event.value, Instant(event.at))
+    _proven(authorization, event.statement, None, event.value, Instant(event.at), latest=event.latest)
     authorization.last_counter = max(authorization.last_counter, event.counter)
     _move_on(state, device, authorization, event)
 
 
 def _proven(
-    authorization: Authorization, statement: bytes, tick: tuple[int, bytes] | None, value: int, at: Instant
+    authorization: Authorization,
+    statement: bytes,
+    tick: tuple[int, bytes] | None,
+    value: int,
+    at: Instant,
+    *,
+    latest: bytes | None,
 ) -> None:
-    """``statement`` (with a tick of it) has proven ``value``; ``at`` is the latest time signed so far."""
+    """``statement`` (with a tick of it) has proven ``value``; ``at`` is the latest time signed so far, by ``latest`` where that is
+    another one than it and the first."""
     authorization.last_statement = statement
     authorization.last_tick = tick
     if tick is None:
@@ -384,6 +392,9 @@ def _proven(
         if authorization.chain is None:
             authorization.missed += missed_readings(at - authorization.at, authorization.report_interval_s)
         authorization.at = at
+        authorization.latest_statement = statement
+    elif latest is None and authorization.latest_statement != authorization.first_statement:
+        # Signed at the same instant as the latest: nothing that rests on this one needs another for its time.
         authorization.latest_statement = statement
 
 
@@ -449,7 +460,8 @@ def _show_tick(authorization: Authorization, index: int, preimage: bytes) -> Cha
 def _ticked(state: GatewayState, event: events.Ticked) -> None:
     authorization = _authorization(state, event.authorization)
     chain = _show_tick(authorization, event.tick_index, event.tick_preimage)
-    _proven(authorization, chain.statement, (event.tick_index, event.tick_preimage), chain.value, authorization.at)
+    tick = event.tick_index, event.tick_preimage
+    _proven(authorization, chain.statement, tick, chain.value, authorization.at, latest=authorization.latest_statement)
     authorization.heard_at = max(authorization.heard_at, Instant(event.heard_at))
     _advance(_device(state, authorization.device_id), authorization, chain.value)
 
@@ -473,9 +485,11 @@ def _settled(state: GatewayState, event: events.Settled) -> None:
             tick=tick,
             latest=event.latest,
         )
-    if event.decision or event.closing:
-        state.due.pop(authorization.id, None)
-    _proven(authorization, event.statement, tick, event.value, Instant(event.at))
+    if event.decision and not event.closing:
+        _, *left = state.due.pop(authorization.id, (None,))
+        if left:
+            state.due[authorization.id] = tuple(left)
+    _proven(authorization, event.statement, tick, event.value, Instant(event.at), latest=event.latest)
     if event.closing:
         authorization.closed_by = event.decision
     _move_on(state, device, authorization, event)
@@ -542,7 +556,8 @@ def _statement_parked(state: GatewayState, event: events.StatementParked) -> Non
         closing=event.closing,
     )
     if len(waiting) > MAX_PARKED_STATEMENTS:
-        del waiting[next(iter(waiting))]
+        ((most, _),) = Counter(device for device, _, _ in waiting).most_common(1)
+        del waiting[next(key for key in waiting if key[0] == most)]
     authorization = state.authorizations.get(event.authorization)
     if authorization is not None:
         doubt(authorization, event.refusal, event.value)

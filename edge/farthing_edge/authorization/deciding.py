@@ -71,7 +71,7 @@ def _by_kind(state: GatewayState, command: DeviceStatement, now: Instant) -> Dec
             return decide_shown_use(state, command, statement, command.shown, now)
         return decide_intent(state, command, statement, now)
     if isinstance(statement, Disclaimer):
-        return decide_disclaimer(state, command, statement)
+        return decide_disclaimer(state, command, statement, now)
     if statement.__class__ is Chain:
         return decide_chain(state, command, statement, now)
     assert isinstance(statement, Reading | End)

@@ -11,7 +11,7 @@ import contextlib
 from farthing.clock import Instant
 from farthing.tariff import TariffError
 from farthing_edge.authorization import events
-from farthing_edge.authorization.readings import bill_and_roll
+from farthing_edge.authorization.readings import bill_and_roll, latest_beside
 from farthing_edge.authorization.state import Authorization, Charge, Device, GatewayState, ParkedStatement
 from farthing_edge.authorization.ticks import latest_of_record
 from farthing_edge.metering.funding import purse_for
@@ -20,7 +20,7 @@ from farthing_edge.metering.sealing import why_no_batch
 
 def carry_out(state: GatewayState, now: Instant) -> tuple[events.Settled, ...]:
     """The next decision that is due, if any. One at a time: two could spend the same quota."""
-    for name, due in state.due.items():
+    for name, (due, *_) in state.due.items():
         authorization = state.authorizations[name]
         if due.parked is None:
             return (_close(state, authorization, due.decision, now),)
@@ -30,14 +30,21 @@ def carry_out(state: GatewayState, now: Instant) -> tuple[events.Settled, ...]:
 
 def _close(state: GatewayState, authorization: Authorization, decision: str, now: Instant) -> events.Settled:
     """The end that its device did not sign, at the last value that it proved."""
+    return _where_it_stands(state, authorization, decision, now, closing=True)
+
+
+def _where_it_stands(
+    state: GatewayState, authorization: Authorization, decision: str, now: Instant, *, closing: bool
+) -> events.Settled:
     return _settled(
         state,
         authorization,
         statement=authorization.last_statement,
         tick=authorization.last_tick,
+        latest=latest_of_record(authorization, authorization.last_statement),
         value=authorization.value,
         at=authorization.at,
-        closing=True,
+        closing=closing,
         decision=decision,
         now=now,
     )
@@ -46,11 +53,15 @@ def _close(state: GatewayState, authorization: Authorization, decision: str, now
 def _believe(
     state: GatewayState, authorization: Authorization, parked: ParkedStatement, decision: str, now: Instant
 ) -> events.Settled:
+    if parked.value < authorization.value:
+        # More has been proven since: it says nothing new, save that it may be over.
+        return _where_it_stands(state, authorization, decision, now, closing=parked.closing)
     return _settled(
         state,
         authorization,
         statement=parked.statement,
         tick=None,
+        latest=latest_beside(authorization, parked.said_at),
         value=parked.value,
         at=max(parked.said_at, authorization.at),
         closing=parked.closing,
@@ -66,6 +77,7 @@ def _settled(
     *,
     statement: bytes,
     tick: tuple[int, bytes] | None,
+    latest: bytes | None,
     value: int,
     at: Instant,
     closing: bool,
@@ -107,7 +119,7 @@ def _settled(
         register_from=authorization.recorded_to,
         net_before_micros=authorization.net_micros,
         tax_before_micros=authorization.tax_micros,
-        latest=latest_of_record(authorization, statement) if at == authorization.at else None,
+        latest=latest,
         decision=decision,
         placed=placed,
         placed_position=authorization.placed_position,

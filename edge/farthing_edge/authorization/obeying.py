@@ -165,9 +165,9 @@ def _obey_device(state: GatewayState, record: directive_pb2.DeviceRecord) -> Non
     for authorization in open_of(state, record.device_id):
         # What it signed until now is all that will be heard of it: a new epoch begins a new use.
         if new_device:
-            state.due[authorization.id] = Due(NEW_DEVICE_EPOCH, None)
+            _is_due(state, authorization, Due(NEW_DEVICE_EPOCH, None))
         elif epochs.get(authorization.register_id) != authorization.register_epoch:
-            state.due[authorization.id] = Due(NEW_REGISTER_EPOCH, None)
+            _is_due(state, authorization, Due(NEW_REGISTER_EPOCH, None))
     registers: dict[str, Register] = {}
     for row in record.registers:
         register = device.registers.get(row.register_id)
@@ -292,12 +292,24 @@ def open_of(state: GatewayState, device_id: str) -> list[Authorization]:
     ]
 
 
+def _is_due(state: GatewayState, authorization: Authorization, due: Due) -> None:
+    """Decisions may come together (after an outage): what is believed is billed first, lowest first, then the use is closed."""
+    waiting = state.due.get(authorization.id, ())
+    if due.parked is None and any(other.parked is None for other in waiting):
+        return
+    state.due[authorization.id] = tuple(sorted((*waiting, due), key=_order))
+
+
+def _order(due: Due) -> tuple[bool, bool, int]:
+    return (True, True, 0) if due.parked is None else (False, due.parked.closing, due.parked.value)
+
+
 def _obey_use_closed(state: GatewayState, record: directive_pb2.UseClosed) -> None:
     for authorization in open_of(state, record.device_id):
         # Every gateway that knows the device is told; one of them has it open, or none any more.
         if record.authorization_id and authorization.id != record.authorization_id:
             continue
-        state.due[authorization.id] = Due(record.decision or UNNAMED_DECISION, None)
+        _is_due(state, authorization, Due(record.decision or UNNAMED_DECISION, None))
 
 
 def _obey_parked_decided(state: GatewayState, record: directive_pb2.ParkedDecided) -> None:
@@ -313,7 +325,7 @@ def _obey_parked_decided(state: GatewayState, record: directive_pb2.ParkedDecide
             raise ValueError("its use is closed, and a final claim does not grow")
         if parked.value < authorization.value or parked.refusal == Refusal.REGISTER_WENT_BACK:
             raise ValueError("its register went back: close the use instead")
-        state.due[authorization.id] = Due(record.decision or UNNAMED_DECISION, parked)
+        _is_due(state, authorization, Due(record.decision or UNNAMED_DECISION, parked))
     decided(state, *key)
 
 

@@ -2,7 +2,8 @@
 
 Rule 1: silence ends nothing. The device's next answer carries the question (answer, key 10): who knows the authorization repeats its
 last word on it, who does not signs a disclaimer.
-Rule 2: a disclaimer closes an authorization where its last claim ended: nothing more is billed, its hold is released.
+Rule 2: a disclaimer closes an authorization where its last claim ended: nothing more is billed than what its ticks have proven, its hold
+is released.
 """
 
 from dataclasses import replace
@@ -16,6 +17,7 @@ from farthing_edge.authorization.commands import DeviceStatement, Reply
 from farthing_edge.authorization.decision import Decision, digest_of, no
 from farthing_edge.authorization.readings import heard, seen_before
 from farthing_edge.authorization.state import GatewayState
+from farthing_edge.authorization.ticks import settle_ticks
 
 #: Report intervals without a word before an authorization is asked after: one reading may be lost, and the next be late.
 SILENT_INTERVALS = 3
@@ -43,7 +45,7 @@ def asks(state: GatewayState, command: DeviceStatement, reply: Reply, now: Insta
     return tuple(asked[:MAX_ASKED])
 
 
-def decide_disclaimer(state: GatewayState, command: DeviceStatement, disclaimer: Disclaimer) -> Decision:
+def decide_disclaimer(state: GatewayState, command: DeviceStatement, disclaimer: Disclaimer, now: Instant) -> Decision:
     device = heard(state, disclaimer)
     if isinstance(device, Refusal):
         return no(disclaimer, device)
@@ -71,4 +73,4 @@ def decide_disclaimer(state: GatewayState, command: DeviceStatement, disclaimer:
         authorization=authorization.id,
         at=disclaimer.at,
     )
-    return replace(over, events=(disclaimed,))
+    return replace(over, events=(*settle_ticks(state, device, authorization, now), disclaimed))

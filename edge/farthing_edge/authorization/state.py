@@ -80,7 +80,8 @@ UNNAMED_DECISION = "a decision without a name"
 MAX_CARRIED = 64
 #: Faults of directives kept for people to read.
 MAX_FAULTS = 64
-#: Parked statements that a directive can decide about; what is older is in the journal only. 1,000 devices with one each.
+#: Parked statements that a directive can decide about; what is older of the device with the most is in the journal only. 1,000 devices
+#: with one each.
 MAX_PARKED_STATEMENTS = 1_024
 #: How much more than its rated power allows a register may have counted before nobody believes it: what a fuse lets through, and
 #: a minute for clocks that do not agree to the second.
@@ -904,10 +905,11 @@ class GatewayState:
         self.statistics = Statistics()
         self.totals = Statistics()
         self.parked = 0
-        #: (device, device epoch, counter) → what is parked and not decided; bounded by ``MAX_PARKED_STATEMENTS``, the oldest go first.
+        #: (device, device epoch, counter) → what is parked and not decided; bounded by ``MAX_PARKED_STATEMENTS``: the oldest
+        #: goes of the device that has most of them, so that nobody's flood takes another's place.
         self.parked_statements: dict[tuple[str, int, int], ParkedStatement] = {}
-        #: Authorization → what was decided about it, until it is done: at the next tick.
-        self.due: dict[bytes, Due] = {}
+        #: Authorization → what was decided about it, until it is done: at the next tick. One close, and one for each parked statement.
+        self.due: dict[bytes, tuple[Due, ...]] = {}
         #: Authorizations that no batch can bill → why.
         self.set_aside: dict[bytes, str] = {}
         #: Volatile: whether the cloud can be asked right now.

@@ -148,6 +148,17 @@ def _settle(
     return Decision((settled,) if more is None else (settled, more), said.reply)
 
 
+def settle_ticks(
+    state: GatewayState, device: Device, authorization: Authorization, now: Instant
+) -> tuple[events.Settled, ...]:
+    """Bill what ticks have proven and no record has; nothing where the price asks for more than they say."""
+    chain, tick = authorization.chain, authorization.last_tick
+    if chain is None or tick is None or authorization.value <= authorization.settled:
+        return ()
+    decision = _settle(state, device, authorization, chain, authorization.value, tick, now)
+    return tuple(event for event in decision.events if isinstance(event, events.Settled))
+
+
 def latest_of_record(authorization: Authorization, statement: bytes) -> bytes | None:
     """The statement that has the latest time, where neither ``statement``, which ends the record, nor the first has it."""
     latest = authorization.latest_statement

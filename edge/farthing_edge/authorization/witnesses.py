@@ -72,8 +72,10 @@ def suspicion(state: GatewayState, command: DeviceStatement) -> events.RollbackS
         reason = "" if each is None else disagreement(state, each)
         if reason:
             assert each is not None
+            # About this journal's own incarnation, whatever the witness says: one that never was would be waited for for ever. The cloud's
+            # next welcome to this journal comes after people have decided.
             return events.RollbackSuspected(
-                reason=f"device {device.id} has seen {reason}", incarnation=each.incarnation
+                reason=f"device {device.id} has seen {reason}", incarnation=state.incarnation
             )
     return None
 

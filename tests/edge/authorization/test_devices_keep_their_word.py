@@ -170,6 +170,16 @@ def test_an_intent_that_proves_a_rollback_is_not_granted(site: Gateway) -> None:
     assert say(site, replace(intent, incarnation=2, counter=9)).status is AnswerStatus.GRANTED
 
 
+def test_a_witness_of_an_incarnation_that_never_was_stops_no_gateway_for_ever(site: Gateway) -> None:
+    session = open_session(site)
+    session.read(site, 1_500, witness=Witness(incarnation=2**32 - 1, start_id=b"x" * 16, position=1))
+    assert site.state.not_authorizing_reason
+    # People have looked at it, and decided.
+    hello(site, 2)
+    site.told(welcome=directive_pb2.Welcome(operator_id="op", site_id="S1", incarnation=2, time_zone="UTC"))
+    assert not site.state.not_authorizing_reason
+
+
 def test_only_an_active_device_of_this_epoch_is_a_witness(site: Gateway) -> None:
     session = open_session(site)
     witness = Witness(incarnation=1, start_id=b"x" * 16, position=1)
@@ -889,6 +899,15 @@ def test_a_one_shot_use_of_a_lost_journal_is_billed_once_from_its_intent_and_its
     (claim,) = batch.claims
     assert (claim.authorization_id, claim.final, claim.granted_incarnation) == (grant.authorization, True, 1)
     assert [line.quota_id for line in batch.lines] == ["q1"]
+
+
+def test_a_shown_use_is_not_paid_by_a_quota_that_was_over_when_it_was_given(site: Gateway) -> None:
+    # An earlier quota of the same account: long closed, as the ledger knows, and this journal no more.
+    site.told(quota_granted=Policy.quota("q0", "P", 50 * M, clock("09:30")))
+    intent, grant = passage(site)
+    new = reborn(site)
+    assert say(new, intent, token_ref=None, shown=shown_use(intent, grant)).closed
+    assert (new.state.quotas["q0"].spent_micros, new.state.quotas["q1"].spent_micros) == (0, 1_200_000)
 
 
 @pytest.mark.parametrize(

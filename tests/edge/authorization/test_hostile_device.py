@@ -2,6 +2,7 @@
 
 import json
 
+import pytest
 from edge_playbook import Gateway, M, Meter, Policy, clock, fund
 
 from farthing.clock import SECOND_US, Instant
@@ -9,6 +10,7 @@ from farthing.device.messages import AnswerStatus
 from farthing.refusal import Refusal
 from farthing.tariff import Use, parse, price
 from farthing.v1 import directive_pb2
+from farthing_edge.authorization import applying
 from farthing_edge.authorization.state import COUNTER_WINDOW
 
 
@@ -90,3 +92,22 @@ def test_a_clock_that_goes_back_bills_by_the_latest_time_that_was_signed() -> No
         assert (record.latest is None) == (at == latest)
     assert len(site.state.unsealed) == 4
     assert authorization.net_micros == 1_600 * 250 + 20 * 100_000
+
+
+def test_who_floods_the_table_of_what_waits_for_people_pushes_out_only_his_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(applying, "MAX_PARKED_STATEMENTS", 4)
+    site, meter = metered()
+    site.told(device=Policy.device("m2", profile="standing", standing_account_id="P", rated_per_hour=1_000))
+    honest = Meter("m2", 5_000)
+    for each in (meter, honest):
+        assert site.say(each.reading(later(site), 5_000)).status is AnswerStatus.RECORDED
+    # Beyond rated power: for people.
+    assert site.say(honest.reading(site, 90_000)).refusal is Refusal.REGISTER_TOO_FAST
+    for _ in range(20):
+        assert site.say(meter.reading(site, 90_000)).refusal is Refusal.REGISTER_TOO_FAST
+    waiting = list(site.state.parked_statements)
+    assert len(waiting) == 4
+    assert waiting[0] == ("m2", 1, honest.counter)
+    assert {counter for device, _, counter in waiting if device == "m1"} == set(
+        range(meter.counter - 2, meter.counter + 1)
+    )

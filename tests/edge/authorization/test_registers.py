@@ -236,6 +236,50 @@ def test_what_cannot_be_believed_is_a_fault_that_people_see() -> None:
     assert len(site.gateway.state.directive_faults) == 1
 
 
+def believe(site: Site, counter: int, decision: str = "case 3") -> None:
+    site.gateway.told(
+        parked_decided=directive_pb2.ParkedDecided(
+            device_id="d1", device_epoch=1, counter=counter, accept=True, decision=decision
+        )
+    )
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(("low", "high", "close"))), ids="-".join)
+def test_decisions_that_come_together_are_all_carried_out(order: tuple[str, ...]) -> None:
+    site = Site()
+    use = site.begin(1_000)
+    site.wait(600)
+    odd = {"low": site.device.reading(site.gateway, 9_000), "high": site.device.reading(site.gateway, 9_500)}
+    for reading in odd.values():
+        assert site.say(reading).refusal is Refusal.REGISTER_TOO_FAST
+    # As after an outage: all of them before anything is done.
+    for name in order:
+        if name == "close":
+            close(site)
+        else:
+            believe(site, odd[name].counter)
+    site.seal()
+    claim = site.claims()[use.id]
+    # Closed: the step of 100 Wh is whole.
+    assert (claim.register_to, claim.final, claim.closed_by) == (9_500, True, "case 7")
+    assert claim.net_micros == 500_000 + 8_500 * WH
+    assert not site.gateway.state.due
+    assert not site.gateway.replayed().due
+
+
+def test_a_believed_end_below_what_was_believed_of_its_readings_ends_where_they_stand() -> None:
+    site = Site()
+    use = site.begin(1_000)
+    site.wait(600)
+    end, reading = site.device.end(site.gateway, 9_000), site.device.reading(site.gateway, 9_500)
+    for statement in (end, reading):
+        assert site.say(statement).refusal is Refusal.REGISTER_TOO_FAST
+        believe(site, statement.counter)
+    site.seal()
+    claim = site.claims()[use.id]
+    assert (claim.register_to, claim.final, claim.closed_by) == (9_500, True, "case 3")
+
+
 # Ends that no device signs -----------------------------------------------------------------------------------------
 
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from signed_uses import Site
 
-from farthing.device.messages import AnswerStatus
+from farthing.device.messages import AnswerStatus, Disclaimer
 from farthing.evidence import payword
 from farthing.refusal import Refusal
 from farthing.v1 import directive_pb2
@@ -201,6 +201,35 @@ def test_a_decision_closes_at_the_last_tick() -> None:
     reply = site.tick((30, chain[30]))
     assert (reply.status, reply.closed) == (AnswerStatus.RECORDED, True)
     assert use.value == 525
+
+
+def test_a_reading_and_a_chain_of_one_instant_prove_the_ticks_that_follow() -> None:
+    site = fountain()
+    use = site.begin(500)
+    site.wait(30)
+    # A device whose clock counts in seconds signs both in one.
+    assert site.read(520).status is AnswerStatus.RECORDED
+    assert site.say(site.chain(520, SECRET, unit=1, length=1_000)).status is AnswerStatus.RECORDED
+    chain = payword.words(SECRET, 1_000)
+    site.wait(60)
+    assert site.tick((70, chain[70])).ticked == 70
+    site.seal()  # its detail proves itself
+    assert site.claims()[use.id].register_to == 590
+
+
+def test_who_disclaims_a_use_has_used_what_its_ticks_prove() -> None:
+    site = fountain()
+    use, chain = start(site)
+    site.wait(30)
+    assert site.tick((25, chain[25])) is None  # proven, and not billed yet
+    assert use.net_micros == 0
+    disclaimer = Disclaimer(**site.device.head(site.gateway), authorization=use.id)
+    assert site.say(disclaimer).closed
+    site.seal()
+    claim = site.claims()[use.id]
+    assert (claim.register_to, claim.net_micros, claim.final) == (525, 25 * 20_000, True)
+    assert site.gateway.state.quotas["q1"].held_micros == 0
+    assert site.gateway.replayed().quotas["q1"].spent_micros == site.gateway.state.quotas["q1"].spent_micros
 
 
 def test_a_gateway_that_starts_again_goes_on_with_the_same_chain() -> None:
