@@ -298,6 +298,32 @@ def _short(value: object) -> str:
     return text if len(text) <= _SHOWN_LENGTH else f"{text[:_SHOWN_LENGTH]}…"
 
 
+@journal_app.command("salvage")
+def journal_salvage(config: ConfigOption, as_json: JsonOption = False) -> None:
+    """Put together what a damaged journal still says, of a stopped gateway; the damaged files are moved aside and kept."""
+    from dataclasses import asdict
+
+    from farthing_edge.gateway import core_settings
+    from farthing_edge.journal.errors import JournalError
+    from farthing_edge.journal.salvage import salvage
+
+    settings = _config(config)
+    clock = settings.clock.clock()
+    try:
+        done = salvage(settings.journal_file, core_settings(settings, clock), at=clock.now())
+    except (JournalError, OSError) as err:
+        _fail(err)
+    if as_json:
+        print(json.dumps({**asdict(done), "aside": str(done.aside)}))
+        return
+    print(f"recovered   up to position {done.recovered_to}")
+    print(f"beyond      {done.beyond} entries after the damage, in {done.aside}/beyond.jsonl")
+    for first, last in done.lost:
+        print(f"lost        {first} to {last}")
+    print(f"set aside   {done.aside}")
+    print("The gateway meters and closes, and authorizes again when the cloud has given it a new incarnation.")
+
+
 @journal_app.command("export")
 def journal_export(config: ConfigOption, out: Annotated[Path, typer.Option(help="The file to write.")]) -> None:
     """Write every entry as a line of JSON, whole or not at all: enough to import it by hand."""

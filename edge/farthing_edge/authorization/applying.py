@@ -707,6 +707,7 @@ def _rollback_suspected(state: GatewayState, event: events.RollbackSuspected) ->
 def _salvaged(state: GatewayState, event: events.Salvaged) -> None:
     # What was told devices and the cloud after it is not known here: like a journal that went back, only that we say so.
     state.rollback_suspected = f"this journal was salvaged, and is whole up to position {event.last_position} only"
+    state.suspected_incarnation = state.incarnation
 
 
 def _uplink_seen(state: GatewayState, event: events.UplinkSeen) -> None:

@@ -141,5 +141,5 @@ def decide_start(state: GatewayState, command: commands.Started, now: Instant) -
         check_salt=command.check_salt,
     )
     if command.entries_lost and not state.rollback_suspected:
-        return Decision((started, events.RollbackSuspected(reason=command.entries_lost)))
+        return Decision((started, events.RollbackSuspected(reason=command.entries_lost, incarnation=state.incarnation)))
     return Decision((started,))

@@ -113,7 +113,7 @@ class Journal:
             self.path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as err:
             raise JournalError(f"cannot make {self.path.parent}: set state_dir to a directory we may write") from err
-        self._take_lock()
+        self.take_lock()
         try:
             mark = self._mark()
             if mark is not None and mark.exists() and self.path.exists():
@@ -131,7 +131,8 @@ class Journal:
             self.close()
             raise
 
-    def _take_lock(self) -> None:
+    def take_lock(self) -> None:
+        """Keep every other daemon and tool from writing it; ``JournalBusy`` when one does. Let go with :meth:`close`."""
         lock_path = self.path.with_name(self.path.name + ".lock")
         try:
             lock = lock_path.open("a+", encoding="ascii")

@@ -4,10 +4,12 @@ import json
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -163,6 +165,28 @@ def test_a_second_daemon_on_one_journal_is_refused(start: Callable[[], Running],
     refused = edge("run", "--config", str(config))
     assert refused.returncode == 1
     assert "another farthing-edge" in refused.stderr
+
+
+def test_a_damaged_journal_is_no_start_until_it_is_salvaged(start: Callable[[], Running], config: Path) -> None:
+    daemon = start()
+    daemon.ready()
+    in_use = edge("journal", "salvage", "--config", str(config))
+    assert in_use.returncode == 1
+    assert "another farthing-edge" in in_use.stderr
+    daemon.stop()
+    with closing(sqlite3.connect(config.parent / "state" / "journal.sqlite")) as connection:
+        connection.execute("UPDATE entries SET at_us = at_us + 1 WHERE position = 1")
+        connection.commit()
+    refused = edge("run", "--config", str(config))
+    assert refused.returncode == 1
+    assert "damaged at position 1: keep it, and salvage it with `farthing-edge journal salvage`" in refused.stderr
+    done = json.loads(edge("journal", "salvage", "--json", "--config", str(config)).stdout)
+    assert done["recovered_to"] == 0
+    assert Path(done["aside"], "journal.sqlite").exists()
+    again = start()
+    faults = get(again.ready()["http"], "/status").json()["faults"]
+    assert any("salvaged" in fault for fault in faults)
+    again.stop()
 
 
 def refusal(config: Path, **changes: str) -> str:

@@ -1,0 +1,1 @@
+SELECT position, previous_chain FROM kept ORDER BY position;

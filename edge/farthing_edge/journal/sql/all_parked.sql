@@ -1,0 +1,1 @@
+SELECT at_us, what, body, fault FROM parked ORDER BY id;

@@ -1,0 +1,1 @@
+INSERT INTO salvaged (position, at_us, kind, body, chain) VALUES (?, ?, ?, ?, ?);
