@@ -116,7 +116,7 @@ class Upkeep:
         self._proven_sequence = proven_sequence
         self._in_journal_thread = in_journal_thread
         self._due = asyncio.Event()
-        self._try_at = 0
+        self._try_at = limits.snapshot_entries
         self.gauge = BufferGauge(monotonic_ns)
         #: Of the newest snapshot; 0 for none.
         self.snapshot_position = 0
@@ -130,6 +130,8 @@ class Upkeep:
         self.snapshot_position = snapshot_position
         self.pruned_position = pruned_position
         self._try_at = snapshot_position + self._limits.snapshot_entries
+        # The start's own entry was written before this was known.
+        self._due.clear()
         self._see_whether_due()
 
     def committed(self, bodies: int, entries: int) -> None:
