@@ -63,7 +63,7 @@ async def test_snapshots_come_by_themselves_and_the_next_start_uses_one(bench) -
         await Site(engine).open(quota=10 * M)
         await begin(engine, meter)
         # The writer answers while the other process works.
-        await use(engine, meter, 3)
+        await use(engine, meter, 10)
         await watched.until(lambda: engine.upkeep.snapshot_position > 0)
         page = engine.upkeep.page()
         assert page["snapshot_position"] == snapshots.position_of(snapshots.found(bench.path)[0])
@@ -92,6 +92,7 @@ async def test_a_snapshot_that_cannot_be_written_is_tried_again_and_stops_nobody
         watched = Watched(engine)
         await Site(engine).open(quota=10 * M)
         await begin(engine, meter)
+        await use(engine, meter, 6)
         await watched.until(lambda: engine.upkeep.failures > 0)
         folder.unlink()
         await use(engine, meter, 12)
