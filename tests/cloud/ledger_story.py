@@ -1,17 +1,22 @@
 """The worked example's ledger half: who funds, grants and sends which batch; over any store."""
 
+from typing import Any
+
 from farthing.clock import Instant
-from farthing.ids import AccountId, GatewayId, OperatorId, SiteId
+from farthing.ids import AccountId, AuthorizationId, GatewayId, OperatorId, SiteId
 from farthing.money import Currency, format_micros
-from farthing.v1 import batch_pb2
+from farthing.v1 import batch_pb2, events_pb2
+from farthing_cloud.ledger.core.batches import ChainStep
+from farthing_cloud.ledger.core.book import Book
+from farthing_cloud.ledger.core.corrections import Order
 from farthing_cloud.ledger.core.funds import Funding
-from farthing_cloud.ledger.core.posting import Transfer
+from farthing_cloud.ledger.core.posting import Cause, Posting, Transfer
 from farthing_cloud.ledger.core.quotas import GrantTerms, QuotaRequest
 from farthing_cloud.ledger.core.received import receive
-from farthing_cloud.ledger.core.rows import AccountStatus
+from farthing_cloud.ledger.core.rows import AccountStatus, Correction, CorrectionKind, Touch
 from farthing_cloud.ledger.core.windows import SplitRule
 from farthing_cloud.ledger.operations import BatchOutcome, Ledger
-from farthing_cloud.ledger.store.interface import LedgerStore
+from farthing_cloud.ledger.store.interface import Cursor, LedgerStore, Transaction
 
 OP, EUR = OperatorId("op"), Currency("EUR")
 SITES = {"G1": "S1", "G2": "S2"}
@@ -84,7 +89,7 @@ class Story:
         self.incarnations[gateway] += 1
         self.sealed[gateway] = []
 
-    async def grant(self, name: str, gateway: str, amount: str) -> None:
+    async def grant(self, name: str, gateway: str, amount: str, now: Instant = NOW) -> None:
         self.counter += 1
         request = QuotaRequest(
             operator_id=OP,
@@ -95,8 +100,8 @@ class Story:
             currency=EUR,
             wanted_micros=micros(amount),
         )
-        answer = await self.ledger.request_quota(request, now=NOW)
-        assert answer == await self.ledger.request_quota(request, now=NOW)
+        answer = await self.ledger.request_quota(request, now=now)
+        assert answer == await self.ledger.request_quota(request, now=now)
         assert answer.amount_micros == micros(amount)
         self.quotas[name] = answer.quota_id
 
@@ -260,3 +265,65 @@ def seal_all(story: Story) -> dict[str, bytes]:
 
 
 ORDER = ("G1#1", "G1#2", "G1#3", "G2#1", "G2#2", "G2#3")
+
+
+async def close_and_pay(story: Story) -> None:
+    """The page's steps "voided", "close w1" and the payout, rows 39 to 49."""
+    (event,) = await story.store.events(Cursor(), 10, ("case.opened",))
+    case_id = events_pb2.CaseOpened.FromString(event.value).case_id
+    assert await story.ledger.decide_case(case_id, release=False, now=NOW)
+    for gateway in ("G1", "G2"):
+        for sequence in (1, 2, 3):
+            if (gateway, sequence) != ("G2", 3):  # L12 is not proven yet
+                assert await story.ledger.prove(GatewayId(gateway), 1, sequence, events=(), now=NOW)
+    rules = {SiteId("S1"): SPLIT, SiteId("S2"): SPLIT}
+    await story.ledger.close_window(OP, EUR, "w1", rules, now=NOW)
+
+    async def pay(tx: Transaction) -> None:
+        view = await tx.load(Touch(operator_id=OP, currency=EUR))
+        book = Book(view)
+        for path, amount in (("agency/A", "5.56"), ("agency/B", "2.78"), ("fee/op", "0.92")):
+            book.post(path, "bank/main", micros(amount), Cause.SPLIT)
+        await tx.post(
+            Posting(
+                kind="payout",
+                operator_id=OP,
+                currency=EUR,
+                posted_at=NOW,
+                business_at=NOW,
+                transfers=book.transfers(),
+                changes=book.changes(),
+            )
+        )
+
+    await story.store.run(pay)
+
+
+def order(kind: str, correction_id: str, **names: Any) -> Order:
+    """An order of a correction; an authorization as the page names it, an amount as it writes it."""
+    if "use" in names:
+        names["authorization_id"] = AuthorizationId(names.pop("use").encode().ljust(16))
+    return Order(
+        operator_id=OP,
+        correction_id=correction_id,
+        kind=CorrectionKind(kind),
+        reason="as the page tells",
+        amount_micros=micros(names.pop("amount", "0")),
+        **names,
+    )
+
+
+async def afterwards(story: Story) -> list[tuple[bool, Correction]]:
+    """The page's step 9, rows 50 to 64: each correction twice."""
+    await story.fund("F", "5.00", "pay-3")
+    said = []
+    refund = order("refund", "refund-t4", use="t4", gateway_id="G2")
+    said += [await story.ledger.correct(refund, person="alice", now=NOW) for _ in range(2)]
+    # So much later that what the account spent that day is no reason to give it more.
+    await story.grant("q4", "G1", "0.50", Instant(10**14))
+    chargeback = order("chargeback", "back-1", account_id="P", payment_id="pay-1")
+    said += [await story.ledger.correct(chargeback, person="alice", now=NOW) for _ in range(2)]
+    assert (await story.push(story.seal("G1", [], [], closed=("q4",)))).step is ChainStep.NEXT
+    assert await story.ledger.prove(GatewayId("G2"), 1, 3, events=(), now=NOW)
+    await story.ledger.close_window(OP, EUR, "w2", {SiteId("S2"): SPLIT}, now=NOW)
+    return said

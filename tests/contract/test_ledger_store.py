@@ -4,7 +4,7 @@ import asyncio
 from dataclasses import replace
 
 import pytest
-from ledger_story import EUR, NOW, OP, ORDER, SPLIT, TERMS, Story, grants, micros, seal_all
+from ledger_story import EUR, NOW, OP, ORDER, SPLIT, TERMS, Story, afterwards, close_and_pay, grants, micros, seal_all
 
 from farthing.ids import AccountId, GatewayId, SiteId
 from farthing.v1 import batch_pb2, directive_pb2, events_pb2, gateway_sync_pb2
@@ -61,6 +61,29 @@ async def play(store: LedgerStore) -> list[object]:
 async def test_the_worked_example_is_the_same_in_both(both: tuple[LedgerStore, LedgerStore]) -> None:
     memory, postgres = both
     assert await play(memory) == await play(postgres)
+    for mine, other in zip(await everything(memory), await everything(postgres), strict=True):
+        assert mine == other
+    assert (await postgres.verify()).fault == ""
+
+
+async def tell_on(store: LedgerStore) -> list[object]:
+    """The page's second half, and what was kept of its corrections."""
+    story = Story(store)
+    await grants(story)
+    sealed = seal_all(story)
+    for name in ORDER:
+        await story.push(sealed[name])
+    await close_and_pay(story)
+    said: list[object] = [*await afterwards(story)]
+    said += [await store.corrections(OP, "", 10), await store.corrections(OP, "refund-t4", 10)]
+    said += [await store.correction(OP, "refund-t4"), await store.correction(OP, "nothing")]
+    return said
+
+
+@pytest.mark.real
+async def test_refund_and_chargeback_are_the_same_in_both(both: tuple[LedgerStore, LedgerStore]) -> None:
+    memory, postgres = both
+    assert await tell_on(memory) == await tell_on(postgres)
     for mine, other in zip(await everything(memory), await everything(postgres), strict=True):
         assert mine == other
     assert (await postgres.verify()).fault == ""

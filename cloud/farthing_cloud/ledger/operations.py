@@ -5,16 +5,18 @@ Each takes ``now``, the business instant. Nothing here decides about money: that
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final, Protocol
 
 from farthing.clock import Instant
-from farthing.ids import AccountId, GatewayId, OperatorId, QuotaId, SiteId
+from farthing.ids import AccountId, AuthorizationId, GatewayId, OperatorId, QuotaId, SiteId
 from farthing.money import Currency
 from farthing.v1 import ledger_pb2
 from farthing_cloud.ledger.carried_ends import CarriedEnds
 from farthing_cloud.ledger.core import (
     batches,
     cases,
+    corrections,
     decisions,
     evidence,
     funds,
@@ -26,6 +28,7 @@ from farthing_cloud.ledger.core import (
 )
 from farthing_cloud.ledger.core.batches import ChainStep
 from farthing_cloud.ledger.core.carried import Carried
+from farthing_cloud.ledger.core.corrections import Order
 from farthing_cloud.ledger.core.directives import Body
 from farthing_cloud.ledger.core.funds import Funding, UnknownName
 from farthing_cloud.ledger.core.incarnations import Hello, Standing
@@ -35,6 +38,9 @@ from farthing_cloud.ledger.core.received import ReceivedBatch
 from farthing_cloud.ledger.core.rows import (
     AccountStatus,
     Chain,
+    Claimed,
+    Correction,
+    CorrectionKind,
     Decision,
     DecisionKind,
     Gateway,
@@ -42,11 +48,14 @@ from farthing_cloud.ledger.core.rows import (
     QuotaRequested,
     Touch,
 )
+from farthing_cloud.ledger.core.uses import UsePart, accounts_of, parts_of
 from farthing_cloud.ledger.core.windows import SplitRule
-from farthing_cloud.ledger.store.interface import LedgerStore, ReceiptContent, Signed, Transaction
+from farthing_cloud.ledger.store.interface import LedgerStore, ReceiptContent, Signed, StoreError, Transaction
 
 #: Rows resolved in one round; the next round takes the rest.
 FLOORS_AT_ONCE: Final = 100
+#: How often a correction looks for quotas that were granted while it did: each look takes one more grant than the last.
+LOOKS_AT_QUOTAS: Final = 5
 #: Quotas that silence ends in one round.
 OVERDUE_AT_ONCE: Final = 100
 
@@ -413,6 +422,73 @@ class Ledger:
 
             recalled.extend(await self.store.run(work))
         return tuple(recalled)
+
+    async def correct(
+        self, order: Order, *, person: str, now: Instant, dry_run: bool = False
+    ) -> tuple[bool, Correction]:
+        """Carry a correction out, once; whether anything changes, and what was posted (or would be)."""
+        currency, claim, account_id = await self._about(order)
+        base = Touch(
+            operator_id=order.operator_id,
+            currency=currency,
+            correction_id=order.correction_id,
+            dispute_id=order.dispute_id or None,
+            payment_id=order.payment_id or None,
+            claims={claim.key: (claim.register, claim.register_from, claim.register_to)} if claim is not None else {},
+        )
+
+        async def work(tx: Transaction, touch: Touch, told: tuple[GatewayId, ...]) -> tuple[bool, Correction] | None:
+            parts: tuple[UsePart, ...] = ()
+            if claim is not None:
+                # The register first: nobody adds to the use, or takes of it, until this is done. Then who paid for it.
+                await tx.load(touch)
+                parts = parts_of(await tx.use(order.operator_id, currency, claim), claim.key)
+                touch = replace(touch, account_ids=tuple(accounts_of(parts)))
+            view = await tx.load(touch)
+            if any(quota.gateway_id not in view.gateways for quota in view.quotas.values()):
+                return None  # granted since we looked: its gateway's row comes before the account's
+            posting = corrections.correct(view, order, parts, told=told, person=person, now=now)
+            if posting is None:
+                assert view.correction is not None
+                return False, view.correction
+            if not dry_run:
+                await tx.post(posting)
+            assert posting.correction is not None
+            return True, posting.correction
+
+        for _ in range(LOOKS_AT_QUOTAS):
+            touch = base
+            told: tuple[GatewayId, ...] = ()
+            if account_id:
+                live = await self.store.account_quotas(order.operator_id, account_id)
+                if order.kind is CorrectionKind.CLOSING:
+                    told = tuple(await self.store.told(order.operator_id, account_id))
+                gateway_ids = tuple(sorted({quota.gateway_id for quota in live} | set(told)))
+                touch = replace(base, account_ids=(account_id,), gateway_ids=gateway_ids, account_quotas=True)
+            done = await self.store.run(partial(work, touch=touch, told=told))
+            if done is not None:
+                return done
+        raise StoreError(f"account {account_id} is given quotas faster than they can be looked at; nothing was written")
+
+    async def _about(self, order: Order) -> tuple[Currency, Claimed | None, AccountId]:
+        """The books of a correction, and the use or the account it is about."""
+        authorization_id, gateway_id = order.authorization_id, order.gateway_id
+        if order.dispute_id:
+            found = await self.store.correction(order.operator_id, order.dispute_id)
+            if found is None:
+                raise UnknownName(f"no dispute {order.dispute_id}")
+            authorization_id = AuthorizationId(found[1].authorization_id)
+            gateway_id = GatewayId(found[1].gateway_id)
+        if not authorization_id:
+            currency = await self.store.currency_of(order.operator_id, order.account_id)
+            if currency is None:
+                raise UnknownName(f"no account {order.account_id} of operator {order.operator_id}")
+            return currency, None, order.account_id
+        gateway = await self._gateway(gateway_id)
+        claim = await self.store.claimed(authorization_id, gateway_id)
+        if claim is None or gateway.operator_id != order.operator_id:
+            raise UnknownName(f"no authorization {authorization_id.hex()} of {gateway_id} has billed anything")
+        return gateway.currency, claim, AccountId("")
 
     async def decide_case(self, case_id: int, *, release: bool, now: Instant) -> bool:
         """Release or void what was set aside; whether anything changed."""

@@ -25,6 +25,7 @@ RECONCILE = sentence(_PACKAGE, "reconcile")
 _STATUS: Final = {
     "active": directive_pb2.ACCOUNT_STATUS_ACTIVE,
     "suspended": directive_pb2.ACCOUNT_STATUS_SUSPENDED,
+    "closed": directive_pb2.ACCOUNT_STATUS_CLOSED,
 }
 
 

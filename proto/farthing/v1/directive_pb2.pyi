@@ -73,12 +73,16 @@ class _AccountStatusEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_AccountS
     ACCOUNT_STATUS_UNSPECIFIED: _AccountStatus.ValueType  # 0
     ACCOUNT_STATUS_ACTIVE: _AccountStatus.ValueType  # 1
     ACCOUNT_STATUS_SUSPENDED: _AccountStatus.ValueType  # 2
+    ACCOUNT_STATUS_CLOSED: _AccountStatus.ValueType  # 3
+    """Closed for good. Gateways hear of such an account as suspended."""
 
 class AccountStatus(_AccountStatus, metaclass=_AccountStatusEnumTypeWrapper): ...
 
 ACCOUNT_STATUS_UNSPECIFIED: AccountStatus.ValueType  # 0
 ACCOUNT_STATUS_ACTIVE: AccountStatus.ValueType  # 1
 ACCOUNT_STATUS_SUSPENDED: AccountStatus.ValueType  # 2
+ACCOUNT_STATUS_CLOSED: AccountStatus.ValueType  # 3
+"""Closed for good. Gateways hear of such an account as suspended."""
 
 class _RiskAction:
     ValueType = typing.NewType("ValueType", builtins.int)

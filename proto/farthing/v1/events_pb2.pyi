@@ -283,3 +283,43 @@ class WindowClosed(message.Message):
     _ClearFieldArgType: _TypeAlias = typing.Literal["currency", b"currency", "operator_id", b"operator_id", "window", b"window"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class CorrectionPosted(message.Message):
+    """kind "correction.posted", key = account."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    OPERATOR_ID_FIELD_NUMBER: builtins.int
+    CORRECTION_ID_FIELD_NUMBER: builtins.int
+    KIND_FIELD_NUMBER: builtins.int
+    ACCOUNT_ID_FIELD_NUMBER: builtins.int
+    AUTHORIZATION_ID_FIELD_NUMBER: builtins.int
+    GATEWAY_ID_FIELD_NUMBER: builtins.int
+    AMOUNT_MICROS_FIELD_NUMBER: builtins.int
+    CURRENCY_FIELD_NUMBER: builtins.int
+    operator_id: builtins.str
+    correction_id: builtins.str
+    kind: builtins.str
+    account_id: builtins.str
+    authorization_id: builtins.bytes
+    gateway_id: builtins.str
+    amount_micros: builtins.int
+    currency: builtins.str
+    def __init__(
+        self,
+        *,
+        operator_id: builtins.str = ...,
+        correction_id: builtins.str = ...,
+        kind: builtins.str = ...,
+        account_id: builtins.str = ...,
+        authorization_id: builtins.bytes = ...,
+        gateway_id: builtins.str = ...,
+        amount_micros: builtins.int = ...,
+        currency: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["account_id", b"account_id", "amount_micros", b"amount_micros", "authorization_id", b"authorization_id", "correction_id", b"correction_id", "currency", b"currency", "gateway_id", b"gateway_id", "kind", b"kind", "operator_id", b"operator_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...

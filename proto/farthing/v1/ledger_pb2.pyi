@@ -1099,7 +1099,9 @@ class FollowEventsResponse(message.Message):
     VALUE_FIELD_NUMBER: builtins.int
     TRACEPARENT_FIELD_NUMBER: builtins.int
     kind: builtins.str
-    """"batch.posted", "evidence.verified", "quota.granted", "quota.closed", "account.funded", "case.opened", "gateway.case", "window.closed"."""
+    """"batch.posted", "evidence.verified", "quota.granted", "quota.closed", "account.funded", "case.opened", "gateway.case", "window.closed",
+    "correction.posted".
+    """
     key: builtins.str
     """Account, device or gateway: the partition key."""
     at_us: builtins.int
@@ -1712,5 +1714,180 @@ class ShowExposureResponse(message.Message):
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = typing.Literal["rows", b"rows"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class CorrectionContent(message.Message):
+    """What is asked for, as it is kept: deterministic encoding. The same id with the same content is the same correction."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    OPERATOR_ID_FIELD_NUMBER: builtins.int
+    CORRECTION_ID_FIELD_NUMBER: builtins.int
+    KIND_FIELD_NUMBER: builtins.int
+    ACCOUNT_ID_FIELD_NUMBER: builtins.int
+    AUTHORIZATION_ID_FIELD_NUMBER: builtins.int
+    GATEWAY_ID_FIELD_NUMBER: builtins.int
+    PAYMENT_ID_FIELD_NUMBER: builtins.int
+    DISPUTE_ID_FIELD_NUMBER: builtins.int
+    PATH_FIELD_NUMBER: builtins.int
+    AMOUNT_MICROS_FIELD_NUMBER: builtins.int
+    REASON_FIELD_NUMBER: builtins.int
+    operator_id: builtins.str
+    correction_id: builtins.str
+    """Given by the caller: it makes the correction count once."""
+    kind: builtins.str
+    """"refund", "goodwill", "payback", "chargeback", "dispute", "dispute-won", "dispute-lost", "write-off" or "closing"."""
+    account_id: builtins.str
+    """Whose account: all but refunds and disputes, which name a use."""
+    authorization_id: builtins.bytes
+    """The use: its authorization, and the gateway that gave it."""
+    gateway_id: builtins.str
+    payment_id: builtins.str
+    """The payment that a chargeback takes back."""
+    dispute_id: builtins.str
+    """The dispute that ends."""
+    path: builtins.str
+    """Where a payback goes, e.g. "bank/main"."""
+    amount_micros: builtins.int
+    """0: all that is left."""
+    reason: builtins.str
+    def __init__(
+        self,
+        *,
+        operator_id: builtins.str = ...,
+        correction_id: builtins.str = ...,
+        kind: builtins.str = ...,
+        account_id: builtins.str = ...,
+        authorization_id: builtins.bytes = ...,
+        gateway_id: builtins.str = ...,
+        payment_id: builtins.str = ...,
+        dispute_id: builtins.str = ...,
+        path: builtins.str = ...,
+        amount_micros: builtins.int = ...,
+        reason: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["account_id", b"account_id", "amount_micros", b"amount_micros", "authorization_id", b"authorization_id", "correction_id", b"correction_id", "dispute_id", b"dispute_id", "gateway_id", b"gateway_id", "kind", b"kind", "operator_id", b"operator_id", "path", b"path", "payment_id", b"payment_id", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class CorrectRequest(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
+    CONTENT_FIELD_NUMBER: builtins.int
+    DRY_RUN_FIELD_NUMBER: builtins.int
+    dry_run: builtins.bool
+    @builtins.property
+    def content(self) -> CorrectionContent: ...
+    def __init__(
+        self,
+        *,
+        content: CorrectionContent | None = ...,
+        dry_run: builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["content", b"content"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["content", b"content", "dry_run", b"dry_run"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class Correction(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
+    CONTENT_FIELD_NUMBER: builtins.int
+    AMOUNT_MICROS_FIELD_NUMBER: builtins.int
+    CURRENCY_FIELD_NUMBER: builtins.int
+    PERSON_FIELD_NUMBER: builtins.int
+    POSTED_AT_US_FIELD_NUMBER: builtins.int
+    amount_micros: builtins.int
+    """What it moved."""
+    currency: builtins.str
+    person: builtins.str
+    """Who asked first, from the certificate."""
+    posted_at_us: builtins.int
+    @builtins.property
+    def content(self) -> CorrectionContent: ...
+    def __init__(
+        self,
+        *,
+        content: CorrectionContent | None = ...,
+        amount_micros: builtins.int = ...,
+        currency: builtins.str = ...,
+        person: builtins.str = ...,
+        posted_at_us: builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["content", b"content"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["amount_micros", b"amount_micros", "content", b"content", "currency", b"currency", "person", b"person", "posted_at_us", b"posted_at_us"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class CorrectResponse(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
+    CHANGED_FIELD_NUMBER: builtins.int
+    CORRECTION_FIELD_NUMBER: builtins.int
+    changed: builtins.bool
+    """False for one that was posted before, and for a dry run of such a one."""
+    @builtins.property
+    def correction(self) -> Correction: ...
+    def __init__(
+        self,
+        *,
+        changed: builtins.bool = ...,
+        correction: Correction | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["correction", b"correction"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["changed", b"changed", "correction", b"correction"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ListCorrectionsRequest(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
+    OPERATOR_ID_FIELD_NUMBER: builtins.int
+    AFTER_CORRECTION_ID_FIELD_NUMBER: builtins.int
+    LIMIT_FIELD_NUMBER: builtins.int
+    operator_id: builtins.str
+    after_correction_id: builtins.str
+    """Only after this id, in the order of posting; empty: from the first."""
+    limit: builtins.int
+    """At most 1000."""
+    def __init__(
+        self,
+        *,
+        operator_id: builtins.str = ...,
+        after_correction_id: builtins.str = ...,
+        limit: builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["after_correction_id", b"after_correction_id", "limit", b"limit", "operator_id", b"operator_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ListCorrectionsResponse(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
+    CORRECTIONS_FIELD_NUMBER: builtins.int
+    @builtins.property
+    def corrections(self) -> containers.RepeatedCompositeFieldContainer[Correction]: ...
+    def __init__(
+        self,
+        *,
+        corrections: abc.Iterable[Correction] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["corrections", b"corrections"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...

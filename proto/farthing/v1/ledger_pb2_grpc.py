@@ -145,6 +145,16 @@ class LedgerStub:
                 request_serializer=farthing_dot_v1_dot_ledger__pb2.ListDecisionsRequest.SerializeToString,
                 response_deserializer=farthing_dot_v1_dot_ledger__pb2.ListDecisionsResponse.FromString,
                 _registered_method=True)
+        self.Correct = channel.unary_unary(
+                '/farthing.v1.Ledger/Correct',
+                request_serializer=farthing_dot_v1_dot_ledger__pb2.CorrectRequest.SerializeToString,
+                response_deserializer=farthing_dot_v1_dot_ledger__pb2.CorrectResponse.FromString,
+                _registered_method=True)
+        self.ListCorrections = channel.unary_unary(
+                '/farthing.v1.Ledger/ListCorrections',
+                request_serializer=farthing_dot_v1_dot_ledger__pb2.ListCorrectionsRequest.SerializeToString,
+                response_deserializer=farthing_dot_v1_dot_ledger__pb2.ListCorrectionsResponse.FromString,
+                _registered_method=True)
         self.ShowExposure = channel.unary_unary(
                 '/farthing.v1.Ledger/ShowExposure',
                 request_serializer=farthing_dot_v1_dot_ledger__pb2.ShowExposureRequest.SerializeToString,
@@ -294,6 +304,19 @@ class LedgerServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Correct(self, request, context):
+        """Nothing posted changes: money goes back, is given, taken away or written off by transfers of its own.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListCorrections(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ShowExposure(self, request, context):
         """The most that could be lost now.
         """
@@ -413,6 +436,16 @@ def add_LedgerServicer_to_server(servicer, server):
                     servicer.ListDecisions,
                     request_deserializer=farthing_dot_v1_dot_ledger__pb2.ListDecisionsRequest.FromString,
                     response_serializer=farthing_dot_v1_dot_ledger__pb2.ListDecisionsResponse.SerializeToString,
+            ),
+            'Correct': grpc.unary_unary_rpc_method_handler(
+                    servicer.Correct,
+                    request_deserializer=farthing_dot_v1_dot_ledger__pb2.CorrectRequest.FromString,
+                    response_serializer=farthing_dot_v1_dot_ledger__pb2.CorrectResponse.SerializeToString,
+            ),
+            'ListCorrections': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListCorrections,
+                    request_deserializer=farthing_dot_v1_dot_ledger__pb2.ListCorrectionsRequest.FromString,
+                    response_serializer=farthing_dot_v1_dot_ledger__pb2.ListCorrectionsResponse.SerializeToString,
             ),
             'ShowExposure': grpc.unary_unary_rpc_method_handler(
                     servicer.ShowExposure,
@@ -1015,6 +1048,60 @@ class Ledger:
             '/farthing.v1.Ledger/ListDecisions',
             farthing_dot_v1_dot_ledger__pb2.ListDecisionsRequest.SerializeToString,
             farthing_dot_v1_dot_ledger__pb2.ListDecisionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Correct(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/farthing.v1.Ledger/Correct',
+            farthing_dot_v1_dot_ledger__pb2.CorrectRequest.SerializeToString,
+            farthing_dot_v1_dot_ledger__pb2.CorrectResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListCorrections(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/farthing.v1.Ledger/ListCorrections',
+            farthing_dot_v1_dot_ledger__pb2.ListCorrectionsRequest.SerializeToString,
+            farthing_dot_v1_dot_ledger__pb2.ListCorrectionsResponse.FromString,
             options,
             channel_credentials,
             insecure,

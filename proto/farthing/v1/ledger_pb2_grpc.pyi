@@ -61,6 +61,9 @@ class LedgerStub:
     """Two persons: one proposes, another approves exactly what was proposed."""
     ApproveDecision: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.ApproveDecisionRequest, _ledger_pb2.ApproveDecisionResponse]
     ListDecisions: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.ListDecisionsRequest, _ledger_pb2.ListDecisionsResponse]
+    Correct: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.CorrectRequest, _ledger_pb2.CorrectResponse]
+    """Nothing posted changes: money goes back, is given, taken away or written off by transfers of its own."""
+    ListCorrections: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.ListCorrectionsRequest, _ledger_pb2.ListCorrectionsResponse]
     ShowExposure: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.ShowExposureRequest, _ledger_pb2.ShowExposureResponse]
     """The most that could be lost now."""
 
@@ -97,6 +100,9 @@ class LedgerAsyncStub(LedgerStub):
     """Two persons: one proposes, another approves exactly what was proposed."""
     ApproveDecision: _aio.UnaryUnaryMultiCallable[_ledger_pb2.ApproveDecisionRequest, _ledger_pb2.ApproveDecisionResponse]  # type: ignore[assignment]
     ListDecisions: _aio.UnaryUnaryMultiCallable[_ledger_pb2.ListDecisionsRequest, _ledger_pb2.ListDecisionsResponse]  # type: ignore[assignment]
+    Correct: _aio.UnaryUnaryMultiCallable[_ledger_pb2.CorrectRequest, _ledger_pb2.CorrectResponse]  # type: ignore[assignment]
+    """Nothing posted changes: money goes back, is given, taken away or written off by transfers of its own."""
+    ListCorrections: _aio.UnaryUnaryMultiCallable[_ledger_pb2.ListCorrectionsRequest, _ledger_pb2.ListCorrectionsResponse]  # type: ignore[assignment]
     ShowExposure: _aio.UnaryUnaryMultiCallable[_ledger_pb2.ShowExposureRequest, _ledger_pb2.ShowExposureResponse]  # type: ignore[assignment]
     """The most that could be lost now."""
 
@@ -262,6 +268,21 @@ class LedgerServicer(metaclass=_abc_1.ABCMeta):
         request: _ledger_pb2.ListDecisionsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ledger_pb2.ListDecisionsResponse, _abc.Awaitable[_ledger_pb2.ListDecisionsResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def Correct(
+        self,
+        request: _ledger_pb2.CorrectRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ledger_pb2.CorrectResponse, _abc.Awaitable[_ledger_pb2.CorrectResponse]]:
+        """Nothing posted changes: money goes back, is given, taken away or written off by transfers of its own."""
+
+    @_abc_1.abstractmethod
+    def ListCorrections(
+        self,
+        request: _ledger_pb2.ListCorrectionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ledger_pb2.ListCorrectionsResponse, _abc.Awaitable[_ledger_pb2.ListCorrectionsResponse]]: ...
 
     @_abc_1.abstractmethod
     def ShowExposure(

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from ledger_story import EUR, NOW, OP, ORDER, SPLIT, Story, grants, seal_all
+from ledger_story import EUR, NOW, OP, ORDER, SPLIT, Story, afterwards, close_and_pay, grants, seal_all
 
 from farthing.ids import GatewayId, QuotaId, SiteId
 from farthing.money import format_micros
@@ -141,7 +141,7 @@ async def test_rows_1_to_38() -> None:
 def test_the_rows_here_are_those_of_the_page(shared_data: Callable[[str], Path]) -> None:
     """Amount by amount, so that a change of the page is noticed here."""
     page = shared_data("example/EXAMPLE.md").read_text(encoding="utf-8")
-    for row in (*T4, *RELEASED, *CLOSED):
+    for row in (*T4, *RELEASED, *CLOSED, *PAID_OUT, *AFTERWARDS):
         assert row.split(" | ")[2].split(" ")[-1] in page, row
     for after, figures in AFTER.items():
         assert f"|{after}|{figures}|" in page
@@ -217,3 +217,42 @@ async def test_the_second_claim_voided_then_the_window_closed() -> None:
     assert {path: balances[path] for path in owed} == owed
     assert balances[paths.clearing("S1", "w1")] == balances[paths.clearing("S2", "w1")] == 0
     assert (await store.verify()).fault == ""
+
+
+PAID_OUT = """
+post | agency/A | bank/main 5.56 | split
+post | agency/B | bank/main 2.78 | split
+post | fee/op | bank/main 0.92 | split
+""".strip().splitlines()
+
+AFTERWARDS = """
+post | bank/main | payer/F 5.00 | fund
+post | payer/F | debt/F 0.40 | debt
+post | clr/S2 | payer/F 1.121495 | refund
+post | tax/7 | payer/F 0.078505 | refund
+post | agency/A | clr/S2 0.672898 | split-back
+post | agency/B | clr/S2 0.336448 | split-back
+post | fee/op | clr/S2 0.112149 | split-back
+hold q4 | payer/P | quota/G1 0.50 | grant
+post | payer/P | bank/main 0.39 | chargeback
+post | debt/P | bank/main 9.61 | chargeback
+void q4 | payer/P | quota/G1 0.50 | closed
+post | payer/P | debt/P 0.50 | debt
+post | clr/S2 | agency/A 0.009 | split
+post | clr/S2 | agency/B 0.0045 | split
+post | clr/S2 | fee/op 0.0015 | split
+""".strip().splitlines()
+
+
+async def test_afterwards_a_refund_and_a_chargeback() -> None:
+    story, store, _ = await told()
+    await close_and_pay(story)
+    assert await story.rows(46) == PAID_OUT
+    assert [changed for changed, _ in await afterwards(story)] == [True, False, True, False]
+    assert [row.replace("/w2", "") for row in await story.rows(49)] == AFTERWARDS
+    assert (await store.verify()).fault == ""
+    balances = {path: b.credits_posted - b.debits_posted for path, _, b in await store.balances(OP, "")}
+    end = "agency/A -0.657102 agency/B -0.328552 fee/op -0.102851 debt/P -9.11 payer/F 5.80 tax/20 1.41 tax/7 0.078505"
+    figures = end.split(" ")
+    for path, figure in zip(figures[::2], figures[1::2], strict=True):
+        assert format_micros(balances[path]) == figure, path

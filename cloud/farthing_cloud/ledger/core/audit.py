@@ -23,7 +23,7 @@ def digest(transfers: Iterable[Transfer]) -> bytes:
 
 
 def subject(posting: Posting) -> str:
-    """What a posting is about: the batch's hash, the payment, the quota, the case, the window, the decision and its person."""
+    """What a posting is about: the batch's hash, the payment, the quota, the case, the window, the decision or correction and its person."""
     if posting.batch is not None:
         return posting.batch.batch_hash.hex()
     if posting.payment is not None:
@@ -41,6 +41,10 @@ def subject(posting: Posting) -> str:
         return f"{posting.approved.decision_id}/{posting.approved.content_hash.hex()}/{posting.approved.approved_by}"
     if posting.proven is not None:
         return f"{posting.proven.gateway_id}/{posting.proven.incarnation}/{posting.proven.sequence}"
+    if posting.correction is not None:
+        correction = posting.correction
+        content_hash = hashlib.sha256(correction.content).hexdigest()
+        return f"{correction.correction_id}/{content_hash}/{correction.person}"
     return ""
 
 

@@ -108,6 +108,7 @@ def account_record(payer: Payer, currency: str) -> directive_pb2.AccountRecord:
     status = {
         AccountStatus.ACTIVE: directive_pb2.ACCOUNT_STATUS_ACTIVE,
         AccountStatus.SUSPENDED: directive_pb2.ACCOUNT_STATUS_SUSPENDED,
+        AccountStatus.CLOSED: directive_pb2.ACCOUNT_STATUS_SUSPENDED,
     }[payer.status]
     return directive_pb2.AccountRecord(
         account_id=payer.account_id, currency=currency, status=status, preload_micros=payer.preload_micros

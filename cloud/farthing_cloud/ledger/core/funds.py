@@ -10,7 +10,7 @@ from farthing_cloud.ledger.core import paths
 from farthing_cloud.ledger.core.book import Book
 from farthing_cloud.ledger.core.directives import account_record, link, welcome
 from farthing_cloud.ledger.core.posting import Cause, DirectiveRow, Event, Posting
-from farthing_cloud.ledger.core.rows import Balances, Gateway, Payer, Payment, Touch, View
+from farthing_cloud.ledger.core.rows import AccountStatus, Balances, Gateway, Payer, Payment, Touch, View
 
 
 class LedgerRefusal(ValueError):
@@ -60,6 +60,8 @@ def fund(view: View, funding: Funding, *, now: Instant) -> Posting | None:
         ):
             raise OtherContent(f"payment {funding.payment_id} was posted before with another account, amount or source")
         return None
+    if view.payers[AccountId(funding.account_id)].status is AccountStatus.CLOSED:
+        raise LedgerRefusal(f"account {funding.account_id} is closed")
     if funding.amount_micros <= 0:
         raise LedgerRefusal("a funding is more than 0")
     kind, _, name = funding.source.partition("/")
@@ -101,6 +103,8 @@ def put_account(view: View, payer: Payer, *, told: tuple[Gateway, ...], now: Ins
     """
     if view.payers.get(payer.account_id) == payer:
         return None
+    if payer.account_id in view.payers and view.payers[payer.account_id].status is AccountStatus.CLOSED:
+        raise LedgerRefusal(f"account {payer.account_id} is closed for good: open another one")
     gateways: list[Gateway] = []
     directives: list[DirectiveRow] = []
     before = view.payers.get(payer.account_id)

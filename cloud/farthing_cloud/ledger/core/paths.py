@@ -3,6 +3,8 @@
 from farthing.money import rate_name
 
 RISK = "risk"
+#: The operator's own money.
+OWN = "operator/own"
 
 
 def payer(account_id: str) -> str:
@@ -38,3 +40,8 @@ def suspense(site_id: str) -> str:
 def unearned(site_id: str) -> str:
     """The other side of :func:`suspense`."""
     return f"unearned/{site_id}"
+
+
+def dispute(dispute_id: str) -> str:
+    """Set aside from those a use was split to, while it is disputed."""
+    return f"dispute/{dispute_id}"

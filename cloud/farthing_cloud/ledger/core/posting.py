@@ -17,10 +17,12 @@ from farthing_cloud.ledger.core.rows import (
     CaseStatus,
     Chain,
     Claimed,
+    Correction,
     Decision,
     Demand,
     Gateway,
     GatewayCase,
+    KeptSplit,
     Payer,
     Payment,
     Quota,
@@ -55,6 +57,16 @@ class Cause(StrEnum):
     REVERSED = "reversed"
     CARRIED = "carried"
     SPLIT = "split"
+    REFUND = "refund"
+    #: A split goes back, by the rule version of then.
+    SPLIT_BACK = "split-back"
+    GOODWILL = "goodwill"
+    PAYBACK = "payback"
+    CHARGEBACK = "chargeback"
+    DISPUTE = "dispute"
+    DISPUTE_WON = "dispute-won"
+    DISPUTE_LOST = "dispute-lost"
+    WRITE_OFF = "write-off"
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +214,7 @@ class BatchProven:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchReleased:
-    """A released case posted ``net_micros`` to clearing that a batch had claimed."""
+    """A released case posted ``net_micros`` to clearing that a batch had claimed; a refund took them back (below 0)."""
 
     gateway_id: GatewayId
     incarnation: int
@@ -217,6 +229,8 @@ class WindowClosed:
     window: str
     next_window: str
     answer: bytes
+    #: The rules it was split by: a later correction reverses the split by them.
+    splits: tuple[KeptSplit, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -258,6 +272,9 @@ class Posting:
     proposed: Decision | None = None
     approved: Decision | None = None
     demand: tuple[tuple[GatewayId, AccountId, Demand], ...] = ()
+    correction: Correction | None = None
+    #: Accounts whose spending on floors waits for nothing any more: the operator bears it, so no room returns.
+    floors_forgotten: tuple[AccountId, ...] = ()
 
     def authorizations(self) -> tuple[AuthorizationId, ...]:
         """Those whose claim this raises."""

@@ -30,6 +30,8 @@ class AccountStatus(StrEnum):
 
     ACTIVE = "active"
     SUSPENDED = "suspended"
+    #: Closed for good: nothing is held, owned or owed, and nothing comes in any more.
+    CLOSED = "closed"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -301,6 +303,72 @@ class Payment:
     source: str
 
 
+class CorrectionKind(StrEnum):
+    """What a correction does (DESIGN 7, Corrections)."""
+
+    #: A use is paid back, wholly or in part.
+    REFUND = "refund"
+    #: The operator gives money of its own.
+    GOODWILL = "goodwill"
+    #: A balance goes back to its payer.
+    PAYBACK = "payback"
+    #: A funding was taken back from outside.
+    CHARGEBACK = "chargeback"
+    #: What a use earned is set aside until its dispute ends: won, it goes back to those it was set aside from; lost, to the payer.
+    DISPUTE = "dispute"
+    DISPUTE_WON = "dispute-won"
+    DISPUTE_LOST = "dispute-lost"
+    #: The operator bears what an account owes.
+    WRITE_OFF = "write-off"
+    #: An account is closed for good.
+    CLOSING = "closing"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CorrectedPart:
+    """What a correction takes of one part of a use; micros. (posting, line) name the part: see ``core.uses``."""
+
+    posting_id: int
+    line: int
+    authorization_id: AuthorizationId
+    gateway_id: GatewayId
+    net_micros: int
+    tax_micros: int
+    #: Net and tax that went back to ``risk``, which had borne them.
+    risk_micros: int
+    #: A dispute's: the accounts that its net was set aside from.
+    set_aside: tuple[tuple[str, int], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Correction:
+    """A correction as it is kept. ``content``: the ``CorrectionContent`` that was asked for, byte for byte."""
+
+    correction_id: str
+    kind: CorrectionKind
+    #: Whose money it moved; empty for a use that nobody's account paid.
+    account_id: str
+    authorization_id: bytes
+    gateway_id: str
+    payment_id: str
+    dispute_id: str
+    amount_micros: int
+    content: bytes
+    person: str
+    at: Instant
+    parts: tuple[CorrectedPart, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeptSplit:
+    """How a site's clearing was split when its window was closed."""
+
+    site_id: SiteId
+    rule_version: int
+    parts: tuple[tuple[str, int], ...]
+    remainder_path: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Touch:
     """What a request will look at: the store locks these rows, always in the same order, and returns a :class:`View`.
@@ -332,6 +400,12 @@ class Touch:
     demand: bool = False
     #: Take the books for closing: nobody posts meanwhile.
     exclusive: bool = False
+    #: A correction's id, as its caller gives it; with ``payment_id`` also what was taken back of that payment.
+    correction_id: str | None = None
+    #: The dispute that ends.
+    dispute_id: str | None = None
+    #: Load every quota of the touched accounts that is not closed.
+    account_quotas: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -381,3 +455,10 @@ class View:
     demand: Mapping[tuple[GatewayId, AccountId], Demand] = field(default_factory=dict)
     #: Only for an exclusive touch.
     clearings: tuple[SiteClearing, ...] = ()
+    #: The correction that was posted under this id before.
+    correction: Correction | None = None
+    dispute: Correction | None = None
+    #: How the dispute ended; None while it lasts.
+    dispute_ended: Correction | None = None
+    #: What was taken back of the payment so far, micros.
+    taken_back_micros: int = 0

@@ -11,7 +11,7 @@ from farthing_cloud.ledger.core import paths
 from farthing_cloud.ledger.core.book import Book
 from farthing_cloud.ledger.core.funds import LedgerRefusal
 from farthing_cloud.ledger.core.posting import Cause, Event, Posting, WindowClosed
-from farthing_cloud.ledger.core.rows import View
+from farthing_cloud.ledger.core.rows import KeptSplit, View
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +87,17 @@ def close(view: View, rules: Mapping[SiteId, SplitRule], *, now: Instant) -> Pos
         changes=book.changes(),
         events=(Event(kind="window.closed", key=view.operator_id, value=value.SerializeToString()),),
         window_closed=WindowClosed(
-            window=view.window, next_window=after, answer=answer.SerializeToString(deterministic=True)
+            window=view.window,
+            next_window=after,
+            answer=answer.SerializeToString(deterministic=True),
+            splits=tuple(
+                KeptSplit(
+                    site_id=site_id,
+                    rule_version=rule.rule_version,
+                    parts=rule.parts,
+                    remainder_path=rule.remainder_path,
+                )
+                for site_id, rule in sorted(rules.items())
+            ),
         ),
     )

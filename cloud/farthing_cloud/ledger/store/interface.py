@@ -10,11 +10,23 @@ from dataclasses import dataclass
 from typing import Final, Protocol, TypeVar
 
 from farthing.clock import SECOND_US, Instant
-from farthing.ids import AccountId, GatewayId, OperatorId, QuotaId
+from farthing.ids import AccountId, AuthorizationId, GatewayId, OperatorId, QuotaId
 from farthing.money import Currency
 from farthing.v1 import batch_pb2
 from farthing_cloud.ledger.core.posting import Posting, Transfer
-from farthing_cloud.ledger.core.rows import Balances, Chain, Decision, Gateway, GatewayCase, Touch, View
+from farthing_cloud.ledger.core.rows import (
+    Balances,
+    Chain,
+    Claimed,
+    Correction,
+    Decision,
+    Gateway,
+    GatewayCase,
+    Quota,
+    Touch,
+    View,
+)
+from farthing_cloud.ledger.core.uses import UseHistory
 
 T = TypeVar("T")
 
@@ -145,6 +157,9 @@ class Transaction(Protocol):
     async def load(self, touch: Touch) -> View:
         """Lock and return the rows."""
 
+    async def use(self, operator_id: OperatorId, currency: Currency, claim: Claimed) -> UseHistory:
+        """All that was posted for a use; its register is locked, so that no more is added meanwhile."""
+
     async def post(self, posting: Posting) -> Posted:
         """Write a posting."""
 
@@ -239,6 +254,20 @@ class LedgerStore(Protocol):
 
     async def books_of_case(self, case_id: int) -> tuple[OperatorId, Currency] | None:
         """Whose case it is."""
+
+    async def claimed(self, authorization_id: AuthorizationId, gateway_id: GatewayId) -> Claimed | None:
+        """The highest claim of an authorization, as committed last."""
+
+    async def account_quotas(self, operator_id: OperatorId, account_id: AccountId) -> Sequence[Quota]:
+        """Every quota of an account that is not closed, in id order."""
+
+    async def correction(self, operator_id: OperatorId, correction_id: str) -> tuple[Currency, Correction] | None:
+        """What was posted under a correction's id."""
+
+    async def corrections(
+        self, operator_id: OperatorId, after_correction_id: str, limit: int
+    ) -> Sequence[tuple[Currency, Correction]]:
+        """Corrections in the order of posting, without their parts; an unknown id stands before the first."""
 
     async def closing(self, operator_id: OperatorId, currency: Currency, window: str) -> bytes | None:
         """What closing a window answered; None while it was not closed."""

@@ -15,6 +15,7 @@ from farthing_cloud.ledger.core.posting import BatchAdded, Posting, Transfer
 from farthing_cloud.ledger.core.replay import fault_of
 from farthing_cloud.ledger.core.rows import (
     ZERO_HASH,
+    Aside,
     Balances,
     Case,
     CaseKind,
@@ -22,10 +23,12 @@ from farthing_cloud.ledger.core.rows import (
     Chain,
     Claimed,
     ClaimKey,
+    Correction,
     Decision,
     Demand,
     Gateway,
     GatewayCaseKind,
+    KeptSplit,
     Payer,
     Payment,
     PostedBatch,
@@ -38,6 +41,7 @@ from farthing_cloud.ledger.core.rows import (
     View,
 )
 from farthing_cloud.ledger.core.silence import outlives
+from farthing_cloud.ledger.core.uses import UseBatch, UseCase, UseHistory
 from farthing_cloud.ledger.store.interface import (
     CONTACT_STEP_US,
     MAX_FORKS,
@@ -65,6 +69,11 @@ class _Books:
     balances: dict[str, Balances] = field(default_factory=dict)
     payers: dict[AccountId, Payer] = field(default_factory=dict)
     transfers: list[Transfer] = field(default_factory=list)
+    #: The posting of each transfer.
+    posting_ids: list[int] = field(default_factory=list)
+    corrections: dict[str, Correction] = field(default_factory=dict)
+    #: (posting, window, rules).
+    splits: list[tuple[int, str, tuple[KeptSplit, ...]]] = field(default_factory=list)
     payments: dict[str, Payment] = field(default_factory=dict)
     closings: dict[str, bytes] = field(default_factory=dict)
 
@@ -76,6 +85,8 @@ class _Batch:
     clearing_micros: int
     receipt: ReceiptContent
     currency: Currency
+    posting_id: int
+    proven_by: int | None = None
 
 
 class MemoryStore:
@@ -93,6 +104,7 @@ class MemoryStore:
         self._registers: dict[RegisterKey, dict[tuple[AuthorizationId, GatewayId], None]] = {}
         self._cases: dict[int, tuple[OperatorId, Currency, Case]] = {}
         self._batches: dict[tuple[GatewayId, int, int], _Batch] = {}
+        self._decided_by: dict[int, int] = {}
         self._receipts: dict[bytes, Signed] = {}
         self._forks: list[tuple[GatewayId, int, int, Signed, str]] = []
         self._directives: dict[GatewayId, list[StoredDirective]] = {}
@@ -124,6 +136,12 @@ class MemoryStore:
             )
             touch = replace(touch, quota_ids=(*touch.quota_ids, *live))
         quotas = {quota_id: self._quotas[quota_id] for quota_id in touch.quota_ids if quota_id in self._quotas}
+        if touch.account_quotas:
+            quotas.update(
+                (quota.quota_id, quota)
+                for account_id in touch.account_ids
+                for quota in self._live_quotas(touch.operator_id, account_id)
+            )
         case = self._cases.get(touch.case_id) if touch.case_id is not None else None
         accounts = dict.fromkeys(touch.account_ids)
         accounts.update(dict.fromkeys(quota.account_id for quota in quotas.values()))
@@ -205,6 +223,90 @@ class MemoryStore:
             if touch.demand
             else {},
             clearings=self._clearings(touch, books) if touch.exclusive else (),
+            correction=self._correction(touch, touch.correction_id),
+            dispute=self._correction(touch, touch.dispute_id),
+            dispute_ended=next(
+                (c for c in books.corrections.values() if touch.dispute_id and c.dispute_id == touch.dispute_id), None
+            ),
+            taken_back_micros=sum(
+                c.amount_micros
+                for c in books.corrections.values()
+                if touch.correction_id is not None and touch.payment_id is not None and c.payment_id == touch.payment_id
+            ),
+        )
+
+    def _correction(self, touch: Touch, correction_id: str | None) -> Correction | None:
+        found = (
+            books.corrections[correction_id]
+            for (operator_id, _), books in self._books.items()
+            if operator_id == touch.operator_id and correction_id in books.corrections
+        )
+        return next(found, None) if correction_id is not None else None
+
+    def _live_quotas(self, operator_id: OperatorId, account_id: AccountId) -> list[Quota]:
+        return sorted(
+            (
+                quota
+                for quota in self._quotas.values()
+                if quota.account_id == account_id
+                and quota.status is not QuotaStatus.CLOSED
+                and self._gateways[quota.gateway_id].operator_id == operator_id
+            ),
+            key=lambda quota: quota.quota_id,
+        )
+
+    def _carries(self, aside: Aside, claim: Claimed) -> bool:
+        stored = self._batches.get((aside.gateway_id, aside.incarnation, aside.sequence))
+        return stored is not None and any(carried.key == claim.key for carried in stored.added.carried)
+
+    def use(self, operator_id: OperatorId, currency: Currency, claim: Claimed) -> UseHistory:
+        """All that was posted for a use."""
+        books = self._books[operator_id, currency]
+        cases = [
+            case
+            for owner, _, case in self._cases.values()
+            if owner == operator_id
+            and case.authorization_id == claim.authorization_id
+            and any(aside.gateway_id == claim.gateway_id or self._carries(aside, claim) for aside in case.asides)
+        ]
+        named = {(a.gateway_id, a.incarnation, a.sequence) for case in cases for a in case.asides}
+        batches = []
+        for key, stored in self._batches.items():
+            carried = [c for c in stored.added.carried if c.key == claim.key]
+            mine = key[0] == claim.gateway_id and claim.authorization_id in stored.added.batch
+            if mine or carried or key in named:
+                batches.append(
+                    UseBatch(
+                        posting_id=stored.posting_id,
+                        key=key,
+                        site_id=stored.added.site_id,
+                        batch=stored.added.batch,
+                        proven=stored.proven,
+                        proven_by=stored.proven_by,
+                        parked=frozenset(parked.line for parked in stored.added.parked),
+                        carried=(carried[0].net_micros, carried[0].tax_micros) if carried else None,
+                    )
+                )
+        found = [
+            UseCase(status=case.status, asides=case.asides, decided_by=self._decided_by.get(case.case_id))
+            for case in cases
+        ]
+        wanted = {batch.posting_id for batch in batches} | {case.decided_by for case in found}
+        return UseHistory(
+            batches=tuple(sorted(batches, key=lambda batch: batch.posting_id)),
+            cases=tuple(found),
+            transfers=tuple(
+                (posting_id, transfer)
+                for posting_id, transfer in zip(books.posting_ids, books.transfers, strict=True)
+                if posting_id in wanted
+            ),
+            corrected=tuple(
+                (correction.kind, part)
+                for correction in books.corrections.values()
+                for part in correction.parts
+                if part.posting_id in wanted
+            ),
+            closings=tuple(books.splits),
         )
 
     def _decision(self, touch: Touch) -> Decision | None:
@@ -258,7 +360,16 @@ class MemoryStore:
             )
             assert min(after.debits_pending, after.debits_posted, after.credits_pending, after.credits_posted) >= 0
             books.balances[path] = after
+        posting_id = len(self._links) + 1
         books.transfers.extend(posting.transfers)
+        books.posting_ids.extend([posting_id] * len(posting.transfers))
+        if posting.correction is not None:
+            assert posting.correction.correction_id not in books.corrections
+            books.corrections[posting.correction.correction_id] = posting.correction
+        for account_id in posting.floors_forgotten:
+            for where in [key for key in self._floors if key[1] == account_id]:
+                if self._gateways[where[0]].operator_id == posting.operator_id:
+                    self._floors[where] = 0
         books.payers.update({payer.account_id: payer for payer in posting.payers})
         self._gateways.update({gateway.gateway_id: gateway for gateway in posting.gateways})
         if posting.chain is not None:
@@ -285,6 +396,7 @@ class MemoryStore:
         if posting.case_decided is not None:
             operator_id, currency, case = self._cases[posting.case_decided.case_id]
             self._cases[case.case_id] = (operator_id, currency, replace(case, status=posting.case_decided.status))
+            self._decided_by[case.case_id] = posting_id
         for row in posting.directives:
             chain_of = self._directives.setdefault(row.gateway_id, [])
             assert row.version == len(chain_of) + 1
@@ -313,6 +425,7 @@ class MemoryStore:
             assert books.window == posting.window_closed.window
             books.window = posting.window_closed.next_window
             books.closings[posting.window_closed.window] = posting.window_closed.answer
+            books.splits.append((posting_id, posting.window_closed.window, posting.window_closed.splits))
         body = audit.link_body(posting)
         head = audit.next_head(self._heads.get(posting.operator_id, ZERO_HASH), body)
         self._heads[posting.operator_id] = head
@@ -388,6 +501,7 @@ class MemoryStore:
                 proven=added.proven,
                 clearing_micros=added.clearing_micros,
                 currency=posting.currency,
+                posting_id=len(self._links),
                 receipt=ReceiptContent(
                     ledger_epoch=self._epoch,
                     gateway_id=added.gateway_id,
@@ -404,7 +518,8 @@ class MemoryStore:
             batch.clearing_micros += released.net_micros
         if posting.proven is not None:
             proven = posting.proven
-            self._batches[proven.gateway_id, proven.incarnation, proven.sequence].proven = True
+            stored = self._batches[proven.gateway_id, proven.incarnation, proven.sequence]
+            stored.proven, stored.proven_by = True, len(self._links)
             chain = self._chains[proven.gateway_id, proven.incarnation]
             sequence = chain.proven_sequence
             while (
@@ -562,6 +677,33 @@ class MemoryStore:
         found = self._cases.get(case_id)
         return found[:2] if found is not None else None
 
+    async def claimed(self, authorization_id: AuthorizationId, gateway_id: GatewayId) -> Claimed | None:
+        return self._claims.get((authorization_id, gateway_id))
+
+    async def account_quotas(self, operator_id: OperatorId, account_id: AccountId) -> Sequence[Quota]:
+        return self._live_quotas(operator_id, account_id)
+
+    async def correction(self, operator_id: OperatorId, correction_id: str) -> tuple[Currency, Correction] | None:
+        found = (
+            (currency, books.corrections[correction_id])
+            for (operator, currency), books in self._books.items()
+            if operator == operator_id and correction_id in books.corrections
+        )
+        return next(found, None)
+
+    async def corrections(
+        self, operator_id: OperatorId, after_correction_id: str, limit: int
+    ) -> Sequence[tuple[Currency, Correction]]:
+        rows = [
+            (currency, replace(correction, parts=()))
+            for (operator, currency), books in self._books.items()
+            if operator == operator_id
+            for correction in books.corrections.values()
+        ]
+        ids = [correction.correction_id for _, correction in rows]
+        start = ids.index(after_correction_id) + 1 if after_correction_id in ids else 0
+        return rows[start : start + limit]
+
     async def closing(self, operator_id: OperatorId, currency: Currency, window: str) -> bytes | None:
         books = self._books.get((operator_id, currency))
         return books.closings.get(window) if books is not None else None
@@ -638,6 +780,9 @@ class _MemoryTransaction:
 
     async def load(self, touch: Touch) -> View:
         return self._store.load(touch)
+
+    async def use(self, operator_id: OperatorId, currency: Currency, claim: Claimed) -> UseHistory:
+        return self._store.use(operator_id, currency, claim)
 
     async def post(self, posting: Posting) -> Posted:
         return self._store.post(posting)

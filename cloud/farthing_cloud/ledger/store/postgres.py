@@ -31,6 +31,7 @@ from farthing_cloud.ledger.core.rows import (
     CaseStatus,
     Chain,
     Claimed,
+    Correction,
     Decision,
     DecisionKind,
     Demand,
@@ -47,6 +48,17 @@ from farthing_cloud.ledger.core.rows import (
     SiteClearing,
     Touch,
     View,
+)
+from farthing_cloud.ledger.core.uses import UseHistory
+from farthing_cloud.ledger.store.corrections import (
+    LIST_CORRECTIONS,
+    READ_ACCOUNT_QUOTAS,
+    READ_CORRECTION,
+    READ_CORRECTION_PARTS,
+    corrected,
+    correction_of,
+    find_use,
+    keep,
 )
 from farthing_cloud.ledger.store.interface import (
     CONTACT_STEP_US,
@@ -326,6 +338,7 @@ class _PostgresTransaction:
             balances = await run(TAKE_PAYERS, named)
             payers = await run(READ_PAYERS, named)
             quotas = await run(READ_QUOTAS, named) if touch.quota_ids else None
+            account_quotas = await run(READ_ACCOUNT_QUOTAS, named) if touch.account_quotas else None
             chain = posted = asked = open_quotas = payment = wish = told = floors = decision = open_claims = demand = (
                 None
             )
@@ -372,7 +385,12 @@ class _PostgresTransaction:
                 )
                 for row in await payers.fetchall()
             },
-            quotas={QuotaId(row[0]): _quota(row) for row in await quotas.fetchall()} if quotas is not None else {},
+            quotas={
+                QuotaId(row[0]): _quota(row)
+                for cursor in (quotas, account_quotas)
+                if cursor is not None
+                for row in await cursor.fetchall()
+            },
             open_quotas={AccountId(row[0]): row[1] for row in await open_quotas.fetchall()}
             if open_quotas is not None
             else {},
@@ -431,6 +449,7 @@ class _PostgresTransaction:
             if demand is not None
             else {},
             clearings=await self._clearings(operator, window) if touch.exclusive else (),
+            **await corrected(self._connection, touch),
         )
 
     async def _books(self, row: TupleRow | None, take_books: bytes, operator: Mapping[str, str]) -> tuple[str, int]:
@@ -477,10 +496,14 @@ class _PostgresTransaction:
             for row in await rows.fetchall()
         )
 
+    async def use(self, operator_id: OperatorId, currency: Currency, claim: Claimed) -> UseHistory:
+        return await find_use(self._connection, operator_id, currency, claim)
+
     async def post(self, posting: Posting) -> Posted:
         case_ids = await self._case_ids(posting)
         row = await (await self._connection.execute(POST, arguments(posting, case_ids))).fetchone()
         assert row is not None
+        await keep(self._connection, posting, row[0])
         return Posted(posting_id=row[0], audit_head=row[1], case_ids=case_ids)
 
     async def _case_ids(self, posting: Posting) -> tuple[int, ...]:
@@ -1068,6 +1091,26 @@ class PostgresStore:
     async def books_of_case(self, case_id: int) -> tuple[OperatorId, Currency] | None:
         row = await self._row(READ_BOOKS_OF_CASE, {"case_id": case_id})
         return (OperatorId(row[0]), Currency(row[1])) if row is not None else None
+
+    async def claimed(self, authorization_id: AuthorizationId, gateway_id: GatewayId) -> Claimed | None:
+        named = {"authorizations": _bytes((authorization_id,)), "claim_gateways": _names((gateway_id,))}
+        row = await self._row(READ_CLAIMS, named)
+        return _claimed(row) if row is not None else None
+
+    async def account_quotas(self, operator_id: OperatorId, account_id: AccountId) -> Sequence[Quota]:
+        named = {"operator_id": operator_id, "account_ids": [account_id]}
+        return [_quota(row) for row in await self._rows(READ_ACCOUNT_QUOTAS, named)]
+
+    async def correction(self, operator_id: OperatorId, correction_id: str) -> tuple[Currency, Correction] | None:
+        named = {"operator_id": operator_id, "correction_id": correction_id}
+        row = await self._row(READ_CORRECTION, named)
+        return correction_of(row, await self._rows(READ_CORRECTION_PARTS, named)) if row is not None else None
+
+    async def corrections(
+        self, operator_id: OperatorId, after_correction_id: str, limit: int
+    ) -> Sequence[tuple[Currency, Correction]]:
+        named = {"operator_id": operator_id, "after": after_correction_id, "limit": limit}
+        return [correction_of(row) for row in await self._rows(LIST_CORRECTIONS, named)]
 
     async def closing(self, operator_id: OperatorId, currency: Currency, window: str) -> bytes | None:
         row = await self._row(READ_CLOSING, {"operator_id": operator_id, "currency": currency, "window": window})

@@ -1,0 +1,3 @@
+UPDATE floors f SET spent_micros = 0
+FROM gateways g
+WHERE g.gateway_id = f.gateway_id AND g.operator_id = %(operator_id)s AND f.account_id = ANY (%(account_ids)s::text[])
