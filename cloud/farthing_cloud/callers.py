@@ -133,6 +133,8 @@ DEFAULT_CALLERS: Mapping[str, tuple[str, ...]] = {
     _L + "ProposeDecision": (_PERSONS,),
     _L + "ApproveDecision": (_PERSONS,),
     _L + "ListDecisions": (_PERSONS,),
+    _L + "Correct": (_PERSONS,),
+    _L + "ListCorrections": (_PERSONS, _SETTLEMENT),
     _L + "ShowExposure": (_PERSONS, _FRAUD, _SETTLEMENT),
     # Vault.
     _V + "PutToken": (_PERSONS,),

@@ -313,10 +313,10 @@ def order(kind: str, correction_id: str, **names: Any) -> Order:
     )
 
 
-async def afterwards(story: Story) -> list[tuple[bool, Correction]]:
+async def afterwards(story: Story) -> list[tuple[bool, Currency, Correction]]:
     """The page's step 9, rows 50 to 64: each correction twice."""
     await story.fund("F", "5.00", "pay-3")
-    said = []
+    said: list[tuple[bool, Currency, Correction]] = []
     refund = order("refund", "refund-t4", use="t4", gateway_id="G2")
     said += [await story.ledger.correct(refund, person="alice", now=NOW) for _ in range(2)]
     # So much later that what the account spent that day is no reason to give it more.

@@ -72,6 +72,12 @@ def _batches() -> typer.Typer:
     return batches
 
 
+def _corrections() -> typer.Typer:
+    from farthing_cloud.admin.corrections import corrections
+
+    return corrections
+
+
 def _ledger() -> typer.Typer:
     from farthing_cloud.admin.ledger import ledger
 
@@ -121,6 +127,7 @@ _GROUPS: Mapping[str, Callable[[], typer.Typer]] = {
     "devices": _devices,
     "tokens": _tokens,
     "quotas": _quotas,
+    "corrections": _corrections,
     "batches": _batches,
     "ledger": _ledger,
     "fraud": _fraud,

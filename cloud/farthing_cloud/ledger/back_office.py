@@ -21,12 +21,14 @@ from farthing_cloud.ledger.core.funds import Funding, UnknownName
 from farthing_cloud.ledger.core.rows import AccountStatus, Decision, DecisionKind, Gateway
 from farthing_cloud.ledger.core.windows import SplitRule
 from farthing_cloud.ledger.operations import Ledger
+from farthing_cloud.ledger.orders import message_of, order_of
 from farthing_cloud.ledger.refusals import Context, Refused, malformed, refusals
 from farthing_cloud.ledger.reports import Reports
 from farthing_cloud.ledger.signing import LOOK_AGAIN_MS
 from farthing_cloud.ledger.store.interface import Cursor
 
 MAX_TRANSFERS: Final = 1_000
+MAX_CORRECTIONS: Final = 1_000
 #: Outbox rows read at once.
 EVENTS_AT_ONCE: Final = 500
 #: Texts of people and services that end up in rows.
@@ -429,6 +431,34 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServicer):
         async with refusals(context):
             decisions = await self._store.decisions(OperatorId(parse_id(request.operator_id)))
         return ledger_pb2.ListDecisionsResponse(decisions=[_decision(decision) for decision in decisions])
+
+    # --- corrections --------------------------------------------------------------------------------------------------
+
+    @override
+    async def Correct(self, request: ledger_pb2.CorrectRequest, context: Context) -> ledger_pb2.CorrectResponse:
+        """Money goes back, is given, taken away or written off; once per id."""
+        async with refusals(context):
+            person = self._person(context)
+            order = order_of(request.content)
+            changed, currency, correction = await self._ledger.correct(
+                order, person=person, now=self._clock.now(), dry_run=request.dry_run
+            )
+        self._directives_wanted.ring()
+        self._events.ring()
+        return ledger_pb2.CorrectResponse(changed=changed, correction=message_of(currency, correction))
+
+    @override
+    async def ListCorrections(
+        self, request: ledger_pb2.ListCorrectionsRequest, context: Context
+    ) -> ledger_pb2.ListCorrectionsResponse:
+        """A page of corrections."""
+        async with refusals(context):
+            if not 0 <= request.limit <= MAX_CORRECTIONS:
+                raise malformed(f"a page has at most {MAX_CORRECTIONS} corrections")
+            rows = await self._store.corrections(
+                OperatorId(parse_id(request.operator_id)), request.after_correction_id, request.limit or MAX_CORRECTIONS
+            )
+        return ledger_pb2.ListCorrectionsResponse(corrections=[message_of(*row) for row in rows])
 
     @override
     async def ShowExposure(

@@ -425,7 +425,7 @@ class Ledger:
 
     async def correct(
         self, order: Order, *, person: str, now: Instant, dry_run: bool = False
-    ) -> tuple[bool, Correction]:
+    ) -> tuple[bool, Currency, Correction]:
         """Carry a correction out, once; whether anything changes, and what was posted (or would be)."""
         currency, claim, account_id = await self._about(order)
         base = Touch(
@@ -437,7 +437,9 @@ class Ledger:
             claims={claim.key: (claim.register, claim.register_from, claim.register_to)} if claim is not None else {},
         )
 
-        async def work(tx: Transaction, touch: Touch, told: tuple[GatewayId, ...]) -> tuple[bool, Correction] | None:
+        async def work(
+            tx: Transaction, touch: Touch, told: tuple[GatewayId, ...]
+        ) -> tuple[bool, Currency, Correction] | None:
             parts: tuple[UsePart, ...] = ()
             if claim is not None:
                 # The register first: nobody adds to the use, or takes of it, until this is done. Then who paid for it.
@@ -450,11 +452,11 @@ class Ledger:
             posting = corrections.correct(view, order, parts, told=told, person=person, now=now)
             if posting is None:
                 assert view.correction is not None
-                return False, view.correction
+                return False, currency, view.correction
             if not dry_run:
                 await tx.post(posting)
             assert posting.correction is not None
-            return True, posting.correction
+            return True, currency, posting.correction
 
         for _ in range(LOOKS_AT_QUOTAS):
             touch = base

@@ -248,7 +248,7 @@ async def test_afterwards_a_refund_and_a_chargeback() -> None:
     story, store, _ = await told()
     await close_and_pay(story)
     assert await story.rows(46) == PAID_OUT
-    assert [changed for changed, _ in await afterwards(story)] == [True, False, True, False]
+    assert [changed for changed, _, _ in await afterwards(story)] == [True, False, True, False]
     assert [row.replace("/w2", "") for row in await story.rows(49)] == AFTERWARDS
     assert (await store.verify()).fault == ""
     balances = {path: b.credits_posted - b.debits_posted for path, _, b in await store.balances(OP, "")}

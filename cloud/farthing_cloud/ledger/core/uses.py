@@ -165,16 +165,17 @@ def parts_of(history: UseHistory, key: ClaimKey) -> tuple[UsePart, ...]:
     for case in history.cases:
         if case.status is CaseStatus.RELEASED and case.decided_by is not None:
             # A release posts every aside in full; what risk bore of it is known for all of them together.
-            sums = alone.get(case.decided_by, ())
-            whole = [sum(each.net for each in sums), sum(each.tax for each in sums), sum(each.risk for each in sums)]
             pool = (case.decided_by, -1, authorization_id)
+            whole = _Sums()
+            for each in alone.get(case.decided_by, ()):
+                whole.net, whole.tax, whole.risk = whole.net + each.net, whole.tax + each.tax, whole.risk + each.risk
             for number, aside in enumerate(case.asides, 1):
                 released = _Sums(
                     site_id=aside.site_id,
                     tax_path=paths.tax(aside.rate_ppm),
-                    net=whole[0],
-                    tax=whole[1],
-                    risk=whole[2],
+                    net=whole.net,
+                    tax=whole.tax,
+                    risk=whole.risk,
                 )
                 add(
                     (case.decided_by, -number),

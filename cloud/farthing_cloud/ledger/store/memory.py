@@ -273,7 +273,7 @@ class MemoryStore:
         batches = []
         for key, stored in self._batches.items():
             carried = [c for c in stored.added.carried if c.key == claim.key]
-            mine = key[0] == claim.gateway_id and claim.authorization_id in stored.added.batch
+            mine = key[0] == claim.gateway_id and bytes(claim.authorization_id) in stored.added.batch
             if mine or carried or key in named:
                 batches.append(
                     UseBatch(

@@ -1,0 +1,50 @@
+"""Corrections on the wire: what is asked for, and what was posted."""
+
+from farthing.ids import AccountId, AuthorizationId, GatewayId, OperatorId, parse_id
+from farthing.money import Currency
+from farthing.v1 import ledger_pb2
+from farthing_cloud.ledger.core.corrections import MAX_TEXT, Order
+from farthing_cloud.ledger.core.rows import Correction, CorrectionKind
+from farthing_cloud.ledger.refusals import malformed
+
+#: An authorization's id, bytes.
+AUTHORIZATION_SIZE = 16
+
+
+def order_of(content: ledger_pb2.CorrectionContent) -> Order:
+    """What a caller asks for. Raises ``Refused``, ``IdError``, ``MoneyError`` or ``LedgerRefusal`` for what cannot be meant."""
+    try:
+        kind = CorrectionKind(content.kind)
+    except ValueError as err:
+        raise malformed(f"a correction is one of {', '.join(CorrectionKind)}") from err
+    if content.authorization_id and len(content.authorization_id) != AUTHORIZATION_SIZE:
+        raise malformed(f"an authorization_id has {AUTHORIZATION_SIZE} bytes")
+    if len(content.payment_id) > MAX_TEXT:
+        raise malformed(f"a payment_id has at most {MAX_TEXT} characters")
+    for name in (content.account_id, content.gateway_id, content.dispute_id):
+        if name:
+            parse_id(name)
+    return Order(
+        operator_id=OperatorId(parse_id(content.operator_id)),
+        correction_id=content.correction_id,
+        kind=kind,
+        reason=content.reason,
+        account_id=AccountId(content.account_id),
+        authorization_id=AuthorizationId(content.authorization_id),
+        gateway_id=GatewayId(content.gateway_id),
+        payment_id=content.payment_id,
+        dispute_id=content.dispute_id,
+        path=content.path,
+        amount_micros=content.amount_micros,
+    )
+
+
+def message_of(currency: Currency, correction: Correction) -> ledger_pb2.Correction:
+    """What was posted, with the content that was asked for."""
+    return ledger_pb2.Correction(
+        content=ledger_pb2.CorrectionContent.FromString(correction.content),
+        amount_micros=correction.amount_micros,
+        currency=currency,
+        person=correction.person,
+        posted_at_us=correction.at,
+    )
