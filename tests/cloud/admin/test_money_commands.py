@@ -20,7 +20,7 @@ from farthing.v1 import (
     settlement_pb2,
     settlement_pb2_grpc,
 )
-from farthing_cloud.admin import fraud, ledger, registry, settlement
+from farthing_cloud.admin import corrections, fraud, ledger, registry, settlement
 
 Run = Callable[..., Result]
 
@@ -345,3 +345,65 @@ def test_cases_of_gateways_and_maximum_loss_are_shown(run: Run, office: Office) 
     assert office.asked[-1][1].open_only
     (shown,) = json.loads(run(ledger.ledger, "exposure", *OP, "--json").stdout)
     assert (shown["maximum_loss_micros"], shown["silent"], shown["late_micros"]) == (5_000_000, 1, 0)
+
+
+USE = "74".ljust(32, "0")
+
+
+@pytest.mark.parametrize(
+    ("words", "kind", "names"),
+    [
+        (
+            ("refund", USE, "--gateway", "G1", "--amount", "0.60"),
+            "refund",
+            {"amount_micros": 600_000, "gateway_id": "G1"},
+        ),
+        (("dispute", USE, "--gateway", "G1"), "dispute", {"authorization_id": bytes.fromhex(USE), "amount_micros": 0}),
+        (("end-dispute", "d1", "--lost"), "dispute-lost", {"dispute_id": "d1"}),
+        (("end-dispute", "d1", "--won"), "dispute-won", {"dispute_id": "d1"}),
+        (("goodwill", "P", "--amount", "5.00"), "goodwill", {"account_id": "P", "amount_micros": 5_000_000}),
+        (("payback", "P", "--to", "bank/main"), "payback", {"account_id": "P", "path": "bank/main"}),
+        (("chargeback", "P", "--payment", "p1"), "chargeback", {"account_id": "P", "payment_id": "p1"}),
+        (("write-off", "P"), "write-off", {"account_id": "P"}),
+        (("close-account", "P", "--dry-run"), "closing", {"account_id": "P"}),
+    ],
+)
+def test_a_correction_is_asked_for_in_full(
+    run: Run, office: Office, words: tuple[str, ...], kind: str, names: dict[str, Any]
+) -> None:
+    content = ledger_pb2.CorrectionContent(
+        operator_id="op", correction_id="ticket-1", kind=kind, reason="wrong price", **names
+    )
+    posted = ledger_pb2.Correction(content=content, amount_micros=600_000, currency="EUR", person="alice")
+    office.answers["Correct"] = ledger_pb2.CorrectResponse(changed=True, correction=posted)
+    result = run(corrections.corrections, *words, "--id", "ticket-1", "--reason", "wrong price", *OP, "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.output)["amount_micros"] == 600_000
+    ((name, request),) = office.asked
+    asked = ledger_pb2.CorrectionContent.FromString(request.content.SerializeToString())
+    for field, value in names.items():
+        assert getattr(asked, field) == value
+    assert (name, asked.kind, asked.correction_id, request.dry_run) == (
+        "Correct",
+        kind,
+        "ticket-1",
+        "--dry-run" in words,
+    )
+
+
+def test_corrections_are_listed_page_by_page(run: Run, office: Office) -> None:
+    content = ledger_pb2.CorrectionContent(correction_id="c1", kind="goodwill", account_id="P", reason="sorry")
+    page = ledger_pb2.ListCorrectionsResponse(
+        corrections=[ledger_pb2.Correction(content=content, amount_micros=5_000_000, currency="EUR", person="alice")]
+    )
+    office.answers["ListCorrections"] = [page, ledger_pb2.ListCorrectionsResponse()]
+    result = run(corrections.corrections, "list", *OP)
+    assert "goodwill" in result.output
+    assert "5.00" in result.output
+    assert [request.after_correction_id for _, request in office.asked] == ["", "c1"]
+
+
+def test_an_authorization_that_is_none_is_not_sent(run: Run, office: Office) -> None:
+    words = ("refund", "t1", "--gateway", "G1", "--id", "x", "--reason", "y")
+    assert run(corrections.corrections, *words, *OP).exit_code == 1
+    assert not office.asked

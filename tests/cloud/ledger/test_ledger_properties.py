@@ -1,19 +1,22 @@
 """Whatever two gateways bill, in whatever order: P1, P3 and P5 hold after every step."""
 
+from collections import Counter
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ledger_story import EUR, NOW, OP, TERMS
+from ledger_story import EUR, NOW, OP, SPLIT, TERMS
 
-from farthing.ids import AccountId, GatewayId, QuotaId, SiteId
+from farthing.ids import AccountId, AuthorizationId, GatewayId, QuotaId, SiteId
 from farthing.v1 import batch_pb2
 from farthing_cloud.ledger.core.batches import ChainStep
-from farthing_cloud.ledger.core.funds import Funding
+from farthing_cloud.ledger.core.corrections import Order
+from farthing_cloud.ledger.core.funds import Funding, LedgerRefusal
 from farthing_cloud.ledger.core.quotas import QuotaRequest
 from farthing_cloud.ledger.core.received import receive
-from farthing_cloud.ledger.core.rows import AccountStatus, QuotaStatus
+from farthing_cloud.ledger.core.rows import AccountStatus, CorrectionKind, QuotaStatus, Touch
 from farthing_cloud.ledger.operations import Ledger
 from farthing_cloud.ledger.store.memory import MemoryStore
 
@@ -31,11 +34,31 @@ use = st.tuples(
     st.integers(0, 150),  # tax
 )
 step = st.one_of(
-    st.tuples(st.just("fund"), st.sampled_from(["A", "B"]), st.integers(1, 1500)),
+    # Now and then enough that a bank can pay it back.
+    st.tuples(st.just("fund"), st.sampled_from(["A", "B"]), st.integers(1, 1500) | st.sampled_from([20_000, 50_000])),
     st.tuples(st.just("ask"), st.sampled_from(["G1", "G2"]), st.sampled_from(["A", "B"]), st.integers(1, 1500)),
     st.tuples(st.just("seal"), st.sampled_from(["G1", "G2"]), st.lists(use, max_size=5), st.sampled_from([0, 1, 2])),
     st.tuples(st.just("again"), st.sampled_from(["G1", "G2"])),
     st.tuples(st.just("decide"), st.booleans()),
+    st.tuples(st.just("recall"), st.sampled_from(["A", "B"])),
+    st.tuples(st.just("prove"), st.sampled_from(["G1", "G2"])),
+    st.tuples(st.just("close")),
+    # Which use, of those there are; how much of it, 0 for all that is left.
+    st.tuples(st.sampled_from(["refund", "dispute"]), st.integers(0, 20), st.integers(0, 300)),
+    st.tuples(st.just("end"), st.booleans()),
+    st.tuples(st.just("chargeback"), st.integers(0, 20), st.integers(0, 900)),
+    st.tuples(st.just("goodwill"), st.sampled_from(["A", "B"]), st.integers(1, 300)),
+    st.tuples(st.sampled_from(["payback", "write-off"]), st.sampled_from(["A", "B"]), st.integers(0, 3)),
+)
+#: A use, and what is done about it: steps that come together more often than by chance.
+about_uses = st.tuples(
+    st.tuples(st.just("seal"), st.sampled_from(["G1", "G2"]), st.lists(use, min_size=1, max_size=5), st.just(0)),
+    st.sampled_from([("prove", "G1"), ("prove", "G2"), ("decide", True)]),
+    st.sampled_from([("close",), ("again", "G1")]),
+    st.tuples(st.sampled_from(["refund", "refund", "dispute"]), st.integers(0, 20), st.sampled_from([0, 1, 99])),
+).map(list)
+steps_of = st.lists(step.map(lambda one: [one]) | about_uses, min_size=4, max_size=20).map(
+    lambda groups: [one for group in groups for one in group]
 )
 
 
@@ -52,7 +75,7 @@ class Edge:
 
 @pytest.mark.parametrize("site_of", [{"G1": "S1", "G2": "S2"}])
 @settings(max_examples=150, deadline=None)
-@given(steps=st.lists(step, min_size=4, max_size=20))
+@given(steps=steps_of)
 async def test_nothing_is_overspent_lost_or_counted_twice(
     site_of: dict[str, str], steps: list[tuple[object, ...]]
 ) -> None:
@@ -130,6 +153,62 @@ async def act(
             waiting = [case for case in await store.cases(OP) if case.asides and case.status == "open"]
             if waiting:
                 await ledger.decide_case(waiting[0].case_id, release=release, now=NOW)
+        case ("recall", str(account)):
+            await ledger.recall(OP, gateway_id="", account_id=account, reason="asked", now=NOW)
+        case ("prove", str(gateway)):
+            proven = (await store.chain(GatewayId(gateway), 1)).proven_sequence
+            if proven < len(edges[gateway].sent):
+                await ledger.prove(GatewayId(gateway), 1, proven + 1, events=(), now=NOW)
+        case ("close",):
+            view = await store.run(lambda tx: tx.load(Touch(operator_id=OP, currency=EUR)))
+            rules = {SiteId("S1"): SPLIT, SiteId("S2"): SPLIT}
+            await ledger.close_window(OP, EUR, view.window, rules, now=NOW)
+        case _:
+            await correct(ledger, store, number, action)
+
+
+async def correct(ledger: Ledger, store: MemoryStore, number: int, action: tuple[object, ...]) -> None:
+    """A correction, twice: a refusal changes nothing, and neither does the second time."""
+    names: dict[str, Any] = {}
+    kind = str(action[0])
+    match action:
+        case ("refund" | "dispute", int(which), int(amount)):
+            uses = sorted(claim.key for claim in await store.claims(OP))
+            if not uses:
+                return
+            authorization_id, gateway_id = uses[which % len(uses)]
+            names = {"authorization_id": authorization_id, "gateway_id": gateway_id, "amount_micros": amount}
+        case ("end", bool(won)):
+            posted = [correction for _, correction in await store.corrections(OP, "", 1_000)]
+            ended = {correction.dispute_id for correction in posted}
+            open_ones = [c for c in posted if c.kind == "dispute" and c.correction_id not in ended]
+            if not open_ones:
+                return
+            kind = "dispute-won" if won else "dispute-lost"
+            names = {"dispute_id": open_ones[0].correction_id}
+        case ("chargeback", int(which), int(amount)):
+            payments = list(store._books[OP, EUR].payments.values())
+            if not payments:
+                return
+            payment = payments[which % len(payments)]
+            names = {"account_id": AccountId(payment.account_id), "payment_id": payment.payment_id}
+            names["amount_micros"] = amount
+        case ("payback", str(account), int(amount)):
+            # Whole cents, as a bank pays them: 0 is all that is left.
+            names = {"account_id": AccountId(account), "path": "bank/main", "amount_micros": amount * 10_000}
+        case (_, str(account), int(amount)):
+            names = {"account_id": AccountId(account), "amount_micros": amount}
+    before = await store.transfers(OP)
+    try:
+        order = Order(operator_id=OP, correction_id=f"c{number}", kind=CorrectionKind(kind), reason="asked", **names)
+        changed, _, first = await ledger.correct(order, person="alice", now=NOW)
+    except LedgerRefusal:
+        assert await store.transfers(OP) == before
+        return
+    after = await store.transfers(OP)
+    assert changed
+    assert await ledger.correct(order, person="bob", now=NOW) == (False, EUR, first)
+    assert await store.transfers(OP) == after
 
 
 def seal(edge: Edge, uses: list[tuple[str, str, int, int, int, int, int]], ending: int) -> bytes:
@@ -188,10 +267,24 @@ def seal(edge: Edge, uses: list[tuple[str, str, int, int, int, int, int]], endin
 async def check(store: MemoryStore, edges: dict[str, Edge]) -> None:
     assert (await store.verify()).fault == ""
     balances = {path: b for path, _, b in await store.balances(OP, "")}
+    moved: Counter[str] = Counter()
+    of_use: Counter[tuple[bytes, str]] = Counter()
+    corrections = [correction for _, correction in await store.corrections(OP, "", 1_000)]
+    disputes = {correction.correction_id: correction for correction in corrections if correction.kind == "dispute"}
+    for correction in corrections:
+        moved[correction.kind] += correction.amount_micros
+        if correction.kind == "refund":
+            of_use[correction.authorization_id, correction.gateway_id] += correction.amount_micros
+        if correction.kind == "dispute-lost":
+            lost = disputes[correction.dispute_id]
+            of_use[lost.authorization_id, lost.gateway_id] += correction.amount_micros
+    # No use gives more back than it billed.
+    billed = {claim.key: claim.net_micros + claim.tax_micros for claim in await store.claims(OP)}
+    assert all(micros <= billed[AuthorizationId(a), GatewayId(g)] for (a, g), micros in of_use.items())
     for account, credit in CREDIT.items():
         payer, debt = balances[f"payer/{account}"], balances[f"debt/{account}"]
         assert payer.debits_posted + payer.debits_pending <= payer.credits_posted + credit  # P1
-        assert 0 <= debt.debits_posted - debt.credits_posted <= DEBT_LIMIT
+        assert 0 <= debt.debits_posted - debt.credits_posted <= DEBT_LIMIT + moved["chargeback"]
     for name in edges:
         gateway = await store.gateway(GatewayId(name))
         assert gateway is not None
@@ -211,4 +304,11 @@ async def check(store: MemoryStore, edges: dict[str, Edge]) -> None:
     owed = sum(b.debits_posted - b.credits_posted for path, b in balances.items() if path.startswith("debt/"))
     risk = sum(b.debits_posted for path, b in balances.items() if path == "risk")
     aside = sum(b.debits_posted - b.credits_posted for path, b in balances.items() if path.startswith("suspense/"))
-    assert claimed == paid + owed + risk + aside + voided
+    assert claimed == paid + owed + risk + aside + voided - moved["chargeback"] - moved["payback"]
+    # And what was billed and not given back stands with those who earned it, in clearing, in dispute, or is tax.
+    earned = sum(
+        b.credits_posted - b.debits_posted
+        for path, b in balances.items()
+        if path.partition("/")[0] in ("clearing", "agency", "fee", "dispute", "tax")
+    )
+    assert earned == claimed - aside - voided - sum(of_use.values())

@@ -2,7 +2,7 @@
 
 import psycopg
 import pytest
-from ledger_story import ORDER, Story, grants, seal_all
+from ledger_story import NOW, ORDER, Story, grants, order, seal_all
 
 from farthing_cloud.database import Pool
 from farthing_cloud.ledger.store.postgres import PostgresStore
@@ -75,7 +75,32 @@ async def test_each_tampering_is_named(ledger_pool: Pool, tampering: bytes, faul
     assert fault in (await store.verify()).fault
 
 
-@pytest.mark.parametrize("table", ["transfers", "postings", "batches", "directives", "receipts"])
+@pytest.mark.parametrize(
+    ("tampering", "fault"),
+    [
+        (b"UPDATE corrections SET person = 'bob'", "or who asked, is not what was posted"),
+        (b"UPDATE corrections SET content = content || '\\x00'", "what was asked for, or who asked"),
+        (b"UPDATE corrected_parts SET net_micros = net_micros - 1", "its parts do not add up to it"),
+        (
+            b"""WITH p AS (UPDATE corrected_parts SET net_micros = net_micros - 1)
+            UPDATE corrections SET amount_micros = amount_micros - 1""",
+            "correction r1: its transfers do not add up to it",
+        ),
+        (b"DELETE FROM corrections", "correction r1: it was posted, and what was asked for is not there"),
+    ],
+)
+async def test_a_correction_that_was_tampered_with_is_named(ledger_pool: Pool, tampering: bytes, fault: str) -> None:
+    store = await played(ledger_pool)
+    refund = order("refund", "r1", use="t1", gateway_id="G1")
+    await Story(store).ledger.correct(refund, person="alice", now=NOW)
+    assert (await store.verify()).fault == ""
+    async with ledger_pool.connection() as connection, connection.transaction():
+        await connection.execute(FREE)
+        assert (await connection.execute(tampering)).rowcount > 0
+    assert fault in (await store.verify()).fault
+
+
+@pytest.mark.parametrize("table", ["transfers", "postings", "batches", "directives", "receipts", "corrections"])
 @pytest.mark.parametrize("statement", ["DELETE FROM {}", "TRUNCATE {} CASCADE"])
 async def test_what_was_posted_cannot_be_taken_out(ledger_pool: Pool, table: str, statement: str) -> None:
     await played(ledger_pool)

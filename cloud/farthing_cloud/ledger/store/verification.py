@@ -23,6 +23,7 @@ _CHECKS: Final = tuple(
         "verify_stray_transfers",
         "verify_quotas",
         "verify_rules",
+        "verify_corrections",
         "verify_claims",
         "verify_batches",
         "verify_directives",
