@@ -211,6 +211,7 @@ class GatewayNode:
         self.holds = {}
         for _, event in self.disk.entries:
             self._tally(event, set())
+        self.world.watch.journal_replaced(self)
 
     def _last_sealed(self) -> TokenMemory | None:
         if not self.sealed:

@@ -8,20 +8,18 @@ Rule 3: what P1 lets exceed an account's funds is counted by its cause; any othe
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, TypeAlias
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
-from farthing.clock import Instant
-from farthing.device.messages import End, Intent, Statement
-from farthing.tariff import Use, is_placed, price
+from farthing.device.messages import Statement
 from farthing.v1 import batch_pb2, directive_pb2
 from farthing_cloud.ledger.core import paths
 from farthing_cloud.ledger.core.posting import Cause, Posting, Transfer
 from farthing_cloud.ledger.core.rows import CaseKind, Claimed, Quota
 from farthing_edge.authorization.events import KIND_OF
 from farthing_edge.authorization.state import FLOOR_FUNDING, OVERRUN_FUNDING
-from simulation.cast import tariff
 from simulation.history import PromiseBroken
+from simulation.prices import Point, Prices, point_of
 
 if TYPE_CHECKING:
     from simulation.device import DeviceNode
@@ -29,55 +27,21 @@ if TYPE_CHECKING:
     from simulation.ledger import WatchedStore
     from simulation.world import World
 
-#: (value, at, closing) of a statement.
-Point: TypeAlias = tuple[int, Instant, bool]
 #: Money that P1 lets exceed an account's funds, by the cause that its posting names.
 EXCEPTIONS = (Cause.FLOOR, Cause.OVERRUN, Cause.LATE)
 
 
 @dataclass(slots=True)
 class Spoken:
-    """What a device has signed of one authorization: (value, at, closing) of each statement."""
+    """What a device has signed of one authorization, by its counter."""
 
     device: DeviceNode
     start: int
-    started_at: Instant
-    points: list[Point] = field(default_factory=list)
-    #: Points → (net, tax); filled as they are asked for.
-    prices: dict[Point, tuple[int, int]] = field(default_factory=dict)
+    points: dict[int, Point] = field(default_factory=dict)
 
-    def price(self, point: Point) -> tuple[int, int]:
-        """What is due at a point by the contract, if nothing was heard between the first statement and it."""
-        known = self.prices.get(point)
-        if known is None:
-            priced = price(tariff(self.device.role.tariff), self._use(point), closing=point[2])
-            known = self.prices[point] = (priced.net_micros, priced.tax_micros)
-        return known
-
-    def price_of_all_heard(self, point: Point) -> tuple[int, int]:
-        """What is due at a point if every statement before it was heard: a tariff that places prices each stretch by itself."""
-        priced_by = tariff(self.device.role.tariff)
-        if not is_placed(priced_by, self.device.role.unit):
-            return self.price(point)
-        placed, placed_to = None, self.start
-        for before in sorted(self.points, key=lambda each: (each[1], each[0])):
-            if before[1] < point[1] and placed_to <= before[0] <= point[0] and not before[2]:
-                use = replace(self._use(before), placed=placed, placed_to=placed_to)
-                placed, placed_to = price(priced_by, use, closing=False).placed, before[0]
-        priced = price(priced_by, replace(self._use(point), placed=placed, placed_to=placed_to), closing=point[2])
-        return priced.net_micros, priced.tax_micros
-
-    def fits(self, claimed: tuple[int, int], point: Point) -> bool:
-        """Whether a claim is the price at a point, whichever of the readings before it were heard."""
-        heard_none = self.price(point)
-        if claimed == heard_none:
-            return True
-        bounds = zip(claimed, heard_none, self.price_of_all_heard(point), strict=True)
-        return all(min(least, most) <= part <= max(least, most) for part, least, most in bounds)
-
-    def _use(self, point: Point) -> Use:
-        value, at, _ = point
-        return Use(unit=self.device.role.unit, start=self.start, end=value, started_at=self.started_at, ended_at=at)
+    def has(self, value: int) -> bool:
+        """Whether it signed this value."""
+        return any(point.value == value for point in self.points.values())
 
 
 class Watch:
@@ -88,6 +52,7 @@ class Watch:
         #: Authorization → what was signed of it; more than one where a copied element signs under the counters of the first.
         self.spoken: defaultdict[bytes, list[Spoken]] = defaultdict(list)
         self._recipients: dict[bytes, str] = {}
+        self.prices = Prices({role.name: role.unit for role in world.story.cast.devices})
         self.granted: dict[str, Quota] = {}
         #: Room of a gateway's floor that the ledger gave back so far, micros.
         self.resolved: defaultdict[str, int] = defaultdict(int)
@@ -104,22 +69,13 @@ class Watch:
     def signed(self, device: DeviceNode, statement: Statement) -> None:
         """A device sends a statement, for the first time or again."""
         authorization = device.authorization_of(statement)
-        value, at = statement.register.value, Instant(statement.at)
+        point = point_of(statement)
         spoken = next((each for each in self.spoken[authorization] if each.device is device), None)
         if spoken is None:
-            spoken = Spoken(device, value, at)
+            spoken = Spoken(device, statement.register.value)
             self.spoken[authorization].append(spoken)
             self._recipients[authorization] = statement.recipient
-        if isinstance(statement, Intent):
-            point = (value + (statement.one_shot or 0), at, statement.one_shot is not None)
-        else:
-            point = (value, at, isinstance(statement, End))
-        if point not in spoken.points:
-            spoken.points.append(point)
-
-    def spoken_by(self, device: DeviceNode, authorization: bytes) -> Spoken:
-        """What this very device signed of an authorization."""
-        return next(each for each in self.spoken[authorization] if each.device is device)
+        spoken.points.setdefault(statement.counter, point)
 
     def recipient_of(self, authorization: bytes) -> str:
         """The gateway that was asked for it."""
@@ -131,10 +87,17 @@ class Watch:
 
     # ---- gateways
 
-    def journaled(self, gateway: GatewayNode, event: Any) -> None:  # noqa: ARG002  # every hook has one shape
+    def journaled(self, gateway: GatewayNode, event: Any) -> None:
         """A gateway wrote an entry."""
         self.counted[f"{event.__class__.__name__} journaled"] += 1
         assert event.__class__ in KIND_OF
+        self.prices.heard(gateway.id, event)
+
+    def journal_replaced(self, gateway: GatewayNode) -> None:
+        """Another journal stands where one stood: it has heard what it says, and no more."""
+        self.prices.forget(gateway.id)
+        for _, event in gateway.disk.entries:
+            self.prices.heard(gateway.id, event)
 
     def spent(self, gateway: GatewayNode, touched: set[str]) -> None:
         """P1 at the gateway, from its journal alone: spent and held of a quota never exceed what the ledger granted."""
@@ -243,31 +206,17 @@ class Watch:
 
     def _check_claim(self, claim: Claimed) -> None:
         """P3, P4: billed is what a device signed under this authorization, priced by the contract; and no use twice."""
-        all_spoken = self.spoken.get(claim.authorization_id, [])
-        spoken = next((each for each in all_spoken if each.start == claim.register_from), None)
-        if spoken is None:
+        all_spoken = [each for each in self.spoken[claim.authorization_id] if each.start == claim.register_from]
+        if not all_spoken:
             raise PromiseBroken(f"P4: no device has said what is claimed: {claim}")
         claimed = (claim.net_micros, claim.tax_micros)
-        points = [point for point in spoken.points if point[0] == claim.register_to]
         if claimed != (0, 0) or claim.final:
-            possible = [point for point in points if claim.final or not point[2]]
-            if spoken.device.clock.jumps:
-                # A clock that went back lowers no bill: time is priced up to the latest that the device had signed.
-                latest = {at for _, at, _ in spoken.points}
-                all_due = [
-                    spoken.price((value, max(at, other), closing))
-                    for value, at, closing in spoken.points
-                    for other in latest
-                ]
-                fits = all(part <= sum(max(rate) for rate in zip(*all_due, strict=True)) for part in claimed)
-            else:
-                fits = (claimed == (0, 0) and claim.register_to == spoken.start) or any(
-                    spoken.fits(claimed, point) for point in possible
-                )
-            if not fits:
-                due = [(spoken.price(point), spoken.price_of_all_heard(point)) for point in possible]
+            due = self.prices.due(claim.authorization_id, claim.register_to, closing=claim.final)
+            signed = any(each.has(claim.register_to) for each in all_spoken)
+            if not signed or claimed not in due:
+                points = [each.points for each in all_spoken]
                 raise PromiseBroken(
-                    f"P4: {spoken.device.name} signed {spoken.points} from {spoken.start}, worth {due}: claimed is {claim}"
+                    f"P4: {claim.register.device_id} signed {points}, worth {sorted(due)}: claimed is {claim}"
                 )
         device_id = claim.register.device_id
         if claim.aside:
