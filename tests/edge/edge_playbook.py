@@ -88,7 +88,32 @@ PARK_1 = {
     "currency": "EUR",
     "elements": [{"price_components": [{"type": "TIME", "price": 3.60, "vat": 0.0, "step_size": 60}]}],
 }
-TARIFFS = {"chg-3": CHG_3, "toll-1": TOLL_1, "park-1": PARK_1}
+#: Energy at one tax rate, time at another.
+MIX_1 = {
+    "id": "mix-1",
+    "currency": "EUR",
+    "elements": [
+        {
+            "price_components": [
+                {"type": "ENERGY", "price": 0.25, "vat": 20.0, "step_size": 1},
+                {"type": "TIME", "price": 6.00, "vat": 7.0, "step_size": 1},
+            ]
+        }
+    ],
+}
+#: Cheaper from noon on, by the wall clock of the site.
+NOON_1 = {
+    "id": "noon-1",
+    "currency": "EUR",
+    "elements": [
+        {
+            "price_components": [{"type": "ENERGY", "price": 0.30, "vat": 20.0, "step_size": 1}],
+            "restrictions": {"end_time": "12:00"},
+        },
+        {"price_components": [{"type": "ENERGY", "price": 0.10, "vat": 20.0, "step_size": 1}]},
+    ],
+}
+TARIFFS = {"chg-3": CHG_3, "toll-1": TOLL_1, "park-1": PARK_1, "mix-1": MIX_1, "noon-1": NOON_1}
 PROFILES = {
     "session": directive_pb2.DEVICE_PROFILE_SESSION,
     "one-shot": directive_pb2.DEVICE_PROFILE_ONE_SHOT,

@@ -98,7 +98,7 @@ def decide_adoption(
     # The turns that its device does not say are known to the cloud, if it knows the session.
     start = said_start if claim is None else claim.register_from
     try:
-        billed = _billed(claim, entry, register.unit, start, first, statement)
+        billed = _billed(claim, entry, register.unit, start, first, statement, state.time_zone)
     except TariffError:
         return park(command, statement, digest, Refusal.TARIFF_MISSING, now)
     token_key = b"*" + device.id.encode() if grant is None else first.commitment or b""
@@ -212,6 +212,7 @@ def _billed(
     start: int,
     first: Intent | Reading,
     statement: Reading | End,
+    time_zone: str,
 ) -> tuple[tuple[int, int, int], ...]:
     """What the claim has billed, by tax rate.
 
@@ -228,6 +229,7 @@ def _billed(
         end=claim.register_to,
         started_at=first.at,
         ended_at=Instant(max(first.at, statement.at)),
+        time_zone=time_zone,
     )
     parts = price(entry.tariff, use, closing=False).parts
     net, tax = claim.net_micros, claim.tax_micros

@@ -153,18 +153,34 @@ def hold(purse: Purse, charges: Sequence[Charge], need_micros: int, now: Instant
 def due(authorization_billed: dict[int, tuple[int, int]], parts: Sequence[Part], *, closing: bool) -> tuple[Part, ...]:
     """What ``parts`` (all that is due so far, by tax rate) add to what was billed: never less than nothing.
 
-    A part falls when a device's clock went back. Until every part has caught up an interim record adds nothing, or what was billed
-    would be no price of any of its statements, and no detail of its batch could be proven. What closes adds what it can.
+    A part can fall only where a lost journal has billed by readings that this one has not heard. Whatever is billed has to be the price of
+    the statements that its leaf shows, or no detail of its batch could be proven. So until every part has caught up an interim record adds
+    nothing, and what closes adds so much less at the other rates; nothing where that is not enough.
     """
     added: list[Part] = []
+    fell_net = fell_tax = 0
     for part in parts:
         net, tax = authorization_billed.get(part.rate_ppm, (0, 0))
-        if not closing and (part.net_micros < net or part.tax_micros < tax):
-            return ()
-        more_net, more_tax = max(0, part.net_micros - net), max(0, part.tax_micros - tax)
+        more_net, more_tax = part.net_micros - net, part.tax_micros - tax
+        if more_net < 0 or more_tax < 0:
+            if not closing:
+                return ()
+            fell_net, fell_tax = fell_net - min(0, more_net), fell_tax - min(0, more_tax)
+            more_net, more_tax = max(0, more_net), max(0, more_tax)
         if more_net or more_tax:
             added.append(Part(rate_ppm=part.rate_ppm, net_micros=more_net, tax_micros=more_tax))
-    return tuple(added)
+    return _less(added, fell_net, fell_tax) if fell_net or fell_tax else tuple(added)
+
+
+def _less(added: Sequence[Part], net: int, tax: int) -> tuple[Part, ...]:
+    """``added`` without ``net`` and ``tax`` micros, the lowest rates first; nothing where it is not that much."""
+    left: list[Part] = []
+    for part in added:
+        taken_net, taken_tax = min(net, part.net_micros), min(tax, part.tax_micros)
+        net, tax = net - taken_net, tax - taken_tax
+        if (taken_net, taken_tax) != (part.net_micros, part.tax_micros):
+            left.append(Part(part.rate_ppm, part.net_micros - taken_net, part.tax_micros - taken_tax))
+    return tuple(left) if net == tax == 0 else ()
 
 
 def held_micros(holds: dict[str, int]) -> int:

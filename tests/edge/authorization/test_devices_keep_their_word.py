@@ -24,7 +24,7 @@ from farthing.evidence import detail
 from farthing.evidence.batches import batch_hash
 from farthing.ids import authorization_id
 from farthing.refusal import Refusal
-from farthing.tariff import parse
+from farthing.tariff import Use, parse, price
 from farthing.v1 import batch_pb2, directive_pb2, gateway_sync_pb2
 from farthing_edge.authorization import commands
 from farthing_edge.authorization.commands import Reply, Shown
@@ -364,6 +364,7 @@ def prove(gateway: Gateway, *, modulus: int = 10**9) -> batch_pb2.Batch:
         device_key=lambda device, _kid: AnyKey(device),
         tariff=lambda name, _version: parse(json.dumps(TARIFFS[name]).encode()),
         register=lambda *_: detail.RegisterFacts(unit="Wh", modulus=modulus),
+        time_zone=state.time_zone,
     )
     return batch
 
@@ -471,6 +472,48 @@ def test_it_goes_on_from_the_claim_that_the_welcome_names(site: Gateway) -> None
         final.net_micros + final.tax_micros - claim.net_micros - claim.tax_micros,
         "q1",
     )
+
+
+#: Tariff; what the lost journal has heard, (minutes after the start, value) each; what the claim has in the end beside its price alone.
+HEARD = {
+    "all that is known": ("mix-1", [(5, 1_500), (10, 2_000)], "price"),
+    "stood still, which the end does not know": ("mix-1", [(5, 1_500), (15, 1_500)], "price"),
+    "a clock that went back a little": ("mix-1", [(22, 1_500)], "price"),
+    "a clock that went far back": ("mix-1", [(40, 2_000)], "billed"),
+    "dear before noon, which the end does not know": ("noon-1", [(5, 1_300)], "price"),
+    "very dear before noon, which the end does not know": ("noon-1", [(5, 2_500)], "billed"),
+}
+
+
+@pytest.mark.parametrize(("tariff_id", "heard", "has"), HEARD.values(), ids=HEARD)
+def test_an_end_after_a_lost_journal_bills_its_price_and_no_less_than_before(
+    site: Gateway, tariff_id: str, heard: list[tuple[int, int]], has: str
+) -> None:
+    """What the lost journal has billed stays; what is added is proven by the end's own statements, to the micro."""
+    # 11:50 at the site's wall clock, in summer.
+    site.at = clock("09:50")
+    site.told(tariff=Policy.tariff(tariff_id))
+    site.told(device=Policy.device("c1", tariff_id=tariff_id))
+    site.do(commands.HeadArrived(version=site.state.directive_version, at=site.at))
+    meter = Meter("c1", 1_000, tariff=tariff_id)
+    intent = meter.intent(site)
+    meter.authorization = say(site, intent).grant_of
+    for minutes, value in heard:
+        said = meter.reading(later(site), value, at=Instant(intent.at + minutes * 60 * SECOND_US))
+        assert say(site, said).status is AnswerStatus.RECORDED
+    session = Open(meter, intent, site.state.authorizations[meter.authorization].grant("G1"))
+    (claim,) = prove(site).claims
+    new = reborn(site, open_claims=(claim,))
+    end = meter.end(later(new), 2_600, at=Instant(intent.at + 20 * 60 * SECOND_US))
+    assert say(new, end, shown=session.shown()).closed
+    use = Use(unit="Wh", start=1_000, end=2_600, started_at=intent.at, ended_at=end.at, time_zone=new.state.time_zone)
+    due = price(parse(json.dumps(TARIFFS[tariff_id]).encode()), use, closing=True)
+    (final,) = prove(new).claims
+    expected = {"price": (due.net_micros, due.tax_micros), "billed": (claim.net_micros, claim.tax_micros)}
+    assert max(expected.values()) == expected[has]
+    assert (final.net_micros, final.tax_micros) == expected[has]
+    assert final.final
+    assert bool(final.shares) == (has == "price")
 
 
 def test_an_end_is_adopted_however_old_and_closes_at_once(site: Gateway) -> None:

@@ -16,6 +16,7 @@ from farthing.v1 import batch_pb2, directive_pb2
 from farthing_edge.authorization.state import FLOOR_FUNDING, OVERRUN_FUNDING, Quota
 from farthing_edge.metering.detail import Placed, leaves_of_entries
 from farthing_edge.metering.funding import Purse, bill, hold
+from farthing_edge.metering.funding import due as what_is_due
 
 NOW = clock("10:00")
 
@@ -265,3 +266,25 @@ def _check_claims(used: dict[bytes, list], batches: list[batch_pb2.Batch]) -> No
         assert claim.final
         assert (claim.register_from, claim.register_to) == (start, end)
         assert claim.net_micros + claim.tax_micros == shared.get(authorization, 0) == due.gross_micros
+
+
+BILLED = st.dictionaries(st.sampled_from([70_000, 200_000]), st.tuples(st.integers(0, 9), st.integers(0, 9)))
+
+
+@given(billed=BILLED, net=st.lists(st.integers(0, 9), min_size=4, max_size=4), closing=st.booleans())
+def test_what_is_due_makes_what_was_billed_the_price_or_is_nothing(
+    billed: dict[int, tuple[int, int]], net: list[int], closing: bool
+) -> None:
+    parts = (Part(70_000, net[0], net[1]), Part(200_000, net[2], net[3]))
+    added = what_is_due(billed, parts, closing=closing)
+    before = [sum(part[side] for part in billed.values()) for side in (0, 1)]
+    more = [sum(part.net_micros for part in added), sum(part.tax_micros for part in added)]
+    price = [net[0] + net[2], net[1] + net[3]]
+    assert all(part.net_micros >= 0 and part.tax_micros >= 0 for part in added)
+    assert [had + new for had, new in zip(before, more, strict=True)] == (price if added else before)
+    fell = any(
+        part.net_micros < billed.get(part.rate_ppm, (0, 0))[0] or part.tax_micros < billed.get(part.rate_ppm, (0, 0))[1]
+        for part in parts
+    )
+    if not fell or (closing and before[0] <= price[0] and before[1] <= price[1]):
+        assert [had + new for had, new in zip(before, more, strict=True)] == price

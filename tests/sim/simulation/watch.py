@@ -58,6 +58,8 @@ class Watch:
         self.resolved: defaultdict[str, int] = defaultdict(int)
         #: Device → authorization → what it was billed of the register, without what was set aside.
         self.intervals: defaultdict[str, dict[bytes, tuple[int, int]]] = defaultdict(dict)
+        #: Authorization → (net, tax) claimed so far.
+        self.claimed: dict[bytes, tuple[int, int]] = {}
         #: Quota → what silence or people ended of its hold, and what was billed to it beyond its hold.
         self.ended: Counter[str] = Counter()
         self.late: Counter[str] = Counter()
@@ -204,6 +206,11 @@ class Watch:
                     f"P1: {batch.gateway_id} bills {self.late[quota_id]} beyond the hold of {quota_id}, allowed is {most}"
                 )
 
+    def _was_lost(self, authorization: bytes) -> bool:
+        """Whether the journal that gave it is another one by now, or gone."""
+        gateway = self.world.gateways[self.recipient_of(authorization)]
+        return gateway.disk_faults > 0 or gateway.is_gone
+
     def _check_claim(self, claim: Claimed) -> None:
         """P3, P4: billed is what a device signed under this authorization, priced by the contract; and no use twice."""
         all_spoken = [each for each in self.spoken[claim.authorization_id] if each.start == claim.register_from]
@@ -213,11 +220,15 @@ class Watch:
         if claimed != (0, 0) or claim.final:
             due = self.prices.due(claim.authorization_id, claim.register_to, closing=claim.final)
             signed = any(each.has(claim.register_to) for each in all_spoken)
-            if not signed or claimed not in due:
+            before = self.claimed.get(claim.authorization_id)
+            # What was claimed by readings that a lost journal has taken with it is never reduced.
+            stays = claimed == before and any(net < claimed[0] or tax < claimed[1] for net, tax in due)
+            if not signed or not (claimed in due or (stays and self._was_lost(claim.authorization_id))):
                 points = [each.points for each in all_spoken]
                 raise PromiseBroken(
                     f"P4: {claim.register.device_id} signed {points}, worth {sorted(due)}: claimed is {claim}"
                 )
+        self.claimed[claim.authorization_id] = claimed
         device_id = claim.register.device_id
         if claim.aside:
             self.counted["set aside"] += 1
