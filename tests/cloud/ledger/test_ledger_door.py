@@ -587,3 +587,44 @@ async def test_a_gateway_without_its_journal_waits_until_two_people_have_decided
     # A batch of the old chain that turns up is posted, and names its incarnation in the receipt.
     (receipt,) = await push(cloud, gateway.seal(""))
     assert batch_pb2.Receipt.FromString(receipt.receipt).incarnation == 1
+
+
+async def test_a_person_corrects_once_and_is_named(cloud: Cloud) -> None:
+    gateway = Gateway()
+    batch = gateway.seal(await opened(cloud, gateway))
+    await push(cloud, batch)
+    back = cloud.back_office
+    (claim,) = (await back.ListClaims(ledger_pb2.ListClaimsRequest(operator_id=OP))).claims
+    content = ledger_pb2.CorrectionContent(
+        operator_id=OP,
+        correction_id="ticket-1",
+        kind="refund",
+        authorization_id=claim.authorization_id,
+        gateway_id="G1",
+        reason="wrong price",
+    )
+    request = ledger_pb2.CorrectRequest(content=content)
+    assert (await refused(back.Correct(request)))[0] == grpc.StatusCode.PERMISSION_DENIED
+    cloud.calls("person", "ann")
+    trial = await back.Correct(ledger_pb2.CorrectRequest(content=content, dry_run=True))
+    done = await back.Correct(request)
+    assert (trial.changed, done.changed, done.correction.amount_micros) == (True, True, NET + TAX)
+    assert (done.correction.person, done.correction.content, done.correction.currency) == ("ann", content, EUR)
+    cloud.calls("person", "ben")
+    again = await back.Correct(request)
+    assert (again.changed, again.correction) == (False, done.correction)
+    content.amount_micros = 1
+    for wrong, code in (
+        ({}, grpc.StatusCode.ALREADY_EXISTS),
+        ({"correction_id": "ticket-2"}, grpc.StatusCode.FAILED_PRECONDITION),
+        ({"kind": "present"}, grpc.StatusCode.INVALID_ARGUMENT),
+        ({"authorization_id": b"short"}, grpc.StatusCode.INVALID_ARGUMENT),
+        ({"correction_id": "ticket-2", "authorization_id": bytes(16)}, grpc.StatusCode.NOT_FOUND),
+    ):
+        other = ledger_pb2.CorrectionContent.FromString(content.SerializeToString())
+        for name, value in wrong.items():
+            setattr(other, name, value)
+        assert (await refused(back.Correct(ledger_pb2.CorrectRequest(content=other))))[0] == code
+    listed = (await back.ListCorrections(ledger_pb2.ListCorrectionsRequest(operator_id=OP))).corrections
+    assert list(listed) == [done.correction]
+    assert (await back.Verify(ledger_pb2.VerifyRequest())).ok
