@@ -29,6 +29,7 @@ FIGURES = {
     "flood": ("bench.flood", "flood"),
     "C1": ("bench.ledger", "c1"),
     "C2": ("bench.ledger", "c2"),
+    "E7": ("bench.backlog", "e7"),
     "daemons": ("bench.daemons", "daemons"),
 }
 

@@ -10,7 +10,7 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -100,6 +100,12 @@ def gateway() -> GatewayState:
             )
         ),
     )
+    tell(state, bodies)
+    return state
+
+
+def tell(state: GatewayState, bodies: Sequence[directive_pb2.Directive]) -> None:
+    """Let a gateway's first directives arrive."""
     previous = ZERO_HASH
     for version, directive in enumerate(bodies, start=1):
         directive.MergeFrom(
@@ -110,7 +116,6 @@ def gateway() -> GatewayState:
         arrived = commands.DirectiveArrived(body=directive, raw=raw, signature=bytes(64), key_id=bytes(8))
         for event in decide(state, arrived, now=NOW).events:
             apply(state, event)
-    return state
 
 
 def intent(counter: int) -> DeviceStatement:

@@ -58,7 +58,7 @@ C1_BUDGET = 50_000
 C2_BUDGET = 25_000
 
 
-class _Key:
+class Key:
     """ES256 in software: the same signatures as a token's, without its latency."""
 
     def __init__(self) -> None:
@@ -74,7 +74,7 @@ class _Key:
         return r.to_bytes(32, "big") + s.to_bytes(32, "big")
 
 
-async def _open(store: LedgerStore, batch_key: bytes, accounts: int) -> tuple[Ledger, list[str]]:
+async def open_ledger(store: LedgerStore, batch_key: bytes, accounts: int) -> tuple[Ledger, list[str]]:
     """A gateway, funded accounts, one quota each."""
     ledger = Ledger(store, terms=TERMS, receipt_keys=())
     await ledger.put_gateway(
@@ -174,7 +174,7 @@ def _batches(quotas: list[str], count: int, lines: int) -> Iterator[bytes]:
 
 
 @asynccontextmanager
-async def _database() -> AsyncIterator[Pool]:
+async def database() -> AsyncIterator[Pool]:
     folder = Path(tempfile.mkdtemp(prefix="farthing-bench-", dir="/tmp"))
     # The server runs as a user of its own when we are root.
     await asyncio.to_thread(folder.chmod, 0o755)
@@ -212,7 +212,7 @@ class _Recording(MemoryStore):
 async def _post_all(pool: Pool, accounts: int) -> float:
     """Entries a second: the posting call and its commit, batch after batch."""
     planned = _Recording()
-    ledger, quotas = await _open(planned, b"", accounts)
+    ledger, quotas = await open_ledger(planned, b"", accounts)
     await _post_batches(ledger, quotas)
     store = PostgresStore(pool)
     seconds: list[float] = []
@@ -273,7 +273,7 @@ async def _copy_floor(pool: Pool) -> float:
 async def _c1() -> list[dict[str, object]]:
     figures: list[dict[str, object]] = []
     for what, accounts in (("cold accounts", ACCOUNTS), ("hot account", 1)):
-        async with _database() as pool:
+        async with database() as pool:
             value = await _post_all(pool, accounts)
             floor = await _copy_floor(pool)
         figures.append(
@@ -296,10 +296,10 @@ def c1() -> list[dict[str, object]]:
 
 
 async def _c2() -> dict[str, object]:
-    key, token = _Key(), _Key()
-    async with _database() as pool:
+    key, token = Key(), Key()
+    async with database() as pool:
         store = PostgresStore(pool)
-        ledger, quotas = await _open(store, key.spki, ACCOUNTS)
+        ledger, quotas = await open_ledger(store, key.spki, ACCOUNTS)
         signatures = Signatures(signer=token, keys=PublicKeys(receipt=token.spki, directive=token.spki), store=store)
         server = grpc.aio.server()
         gateway_sync_pb2_grpc.add_GatewaySyncServicer_to_server(
@@ -339,7 +339,7 @@ async def _c2() -> dict[str, object]:
             seconds = time.perf_counter() - began
             await sending
         await server.stop(None)
-    async with _database() as pool:
+    async with database() as pool:
         floor = await _post_all(pool, ACCOUNTS) / 4
     value = (C2_BATCHES - WARM_UP) * C2_LINES / seconds
     return _figure(
