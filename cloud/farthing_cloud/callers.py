@@ -135,6 +135,7 @@ DEFAULT_CALLERS: Mapping[str, tuple[str, ...]] = {
     _L + "ListDecisions": (_PERSONS,),
     _L + "Correct": (_PERSONS,),
     _L + "ListCorrections": (_PERSONS, _SETTLEMENT),
+    _L + "ExportEvidence": (_PERSONS,),
     _L + "ShowExposure": (_PERSONS, _FRAUD, _SETTLEMENT),
     # Vault.
     _V + "PutToken": (_PERSONS,),

@@ -80,6 +80,8 @@ class LedgerSection(Section):
     max_open_quotas: Annotated[int, Field(ge=1, le=1_000)] = 8
     #: A gateway not heard for this long is silent: its open quotas count as maximum loss.
     silent_after_s: Annotated[int, Field(ge=1)] = 600
+    #: The leaves of proven batches are kept this long, to answer a payer's doubt. Two years: longer than any card scheme lets a payment be disputed.
+    keep_detail_s: Annotated[int, Field(ge=86_400)] = 730 * 86_400
     #: A head of every gateway's chain is signed and sent at least this often, real seconds.
     directive_head_interval_s: Annotated[int, Field(ge=1)] = 5
 

@@ -11,6 +11,7 @@ import pytest
 
 # Tests are not a package: what several of them share is found beside this file.
 sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parent.parent / "proto"))
 
 from cloud_database import database_server, database_url, ledger_pool
 

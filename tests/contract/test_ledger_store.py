@@ -2,11 +2,13 @@
 
 import asyncio
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from ledger_story import EUR, NOW, OP, ORDER, SPLIT, TERMS, Story, afterwards, close_and_pay, grants, micros, seal_all
 
-from farthing.ids import AccountId, GatewayId, SiteId
+from farthing.clock import Instant
+from farthing.ids import AccountId, AuthorizationId, GatewayId, OperatorId, SiteId
 from farthing.v1 import batch_pb2, directive_pb2, events_pb2, gateway_sync_pb2
 from farthing_cloud.database import Pool
 from farthing_cloud.ledger.core.batches import ChainStep
@@ -14,7 +16,7 @@ from farthing_cloud.ledger.core.funds import Funding, LedgerRefusal, OtherConten
 from farthing_cloud.ledger.core.quotas import QuotaRequest
 from farthing_cloud.ledger.core.rows import AccountStatus
 from farthing_cloud.ledger.operations import Ledger
-from farthing_cloud.ledger.store.interface import Cursor, LedgerStore, Signed, Transaction
+from farthing_cloud.ledger.store.interface import Cursor, Detail, LedgerStore, Signed, Transaction
 from farthing_cloud.ledger.store.memory import MemoryStore
 from farthing_cloud.ledger.store.postgres import PostgresStore
 
@@ -422,3 +424,46 @@ async def test_two_gateways_at_once_collide_and_nothing_is_lost(ledger_pool: Poo
     aside = sum(b.debits_posted for path, b in total.items() if path.startswith("suspense/"))
     # What a payer pays of a debt is a debit of his own, and was one of the debt's before.
     assert paid - sum(b.credits_posted for b in debts) + sum(b.debits_posted for b in debts) + aside == micros("12.06")
+
+
+async def test_detail_is_kept_with_its_proof_found_by_authorization_and_forgotten(store: LedgerStore) -> None:
+    story = Story(store)
+    await grants(story)
+    sealed = seal_all(story)
+    for name in ORDER:
+        await story.push(sealed[name])
+    a1, t1 = (AuthorizationId(name.ljust(16)) for name in (b"a1", b"t1"))
+
+    async def prove(sequence: int, leaves: bytes, at: int) -> bool:
+        claims = batch_pb2.Batch.FromString(sealed[f"G1#{sequence}"]).claims
+        mine = Detail(authorizations=tuple(AuthorizationId(c.authorization_id) for c in claims), leaves=leaves)
+        return await story.ledger.prove(GatewayId("G1"), 1, sequence, events=(), now=Instant(at), detail=mine)
+
+    async def found(authorization: AuthorizationId, **more: Any) -> list[tuple[int, bytes | None]]:
+        asked: dict[str, Any] = {"last": (1, 3), "before": None, "limit": 10} | more
+        return [
+            (batch.sequence, batch.leaves)
+            for batch in await store.detailed_batches(GatewayId("G1"), authorization, **asked)
+        ]
+
+    # The batch of the last claim is there in any case, without a detail.
+    assert await found(a1) == [(3, None)]
+    assert await prove(1, b"one", 10)
+    assert not await prove(1, b"another", 11)
+    assert await prove(2, b"two", 20)
+    assert await found(a1) == [(3, None), (2, b"two"), (1, b"one")]
+    assert await found(t1, last=(1, 1)) == [(1, b"one")]
+    assert await found(a1, limit=2) == [(3, None), (2, b"two")]
+    assert await found(a1, before=(1, 2)) == [(1, b"one")]
+    (second,) = await store.detailed_batches(GatewayId("G1"), a1, (1, 2), (1, 3), 1)
+    assert (second.batch.body, second.proven, second.receipt) == (sealed["G1#2"], True, None)
+
+    (claim,) = await store.claims_of(OP, a1)
+    assert (claim.gateway_id, claim.incarnation, claim.sequence) == ("G1", 1, 3)
+    assert await store.claims_of(OperatorId("another"), a1) == []
+    assert await store.claims_of(OP, AuthorizationId(bytes(16))) == []
+
+    assert await store.forget_details(Instant(10), 5) == 0
+    assert await store.forget_details(Instant(21), 1) == 1
+    assert await found(a1) == [(3, None), (2, b"two")]
+    assert await store.forget_details(Instant(21), 5) == 1

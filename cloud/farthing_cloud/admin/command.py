@@ -84,6 +84,12 @@ def _ledger() -> typer.Typer:
     return ledger
 
 
+def _evidence() -> typer.Typer:
+    from farthing_cloud.admin.evidence import evidence
+
+    return evidence
+
+
 def _fraud() -> typer.Typer:
     from farthing_cloud.admin.fraud import app
 
@@ -130,6 +136,7 @@ _GROUPS: Mapping[str, Callable[[], typer.Typer]] = {
     "corrections": _corrections,
     "batches": _batches,
     "ledger": _ledger,
+    "evidence": _evidence,
     "fraud": _fraud,
     "settlement": _settlement,
 }

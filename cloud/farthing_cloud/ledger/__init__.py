@@ -18,6 +18,7 @@ from farthing_cloud.database import Pool
 from farthing_cloud.ledger import metrics
 from farthing_cloud.ledger.back_office import LedgerServicer
 from farthing_cloud.ledger.bell import Bell
+from farthing_cloud.ledger.bundles import Bundles
 from farthing_cloud.ledger.core.exposure import loss_of
 from farthing_cloud.ledger.core.quotas import GrantTerms
 from farthing_cloud.ledger.core.rows import Gateway
@@ -36,6 +37,9 @@ SMALLEST_QUOTA_MICROS: Final = MICROS // 2
 RESOLVE_EVERY_S: Final = 2.0
 #: How often silent gateways are looked for, real seconds: holds outlive for days.
 SILENCE_EVERY_S: Final = 10.0
+#: How often details older than their retention are looked for, real seconds, and how many are forgotten in one round.
+FORGET_EVERY_S: Final = 60.0
+FORGET_AT_ONCE: Final = 1_000
 #: How often the figures of maximum loss are taken, real seconds: as often as a scraper asks.
 EXPOSURE_EVERY_S: Final = 10.0
 
@@ -52,6 +56,7 @@ class LedgerService:
     ledger: Ledger
     clock: BusinessClock
     silent_us: int
+    keep_detail_us: int
 
     @property
     def servicers(self) -> Sequence[Mounted]:
@@ -68,6 +73,7 @@ class LedgerService:
             tasks.create_task(self._resolve_floors())
             tasks.create_task(self._end_silent())
             tasks.create_task(self._measure_exposure())
+            tasks.create_task(self._forget_details())
 
     async def _end_silent(self) -> None:
         while True:
@@ -79,6 +85,17 @@ class LedgerService:
                 _log.warning("silent gateways wait to be looked at", cause=str(err))
             # A full round has more behind it.
             await asyncio.sleep(RESOLVE_EVERY_S if looked_at == OVERDUE_AT_ONCE else SILENCE_EVERY_S)
+
+    async def _forget_details(self) -> None:
+        while True:
+            forgotten = 0
+            try:
+                before = Instant(self.clock.now() - self.keep_detail_us)
+                forgotten = await self.ledger.store.forget_details(before, FORGET_AT_ONCE)
+            except StoreError as err:
+                _log.warning("old details wait to be forgotten", cause=str(err))
+            # A full round has more behind it.
+            await asyncio.sleep(RESOLVE_EVERY_S if forgotten == FORGET_AT_ONCE else FORGET_EVERY_S)
 
     async def _measure_exposure(self) -> None:
         while True:
@@ -148,6 +165,7 @@ def build(
         back_office=LedgerServicer(
             ledger=ledger,
             reports=Reports(pool),
+            bundles=Bundles(store, receipt_keys=(keys.receipt,)),
             clock=clock,
             directives_wanted=signatures.wanted,
             events=events,
@@ -158,4 +176,5 @@ def build(
         ledger=ledger,
         clock=clock,
         silent_us=settings.silent_after_s * SECOND_US,
+        keep_detail_us=settings.keep_detail_s * SECOND_US,
     )

@@ -9,12 +9,22 @@ from typing_extensions import override
 from farthing.clock import BusinessClock
 from farthing.device.cose import VerifyingKey
 from farthing.device.reject import MessageError
-from farthing.ids import AccountId, GatewayId, OperatorId, SiteId, parse_id
+from farthing.ids import (
+    AUTHORIZATION_ID_SIZE,
+    AccountId,
+    AuthorizationId,
+    GatewayId,
+    OperatorId,
+    SiteId,
+    parse_bytes,
+    parse_id,
+)
 from farthing.money import parse_amount_micros, parse_currency
 from farthing.policy import online_check_ppm_of, place_policy_of, scorecard_of, usage_limits_of
 from farthing.v1 import directive_pb2, ledger_pb2, ledger_pb2_grpc
 from farthing_cloud.callers import Caller
 from farthing_cloud.ledger.bell import Bell
+from farthing_cloud.ledger.bundles import Bundles
 from farthing_cloud.ledger.core.directives import Body
 from farthing_cloud.ledger.core.exposure import Loss, loss_of, total
 from farthing_cloud.ledger.core.funds import Funding, UnknownName
@@ -31,6 +41,8 @@ MAX_TRANSFERS: Final = 1_000
 MAX_CORRECTIONS: Final = 1_000
 #: Outbox rows read at once.
 EVENTS_AT_ONCE: Final = 500
+#: A quarter of what one message of gRPC may have.
+PART_SIZE: Final = 1024 * 1024
 #: Texts of people and services that end up in rows.
 MAX_TEXT: Final = 200
 
@@ -56,6 +68,7 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServicer):
         *,
         ledger: Ledger,
         reports: Reports,
+        bundles: Bundles,
         clock: BusinessClock,
         directives_wanted: Bell,
         events: Bell,
@@ -66,6 +79,7 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServicer):
         self._silent_us = silent_us
         self._store = ledger.store
         self._reports = reports
+        self._bundles = bundles
         self._clock = clock
         self._directives_wanted = directives_wanted
         self._events = events
@@ -220,6 +234,21 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServicer):
         async with refusals(context):
             claims = await self._reports.claims(request.operator_id, request.device_id)
         return ledger_pb2.ListClaimsResponse(claims=claims)
+
+    @override
+    async def ExportEvidence(
+        self, request: ledger_pb2.ExportEvidenceRequest, context: Context
+    ) -> AsyncIterator[ledger_pb2.ExportEvidenceResponse]:
+        """What one authorization was billed, down to the devices' signatures."""
+        async with refusals(context):
+            bundle = await self._bundles.of(
+                OperatorId(parse_id(request.operator_id)),
+                AuthorizationId(parse_bytes(request.authorization_id, AUTHORIZATION_ID_SIZE)),
+                gateway_id=GatewayId(parse_id(request.gateway_id)) if request.gateway_id else None,
+                last_batches=request.last_batches,
+            )
+            for start in range(0, len(bundle), PART_SIZE):
+                yield ledger_pb2.ExportEvidenceResponse(part=bundle[start : start + PART_SIZE])
 
     # --- quotas -------------------------------------------------------------------------------------------------------
 

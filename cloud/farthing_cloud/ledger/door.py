@@ -21,7 +21,7 @@ from farthing.device.cose import VerifyingKey
 from farthing.device.reject import MessageError
 from farthing.evidence.batches import BATCH_RECIPIENT, DetailError, decompress_leaves
 from farthing.evidence.detail import EvidenceError, VerifiedLeaf, verify
-from farthing.ids import START_ID_SIZE, AccountId, GatewayId, parse_bytes, parse_id
+from farthing.ids import START_ID_SIZE, AccountId, AuthorizationId, GatewayId, parse_bytes, parse_id
 from farthing.money import parse_amount_micros, parse_currency
 from farthing.v1 import batch_pb2, directive_pb2, events_pb2, gateway_sync_pb2, gateway_sync_pb2_grpc
 from farthing_cloud.callers import Caller
@@ -38,7 +38,7 @@ from farthing_cloud.ledger.facts import Facts, GatewayFacts
 from farthing_cloud.ledger.operations import Ledger
 from farthing_cloud.ledger.refusals import Context, Refused, malformed, refusals
 from farthing_cloud.ledger.signing import LOOK_AGAIN_MS, Signatures, receipt_message
-from farthing_cloud.ledger.store.interface import ReceiptContent, StoredDirective
+from farthing_cloud.ledger.store.interface import Detail, ReceiptContent, StoredDirective
 
 #: Directives read for one gateway at once.
 DIRECTIVES_AT_ONCE: Final = 64
@@ -340,6 +340,10 @@ class GatewaySyncServicer(gateway_sync_pb2_grpc.GatewaySyncServicer):
             request.sequence,
             events=_verified_events(batch, leaves),
             now=self._clock.now(),
+            detail=Detail(
+                authorizations=tuple(AuthorizationId(claim.authorization_id) for claim in batch.claims),
+                leaves=request.compressed_leaves,
+            ),
         )
         self._events.ring()
         return ""

@@ -50,7 +50,7 @@ from farthing_cloud.ledger.core.rows import (
 )
 from farthing_cloud.ledger.core.uses import UsePart, accounts_of, parts_of
 from farthing_cloud.ledger.core.windows import SplitRule
-from farthing_cloud.ledger.store.interface import LedgerStore, ReceiptContent, Signed, StoreError, Transaction
+from farthing_cloud.ledger.store.interface import Detail, LedgerStore, ReceiptContent, Signed, StoreError, Transaction
 
 #: Rows resolved in one round; the next round takes the rest.
 FLOORS_AT_ONCE: Final = 100
@@ -567,8 +567,12 @@ class Ledger:
         *,
         events: tuple[Event, ...],
         now: Instant,
+        detail: Detail | None = None,
     ) -> bool:
-        """Mark a batch whose detail was verified; its events leave in the same transaction. Whether anything changed."""
+        """Mark a batch whose detail was verified; its events leave, and its detail is kept, in the same transaction.
+
+        ``detail`` is None where there is nothing to keep. Whether anything changed.
+        """
         gateway = await self._gateway(gateway_id)
         stored = await self.store.batch(gateway_id, incarnation, sequence)
         if stored is None:
@@ -597,6 +601,8 @@ class Ledger:
             )
             if posting is not None:
                 await tx.post(posting)
+                if detail is not None:
+                    await tx.keep_detail(gateway_id, incarnation, sequence, detail, now=now)
             return posting is not None
 
         return await self.store.run(work)

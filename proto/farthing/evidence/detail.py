@@ -15,7 +15,7 @@ Rule 7: which account and quota paid is the gateway's word; nothing here proves 
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from farthing.clock import quarter_of
@@ -98,50 +98,105 @@ def verify(
     id, register epoch); None is "unknown", and breaks a rule. ``time_zone`` is the site's, for tariffs that go by the wall clock.
     """
     _check_tree(batch, leaves)
-    lines = _lines_of_leaves(batch)
-    reader = _Reader(batch, device_key)
-    claims = {claim.authorization_id: claim for claim in batch.claims}
+    check = _Checker(batch, device_key=device_key, tariff=tariff, register=register, time_zone=time_zone)
+    verified = [check.leaf(index, data) for index, data in enumerate(leaves)]
+    _check_sums(batch, verified)
+    _check_claims(batch, verified)
+    return tuple(verified)
+
+
+def verify_authorization(
+    batch: batch_pb2.Batch,
+    authorization: bytes,
+    leaves: Mapping[int, bytes],
+    *,
+    device_key: DeviceKeys,
+    tariff: Tariffs,
+    register: Registers,
+    time_zone: str = "",
+) -> list[list[VerifiedLeaf]]:
+    """Check what rules 2 to 6 say of one authorization, from its own leaves by index; its records in the order in which they were billed.
+
+    That the leaves stand in the batch is the caller's to show (inclusion proofs, rule 1): the others need not be there. A leaf too few
+    breaks rule 2, as the claim's shares are the sums of its leaves. Callables and errors as in :func:`verify`.
+    """
+    claims = [claim for claim in batch.claims if claim.authorization_id == authorization]
+    if len(claims) != 1:
+        raise EvidenceError(f"the batch has {len(claims)} claims of the authorization, not one")
+    check = _Checker(batch, device_key=device_key, tariff=tariff, register=register, time_zone=time_zone)
     verified = []
-    for index, (data, line) in enumerate(zip(leaves, lines, strict=True)):
+    for index, data in sorted(leaves.items()):
+        found = check.leaf(index, data)
+        if found.leaf.authorization != authorization:
+            raise EvidenceError("a leaf of another authorization", index)
+        verified.append(found)
+    _check_shares(claims[0], verified)
+    if not verified:
+        return []
+    records = _records(verified)
+    _check_totals(claims[0], records)
+    return records
+
+
+class _Checker:
+    """What each leaf has to keep by itself, against its batch and what is known of devices and tariffs."""
+
+    def __init__(
+        self,
+        batch: batch_pb2.Batch,
+        *,
+        device_key: DeviceKeys,
+        tariff: Tariffs,
+        register: Registers,
+        time_zone: str,
+    ) -> None:
+        self._batch = batch
+        self._lines = _lines_of_leaves(batch)
+        self._claims = {claim.authorization_id: claim for claim in batch.claims}
+        self._reader = _Reader(batch, device_key)
+        self._tariff = tariff
+        self._register = register
+        self._time_zone = time_zone
+
+    def leaf(self, index: int, data: bytes) -> VerifiedLeaf:
+        """The leaf, its statements read; raise ``EvidenceError``."""
+        if not 0 <= index < len(self._lines):
+            raise EvidenceError("stands nowhere in the batch", index)
+        batch, line = self._batch, self._batch.lines[self._lines[index]]
         try:
             item = leaves_of.decode(data)
         except LeafError as err:
             raise EvidenceError(str(err), index) from err
-        _check_line_of(item, line, batch.lines[line], index)
-        claim = claims.get(item.authorization)
-        first, latest, last = reader.statements(item, index)
+        _check_line_of(item, self._lines[index], line, index)
+        claim = self._claims.get(item.authorization)
+        first, latest, last = self._reader.statements(item, index)
         _check_statements(item, first, latest, last, claim, index)
         if claim is None:
             raise EvidenceError("of an authorization without a claim", index)
         _check_grant(batch, item, first, index)
-        facts = register(item.device, item.register_id, item.register_epoch)
+        facts = self._register(item.device, item.register_id, item.register_epoch)
         if facts is None:
             raise EvidenceError("a register that nobody knows", index)
         start = _start(first, facts, claim)
         _check_interval(item, first, last, facts, start, index)
-        priced_by = tariff(item.tariff.tariff_id, item.tariff.version)
+        priced_by = self._tariff(item.tariff.tariff_id, item.tariff.version)
         if priced_by is None:
             raise EvidenceError("a tariff version that nobody knows", index)
-        previous = reader.previous(item, index)
+        previous = self._reader.previous(item, index)
         if item.stood is not None and previous is not None:
             _check_stood(item, item.stood, first, previous, last, facts, start, index)
-        use = _use_of(item, first, last, facts, start, time_zone)
-        placed = _check_price(item, use, priced_by, batch, batch.lines[line], index)
-        verified.append(
-            VerifiedLeaf(
-                index=index,
-                leaf=item,
-                first=first,
-                last=last,
-                start=start,
-                previous=previous,
-                placed=placed,
-                worth=None if item.stood is None else _worth(priced_by, use, item.stood, index),
-            )
+        use = _use_of(item, first, last, facts, start, self._time_zone)
+        placed = _check_price(item, use, priced_by, batch, line, index)
+        return VerifiedLeaf(
+            index=index,
+            leaf=item,
+            first=first,
+            last=last,
+            start=start,
+            previous=previous,
+            placed=placed,
+            worth=None if item.stood is None else _worth(priced_by, use, item.stood, index),
         )
-    _check_sums(batch, verified)
-    _check_claims(batch, verified)
-    return tuple(verified)
 
 
 # The batch ------------------------------------------------------------------------------------------------------------

@@ -39,20 +39,27 @@ def _root(level: list[bytes]) -> bytes:
 
 def inclusion_proof(leaves: Sequence[bytes], index: int) -> list[bytes]:
     """The path from leaf ``index`` to the root, from the bottom (RFC 9162, section 2.1.3.1); ``IndexError`` outside."""
-    if not 0 <= index < len(leaves):
-        raise IndexError(index)
+    return inclusion_proofs(leaves, [index])[0]
+
+
+def inclusion_proofs(leaves: Sequence[bytes], indices: Sequence[int]) -> list[list[bytes]]:
+    """The paths of several leaves, as :func:`inclusion_proof`; the tree is hashed once."""
+    for index in indices:
+        if not 0 <= index < len(leaves):
+            raise IndexError(index)
     level = [leaf_hash(leaf) for leaf in leaves]
-    path = []
+    nodes = list(indices)
+    paths: list[list[bytes]] = [[] for _ in nodes]
     while len(level) > 1:
-        sibling = index ^ 1
-        if sibling < len(level):
-            path.append(level[sibling])
+        for path, node in zip(paths, nodes, strict=True):
+            if node ^ 1 < len(level):
+                path.append(level[node ^ 1])
+        nodes = [node // 2 for node in nodes]
         paired = [_node_hash(level[i], level[i + 1]) for i in range(0, len(level) - 1, 2)]
         if len(level) % 2:
             paired.append(level[-1])
         level = paired
-        index //= 2
-    return path
+    return paths
 
 
 def verify_inclusion(leaf: bytes, index: int, size: int, path: Sequence[bytes], root_hash: bytes) -> bool:

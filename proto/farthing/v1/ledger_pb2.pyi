@@ -1891,3 +1891,51 @@ class ListCorrectionsResponse(message.Message):
     _ClearFieldArgType: _TypeAlias = typing.Literal["corrections", b"corrections"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ExportEvidenceRequest(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
+    OPERATOR_ID_FIELD_NUMBER: builtins.int
+    AUTHORIZATION_ID_FIELD_NUMBER: builtins.int
+    GATEWAY_ID_FIELD_NUMBER: builtins.int
+    LAST_BATCHES_FIELD_NUMBER: builtins.int
+    operator_id: builtins.str
+    authorization_id: builtins.bytes
+    """16 bytes."""
+    gateway_id: builtins.str
+    """Whose claim; empty: that of the only gateway that claims it."""
+    last_batches: builtins.int
+    """Only so many of the newest batches; 0: all. (A standing authorization has one in every batch, for ever.)"""
+    def __init__(
+        self,
+        *,
+        operator_id: builtins.str = ...,
+        authorization_id: builtins.bytes = ...,
+        gateway_id: builtins.str = ...,
+        last_batches: builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["authorization_id", b"authorization_id", "gateway_id", b"gateway_id", "last_batches", b"last_batches", "operator_id", b"operator_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ExportEvidenceResponse(message.Message):
+    """The parts in order are one bundle as CBOR (farthing.evidence.bundle), its list of certificates empty: the registry has those."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    PART_FIELD_NUMBER: builtins.int
+    part: builtins.bytes
+    def __init__(
+        self,
+        *,
+        part: builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["part", b"part"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...

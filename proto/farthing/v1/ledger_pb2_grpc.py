@@ -155,6 +155,11 @@ class LedgerStub:
                 request_serializer=farthing_dot_v1_dot_ledger__pb2.ListCorrectionsRequest.SerializeToString,
                 response_deserializer=farthing_dot_v1_dot_ledger__pb2.ListCorrectionsResponse.FromString,
                 _registered_method=True)
+        self.ExportEvidence = channel.unary_stream(
+                '/farthing.v1.Ledger/ExportEvidence',
+                request_serializer=farthing_dot_v1_dot_ledger__pb2.ExportEvidenceRequest.SerializeToString,
+                response_deserializer=farthing_dot_v1_dot_ledger__pb2.ExportEvidenceResponse.FromString,
+                _registered_method=True)
         self.ShowExposure = channel.unary_unary(
                 '/farthing.v1.Ledger/ShowExposure',
                 request_serializer=farthing_dot_v1_dot_ledger__pb2.ShowExposureRequest.SerializeToString,
@@ -317,6 +322,13 @@ class LedgerServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ExportEvidence(self, request, context):
+        """What one authorization was billed, down to the devices' signatures: one bundle in parts.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ShowExposure(self, request, context):
         """The most that could be lost now.
         """
@@ -446,6 +458,11 @@ def add_LedgerServicer_to_server(servicer, server):
                     servicer.ListCorrections,
                     request_deserializer=farthing_dot_v1_dot_ledger__pb2.ListCorrectionsRequest.FromString,
                     response_serializer=farthing_dot_v1_dot_ledger__pb2.ListCorrectionsResponse.SerializeToString,
+            ),
+            'ExportEvidence': grpc.unary_stream_rpc_method_handler(
+                    servicer.ExportEvidence,
+                    request_deserializer=farthing_dot_v1_dot_ledger__pb2.ExportEvidenceRequest.FromString,
+                    response_serializer=farthing_dot_v1_dot_ledger__pb2.ExportEvidenceResponse.SerializeToString,
             ),
             'ShowExposure': grpc.unary_unary_rpc_method_handler(
                     servicer.ShowExposure,
@@ -1102,6 +1119,33 @@ class Ledger:
             '/farthing.v1.Ledger/ListCorrections',
             farthing_dot_v1_dot_ledger__pb2.ListCorrectionsRequest.SerializeToString,
             farthing_dot_v1_dot_ledger__pb2.ListCorrectionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExportEvidence(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/farthing.v1.Ledger/ExportEvidence',
+            farthing_dot_v1_dot_ledger__pb2.ExportEvidenceRequest.SerializeToString,
+            farthing_dot_v1_dot_ledger__pb2.ExportEvidenceResponse.FromString,
             options,
             channel_credentials,
             insecure,

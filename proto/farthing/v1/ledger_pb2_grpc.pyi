@@ -64,6 +64,8 @@ class LedgerStub:
     Correct: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.CorrectRequest, _ledger_pb2.CorrectResponse]
     """Nothing posted changes: money goes back, is given, taken away or written off by transfers of its own."""
     ListCorrections: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.ListCorrectionsRequest, _ledger_pb2.ListCorrectionsResponse]
+    ExportEvidence: _grpc.UnaryStreamMultiCallable[_ledger_pb2.ExportEvidenceRequest, _ledger_pb2.ExportEvidenceResponse]
+    """What one authorization was billed, down to the devices' signatures: one bundle in parts."""
     ShowExposure: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.ShowExposureRequest, _ledger_pb2.ShowExposureResponse]
     """The most that could be lost now."""
 
@@ -103,6 +105,8 @@ class LedgerAsyncStub(LedgerStub):
     Correct: _aio.UnaryUnaryMultiCallable[_ledger_pb2.CorrectRequest, _ledger_pb2.CorrectResponse]  # type: ignore[assignment]
     """Nothing posted changes: money goes back, is given, taken away or written off by transfers of its own."""
     ListCorrections: _aio.UnaryUnaryMultiCallable[_ledger_pb2.ListCorrectionsRequest, _ledger_pb2.ListCorrectionsResponse]  # type: ignore[assignment]
+    ExportEvidence: _aio.UnaryStreamMultiCallable[_ledger_pb2.ExportEvidenceRequest, _ledger_pb2.ExportEvidenceResponse]  # type: ignore[assignment]
+    """What one authorization was billed, down to the devices' signatures: one bundle in parts."""
     ShowExposure: _aio.UnaryUnaryMultiCallable[_ledger_pb2.ShowExposureRequest, _ledger_pb2.ShowExposureResponse]  # type: ignore[assignment]
     """The most that could be lost now."""
 
@@ -283,6 +287,14 @@ class LedgerServicer(metaclass=_abc_1.ABCMeta):
         request: _ledger_pb2.ListCorrectionsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ledger_pb2.ListCorrectionsResponse, _abc.Awaitable[_ledger_pb2.ListCorrectionsResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def ExportEvidence(
+        self,
+        request: _ledger_pb2.ExportEvidenceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_ledger_pb2.ExportEvidenceResponse], _abc.AsyncIterator[_ledger_pb2.ExportEvidenceResponse]]:
+        """What one authorization was billed, down to the devices' signatures: one bundle in parts."""
 
     @_abc_1.abstractmethod
     def ShowExposure(

@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 from collections.abc import AsyncIterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import grpc
@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from evidence_bundles import ROOT, certificate, der
 from ledger_story import EUR, OP, TERMS
 
 from farthing.clock import Instant, quarter_of, real_clock
@@ -22,7 +23,9 @@ from farthing.device import messages as m
 from farthing.device.cose import VerifyingKey
 from farthing.evidence import merkle
 from farthing.evidence.batches import compress_leaves
+from farthing.evidence.bundle import Bundle, decode
 from farthing.evidence.leaf import Leaf
+from farthing.evidence.proof import prove
 from farthing.ids import AccountId, GatewayId, authorization_id
 from farthing.v1 import (
     batch_pb2,
@@ -37,6 +40,7 @@ from farthing_cloud.callers import Caller
 from farthing_cloud.database import Pool
 from farthing_cloud.ledger.back_office import LedgerServicer
 from farthing_cloud.ledger.bell import Bell
+from farthing_cloud.ledger.bundles import Bundles
 from farthing_cloud.ledger.door import GatewaySyncServicer
 from farthing_cloud.ledger.operations import Ledger
 from farthing_cloud.ledger.reports import Reports
@@ -61,6 +65,9 @@ class SoftKey:
         self._key = ec.generate_private_key(ec.SECP256R1())
         self.spki = self._key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
         self.public = VerifyingKey.from_spki(self.spki)
+
+    def certificate(self, name: str) -> bytes:
+        return der(certificate(name, self._key))
 
     def sign(self, data: bytes) -> bytes:
         r, s = decode_dss_signature(self._key.sign(data, ec.ECDSA(SHA256())))
@@ -222,6 +229,7 @@ async def cloud(ledger_pool: Pool) -> AsyncIterator[Cloud]:
         LedgerServicer(
             ledger=ledger,
             reports=Reports(ledger_pool),
+            bundles=Bundles(store, receipt_keys=(keys.receipt,)),
             clock=clock,
             directives_wanted=signatures.wanted,
             events=events,
@@ -471,6 +479,49 @@ async def test_detail_is_checked_leaf_by_leaf_and_published(cloud: Cloud) -> Non
     listed = (await cloud.back_office.ListBatches(ledger_pb2.ListBatchesRequest(operator_id=OP))).batches
     assert [batch.proven for batch in listed] == [True, True]
     assert (await cloud.store.verify()).fault == ""
+
+
+async def exported(cloud: Cloud, authorization: bytes, **more: Any) -> Bundle:
+    request = ledger_pb2.ExportEvidenceRequest(operator_id=OP, authorization_id=authorization, **more)
+    return decode(b"".join([answer.part async for answer in cloud.back_office.ExportEvidence(request)]))
+
+
+async def test_a_bill_is_proven_offline_from_what_the_ledger_kept(cloud: Cloud) -> None:
+    gateway = Gateway()
+    quota_id = await opened(cloud, gateway)
+    await push(cloud, gateway.seal(quota_id), gateway.seal(quota_id))
+    (bill, other) = (await cloud.back_office.ListClaims(ledger_pb2.ListClaimsRequest(operator_id=OP))).claims
+    code, details = await refused(exported(cloud, bill.authorization_id))
+    assert (code, "not proven yet" in details) == (grpc.StatusCode.FAILED_PRECONDITION, True)
+
+    async def details() -> AsyncIterator[gateway_sync_pb2.UploadEvidenceRequest]:
+        for sequence, leaves in gateway.leaves.items():
+            yield gateway_sync_pb2.UploadEvidenceRequest(
+                incarnation=1, sequence=sequence, compressed_leaves=compress_leaves(leaves)
+            )
+
+    assert [answer.fault async for answer in cloud.door.UploadEvidence(details())] == ["", ""]
+    bundle = await exported(cloud, bill.authorization_id)
+    assert bundle == await exported(cloud, bill.authorization_id, gateway_id="G1", last_batches=1)
+    proof = prove(
+        replace(bundle, certificates=(gateway.device_key.certificate("toll"),)),
+        roots=[ROOT],
+        gateway_key=gateway.batch_key.public,
+        receipt_key=cloud.token.keys["receipt"].public,
+    )
+    ((record,),) = proof.batches[0].records
+    assert (record.leaf.net_micros, record.leaf.tax_micros) == (bill.net_micros, bill.tax_micros) == (NET, TAX)
+    assert (record.first.counter, record.leaf.register_from) == (1, bill.register_from)
+    assert proof.batches[0].receipt is not None
+    # The other's bundle is of the other batch.
+    assert (await exported(cloud, other.authorization_id)).batches != bundle.batches
+
+    assert (await refused(exported(cloud, bytes(16))))[0] == grpc.StatusCode.NOT_FOUND
+    assert (await refused(exported(cloud, bill.authorization_id, gateway_id="G2")))[0] == grpc.StatusCode.NOT_FOUND
+    assert (await refused(exported(cloud, b"short")))[0] == grpc.StatusCode.INVALID_ARGUMENT
+    assert await cloud.store.forget_details(Instant(2**62), 1) == 1
+    code, said = await refused(exported(cloud, bill.authorization_id))
+    assert (code, "not kept any more" in said) == (grpc.StatusCode.FAILED_PRECONDITION, True)
 
 
 async def test_quota_requests_are_checked_and_repeat_their_answer(cloud: Cloud) -> None:

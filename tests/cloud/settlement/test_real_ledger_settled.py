@@ -13,6 +13,7 @@ from farthing.v1 import ledger_pb2, ledger_pb2_grpc, settlement_pb2
 from farthing_cloud.callers import Caller
 from farthing_cloud.ledger.back_office import LedgerServicer
 from farthing_cloud.ledger.bell import Bell
+from farthing_cloud.ledger.bundles import Bundles
 from farthing_cloud.ledger.reports import Reports
 from farthing_cloud.ledger.store.postgres import PostgresStore
 
@@ -37,6 +38,7 @@ async def books(ledger_pool: Any) -> Any:
     return LedgerServicer(
         ledger=story.ledger,
         reports=Reports(ledger_pool),
+        bundles=Bundles(store, receipt_keys=()),
         clock=real_clock(),
         directives_wanted=Bell(),
         events=Bell(),

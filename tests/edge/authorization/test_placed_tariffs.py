@@ -11,6 +11,8 @@ from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from edge_playbook import Gateway, M, Meter, Policy, clock, fund
+from evidence_bundles import ROOT, certificate, der
+from evidence_bundles import sealed as sealed_by
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -20,8 +22,11 @@ from farthing.device.cose import VerifyingKey
 from farthing.device.messages import AnswerStatus, Statement, TariffVersion, decode_grant, encode
 from farthing.evidence import leaf as leaf_codec
 from farthing.evidence import merkle
+from farthing.evidence.bundle import Billed, Bundle, BundledBatch, NamedRegister, NamedTariff, PlacedLeaf
 from farthing.evidence.detail import EvidenceError, RegisterFacts, VerifiedLeaf, follows, verify
 from farthing.evidence.leaf import Leaf
+from farthing.evidence.proof import BundleFault, prove
+from farthing.ids import AuthorizationId, DeviceId, GatewayId, OperatorId, RegisterId
 from farthing.refusal import Refusal
 from farthing.tariff import TIME_ZONE_DATA, parse
 from farthing.v1 import batch_pb2, directive_pb2
@@ -149,6 +154,73 @@ def test_a_session_over_a_change_of_price() -> None:
     last = site.proven(batch, leaves)[-1]
     assert last.leaf.closing
     assert last.leaf.stood is not None
+
+
+def test_a_bundle_of_a_placed_session_needs_the_records_before() -> None:
+    site = Site(MORNING)
+    site.begin()
+    sealed: list[tuple[batch_pb2.Batch, list[bytes]]] = []
+    for at, value in (("09:45", 2_000), ("10:00", 3_000), ("10:30", 6_000)):
+        site.read(at, value)
+        sealed.append(site.seal())
+    site.end("11:10", 6_100)
+    sealed.append(site.seal())
+    (claim,) = sealed[-1][0].claims
+    batches = [bundled(batch, leaves) for batch, leaves in sealed]
+    whole = Bundle(
+        operator=OperatorId(sealed[0][0].operator_id),
+        gateway=GatewayId("G1"),
+        authorization=AuthorizationId(claim.authorization_id),
+        billed=Billed(
+            device=DeviceId("c1"),
+            register_id=RegisterId(claim.register_id),
+            register_epoch=claim.register_epoch,
+            register_from=claim.register_from,
+            register_to=claim.register_to,
+            net_micros=claim.net_micros,
+            tax_micros=claim.tax_micros,
+            final=True,
+            aside=False,
+        ),
+        time_zone="Europe/Berlin",
+        gateway_key=KEY.spki,
+        receipt_keys=(),
+        tariffs=(NamedTariff(tariff_id="day", version=1, ocpi_json=site.documents[1].decode()),),
+        registers=(
+            NamedRegister(
+                device=DeviceId("c1"),
+                register_id=RegisterId(claim.register_id),
+                register_epoch=claim.register_epoch,
+                unit="Wh",
+                modulus=10**9,
+            ),
+        ),
+        certificates=(der(certificate("c1", PRIVATE)),),
+        batches=tuple(batches),
+    )
+    proof = prove(whole, roots=[ROOT])
+    assert not any("came to stand" in said for said in proof.not_proven)
+    # Without a batch between, what the next one goes on from is its gateway's word, and said to be.
+    for left_out in (0, 1, 2):
+        fewer = replace(whole, batches=tuple(batches[:left_out] + batches[left_out + 1 :]))
+        said = " ".join(prove(fewer, roots=[ROOT]).not_proven)
+        assert f"came to stand where it did before batch 1/{left_out + 2}" in said
+    # In another zone it was not noon.
+    with pytest.raises(BundleFault, match="the price of the interval"):
+        prove(replace(whole, time_zone="America/New_York"), roots=[ROOT])
+
+
+def bundled(batch: batch_pb2.Batch, leaves: list[bytes]) -> BundledBatch:
+    """All leaves are the one session's."""
+    body = batch.SerializeToString(deterministic=True)
+    return BundledBatch(
+        batch=sealed_by(PRIVATE, "batch", "cloud", body),
+        receipt=None,
+        leaves=tuple(
+            PlacedLeaf(index=index, leaf=leaf, path=tuple(merkle.inclusion_proof(leaves, index)))
+            for index, leaf in enumerate(leaves)
+        ),
+    )
 
 
 def test_every_leaf_follows_from_the_one_before_it_over_batches() -> None:

@@ -112,6 +112,27 @@ class StoredBatch:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Detail:
+    """A batch's detail to be kept: whose claims stand in the batch, and its leaves as uploaded (zlib of CBOR)."""
+
+    authorizations: tuple[AuthorizationId, ...]
+    leaves: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DetailedBatch:
+    """A posted batch with the detail that was kept; ``leaves`` is None where none is."""
+
+    incarnation: int
+    sequence: int
+    batch: Signed
+    proven: bool
+    leaf_count: int
+    leaves: bytes | None
+    receipt: Signed | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StoredGatewayCase:
     """A gateway's case as stored; ``closed_at`` None while it is open."""
 
@@ -163,6 +184,11 @@ class Transaction(Protocol):
     async def post(self, posting: Posting) -> Posted:
         """Write a posting."""
 
+    async def keep_detail(
+        self, gateway_id: GatewayId, incarnation: int, sequence: int, detail: Detail, *, now: Instant
+    ) -> None:
+        """Keep a posted batch's detail; the one kept first wins."""
+
 
 class LedgerStore(Protocol):
     """Rows of the ledger."""
@@ -184,6 +210,25 @@ class LedgerStore(Protocol):
 
     async def batch(self, gateway_id: GatewayId, incarnation: int, sequence: int) -> StoredBatch | None:
         """A posted batch."""
+
+    async def claims_of(self, operator_id: OperatorId, authorization_id: AuthorizationId) -> Sequence[Claimed]:
+        """The highest claims of an authorization, one for each gateway that claims it."""
+
+    async def detailed_batches(
+        self,
+        gateway_id: GatewayId,
+        authorization_id: AuthorizationId,
+        last: tuple[int, int],
+        before: tuple[int, int] | None,
+        limit: int,
+    ) -> Sequence[DetailedBatch]:
+        """Batches whose kept detail is of the authorization, and the batch ``last`` (incarnation, sequence) in any case; the newest first.
+
+        With ``before`` (incarnation, sequence), only earlier ones.
+        """
+
+    async def forget_details(self, before: Instant, limit: int) -> int:
+        """Forget details kept before an instant, the oldest first; how many there were, at most ``limit``."""
 
     async def kept_receipt(self, batch_hash: bytes) -> Signed | None:
         """The receipt that was signed for a batch."""

@@ -46,6 +46,8 @@ from farthing_cloud.ledger.store.interface import (
     CONTACT_STEP_US,
     MAX_FORKS,
     Cursor,
+    Detail,
+    DetailedBatch,
     LedgerStore,
     Posted,
     ReceiptContent,
@@ -116,6 +118,8 @@ class MemoryStore:
         self._gateway_cases: list[tuple[OperatorId, StoredGatewayCase]] = []
         self._demand: dict[tuple[GatewayId, AccountId], Demand] = {}
         self._listening: tuple[Instant, Instant] | None = None
+        #: By batch, oldest first: when it was kept, and what.
+        self._details: dict[tuple[GatewayId, int, int], tuple[Instant, Detail]] = {}
         self._heads: dict[OperatorId, bytes] = {}
         self._links: list[tuple[OperatorId, bytes, bytes]] = []
 
@@ -552,6 +556,55 @@ class MemoryStore:
             floor=stored.added.floor,
         )
 
+    def keep_detail(
+        self, gateway_id: GatewayId, incarnation: int, sequence: int, detail: Detail, *, now: Instant
+    ) -> None:
+        """Keep a batch's detail; the one kept first wins."""
+        self._details.setdefault((gateway_id, incarnation, sequence), (now, detail))
+
+    async def claims_of(self, operator_id: OperatorId, authorization_id: AuthorizationId) -> Sequence[Claimed]:
+        return [
+            claimed
+            for (authorization, gateway_id), claimed in sorted(self._claims.items())
+            if authorization == authorization_id and self._gateways[gateway_id].operator_id == operator_id
+        ]
+
+    async def detailed_batches(
+        self,
+        gateway_id: GatewayId,
+        authorization_id: AuthorizationId,
+        last: tuple[int, int],
+        before: tuple[int, int] | None,
+        limit: int,
+    ) -> Sequence[DetailedBatch]:
+        found = []
+        for (owner, incarnation, sequence), stored in sorted(self._batches.items(), reverse=True):
+            _, detail = self._details.get((owner, incarnation, sequence), (None, None))
+            mine = detail is not None and authorization_id in detail.authorizations
+            if before is not None and (incarnation, sequence) >= before:
+                continue
+            if owner != gateway_id or not (mine or (incarnation, sequence) == last):
+                continue
+            added = stored.added
+            found.append(
+                DetailedBatch(
+                    incarnation=incarnation,
+                    sequence=sequence,
+                    batch=Signed(body=added.batch, signature=added.signature, key_id=added.key_id),
+                    proven=stored.proven,
+                    leaf_count=added.leaf_count,
+                    leaves=None if detail is None else detail.leaves,
+                    receipt=self._receipts.get(added.batch_hash),
+                )
+            )
+        return found[:limit]
+
+    async def forget_details(self, before: Instant, limit: int) -> int:
+        old = sorted((at, name) for name, (at, _) in self._details.items() if at < before)[:limit]
+        for _, name in old:
+            del self._details[name]
+        return len(old)
+
     async def kept_receipt(self, batch_hash: bytes) -> Signed | None:
         return self._receipts.get(batch_hash)
 
@@ -786,6 +839,11 @@ class _MemoryTransaction:
 
     async def post(self, posting: Posting) -> Posted:
         return self._store.post(posting)
+
+    async def keep_detail(
+        self, gateway_id: GatewayId, incarnation: int, sequence: int, detail: Detail, *, now: Instant
+    ) -> None:
+        self._store.keep_detail(gateway_id, incarnation, sequence, detail, now=now)
 
 
 def _name_of(stored: StoredGatewayCase) -> tuple[GatewayId, int, GatewayCaseKind]:

@@ -64,6 +64,8 @@ from farthing_cloud.ledger.store.interface import (
     CONTACT_STEP_US,
     MAX_FORKS,
     Cursor,
+    Detail,
+    DetailedBatch,
     LedgerStore,
     Posted,
     ReceiptContent,
@@ -119,6 +121,10 @@ LIST_SETTLED_FLOORS = _sql("list_settled_floors")
 NEXT_CASE_IDS = _sql("next_case_ids")
 POST = _sql("post")
 READ_BATCH = _sql("read_batch")
+KEEP_DETAIL = _sql("keep_detail")
+LIST_DETAILS = _sql("list_details")
+FORGET_DETAILS = _sql("forget_details")
+FIND_CLAIMS = _sql("find_claims")
 READ_RECEIPT = _sql("read_receipt")
 KEEP_RECEIPT = _sql("keep_receipt")
 PARK_BATCH = _sql("park_batch")
@@ -505,6 +511,21 @@ class _PostgresTransaction:
         assert row is not None
         await keep(self._connection, posting, row[0])
         return Posted(posting_id=row[0], audit_head=row[1], case_ids=case_ids)
+
+    async def keep_detail(
+        self, gateway_id: GatewayId, incarnation: int, sequence: int, detail: Detail, *, now: Instant
+    ) -> None:
+        await self._connection.execute(
+            KEEP_DETAIL,
+            {
+                "gateway_id": gateway_id,
+                "incarnation": incarnation,
+                "sequence": sequence,
+                "kept_at_us": now,
+                "authorizations": _bytes(detail.authorizations),
+                "leaves": detail.leaves,
+            },
+        )
 
     async def _case_ids(self, posting: Posting) -> tuple[int, ...]:
         """Ids of new cases first: their events carry them. Rare, so the extra round trip is too."""
@@ -945,6 +966,49 @@ class PostgresStore:
             ),
             floor={AccountId(account_id): micros for account_id, micros in row[8].items()},
         )
+
+    async def claims_of(self, operator_id: OperatorId, authorization_id: AuthorizationId) -> Sequence[Claimed]:
+        rows = await self._rows(FIND_CLAIMS, {"operator_id": operator_id, "authorization_id": authorization_id})
+        return [_claimed(row) for row in rows]
+
+    async def detailed_batches(
+        self,
+        gateway_id: GatewayId,
+        authorization_id: AuthorizationId,
+        last: tuple[int, int],
+        before: tuple[int, int] | None,
+        limit: int,
+    ) -> Sequence[DetailedBatch]:
+        rows = await self._rows(
+            LIST_DETAILS,
+            {
+                "gateway_id": gateway_id,
+                "authorization_id": authorization_id,
+                "incarnation": last[0],
+                "sequence": last[1],
+                "before_incarnation": before[0] if before is not None else None,
+                "before_sequence": before[1] if before is not None else None,
+                "limit": limit,
+            },
+        )
+        return [
+            DetailedBatch(
+                incarnation=row[0],
+                sequence=row[1],
+                batch=Signed(body=row[2], signature=row[3], key_id=row[4]),
+                proven=row[5],
+                leaf_count=row[6],
+                leaves=row[7],
+                receipt=Signed(body=row[8], signature=row[9], key_id=row[10]) if row[8] is not None else None,
+            )
+            for row in rows
+        ]
+
+    async def forget_details(self, before: Instant, limit: int) -> int:
+        row = await self._row(FORGET_DETAILS, {"before_us": before, "limit": limit})
+        assert row is not None
+        gone: int = row[0]
+        return gone
 
     async def kept_receipt(self, batch_hash: bytes) -> Signed | None:
         row = await self._row(READ_RECEIPT, {"batch_hash": batch_hash})

@@ -1,0 +1,418 @@
+"""What follows from a bundle, and what does not: checked offline, from public keys alone.
+
+Rule 1: device keys are believed by their certificates, which a CA of the verifier's own choice issued; everything else that a key signed
+is the word of that key's owner, and named as such.
+Rule 2: the first fault ends the check, and says where it is. What is merely missing is no fault: it stands under "not proven".
+Rule 3: what it shows is P6 and no more: what a device measured, for which authorization, token commitment and tariff version, and that
+this costs what was billed. Who stood there, and which quota or account paid, no device signs.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.x509.oid import NameOID
+from google.protobuf.message import DecodeError
+
+from farthing.device.cose import VerifyingKey
+from farthing.device.messages import MessageError
+from farthing.evidence import merkle
+from farthing.evidence.batches import BATCH_RECIPIENT, MAX_LEAVES, batch_hash
+from farthing.evidence.bundle import Billed, Bundle, BundledBatch
+from farthing.evidence.detail import EvidenceError, RegisterFacts, VerifiedLeaf, follows, verify_authorization
+from farthing.money import format_micros
+from farthing.tariff import Tariff, TariffError, parse
+from farthing.v1 import batch_pb2
+
+
+class BundleFault(ValueError):
+    """The first thing in a bundle that does not hold; ``where`` names the part ("batch 1/4", "certificate 0")."""
+
+    def __init__(self, where: str, rule: str) -> None:
+        super().__init__(f"{where}: {rule}")
+        self.where = where
+        self.rule = rule
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProvenBatch:
+    """A batch whose signature and leaves hold; a record is its leaves, one for each line it stands on."""
+
+    batch: batch_pb2.Batch
+    batch_hash: bytes
+    key_id: bytes
+    claim: batch_pb2.Claim
+    records: tuple[tuple[VerifiedLeaf, ...], ...]
+    receipt: batch_pb2.Receipt | None
+
+    @property
+    def name(self) -> str:
+        """Incarnation and sequence."""
+        return f"{self.batch.incarnation}/{self.batch.sequence}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceKey:
+    """A device's statement key with the certificate that says whose it is."""
+
+    key: VerifyingKey
+    certificate: x509.Certificate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proof:
+    """A bundle without a fault: its chain, and in sentences what it proves and what it does not."""
+
+    bundle: Bundle
+    devices: tuple[DeviceKey, ...]
+    batches: tuple[ProvenBatch, ...]
+    proven: tuple[str, ...]
+    not_proven: tuple[str, ...]
+
+
+def prove(
+    bundle: Bundle,
+    *,
+    roots: Sequence[x509.Certificate],
+    gateway_key: VerifyingKey | None = None,
+    receipt_key: VerifyingKey | None = None,
+) -> Proof:
+    """Check everything in ``bundle``; raise ``BundleFault`` at the first fault.
+
+    ``roots`` are the CAs that the verifier trusts to name devices; without any, the certificates are only read, and that is said.
+    ``gateway_key`` and ``receipt_key`` are the gateway's batch key and the cloud's receipt key where the verifier has them from elsewhere; else
+    the bundle's own are used, which are the operator's word.
+    """
+    devices = tuple(
+        _device(bundle, number, certificate, roots) for number, certificate in enumerate(bundle.certificates)
+    )
+    facts = _Facts(bundle, devices)
+    batch_key = _key("gateway_key", bundle.gateway_key)
+    if gateway_key is not None and gateway_key.spki != batch_key.spki:
+        raise BundleFault("gateway_key", "another key than the one given for the gateway")
+    receipt_keys = [_key("receipt_keys", spki) for spki in bundle.receipt_keys]
+    if receipt_key is not None:
+        receipt_keys = [receipt_key]
+    batches: list[ProvenBatch] = []
+    for number, bundled in enumerate(bundle.batches):
+        proven = _batch(bundle, number, bundled, batch_key, receipt_keys, facts)
+        if batches and not _position(batches[-1].batch) < _position(proven.batch):
+            raise BundleFault(f"batch {proven.name}", "stands before or beside the batch in front of it")
+        batches.append(proven)
+    gaps = _check_stood(batches)
+    highest = _highest(bundle.billed, batches)
+    return Proof(
+        bundle=bundle,
+        devices=devices,
+        batches=tuple(batches),
+        proven=_proven(bundle, batches, highest, rooted=bool(roots)),
+        not_proven=(
+            *_always_open(rooted=bool(roots), gateway=gateway_key is not None, cloud=receipt_key is not None),
+            *_open(bundle.billed, batches, highest),
+            *gaps,
+        ),
+    )
+
+
+# Keys and what the operator says ------------------------------------------------------------------------------------------
+
+
+def _device(bundle: Bundle, number: int, der: bytes, roots: Sequence[x509.Certificate]) -> DeviceKey:
+    where = f"certificate {number}"
+    try:
+        certificate = x509.load_der_x509_certificate(der)
+        spki = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        names = [str(name.value) for name in certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
+        uris = _uris(certificate)
+    except (ValueError, UnsupportedAlgorithm) as err:
+        raise BundleFault(where, "not an X.509 certificate in DER") from err
+    if roots and not any(_issued(certificate, root) for root in roots):
+        raise BundleFault(where, "none of the CAs given issued it")
+    # The same CA names gateways and people, by a URI; their names may be a device's.
+    if names != [bundle.billed.device] or uris:
+        raise BundleFault(
+            where, f"it names {', '.join((*names, *uris)) or 'nobody'}, not device {bundle.billed.device}"
+        )
+    return DeviceKey(key=_key(where, spki), certificate=certificate)
+
+
+def _uris(certificate: x509.Certificate) -> list[str]:
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return []
+    return names.get_values_for_type(x509.UniformResourceIdentifier)
+
+
+def _issued(certificate: x509.Certificate, root: x509.Certificate) -> bool:
+    try:
+        constraints = root.extensions.get_extension_for_class(x509.BasicConstraints).value
+        certificate.verify_directly_issued_by(root)
+    except (ValueError, TypeError, InvalidSignature, x509.ExtensionNotFound):
+        return False
+    return constraints.ca
+
+
+def _key(where: str, spki: bytes) -> VerifyingKey:
+    try:
+        return VerifyingKey.from_spki(spki)
+    except MessageError as err:
+        raise BundleFault(where, err.reason) from err
+
+
+class _Facts:
+    """Device keys, tariffs and registers of a bundle, as evidence is checked against them."""
+
+    def __init__(self, bundle: Bundle, devices: Sequence[DeviceKey]) -> None:
+        self._keys: dict[tuple[str, bytes], VerifyingKey] = {
+            (bundle.billed.device, device.key.key_id): device.key for device in devices
+        }
+        self._tariffs: dict[tuple[str, int], Tariff] = {}
+        for named in bundle.tariffs:
+            where, name = f"tariff {named.tariff_id} {named.version}", (named.tariff_id, named.version)
+            try:
+                tariff = parse(named.ocpi_json.encode())
+            except (TariffError, UnicodeEncodeError) as err:
+                raise BundleFault(where, f"cannot be read: {err}") from err
+            if tariff.id != named.tariff_id or name in self._tariffs:
+                raise BundleFault(where, "is another one, or stands here twice")
+            self._tariffs[name] = tariff
+        self._registers: dict[tuple[str, str, int], RegisterFacts] = {}
+        for register in bundle.registers:
+            key = (register.device, register.register_id, register.register_epoch)
+            if key in self._registers:
+                raise BundleFault(f"register {register.register_id}", "stands here twice")
+            self._registers[key] = RegisterFacts(unit=register.unit, modulus=register.modulus)
+
+    def key(self, device: str, key_id: bytes) -> VerifyingKey | None:
+        return self._keys.get((device, key_id))
+
+    def tariff(self, tariff_id: str, version: int) -> Tariff | None:
+        return self._tariffs.get((tariff_id, version))
+
+    def register(self, device: str, register_id: str, epoch: int) -> RegisterFacts | None:
+        return self._registers.get((device, register_id, epoch))
+
+
+# Batches ------------------------------------------------------------------------------------------------------------------
+
+
+def _position(batch: batch_pb2.Batch) -> tuple[int, int]:
+    return batch.incarnation, batch.sequence
+
+
+def _batch(
+    bundle: Bundle,
+    number: int,
+    bundled: BundledBatch,
+    batch_key: VerifyingKey,
+    receipt_keys: Sequence[VerifyingKey],
+    facts: _Facts,
+) -> ProvenBatch:
+    where, sealed = f"batches[{number}]", bundled.batch
+    if sealed.key_id != batch_key.key_id:
+        raise BundleFault(where, "signed with another key than the gateway's")
+    if not batch_key.verify("batch", BATCH_RECIPIENT, sealed.body, sealed.signature):
+        raise BundleFault(where, "the gateway's signature does not hold")
+    try:
+        batch = batch_pb2.Batch.FromString(sealed.body)
+    except DecodeError as err:
+        raise BundleFault(where, "signed bytes that are no batch") from err
+    where = f"batch {batch.incarnation}/{batch.sequence}"
+    if (batch.gateway_id, batch.operator_id) != (bundle.gateway, bundle.operator):
+        raise BundleFault(where, "of another gateway or operator than the bundle")
+    if batch.leaf_count > MAX_LEAVES:
+        raise BundleFault(where, f"says it has more than {MAX_LEAVES} leaves")
+    leaves: dict[int, bytes] = {}
+    for placed in bundled.leaves:
+        if placed.index in leaves:
+            raise BundleFault(where, f"leaf {placed.index} stands here twice")
+        if not merkle.verify_inclusion(placed.leaf, placed.index, batch.leaf_count, placed.path, batch.merkle_root):
+            raise BundleFault(where, f"leaf {placed.index} is not in the batch: its path does not lead to the root")
+        leaves[placed.index] = placed.leaf
+    try:
+        records = verify_authorization(
+            batch,
+            bundle.authorization,
+            leaves,
+            device_key=facts.key,
+            tariff=facts.tariff,
+            register=facts.register,
+            time_zone=bundle.time_zone,
+        )
+    except EvidenceError as err:
+        raise BundleFault(where, str(err)) from err
+    # There is exactly one, or the check has failed.
+    (claim,) = (claim for claim in batch.claims if claim.authorization_id == bundle.authorization)
+    return ProvenBatch(
+        batch=batch,
+        batch_hash=batch_hash(sealed.body),
+        key_id=sealed.key_id,
+        claim=claim,
+        records=tuple(map(tuple, records)),
+        receipt=_receipt(where, batch, bundled, receipt_keys),
+    )
+
+
+def _receipt(
+    where: str, batch: batch_pb2.Batch, bundled: BundledBatch, keys: Sequence[VerifyingKey]
+) -> batch_pb2.Receipt | None:
+    sealed = bundled.receipt
+    if sealed is None:
+        return None
+    key = next((key for key in keys if key.key_id == sealed.key_id), None)
+    if key is None:
+        raise BundleFault(where, "its receipt is signed with another key than the cloud's")
+    if not key.verify("receipt", batch.gateway_id, sealed.body, sealed.signature):
+        raise BundleFault(where, "the signature of its receipt does not hold")
+    try:
+        receipt = batch_pb2.Receipt.FromString(sealed.body)
+    except DecodeError as err:
+        raise BundleFault(where, "signed bytes that are no receipt") from err
+    names = (receipt.gateway_id, receipt.incarnation, receipt.sequence, receipt.batch_hash)
+    if names != (batch.gateway_id, *_position(batch), batch_hash(bundled.batch.body)):
+        raise BundleFault(where, "a receipt of another batch")
+    return receipt
+
+
+def _check_stood(batches: Sequence[ProvenBatch]) -> list[str]:
+    """Where a use stood before a batch's first record follows from an earlier one; what is not there to follow from, in sentences.
+
+    Only a tariff that places asks: any other total is the price from the first statement on. What was billed before a record names the record
+    it goes on from, also where a later incarnation sealed some of them again.
+    """
+    gaps: list[str] = []
+    earlier: list[VerifiedLeaf] = []
+    for proven in batches:
+        for number, record in enumerate(proven.records):
+            # Within a batch, the check of its claim has seen to it.
+            if number == 0 and record[0].leaf.stood is not None:
+                before = [item for item in earlier if _total(item) == record[0].worth]
+                if not before:
+                    gaps.append(
+                        f"how the use came to stand where it did before batch {proven.name}: the records before it are not in the bundle"
+                    )
+                elif not any(follows(item, record[0]) for item in before):
+                    raise BundleFault(
+                        f"batch {proven.name}",
+                        f"leaf {record[0].index}: stood elsewhere than the record before it left the use",
+                    )
+        earlier.extend(record[0] for record in proven.records)
+    return gaps
+
+
+def _total(item: VerifiedLeaf) -> tuple[int, int]:
+    return item.leaf.total_net_micros, item.leaf.total_tax_micros
+
+
+def _highest(billed: Billed, batches: Sequence[ProvenBatch]) -> batch_pb2.Claim:
+    """The claim that says what was billed; a record has to show its amounts."""
+    if not batches:
+        raise BundleFault("batches", "there are none: nothing is shown")
+    highest = max(
+        (proven.claim for proven in batches),
+        key=lambda claim: (claim.register_to, claim.net_micros + claim.tax_micros, claim.final),
+    )
+    said = (highest.device_id, highest.register_id, highest.register_epoch, highest.register_from, highest.register_to)
+    if said != (
+        billed.device,
+        billed.register_id,
+        billed.register_epoch,
+        billed.register_from,
+        billed.register_to,
+    ):
+        raise BundleFault("billed", "the highest signed claim is of another register or interval")
+    if (highest.net_micros, highest.tax_micros, highest.final) != (billed.net_micros, billed.tax_micros, billed.final):
+        raise BundleFault(
+            "billed",
+            f"{format_micros(billed.net_micros)} and {format_micros(billed.tax_micros)} tax,"
+            f" the highest signed claim says {format_micros(highest.net_micros)} and {format_micros(highest.tax_micros)},"
+            f" {'final' if highest.final else 'not final'}",
+        )
+    shown = [_total(record[0]) for proven in batches for record in proven.records]
+    if (highest.net_micros, highest.tax_micros) not in shown:
+        raise BundleFault("billed", "no record shows the amounts of the highest claim")
+    return highest
+
+
+# What it says -------------------------------------------------------------------------------------------------------------
+
+
+def _proven(
+    bundle: Bundle,
+    batches: Sequence[ProvenBatch],
+    highest: batch_pb2.Claim,
+    *,
+    rooted: bool,
+) -> tuple[str, ...]:
+    records = [record[0] for proven in batches for record in proven.records]
+    statements = {
+        (said.device_epoch, said.counter)
+        for item in records
+        for said in (item.first, item.last, item.previous)
+        if said is not None
+    }
+    tariffs = sorted({f"{item.leaf.tariff.tariff_id} version {item.leaf.tariff.version}" for item in records})
+    billed = bundle.billed
+    unit = next(
+        register.unit
+        for register in bundle.registers
+        if (register.device, register.register_id, register.register_epoch)
+        == (billed.device, billed.register_id, billed.register_epoch)
+    )
+    reached = max(item.leaf.register_to for item in records)
+    receipted = [proven for proven in batches if proven.receipt is not None]
+    (first, *_) = records
+    currency = batches[0].batch.lines[records[0].leaf.line].currency
+    named = ", named by a certificate of the CA given," if rooted else ""
+    token = f" and token commitment {first.first.commitment.hex()}" if first.first.commitment else ""
+    net, tax = format_micros(highest.net_micros), format_micros(highest.tax_micros)
+    said = [
+        f"device {billed.device}{named} signed {len(statements)} statements for authorization {bundle.authorization.hex()}{token}",
+        f"by them its register {billed.register_id} (epoch {billed.register_epoch}) counted from {highest.register_from} to {reached} {unit}",
+        f"under {', '.join(tariffs)} that costs {net} and {tax} tax {currency}, computed again here: what was billed",
+        f"gateway {bundle.gateway} signed {len(batches)} {'batch' if len(batches) == 1 else 'batches'} that bill it",
+    ]
+    if receipted:
+        said.append(f"the ledger receipted {len(receipted)} of them")
+    return tuple(said)
+
+
+def _always_open(*, rooted: bool, gateway: bool, cloud: bool) -> tuple[str, ...]:
+    return (
+        "that the payer stood there: only a token that signs could show it",
+        "which account and quota paid: that is the gateway's word",
+        "that nothing was given back since: refunds stand in the ledger, not here",
+        "that this is the tariff's text and the register's unit: that is the operator's word, to be compared with what it published",
+        "that the device's certificate was not revoked, and stands in the published device log",
+        *(() if rooted else ("that the device's key is a device's: no CA was given",)),
+        *(() if gateway else ("that the batch key is the gateway's: it is the one that the ledger has on record",)),
+        *(() if cloud else ("that the receipt key is the cloud's: it is the one that the ledger names",)),
+    )
+
+
+def _open(billed: Billed, batches: Sequence[ProvenBatch], highest: batch_pb2.Claim) -> list[str]:
+    said = []
+    records = [record[0].leaf for proven in batches for record in proven.records]
+    reached = max(item.register_to for item in records)
+    if highest.register_to > reached:
+        said.append(f"the count from {reached} to {highest.register_to}: it cost nothing more, and has no record")
+    if highest.closed_by:
+        said.append(f"that the device ended the use: a decision did ({highest.closed_by!r})")
+    if not highest.final:
+        said.append("that the use has ended: more may be billed")
+    if billed.aside:
+        said.append("that anybody pays it: the ledger has set it aside in a case")
+    for proven in batches:
+        if proven.receipt is None:
+            said.append(f"that the ledger took over batch {proven.name}: its receipt is not in the bundle")
+            continue
+        mine = {part.leaf.line for record in proven.records for part in record}
+        said.extend(
+            f"that line {parked.line} of batch {proven.name} was billed: the ledger parked it ({parked.reason})"
+            for parked in proven.receipt.parked
+            if parked.line in mine
+        )
+    return said
