@@ -19,7 +19,7 @@ from farthing_edge.authorization import commands
 from farthing_edge.authorization.commands import Reply
 from farthing_edge.authorization.events import KIND_OF
 from farthing_edge.authorization.state import Authorization
-from farthing_edge.metering.detail import Placed, leaves_of_entries
+from farthing_edge.metering.detail import Placed, billed_by, leaves_of_entries
 
 M = 1_000_000
 _KEY = ec.generate_private_key(ec.SECP256R1())
@@ -123,9 +123,12 @@ class Site:
         self.batches.append(batch)
         durable = [event for event in self.gateway.journal if type(event) in KIND_OF]
         leaves = leaves_of_entries(
-            (
-                Placed(position, durable[position - 1])
-                for position in range(batch.first_position, batch.last_position + 1)
+            billed_by(
+                batch.SerializeToString(deterministic=True),
+                (
+                    Placed(position, durable[position - 1])
+                    for position in range(batch.first_position, batch.last_position + 1)
+                ),
             ),
             gateway_id="G1",
             event_at=lambda position: durable[position - 1],

@@ -78,7 +78,7 @@ from farthing_edge.journal.store import (
     read_start_at,
     read_unsigned_batches,
 )
-from farthing_edge.metering.detail import Placed, leaves_of_entries
+from farthing_edge.metering.detail import Placed, billed_by, leaves_of_entries
 
 T = TypeVar("T")
 _log = structlog.get_logger(__name__)
@@ -986,7 +986,7 @@ class Engine:
                 return decode(entry.kind, entry.body)
 
             return leaves_of_entries(
-                (Placed(entry.position, decode(entry.kind, entry.body)) for entry in rows),
+                billed_by(sealed.batch, (Placed(entry.position, decode(entry.kind, entry.body)) for entry in rows)),
                 gateway_id=self._settings.gateway_id,
                 event_at=event_at,
                 start_id_at=lambda position: read_start_at(connection, position),

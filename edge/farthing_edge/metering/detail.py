@@ -4,12 +4,13 @@ A usage record is one entry (granted in one step, or metered). It names where it
 last been told a limit, so a batch is rebuilt from its own range of positions and those two entries a record.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 from farthing.device.messages import Grant
 from farthing.evidence.leaf import Stood
 from farthing.ids import GatewayId
+from farthing.v1 import batch_pb2
 from farthing_edge.authorization.events import Adopted, BaselineTaken, Event, Granted, Metered, Settled
 from farthing_edge.authorization.opening import opened, told_by
 from farthing_edge.authorization.state import Told
@@ -25,6 +26,16 @@ class Placed(NamedTuple):
 
     position: int
     event: Event
+
+
+def billed_by(batch: bytes, entries: Iterable[Placed]) -> Iterator[Placed]:
+    """Those of a batch's entries that it bills: of authorizations that it claims. A use that was set aside has entries and no claim."""
+    claimed = {claim.authorization_id for claim in batch_pb2.Batch.FromString(batch).claims}
+    return (
+        each
+        for each in entries
+        if isinstance(each.event, Granted | Metered | Settled) and each.event.authorization in claimed
+    )
 
 
 def leaves_of_entries(
