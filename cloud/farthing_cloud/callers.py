@@ -98,6 +98,7 @@ DEFAULT_CALLERS: Mapping[str, tuple[str, ...]] = {
     _R + "PutGateway": (_PERSONS,),
     _R + "PutTariff": (_PERSONS,),
     _R + "PutDevice": (_PERSONS,),
+    _R + "PutEntitlement": (_PERSONS,),
     # Fraud may block a device; the servicer refuses it every other status.
     _R + "SetDeviceStatus": (_PERSONS, _FRAUD),
     _R + "CloseUse": (_PERSONS,),
@@ -108,6 +109,7 @@ DEFAULT_CALLERS: Mapping[str, tuple[str, ...]] = {
     _R + "ListGateways": (_PERSONS, _SERVICES),
     _R + "ListTariffs": (_PERSONS, _SERVICES),
     _R + "ListDevices": (_PERSONS, _SERVICES),
+    _R + "ListEntitlements": (_PERSONS, _SERVICES),
     # Ledger.
     _L + "CreateGateway": (_REGISTRY,),
     _L + "CreateAccount": (_PERSONS,),

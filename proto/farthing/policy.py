@@ -1,22 +1,30 @@
-"""What an operator allows beside money: usage limits, places, the scorecard, the online check; as directive.proto carries them.
+"""What an operator allows beside money: usage limits, places, the scorecard, the online check, entitlements; as directive.proto carries
+them.
 
 Rule 1: the registry refuses what a gateway could not obey, because both read it here.
 Rule 2: numbers are integers in the unit their name ends in; 0 is no limit, and a policy that sets none is None.
 Rule 3: what makes no sense raises ``PolicyError`` with the field's name.
 """
 
+import re
 from bisect import bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 
-from farthing.device.messages import MessageError, Position
+from farthing.clock import Instant
+from farthing.device.messages import MAX_COUNT, MessageError, Position, TariffVersion
+from farthing.ids import AccountId, IdError, TariffId, parse_id
 from farthing.money import MAX_AMOUNT_MICROS, PPM
 from farthing.v1 import directive_pb2
 
 HOURS = 24
 #: Steps of one feature and tiers of a scorecard: people write them, and each is looked up for each intent.
 MAX_STEPS = 64
+
+#: Tariffs whose devices an entitlement covers: an operator has some dozens.
+MAX_DEVICE_TARIFFS = 64
+_UNIT = re.compile(r"[A-Za-z][A-Za-z0-9]{0,15}\Z")
 
 
 class PolicyError(ValueError):
@@ -88,6 +96,24 @@ class Scorecard:
         return self.tiers[index - 1] if index else None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entitlement:
+    """A payer's right to use under ``tariff``, paid by an account of its own; for uses that begin from one instant until another.
+
+    ``device_tariffs``: covers devices that work under one of them, empty: under any; ``unit``: registers of it, empty: of any.
+    """
+
+    id: str
+    account_id: AccountId
+    paid_by: AccountId
+    tariff: TariffVersion
+    device_tariffs: tuple[str, ...]
+    unit: str
+    begins_at: Instant
+    ends_at: Instant
+    priority: int
+
+
 def position_of(message: directive_pb2.Position) -> Position:
     """Raise ``PolicyError`` for a place that is not on earth."""
     try:
@@ -155,6 +181,34 @@ def online_check_ppm_of(message: directive_pb2.OnlineCheck) -> int:
     if message.share_ppm > PPM:
         raise PolicyError("share_ppm: more than the whole")
     return message.share_ppm
+
+
+def entitlement_of(message: directive_pb2.EntitlementRecord) -> Entitlement:
+    """The entitlement as said. Raise ``PolicyError`` for what is no id, no unit, or pays for itself."""
+    if message.unit and not _UNIT.match(message.unit):
+        raise PolicyError('unit: a short word such as "Wh", "s", "passage"')
+    if not 0 <= message.from_us <= message.until_us <= MAX_COUNT:
+        raise PolicyError("until_us: not before from_us")
+    if message.paid_by_account_id == message.account_id:
+        raise PolicyError("paid_by_account_id: an account of its own")
+    if len(message.device_tariff_ids) > MAX_DEVICE_TARIFFS:
+        raise PolicyError(f"device_tariff_ids: at most {MAX_DEVICE_TARIFFS}")
+    if message.tariff_version < 1:
+        raise PolicyError("tariff_version: counts from 1")
+    try:
+        return Entitlement(
+            id=parse_id(message.entitlement_id),
+            account_id=AccountId(parse_id(message.account_id)),
+            paid_by=AccountId(parse_id(message.paid_by_account_id)),
+            tariff=TariffVersion(tariff_id=TariffId(parse_id(message.tariff_id)), version=message.tariff_version),
+            device_tariffs=tuple(parse_id(tariff_id) for tariff_id in message.device_tariff_ids),
+            unit=message.unit,
+            begins_at=Instant(message.from_us),
+            ends_at=Instant(message.until_us),
+            priority=message.priority,
+        )
+    except (IdError, MessageError) as err:
+        raise PolicyError(str(err)) from err
 
 
 def _tiers(message: directive_pb2.Scorecard) -> tuple[Tier, ...]:

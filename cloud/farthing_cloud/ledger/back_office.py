@@ -20,7 +20,7 @@ from farthing.ids import (
     parse_id,
 )
 from farthing.money import parse_amount_micros, parse_currency
-from farthing.policy import online_check_ppm_of, place_policy_of, scorecard_of, usage_limits_of
+from farthing.policy import entitlement_of, online_check_ppm_of, place_policy_of, scorecard_of, usage_limits_of
 from farthing.v1 import directive_pb2, ledger_pb2, ledger_pb2_grpc
 from farthing_cloud.callers import Caller
 from farthing_cloud.ledger.bell import Bell
@@ -580,6 +580,9 @@ def _body(request: ledger_pb2.IssueDirectiveRequest) -> Body:
         case "online_check":
             body = request.online_check
             online_check_ppm_of(body)
+        case "entitlement":
+            body = request.entitlement
+            entitlement_of(body)
         case "use_closed":
             body = request.use_closed
             parse_id(body.device_id)

@@ -15,6 +15,7 @@ from farthing.ids import IdError, parse_id
 from farthing.money import MoneyError, parse_amount_micros, parse_currency
 from farthing.policy import (
     PolicyError,
+    entitlement_of,
     online_check_ppm_of,
     place_policy_of,
     position_of,
@@ -171,6 +172,21 @@ def check_fit(record: directive_pb2.DeviceRecord, tariff: registry_pb2.Tariff) -
                 f"tariff_id: {parsed.id} has no price for register {register.register_id}'s {register.unit}:"
                 f" {parsed.why_not(register.unit)}"
             )
+
+
+def check_entitlement(entitlement: registry_pb2.Entitlement) -> None:
+    """Raise ``Unfit`` for what a gateway could not obey, or a site that is named twice."""
+    _id("operator_id", entitlement.operator_id)
+    if len(entitlement.site_ids) > MAX_SITES_PER_DEVICE:
+        raise Unfit(f"site_ids: at most {MAX_SITES_PER_DEVICE} sites; none for all of the operator's")
+    for site_id in entitlement.site_ids:
+        _id("site_ids", site_id)
+    if len(set(entitlement.site_ids)) != len(entitlement.site_ids):
+        raise Unfit("site_ids: a site is named twice")
+    try:
+        entitlement_of(entitlement.record)
+    except PolicyError as err:
+        raise Unfit(f"record: {err}") from err
 
 
 def check_device(device: registry_pb2.Device, *, root: x509.Certificate, now: datetime | None = None) -> None:

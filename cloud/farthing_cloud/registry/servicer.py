@@ -32,6 +32,7 @@ from farthing_cloud.registry import store
 from farthing_cloud.registry.checks import (
     Unfit,
     check_device,
+    check_entitlement,
     check_fit,
     check_floor_shares,
     check_gateway,
@@ -213,6 +214,51 @@ class RegistryServicer(registry_pb2_grpc.RegistryServicer):
             await self._send([gateway_id for gateway_id, _ in gateways], dry_run=request.dry_run)
         return _answer(old, found)
 
+    @override
+    async def PutEntitlement(
+        self, request: registry_pb2.PutEntitlementRequest, context: Context
+    ) -> registry_pb2.PutResponse:
+        """What a payer may use under a tariff of its own. Put again with another end, it ends then; gateways that it leaves forget it."""
+        entitlement = request.entitlement
+        record = entitlement.record
+        gateway_ids: list[str] = []
+        async with refusals(context, _CODES):
+            check_entitlement(entitlement)
+            # Their order says nothing: it must not look like a change.
+            entitlement.site_ids.sort()
+            record.device_tariff_ids.sort()
+            async with self._change(entitlement.operator_id) as connection:
+                await self._currency(connection, entitlement.operator_id, dry_run=request.dry_run)
+                for site_id in entitlement.site_ids:
+                    await self._site(connection, site_id, entitlement.operator_id, dry_run=request.dry_run)
+                await self._known_tariff(
+                    connection,
+                    entitlement.operator_id,
+                    record.tariff_id,
+                    record.tariff_version,
+                    dry_run=request.dry_run,
+                )
+                old = await store.get_entitlement(connection, entitlement.operator_id, record.entitlement_id)
+                if old is not None and old.record.account_id != record.account_id:
+                    raise _precondition(
+                        f"entitlement {record.entitlement_id} is {old.record.account_id}'s; another payer gets another one"
+                    )
+                found = differences(old, entitlement)
+                gateway_ids = await self._entitled_gateways(connection, entitlement)
+                if found and not request.dry_run:
+                    await store.put_entitlement(connection, entitlement)
+                    subject = _entitlement_subject(record)
+                    await self._want(connection, gateway_ids, entitlement.operator_id, subject, entitlement=record)
+                    known = [] if old is None else await self._entitled_gateways(connection, old)
+                    left = [gateway_id for gateway_id in known if gateway_id not in gateway_ids]
+                    over = directive_pb2.EntitlementRecord()
+                    over.CopyFrom(record)
+                    over.until_us = over.from_us
+                    await self._want(connection, left, entitlement.operator_id, subject, entitlement=over)
+                    gateway_ids += left
+            await self._send(gateway_ids, dry_run=request.dry_run)
+        return _answer(old, found)
+
     # --- status -------------------------------------------------------------------------------------------------------
 
     @override
@@ -388,6 +434,16 @@ class RegistryServicer(registry_pb2_grpc.RegistryServicer):
         async with self._pool.connection() as connection:
             return registry_pb2.ListDevicesResponse(devices=await store.list_devices(connection, request.operator_id))
 
+    @override
+    async def ListEntitlements(
+        self, request: registry_pb2.ListEntitlementsRequest, context: Context
+    ) -> registry_pb2.ListEntitlementsResponse:
+        """Entitlements of one operator's payers, or all."""
+        async with self._pool.connection() as connection:
+            return registry_pb2.ListEntitlementsResponse(
+                entitlements=await store.list_entitlements(connection, request.operator_id)
+            )
+
     # --- background ---------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
@@ -504,11 +560,27 @@ class RegistryServicer(registry_pb2_grpc.RegistryServicer):
 
     async def _tariff(self, connection: store.Connection, device: registry_pb2.Device, *, dry_run: bool) -> None:
         record = device.record
-        tariff = await store.get_tariff(connection, device.operator_id, record.tariff_id, record.tariff_version)
+        tariff = await self._known_tariff(
+            connection, device.operator_id, record.tariff_id, record.tariff_version, dry_run=dry_run
+        )
         if tariff is not None:
             check_fit(record, tariff)
-        elif not dry_run:
-            raise _precondition(f"no tariff {record.tariff_id} version {record.tariff_version}: put it first")
+
+    async def _known_tariff(
+        self, connection: store.Connection, operator_id: str, tariff_id: str, version: int, *, dry_run: bool
+    ) -> registry_pb2.Tariff | None:
+        tariff = await store.get_tariff(connection, operator_id, tariff_id, version)
+        if tariff is None and not dry_run:
+            raise _precondition(f"no tariff {tariff_id} version {version}: put it first")
+        return tariff
+
+    async def _entitled_gateways(
+        self, connection: store.Connection, entitlement: registry_pb2.Entitlement
+    ) -> list[str]:
+        """Those that know it: of its sites, or all of its operator's."""
+        if entitlement.site_ids:
+            return await store.gateways_of_sites(connection, list(entitlement.site_ids))
+        return await store.gateways_of_operator(connection, entitlement.operator_id)
 
     async def _known_device(self, device_id: str) -> registry_pb2.Device:
         async with self._pool.connection() as connection:
@@ -520,7 +592,7 @@ class RegistryServicer(registry_pb2_grpc.RegistryServicer):
     async def _introduce(
         self, connection: store.Connection, gateway: registry_pb2.Gateway, site: registry_pb2.Site
     ) -> None:
-        """Everything a new gateway must know: its site's policy, its operator's tariffs, the devices at the site."""
+        """Everything a new gateway must know: its site's policy, its operator's tariffs, the devices and entitlements at the site."""
         ids = [gateway.gateway_id]
         await self._want(connection, ids, gateway.operator_id, "floor", floor=site.floor)
         await self._want(connection, ids, gateway.operator_id, "seal", seal=site.seal)
@@ -531,6 +603,12 @@ class RegistryServicer(registry_pb2_grpc.RegistryServicer):
             await self._want(connection, ids, gateway.operator_id, _tariff_subject(tariff.tariff), tariff=tariff.tariff)
         for device in await store.devices_of_site(connection, site.site_id):
             await self._want(connection, ids, gateway.operator_id, _device_subject(device.record), device=device.record)
+        now = self._clock.now()
+        for each in await store.list_entitlements(connection, gateway.operator_id):
+            # What is over covers nothing any more.
+            if each.record.until_us > now and (not each.site_ids or site.site_id in each.site_ids):
+                subject = _entitlement_subject(each.record)
+                await self._want(connection, ids, gateway.operator_id, subject, entitlement=each.record)
 
     async def _want_device(
         self, connection: store.Connection, gateways: Iterable[tuple[str, bool]], device: registry_pb2.Device
@@ -578,6 +656,10 @@ def _tariff_subject(record: directive_pb2.TariffRecord) -> str:
 
 def _device_subject(record: directive_pb2.DeviceRecord) -> str:
     return f"device/{record.device_id}"
+
+
+def _entitlement_subject(record: directive_pb2.EntitlementRecord) -> str:
+    return f"entitlement/{record.entitlement_id}"
 
 
 def _check_reason(reason: str) -> None:

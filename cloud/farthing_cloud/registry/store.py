@@ -35,6 +35,9 @@ _LIST_BEHIND = _sql("list_behind_gateways")
 _GET_TARIFF = _sql("get_tariff")
 _PUT_TARIFF = _sql("put_tariff")
 _LIST_TARIFFS = _sql("list_tariffs")
+_GET_ENTITLEMENT = _sql("get_entitlement")
+_PUT_ENTITLEMENT = _sql("put_entitlement")
+_LIST_ENTITLEMENTS = _sql("list_entitlements")
 _GET_DEVICE = _sql("get_device")
 _PUT_DEVICE = _sql("put_device")
 _SET_DEVICE_STATUS = _sql("set_device_status")
@@ -189,6 +192,29 @@ async def put_tariff(connection: Connection, tariff: registry_pb2.Tariff) -> Non
 async def list_tariffs(connection: Connection, operator_id: str) -> list[registry_pb2.Tariff]:
     rows = await _all(connection, _LIST_TARIFFS, operator_id=operator_id)
     return [registry_pb2.Tariff.FromString(bytes(row[0])) for row in rows]
+
+
+async def get_entitlement(
+    connection: Connection, operator_id: str, entitlement_id: str
+) -> registry_pb2.Entitlement | None:
+    row = await _one(connection, _GET_ENTITLEMENT, operator_id=operator_id, entitlement_id=entitlement_id)
+    return None if row is None else registry_pb2.Entitlement.FromString(bytes(row[0]))
+
+
+async def put_entitlement(connection: Connection, entitlement: registry_pb2.Entitlement) -> None:
+    await connection.execute(
+        _PUT_ENTITLEMENT,
+        {
+            "operator_id": entitlement.operator_id,
+            "entitlement_id": entitlement.record.entitlement_id,
+            "content": entitlement.SerializeToString(deterministic=True),
+        },
+    )
+
+
+async def list_entitlements(connection: Connection, operator_id: str) -> list[registry_pb2.Entitlement]:
+    rows = await _all(connection, _LIST_ENTITLEMENTS, operator_id=operator_id)
+    return [registry_pb2.Entitlement.FromString(bytes(row[0])) for row in rows]
 
 
 def _device(content: bytes, status: int) -> registry_pb2.Device:

@@ -7,7 +7,16 @@ from farthing.clock import SECOND_US, Instant
 from farthing.device.messages import Intent, Position
 from farthing.refusal import Refusal
 from farthing_edge.authorization.commands import DeviceStatement
-from farthing_edge.authorization.state import Account, Closing, Device, GatewayState, Register, TariffEntry, Token
+from farthing_edge.authorization.state import (
+    Account,
+    Closing,
+    Device,
+    Entitlement,
+    GatewayState,
+    Register,
+    TariffEntry,
+    Token,
+)
 
 
 class _Unasked:
@@ -24,6 +33,8 @@ class _Unasked:
     distance_m: int = 0
     #: The cloud is asked although there is money; what a silent cloud means then: this refusal, or None: go on.
     ask_cloud: tuple[Refusal | None] | None = None
+    #: What covers it: then account and tariff are the entitlement's, and so is what it costs.
+    entitlement: Entitlement | None = None
 
 
 class Ask(_Unasked):

@@ -103,6 +103,8 @@ def _money(state: GatewayState, ask: Ask, digest: bytes, now: Instant) -> Decisi
     token_key = ask.command.token_ref or b""
     stale = now - state.head_at > state.settings.directive_max_age_us
     purse = purse_for(state, account, token_key, {}, floor_only=stale)
+    if ask.entitlement is not None:
+        purse = purse._replace(floor_room_micros=0)
     if ask.ask_cloud is not None:
         waiting_or_no = _cloud_says(state, ask, digest, now)
         if waiting_or_no is not None:
@@ -173,9 +175,8 @@ def _short_of_money(state: GatewayState, ask: Ask, digest: bytes, now: Instant, 
     account = ask.account
     assert account is not None  # only asked once it is known
     policy = state.floor_policy
-    if policy.currency == account.currency and min(
-        policy.per_token_micros, policy.per_account_micros, policy.all_tokens_micros
-    ):
+    has_floor = min(policy.per_token_micros, policy.per_account_micros, policy.all_tokens_micros)
+    if policy.currency == account.currency and has_floor and ask.entitlement is None:
         return _refuse(ask, digest, Refusal.FLOOR_EXHAUSTED, now)
     return _refuse(ask, digest, Refusal.QUOTA_EXHAUSTED if account.quotas else Refusal.NO_QUOTA, now)
 

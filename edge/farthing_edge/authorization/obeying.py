@@ -24,13 +24,14 @@ from farthing.ids import (
     TokenId,
 )
 from farthing.money import Currency
-from farthing.policy import online_check_ppm_of, place_policy_of, position_of, scorecard_of, usage_limits_of
+from farthing.policy import entitlement_of, online_check_ppm_of, place_policy_of, position_of, scorecard_of, usage_limits_of
 from farthing.refusal import Refusal
 from farthing.tariff import TariffError
 from farthing.v1 import batch_pb2, directive_pb2
 from farthing_edge.authorization import events
 from farthing_edge.authorization.keeping import close_request, decided, see_whether_low, stop_quota
 from farthing_edge.authorization.state import (
+    MAX_ENTITLEMENTS,
     MAX_SEAL_RECORDS,
     NEVER,
     NEW_DEVICE_EPOCH,
@@ -160,6 +161,9 @@ def _obey_device(state: GatewayState, record: directive_pb2.DeviceRecord) -> Non
     device.report_interval_s = record.report_interval_s
     device.standing_account_id = AccountId(record.standing_account_id)
     device.stoppable = record.stoppable
+    if device.entitled_only != record.entitled_only:
+        device.entitled_only = record.entitled_only
+        _see_who_is_entitled(state)
     device.position = position_of(record.position) if record.HasField("position") else None
     epochs = {row.register_id: row.register_epoch for row in record.registers}
     for authorization in open_of(state, record.device_id):
@@ -200,6 +204,28 @@ def _obey_token(state: GatewayState, record: directive_pb2.TokenRecord) -> None:
 
 def _obey_token_denied(state: GatewayState, record: directive_pb2.TokenDenied) -> None:
     state.denied.add(record.token_ref)
+
+
+def _obey_entitlement(state: GatewayState, record: directive_pb2.EntitlementRecord) -> None:
+    entitlement = entitlement_of(record)
+    known = state.entitlements.pop(entitlement.account_id, ())
+    # What is over by what the cloud last said is forgotten: the list is short, and stays so.
+    others = [each for each in known if each.id != entitlement.id and each.ends_at > state.recorded_head_at]
+    fits = len(others) < MAX_ENTITLEMENTS
+    if entitlement.begins_at < entitlement.ends_at and fits:
+        others.append(entitlement)
+    if others:
+        others.sort(key=lambda each: (each.priority, each.ends_at, each.id))
+        state.entitlements[entitlement.account_id] = tuple(others)
+    _see_who_is_entitled(state)
+    if not fits:
+        raise ValueError(f"{entitlement.account_id} has {MAX_ENTITLEMENTS} others")
+
+
+def _see_who_is_entitled(state: GatewayState) -> None:
+    entitles = bool(state.entitlements) or any(device.entitled_only for device in state.devices.values())
+    if entitles != state.policies.entitles:
+        state.policies = replace(state.policies, entitles=entitles)
 
 
 def _obey_quota_granted(state: GatewayState, record: directive_pb2.QuotaGranted) -> None:
@@ -366,6 +392,7 @@ _OBEY: dict[str, Callable[[GatewayState, Any], None]] = {
     "account": _obey_account,
     "token": _obey_token,
     "token_denied": _obey_token_denied,
+    "entitlement": _obey_entitlement,
     "quota_granted": _obey_quota_granted,
     "quota_recalled": _obey_quota_recalled,
     "floor": _obey_floor,

@@ -15,6 +15,7 @@ from farthing.refusal import Refusal
 from farthing.tariff import TariffError
 from farthing.v1 import directive_pb2
 from farthing_edge.authorization.asking import Ask, Rule
+from farthing_edge.authorization.entitlements import entitlement_covers_it
 from farthing_edge.authorization.limits import within_limits
 from farthing_edge.authorization.place import place_fits
 from farthing_edge.authorization.risk import risk_is_low
@@ -191,8 +192,8 @@ RULES_OF_THE_INTENT: tuple[Rule, ...] = (
     account_is_active,
     tariff_prices_it,
 )
-#: 9, 10, 11: asked where a directive has set their policy.
-_RULES_OF_POLICY: tuple[Rule, ...] = (within_limits, place_fits, risk_is_low)
+#: 8 to 11: asked where a directive has set their policy.
+_RULES_OF_POLICY: tuple[Rule, ...] = (entitlement_covers_it, within_limits, place_fits, risk_is_low)
 #: By ``Policies.active``: the whole table from the counter on.
 RULES_BY_POLICY: dict[tuple[bool, ...], tuple[Rule, ...]] = {
     active: RULES_OF_THE_INTENT + tuple(compress(_RULES_OF_POLICY, active))

@@ -37,6 +37,7 @@ from farthing.ids import (
 from farthing.money import PPM, Currency
 
 # Some of these are only parts of parts: whoever writes a state down finds the classes of all that it holds here.
+from farthing.policy import Entitlement as Entitlement
 from farthing.policy import PlacePolicy as PlacePolicy
 from farthing.policy import Scorecard as Scorecard
 from farthing.policy import Steps as Steps
@@ -78,6 +79,8 @@ NEW_DEVICE_EPOCH = "a new device epoch"
 UNNAMED_DECISION = "a decision without a name"
 #: Other gateways' ends in one batch: half a megabyte at most, and the cloud prices each.
 MAX_CARRIED = 64
+#: Of one payer at one gateway; each intent of theirs looks at all.
+MAX_ENTITLEMENTS = 32
 #: Faults of directives kept for people to read.
 MAX_FAULTS = 64
 #: Parked statements that a directive can decide about; what is older of the device with the most is in the journal only. 1,000 devices
@@ -421,6 +424,7 @@ class Device:
 
     __slots__ = (
         "cancelled",
+        "entitled_only",
         "epoch",
         "highest",
         "id",
@@ -452,6 +456,8 @@ class Device:
         self.report_interval_s = 0
         self.standing_account_id = AccountId("")
         self.stoppable = False
+        #: Serves only what an entitlement covers.
+        self.entitled_only = False
         #: Where it stands, if its record says so.
         self.position: Position | None = None
         self.highest = -1
@@ -860,6 +866,8 @@ class GatewayState:
         self.devices: dict[str, Device] = {}
         self.accounts: dict[str, Account] = {}
         self.tokens: dict[bytes, Token] = {}
+        #: Account → what its tokens are entitled to, in the order in which it is used; at most ``MAX_ENTITLEMENTS`` each.
+        self.entitlements: dict[str, tuple[Entitlement, ...]] = {}
         self.denied: set[bytes] = set()
         self.tariffs: dict[tuple[str, int], TariffEntry] = {}
         #: Tariff → its versions with dates, ascending. Bounded by the tariffs that directives name.

@@ -165,6 +165,7 @@ class Directive(message.Message):
     PLACE_FIELD_NUMBER: builtins.int
     SCORECARD_FIELD_NUMBER: builtins.int
     ONLINE_CHECK_FIELD_NUMBER: builtins.int
+    ENTITLEMENT_FIELD_NUMBER: builtins.int
     gateway_id: builtins.str
     version: builtins.int
     previous_hash: builtins.bytes
@@ -214,6 +215,8 @@ class Directive(message.Message):
     def scorecard(self) -> Scorecard: ...
     @builtins.property
     def online_check(self) -> OnlineCheck: ...
+    @builtins.property
+    def entitlement(self) -> EntitlementRecord: ...
     def __init__(
         self,
         *,
@@ -241,12 +244,13 @@ class Directive(message.Message):
         place: PlacePolicy | None = ...,
         scorecard: Scorecard | None = ...,
         online_check: OnlineCheck | None = ...,
+        entitlement: EntitlementRecord | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["account", b"account", "authorizing_stopped", b"authorizing_stopped", "body", b"body", "device", b"device", "end_carried", b"end_carried", "floor", b"floor", "floor_resolved", b"floor_resolved", "online_check", b"online_check", "parked_decided", b"parked_decided", "place", b"place", "quota_granted", b"quota_granted", "quota_recalled", b"quota_recalled", "scorecard", b"scorecard", "seal", b"seal", "site_key", b"site_key", "tariff", b"tariff", "token", b"token", "token_denied", b"token_denied", "usage_limits", b"usage_limits", "use_closed", b"use_closed", "welcome", b"welcome"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["account", b"account", "authorizing_stopped", b"authorizing_stopped", "body", b"body", "device", b"device", "end_carried", b"end_carried", "entitlement", b"entitlement", "floor", b"floor", "floor_resolved", b"floor_resolved", "online_check", b"online_check", "parked_decided", b"parked_decided", "place", b"place", "quota_granted", b"quota_granted", "quota_recalled", b"quota_recalled", "scorecard", b"scorecard", "seal", b"seal", "site_key", b"site_key", "tariff", b"tariff", "token", b"token", "token_denied", b"token_denied", "usage_limits", b"usage_limits", "use_closed", b"use_closed", "welcome", b"welcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["account", b"account", "authorizing_stopped", b"authorizing_stopped", "body", b"body", "dated_at_us", b"dated_at_us", "device", b"device", "end_carried", b"end_carried", "floor", b"floor", "floor_resolved", b"floor_resolved", "gateway_id", b"gateway_id", "online_check", b"online_check", "parked_decided", b"parked_decided", "place", b"place", "previous_hash", b"previous_hash", "quota_granted", b"quota_granted", "quota_recalled", b"quota_recalled", "scorecard", b"scorecard", "seal", b"seal", "site_key", b"site_key", "tariff", b"tariff", "token", b"token", "token_denied", b"token_denied", "usage_limits", b"usage_limits", "use_closed", b"use_closed", "version", b"version", "welcome", b"welcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["account", b"account", "authorizing_stopped", b"authorizing_stopped", "body", b"body", "dated_at_us", b"dated_at_us", "device", b"device", "end_carried", b"end_carried", "entitlement", b"entitlement", "floor", b"floor", "floor_resolved", b"floor_resolved", "gateway_id", b"gateway_id", "online_check", b"online_check", "parked_decided", b"parked_decided", "place", b"place", "previous_hash", b"previous_hash", "quota_granted", b"quota_granted", "quota_recalled", b"quota_recalled", "scorecard", b"scorecard", "seal", b"seal", "site_key", b"site_key", "tariff", b"tariff", "token", b"token", "token_denied", b"token_denied", "usage_limits", b"usage_limits", "use_closed", b"use_closed", "version", b"version", "welcome", b"welcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_body: _TypeAlias = typing.Literal["welcome", "site_key", "tariff", "device", "account", "token", "token_denied", "quota_granted", "quota_recalled", "floor", "seal", "floor_resolved", "use_closed", "parked_decided", "end_carried", "authorizing_stopped", "usage_limits", "place", "scorecard", "online_check"]  # noqa: Y015
+    _WhichOneofReturnType_body: _TypeAlias = typing.Literal["welcome", "site_key", "tariff", "device", "account", "token", "token_denied", "quota_granted", "quota_recalled", "floor", "seal", "floor_resolved", "use_closed", "parked_decided", "end_carried", "authorizing_stopped", "usage_limits", "place", "scorecard", "online_check", "entitlement"]  # noqa: Y015
     _WhichOneofArgType_body: _TypeAlias = typing.Literal["body", b"body"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_body) -> _WhichOneofReturnType_body | None: ...
 
@@ -367,6 +371,7 @@ class DeviceRecord(message.Message):
     STANDING_ACCOUNT_ID_FIELD_NUMBER: builtins.int
     STOPPABLE_FIELD_NUMBER: builtins.int
     POSITION_FIELD_NUMBER: builtins.int
+    ENTITLED_ONLY_FIELD_NUMBER: builtins.int
     device_id: builtins.str
     status: DeviceStatus.ValueType
     device_epoch: builtins.int
@@ -384,6 +389,8 @@ class DeviceRecord(message.Message):
     """Only for DEVICE_PROFILE_STANDING: who pays."""
     stoppable: builtins.bool
     """False where use goes on whatever we say (no radio in the socket)."""
+    entitled_only: builtins.bool
+    """Serves only what an entitlement covers. (A standing authorization is one already.)"""
     @builtins.property
     def registers(self) -> containers.RepeatedCompositeFieldContainer[RegisterRecord]: ...
     @builtins.property
@@ -407,10 +414,11 @@ class DeviceRecord(message.Message):
         standing_account_id: builtins.str = ...,
         stoppable: builtins.bool = ...,
         position: Position | None = ...,
+        entitled_only: builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["position", b"position"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["device_epoch", b"device_epoch", "device_id", b"device_id", "position", b"position", "profile", b"profile", "registers", b"registers", "report_interval_s", b"report_interval_s", "standing_account_id", b"standing_account_id", "statement_key", b"statement_key", "static_dh_kid", b"static_dh_kid", "static_dh_x", b"static_dh_x", "status", b"status", "stoppable", b"stoppable", "tariff_id", b"tariff_id", "tariff_version", b"tariff_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["device_epoch", b"device_epoch", "device_id", b"device_id", "entitled_only", b"entitled_only", "position", b"position", "profile", b"profile", "registers", b"registers", "report_interval_s", b"report_interval_s", "standing_account_id", b"standing_account_id", "statement_key", b"statement_key", "static_dh_kid", b"static_dh_kid", "static_dh_x", b"static_dh_x", "status", b"status", "stoppable", b"stoppable", "tariff_id", b"tariff_id", "tariff_version", b"tariff_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -820,6 +828,62 @@ class OnlineCheck(message.Message):
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = typing.Literal["share_ppm", b"share_ppm"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class EntitlementRecord(message.Message):
+    """A payer's right to use under a tariff of its own, paid from an account of its own: a pass, covered kilowatt-hours, a free hour. The
+    account's quotas are quotas like all others. The same id again takes the place of what was said before.
+    """
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    ENTITLEMENT_ID_FIELD_NUMBER: builtins.int
+    ACCOUNT_ID_FIELD_NUMBER: builtins.int
+    PAID_BY_ACCOUNT_ID_FIELD_NUMBER: builtins.int
+    TARIFF_ID_FIELD_NUMBER: builtins.int
+    TARIFF_VERSION_FIELD_NUMBER: builtins.int
+    DEVICE_TARIFF_IDS_FIELD_NUMBER: builtins.int
+    UNIT_FIELD_NUMBER: builtins.int
+    FROM_US_FIELD_NUMBER: builtins.int
+    UNTIL_US_FIELD_NUMBER: builtins.int
+    PRIORITY_FIELD_NUMBER: builtins.int
+    entitlement_id: builtins.str
+    account_id: builtins.str
+    """Whose tokens it serves."""
+    paid_by_account_id: builtins.str
+    """What pays: funded with what the covered units are worth under its tariff, in the gateway's currency."""
+    tariff_id: builtins.str
+    tariff_version: builtins.int
+    unit: builtins.str
+    """Covers registers of this unit; empty: of any that its tariff prices."""
+    from_us: builtins.int
+    """Covers uses that begin from here until there. Withdrawn where there is nothing between."""
+    until_us: builtins.int
+    priority: builtins.int
+    """The lowest is used first; among equals the one that ends first."""
+    @builtins.property
+    def device_tariff_ids(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Covers devices that work under one of these tariffs; empty: under any."""
+
+    def __init__(
+        self,
+        *,
+        entitlement_id: builtins.str = ...,
+        account_id: builtins.str = ...,
+        paid_by_account_id: builtins.str = ...,
+        tariff_id: builtins.str = ...,
+        tariff_version: builtins.int = ...,
+        device_tariff_ids: abc.Iterable[builtins.str] | None = ...,
+        unit: builtins.str = ...,
+        from_us: builtins.int = ...,
+        until_us: builtins.int = ...,
+        priority: builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["account_id", b"account_id", "device_tariff_ids", b"device_tariff_ids", "entitlement_id", b"entitlement_id", "from_us", b"from_us", "paid_by_account_id", b"paid_by_account_id", "priority", b"priority", "tariff_id", b"tariff_id", "tariff_version", b"tariff_version", "unit", b"unit", "until_us", b"until_us"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -964,6 +964,7 @@ class IssueDirectiveRequest(message.Message):
     PLACE_FIELD_NUMBER: builtins.int
     SCORECARD_FIELD_NUMBER: builtins.int
     ONLINE_CHECK_FIELD_NUMBER: builtins.int
+    ENTITLEMENT_FIELD_NUMBER: builtins.int
     USE_CLOSED_FIELD_NUMBER: builtins.int
     PARKED_DECIDED_FIELD_NUMBER: builtins.int
     operator_id: builtins.str
@@ -993,6 +994,8 @@ class IssueDirectiveRequest(message.Message):
     @builtins.property
     def online_check(self) -> directive_pb2.OnlineCheck: ...
     @builtins.property
+    def entitlement(self) -> directive_pb2.EntitlementRecord: ...
+    @builtins.property
     def use_closed(self) -> directive_pb2.UseClosed: ...
     @builtins.property
     def parked_decided(self) -> directive_pb2.ParkedDecided: ...
@@ -1013,14 +1016,15 @@ class IssueDirectiveRequest(message.Message):
         place: directive_pb2.PlacePolicy | None = ...,
         scorecard: directive_pb2.Scorecard | None = ...,
         online_check: directive_pb2.OnlineCheck | None = ...,
+        entitlement: directive_pb2.EntitlementRecord | None = ...,
         use_closed: directive_pb2.UseClosed | None = ...,
         parked_decided: directive_pb2.ParkedDecided | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["body", b"body", "device", b"device", "floor", b"floor", "online_check", b"online_check", "parked_decided", b"parked_decided", "place", b"place", "scorecard", b"scorecard", "seal", b"seal", "site_key", b"site_key", "tariff", b"tariff", "token", b"token", "token_denied", b"token_denied", "usage_limits", b"usage_limits", "use_closed", b"use_closed"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["body", b"body", "device", b"device", "entitlement", b"entitlement", "floor", b"floor", "online_check", b"online_check", "parked_decided", b"parked_decided", "place", b"place", "scorecard", b"scorecard", "seal", b"seal", "site_key", b"site_key", "tariff", b"tariff", "token", b"token", "token_denied", b"token_denied", "usage_limits", b"usage_limits", "use_closed", b"use_closed"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["body", b"body", "device", b"device", "floor", b"floor", "gateway_id", b"gateway_id", "idempotency_key", b"idempotency_key", "online_check", b"online_check", "operator_id", b"operator_id", "parked_decided", b"parked_decided", "place", b"place", "scorecard", b"scorecard", "seal", b"seal", "site_key", b"site_key", "tariff", b"tariff", "token", b"token", "token_denied", b"token_denied", "usage_limits", b"usage_limits", "use_closed", b"use_closed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["body", b"body", "device", b"device", "entitlement", b"entitlement", "floor", b"floor", "gateway_id", b"gateway_id", "idempotency_key", b"idempotency_key", "online_check", b"online_check", "operator_id", b"operator_id", "parked_decided", b"parked_decided", "place", b"place", "scorecard", b"scorecard", "seal", b"seal", "site_key", b"site_key", "tariff", b"tariff", "token", b"token", "token_denied", b"token_denied", "usage_limits", b"usage_limits", "use_closed", b"use_closed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_body: _TypeAlias = typing.Literal["site_key", "tariff", "device", "token", "token_denied", "floor", "seal", "usage_limits", "place", "scorecard", "online_check", "use_closed", "parked_decided"]  # noqa: Y015
+    _WhichOneofReturnType_body: _TypeAlias = typing.Literal["site_key", "tariff", "device", "token", "token_denied", "floor", "seal", "usage_limits", "place", "scorecard", "online_check", "entitlement", "use_closed", "parked_decided"]  # noqa: Y015
     _WhichOneofArgType_body: _TypeAlias = typing.Literal["body", b"body"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_body) -> _WhichOneofReturnType_body | None: ...
 

@@ -254,6 +254,33 @@ class Device(message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 @typing.final
+class Entitlement(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
+    OPERATOR_ID_FIELD_NUMBER: builtins.int
+    SITE_IDS_FIELD_NUMBER: builtins.int
+    RECORD_FIELD_NUMBER: builtins.int
+    operator_id: builtins.str
+    @builtins.property
+    def site_ids(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Gateways of these sites know it; empty: all of the operator's."""
+
+    @builtins.property
+    def record(self) -> directive_pb2.EntitlementRecord: ...
+    def __init__(
+        self,
+        *,
+        operator_id: builtins.str = ...,
+        site_ids: abc.Iterable[builtins.str] | None = ...,
+        record: directive_pb2.EntitlementRecord | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["record", b"record"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["operator_id", b"operator_id", "record", b"record", "site_ids", b"site_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
 class PutOperatorRequest(message.Message):
     DESCRIPTOR: descriptor.Descriptor
 
@@ -355,6 +382,27 @@ class PutDeviceRequest(message.Message):
     _HasFieldArgType: _TypeAlias = typing.Literal["device", b"device"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = typing.Literal["device", b"device", "dry_run", b"dry_run"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class PutEntitlementRequest(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
+    ENTITLEMENT_FIELD_NUMBER: builtins.int
+    DRY_RUN_FIELD_NUMBER: builtins.int
+    dry_run: builtins.bool
+    @builtins.property
+    def entitlement(self) -> Entitlement: ...
+    def __init__(
+        self,
+        *,
+        entitlement: Entitlement | None = ...,
+        dry_run: builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["entitlement", b"entitlement"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["dry_run", b"dry_run", "entitlement", b"entitlement"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -665,5 +713,40 @@ class ListDevicesResponse(message.Message):
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = typing.Literal["devices", b"devices"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ListEntitlementsRequest(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
+    OPERATOR_ID_FIELD_NUMBER: builtins.int
+    operator_id: builtins.str
+    def __init__(
+        self,
+        *,
+        operator_id: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["operator_id", b"operator_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ListEntitlementsResponse(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
+    ENTITLEMENTS_FIELD_NUMBER: builtins.int
+    @builtins.property
+    def entitlements(self) -> containers.RepeatedCompositeFieldContainer[Entitlement]: ...
+    def __init__(
+        self,
+        *,
+        entitlements: abc.Iterable[Entitlement] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["entitlements", b"entitlements"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...

@@ -60,6 +60,11 @@ class RegistryStub:
                 request_serializer=farthing_dot_v1_dot_registry__pb2.PutDeviceRequest.SerializeToString,
                 response_deserializer=farthing_dot_v1_dot_registry__pb2.PutResponse.FromString,
                 _registered_method=True)
+        self.PutEntitlement = channel.unary_unary(
+                '/farthing.v1.Registry/PutEntitlement',
+                request_serializer=farthing_dot_v1_dot_registry__pb2.PutEntitlementRequest.SerializeToString,
+                response_deserializer=farthing_dot_v1_dot_registry__pb2.PutResponse.FromString,
+                _registered_method=True)
         self.SetDeviceStatus = channel.unary_unary(
                 '/farthing.v1.Registry/SetDeviceStatus',
                 request_serializer=farthing_dot_v1_dot_registry__pb2.SetDeviceStatusRequest.SerializeToString,
@@ -105,6 +110,11 @@ class RegistryStub:
                 request_serializer=farthing_dot_v1_dot_registry__pb2.ListDevicesRequest.SerializeToString,
                 response_deserializer=farthing_dot_v1_dot_registry__pb2.ListDevicesResponse.FromString,
                 _registered_method=True)
+        self.ListEntitlements = channel.unary_unary(
+                '/farthing.v1.Registry/ListEntitlements',
+                request_serializer=farthing_dot_v1_dot_registry__pb2.ListEntitlementsRequest.SerializeToString,
+                response_deserializer=farthing_dot_v1_dot_registry__pb2.ListEntitlementsResponse.FromString,
+                _registered_method=True)
 
 
 class RegistryServicer:
@@ -136,6 +146,12 @@ class RegistryServicer:
         raise NotImplementedError('Method not implemented!')
 
     def PutDevice(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PutEntitlement(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -198,6 +214,12 @@ class RegistryServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListEntitlements(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RegistryServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -224,6 +246,11 @@ def add_RegistryServicer_to_server(servicer, server):
             'PutDevice': grpc.unary_unary_rpc_method_handler(
                     servicer.PutDevice,
                     request_deserializer=farthing_dot_v1_dot_registry__pb2.PutDeviceRequest.FromString,
+                    response_serializer=farthing_dot_v1_dot_registry__pb2.PutResponse.SerializeToString,
+            ),
+            'PutEntitlement': grpc.unary_unary_rpc_method_handler(
+                    servicer.PutEntitlement,
+                    request_deserializer=farthing_dot_v1_dot_registry__pb2.PutEntitlementRequest.FromString,
                     response_serializer=farthing_dot_v1_dot_registry__pb2.PutResponse.SerializeToString,
             ),
             'SetDeviceStatus': grpc.unary_unary_rpc_method_handler(
@@ -270,6 +297,11 @@ def add_RegistryServicer_to_server(servicer, server):
                     servicer.ListDevices,
                     request_deserializer=farthing_dot_v1_dot_registry__pb2.ListDevicesRequest.FromString,
                     response_serializer=farthing_dot_v1_dot_registry__pb2.ListDevicesResponse.SerializeToString,
+            ),
+            'ListEntitlements': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListEntitlements,
+                    request_deserializer=farthing_dot_v1_dot_registry__pb2.ListEntitlementsRequest.FromString,
+                    response_serializer=farthing_dot_v1_dot_registry__pb2.ListEntitlementsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -407,6 +439,33 @@ class Registry:
             target,
             '/farthing.v1.Registry/PutDevice',
             farthing_dot_v1_dot_registry__pb2.PutDeviceRequest.SerializeToString,
+            farthing_dot_v1_dot_registry__pb2.PutResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PutEntitlement(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/farthing.v1.Registry/PutEntitlement',
+            farthing_dot_v1_dot_registry__pb2.PutEntitlementRequest.SerializeToString,
             farthing_dot_v1_dot_registry__pb2.PutResponse.FromString,
             options,
             channel_credentials,
@@ -651,6 +710,33 @@ class Registry:
             '/farthing.v1.Registry/ListDevices',
             farthing_dot_v1_dot_registry__pb2.ListDevicesRequest.SerializeToString,
             farthing_dot_v1_dot_registry__pb2.ListDevicesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListEntitlements(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/farthing.v1.Registry/ListEntitlements',
+            farthing_dot_v1_dot_registry__pb2.ListEntitlementsRequest.SerializeToString,
+            farthing_dot_v1_dot_registry__pb2.ListEntitlementsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -38,6 +38,7 @@ class RegistryStub:
     PutGateway: _grpc.UnaryUnaryMultiCallable[_registry_pb2.PutGatewayRequest, _registry_pb2.PutResponse]
     PutTariff: _grpc.UnaryUnaryMultiCallable[_registry_pb2.PutTariffRequest, _registry_pb2.PutResponse]
     PutDevice: _grpc.UnaryUnaryMultiCallable[_registry_pb2.PutDeviceRequest, _registry_pb2.PutResponse]
+    PutEntitlement: _grpc.UnaryUnaryMultiCallable[_registry_pb2.PutEntitlementRequest, _registry_pb2.PutResponse]
     SetDeviceStatus: _grpc.UnaryUnaryMultiCallable[_registry_pb2.SetDeviceStatusRequest, _registry_pb2.PutResponse]
     CloseUse: _grpc.UnaryUnaryMultiCallable[_registry_pb2.CloseUseRequest, _registry_pb2.CloseUseResponse]
     """A use whose device does not end it, or is gone, is over: at the last value that it signed."""
@@ -50,6 +51,7 @@ class RegistryStub:
     ListGateways: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ListGatewaysRequest, _registry_pb2.ListGatewaysResponse]
     ListTariffs: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ListTariffsRequest, _registry_pb2.ListTariffsResponse]
     ListDevices: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ListDevicesRequest, _registry_pb2.ListDevicesResponse]
+    ListEntitlements: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ListEntitlementsRequest, _registry_pb2.ListEntitlementsResponse]
 
 @_typing.type_check_only
 class RegistryAsyncStub(RegistryStub):
@@ -61,6 +63,7 @@ class RegistryAsyncStub(RegistryStub):
     PutGateway: _aio.UnaryUnaryMultiCallable[_registry_pb2.PutGatewayRequest, _registry_pb2.PutResponse]  # type: ignore[assignment]
     PutTariff: _aio.UnaryUnaryMultiCallable[_registry_pb2.PutTariffRequest, _registry_pb2.PutResponse]  # type: ignore[assignment]
     PutDevice: _aio.UnaryUnaryMultiCallable[_registry_pb2.PutDeviceRequest, _registry_pb2.PutResponse]  # type: ignore[assignment]
+    PutEntitlement: _aio.UnaryUnaryMultiCallable[_registry_pb2.PutEntitlementRequest, _registry_pb2.PutResponse]  # type: ignore[assignment]
     SetDeviceStatus: _aio.UnaryUnaryMultiCallable[_registry_pb2.SetDeviceStatusRequest, _registry_pb2.PutResponse]  # type: ignore[assignment]
     CloseUse: _aio.UnaryUnaryMultiCallable[_registry_pb2.CloseUseRequest, _registry_pb2.CloseUseResponse]  # type: ignore[assignment]
     """A use whose device does not end it, or is gone, is over: at the last value that it signed."""
@@ -73,6 +76,7 @@ class RegistryAsyncStub(RegistryStub):
     ListGateways: _aio.UnaryUnaryMultiCallable[_registry_pb2.ListGatewaysRequest, _registry_pb2.ListGatewaysResponse]  # type: ignore[assignment]
     ListTariffs: _aio.UnaryUnaryMultiCallable[_registry_pb2.ListTariffsRequest, _registry_pb2.ListTariffsResponse]  # type: ignore[assignment]
     ListDevices: _aio.UnaryUnaryMultiCallable[_registry_pb2.ListDevicesRequest, _registry_pb2.ListDevicesResponse]  # type: ignore[assignment]
+    ListEntitlements: _aio.UnaryUnaryMultiCallable[_registry_pb2.ListEntitlementsRequest, _registry_pb2.ListEntitlementsResponse]  # type: ignore[assignment]
 
 class RegistryServicer(metaclass=_abc_1.ABCMeta):
     """Operators, sites, gateways, devices, tariffs, and what each gateway must know of them."""
@@ -109,6 +113,13 @@ class RegistryServicer(metaclass=_abc_1.ABCMeta):
     def PutDevice(
         self,
         request: _registry_pb2.PutDeviceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.PutResponse, _abc.Awaitable[_registry_pb2.PutResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def PutEntitlement(
+        self,
+        request: _registry_pb2.PutEntitlementRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_registry_pb2.PutResponse, _abc.Awaitable[_registry_pb2.PutResponse]]: ...
 
@@ -177,5 +188,12 @@ class RegistryServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_pb2.ListDevicesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_registry_pb2.ListDevicesResponse, _abc.Awaitable[_registry_pb2.ListDevicesResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def ListEntitlements(
+        self,
+        request: _registry_pb2.ListEntitlementsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.ListEntitlementsResponse, _abc.Awaitable[_registry_pb2.ListEntitlementsResponse]]: ...
 
 def add_RegistryServicer_to_server(servicer: RegistryServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -26,6 +26,7 @@ Body: TypeAlias = (
     | directive_pb2.PlacePolicy
     | directive_pb2.Scorecard
     | directive_pb2.OnlineCheck
+    | directive_pb2.EntitlementRecord
     | directive_pb2.EndCarried
     | directive_pb2.AuthorizingStopped
     | directive_pb2.UseClosed
@@ -49,6 +50,7 @@ _FIELDS = {
     directive_pb2.PlacePolicy: "place",
     directive_pb2.Scorecard: "scorecard",
     directive_pb2.OnlineCheck: "online_check",
+    directive_pb2.EntitlementRecord: "entitlement",
     directive_pb2.EndCarried: "end_carried",
     directive_pb2.AuthorizingStopped: "authorizing_stopped",
     directive_pb2.UseClosed: "use_closed",

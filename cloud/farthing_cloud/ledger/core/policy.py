@@ -17,6 +17,8 @@ def account_named(body: Body) -> AccountId | None:
         return AccountId(body.account_id)
     if isinstance(body, directive_pb2.DeviceRecord) and body.standing_account_id:
         return AccountId(body.standing_account_id)
+    if isinstance(body, directive_pb2.EntitlementRecord):
+        return AccountId(body.paid_by_account_id)
     return None
 
 
