@@ -141,9 +141,7 @@ class Town:
         answer = await self.ledger.request_quota(request, now=self.gateways[name].at)
         if answer.quota_id:
             until = Instant(self.gateways[name].at + TERMS.lifetime_us)
-            self.gateways[name].told(
-                quota_granted=Policy.quota(answer.quota_id, account, answer.amount_micros, until)
-            )
+            self.gateways[name].told(quota_granted=Policy.quota(answer.quota_id, account, answer.amount_micros, until))
 
     def used(self, name: str, device: str, percent: int) -> tuple[Gateway, int]:
         """It goes on for a while, up to its limit at most: so many percent of the way."""
@@ -261,7 +259,7 @@ async def test_a_gateway_hears_of_the_paying_account_before_the_entitlement(stor
     assert await issue(entitlement(), "k1") == 3
     assert await issue(entitlement(until_us=clock("12:00")), "k2") == 4
     bodies = [
-        directive_pb2.Directive.FromString(row.content).WhichOneof("body")
+        directive_pb2.Directive.FromString(row.body).WhichOneof("body")
         for row in await store.directives(GatewayId("G1"), 0, 9)
     ]
     assert bodies == ["welcome", "account", "entitlement", "entitlement"]

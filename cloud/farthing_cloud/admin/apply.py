@@ -2,7 +2,7 @@
 
 Rule 1: the file is read and every message built before the first call: a fault in it changes nothing.
 Rule 2: things come after what they name: operators, agencies, sites, gateways, split rules, tariffs, accounts, fundings,
-devices, tokens.
+devices, tokens, entitlements.
 Rule 3: a step that fails ends the run; what was done stays, and applying again goes on from there.
 """
 
@@ -92,6 +92,8 @@ def _end_steps(document: Document, folder: Path) -> Iterator[Step]:
             return change_name(answer.change), [f"token_id: {answer.token_id}"] if answer.token_id else []
 
         yield Step(kind="token", id=f"{token.operator}/{token.label}", run=put_token)
+    for entitlement in document.entitlements:
+        yield put_entitlement(entitlement.message())
 
 
 def change_name(change: registry_pb2.Change.ValueType) -> str:
@@ -163,6 +165,19 @@ def put_device(device: registry_pb2.Device) -> Step:
         run=lambda channel, dry_run: _outcome(
             registry_pb2_grpc.RegistryStub(channel).PutDevice(
                 registry_pb2.PutDeviceRequest(device=device, dry_run=dry_run), timeout=CALL_TIMEOUT_S
+            )
+        ),
+    )
+
+
+def put_entitlement(entitlement: registry_pb2.Entitlement) -> Step:
+    """Put an entitlement."""
+    return Step(
+        kind="entitlement",
+        id=f"{entitlement.operator_id}/{entitlement.record.entitlement_id}",
+        run=lambda channel, dry_run: _outcome(
+            registry_pb2_grpc.RegistryStub(channel).PutEntitlement(
+                registry_pb2.PutEntitlementRequest(entitlement=entitlement, dry_run=dry_run), timeout=CALL_TIMEOUT_S
             )
         ),
     )

@@ -60,6 +60,12 @@ def _accounts() -> typer.Typer:
     return accounts
 
 
+def _entitlements() -> typer.Typer:
+    from farthing_cloud.admin.entitlements import entitlements
+
+    return entitlements
+
+
 def _quotas() -> typer.Typer:
     from farthing_cloud.admin.ledger import quotas
 
@@ -132,6 +138,7 @@ _GROUPS: Mapping[str, Callable[[], typer.Typer]] = {
     "accounts": _accounts,
     "devices": _devices,
     "tokens": _tokens,
+    "entitlements": _entitlements,
     "quotas": _quotas,
     "corrections": _corrections,
     "batches": _batches,

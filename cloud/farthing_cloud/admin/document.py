@@ -14,7 +14,7 @@ from pydantic import Field, ValidationError
 from farthing.configuration import ConfigError, Section, explain, read_toml
 from farthing.hsm import Party, PartyError, load_party
 from farthing.v1 import directive_pb2, ledger_pb2, registry_pb2, settlement_pb2, vault_pb2
-from farthing_cloud.admin.exact import Micros, SharePpm
+from farthing_cloud.admin.exact import InstantUs, Micros, SharePpm
 from farthing_cloud.admin.site_policy import Limits, OnlineCheck, Place, Places, Scorecard
 
 PROFILES: Mapping[str, directive_pb2.DeviceProfile.ValueType] = {
@@ -190,6 +190,8 @@ class Device(Section):
     tariff_version: Annotated[int, Field(ge=1)] = 1
     report_interval_s: Annotated[int, Field(ge=1)]
     stoppable: bool
+    #: Serves only what an entitlement covers.
+    entitled_only: bool = False
     standing_account: str | None = None
     device_epoch: Annotated[int, Field(ge=1)] = 1
     #: Where it stands; absent for one that moves.
@@ -225,6 +227,7 @@ class Device(Section):
                 report_interval_s=self.report_interval_s,
                 standing_account_id=self.standing_account or "",
                 stoppable=self.stoppable,
+                entitled_only=self.entitled_only,
                 position=None if self.position is None else self.position.message(),
             ),
             certificate=_der(party, "statement"),
@@ -266,6 +269,43 @@ class Token(Section):
         )
 
 
+class Entitlement(Section):
+    """What ``account`` may use under a tariff of its own, paid by the account ``paid_by``."""
+
+    id: str
+    operator: str
+    account: str
+    paid_by: str
+    tariff: str
+    tariff_version: Annotated[int, Field(ge=1)] = 1
+    device_tariffs: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    unit: str = ""
+    start: InstantUs
+    until: InstantUs
+    priority: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
+    #: None: all of the operator's.
+    sites: Annotated[tuple[str, ...], Field(strict=False)] = ()
+
+    def message(self) -> registry_pb2.Entitlement:
+        """As the registry takes it."""
+        return registry_pb2.Entitlement(
+            operator_id=self.operator,
+            site_ids=self.sites,
+            record=directive_pb2.EntitlementRecord(
+                entitlement_id=self.id,
+                account_id=self.account,
+                paid_by_account_id=self.paid_by,
+                tariff_id=self.tariff,
+                tariff_version=self.tariff_version,
+                device_tariff_ids=self.device_tariffs,
+                unit=self.unit,
+                from_us=self.start,
+                until_us=self.until,
+                priority=self.priority,
+            ),
+        )
+
+
 class Funding(Section):
     operator: str
     account: str
@@ -298,6 +338,7 @@ class Document(Section):
     fundings: Annotated[tuple[Funding, ...], Field(strict=False)] = ()
     devices: Annotated[tuple[Device, ...], Field(strict=False)] = ()
     tokens: Annotated[tuple[Token, ...], Field(strict=False)] = ()
+    entitlements: Annotated[tuple[Entitlement, ...], Field(strict=False)] = ()
 
 
 def read_document(path: Path) -> Document:

@@ -290,6 +290,7 @@ def list_devices(ctx: typer.Context, operator: AnyOperator = "", as_json: Json =
             "standing_account_id": device.record.standing_account_id,
             "report_interval_s": device.record.report_interval_s,
             "stoppable": device.record.stoppable,
+            "entitled_only": device.record.entitled_only,
         }
         for device in answer.devices
     ]
@@ -312,6 +313,7 @@ def put_one_device(
     report_interval: Annotated[int, typer.Option(min=1, help="Seconds between readings while used.")] = 60,
     stoppable: Annotated[bool, typer.Option(help="Whether use ends when we say so.")] = True,
     standing_account: Annotated[str, typer.Option(help="Only for profile standing: who pays.")] = "",
+    entitled_only: Annotated[bool, typer.Option(help="Whether it serves only what an entitlement covers.")] = False,
     position: Annotated[str, typer.Option(help="Where it stands, LATITUDE,LONGITUDE in degrees; none: it moves.")] = "",
     dry_run: DryRun = False,
     as_json: Json = False,
@@ -329,6 +331,7 @@ def put_one_device(
         tariff_version=tariff_version,
         report_interval_s=report_interval,
         stoppable=stoppable,
+        entitled_only=entitled_only,
         standing_account=standing_account or None,
         device_epoch=1,
         position=_place(position),

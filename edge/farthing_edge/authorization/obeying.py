@@ -24,7 +24,14 @@ from farthing.ids import (
     TokenId,
 )
 from farthing.money import Currency
-from farthing.policy import entitlement_of, online_check_ppm_of, place_policy_of, position_of, scorecard_of, usage_limits_of
+from farthing.policy import (
+    entitlement_of,
+    online_check_ppm_of,
+    place_policy_of,
+    position_of,
+    scorecard_of,
+    usage_limits_of,
+)
 from farthing.refusal import Refusal
 from farthing.tariff import TariffError
 from farthing.v1 import batch_pb2, directive_pb2

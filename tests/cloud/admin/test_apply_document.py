@@ -9,7 +9,7 @@ import grpc
 import pytest
 
 from farthing.configuration import ConfigError
-from farthing.policy import scorecard_of
+from farthing.policy import entitlement_of, scorecard_of
 from farthing.v1 import directive_pb2
 from farthing_cloud.admin.apply import CREATED, NONE, Step, execute, plan
 from farthing_cloud.admin.document import exact_json, read_document, token_bytes
@@ -119,6 +119,35 @@ def test_a_site_s_policies_are_read_exactly(tmp_path: Path) -> None:
 def test_a_policy_s_fault_is_named_by_its_place(tmp_path: Path, old: str, new: str, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         read_document(write(tmp_path, POLICIES.replace(old, new)))
+
+
+PASS = """
+[[entitlements]]
+id = "pass-1"
+operator = "city"
+account = "acme"
+paid_by = "acme-pass"
+tariff = "pass-kwh"
+device_tariffs = ["charge"]
+unit = "Wh"
+start = "2026-03-01T00:00:00+01:00"
+until = "2026-04-01T00:00:00+02:00"
+sites = ["S1"]
+"""
+
+
+def test_an_entitlement_is_read_with_its_instants(tmp_path: Path) -> None:
+    document = read_document(write(tmp_path, SMALL + PASS))
+    message = document.entitlements[0].message()
+    entitlement = entitlement_of(message.record)
+    assert (entitlement.account_id, entitlement.paid_by, entitlement.tariff.version) == ("acme", "acme-pass", 1)
+    # March has an hour less.
+    assert entitlement.ends_at - entitlement.begins_at == (31 * 24 - 1) * 3600 * 1_000_000
+    assert list(message.site_ids) == ["S1"]
+    assert [step.kind for step in plan(document, tmp_path)][-1] == "entitlement"
+    for wrong in ('"2026-04-01T00:00:00"', "2026-04-01", '"April"'):
+        with pytest.raises(ConfigError, match="until"):
+            read_document(write(tmp_path, PASS.replace('"2026-04-01T00:00:00+02:00"', wrong)))
 
 
 def test_steps_come_after_what_they_need(tmp_path: Path) -> None:

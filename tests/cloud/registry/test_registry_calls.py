@@ -340,3 +340,75 @@ async def test_lists_name_what_there_is(back_office: BackOffice, parties: Path) 
     assert [each.record.device_id for each in listed] == ["chg-1"]
     assert listed[0].record.status == directive_pb2.DEVICE_STATUS_ACTIVE
     assert not (await stub.ListDevices(registry_pb2.ListDevicesRequest(operator_id="other"))).devices
+
+
+def entitlement(**changes: object) -> registry_pb2.PutEntitlementRequest:
+    sites = changes.pop("site_ids", ("S1",))
+    fields: dict[str, object] = {
+        "entitlement_id": "pass-1",
+        "account_id": "acme",
+        "paid_by_account_id": "acme-pass",
+        "tariff_id": "charge",
+        "tariff_version": 1,
+        "unit": "Wh",
+        "from_us": 1,
+        "until_us": 2**52,
+        **changes,
+    }
+    record = directive_pb2.EntitlementRecord(**fields)
+    return registry_pb2.PutEntitlementRequest(
+        entitlement=registry_pb2.Entitlement(operator_id="city", site_ids=sites, record=record)
+    )
+
+
+async def test_an_entitlement_reaches_its_sites_gateways_and_those_that_come_later(
+    back_office: BackOffice, parties: Path
+) -> None:
+    await register_all(back_office, parties)
+    put, told = back_office.registry.PutEntitlement, back_office.ledger.chains
+    assert (await put(entitlement())).change == registry_pb2.CHANGE_CREATED
+    assert told["gw-1"][-1].entitlement == entitlement().entitlement.record
+    known = len(told["gw-1"])
+    assert (await put(entitlement())).change == registry_pb2.CHANGE_NONE
+    assert len(told["gw-1"]) == known
+
+    await put(entitlement(entitlement_id="over", until_us=1))
+    await back_office.registry.PutGateway(registry_pb2.PutGatewayRequest(gateway=gateway(parties, "gw-2")))
+    heard = [each.entitlement.entitlement_id for each in told["gw-2"] if each.HasField("entitlement")]
+    assert heard == ["pass-1"]
+
+    # Another end, and another site: who knew it hears that there is nothing any more.
+    assert (await put(entitlement(until_us=2**51))).change == registry_pb2.CHANGE_UPDATED
+    assert [told[name][-1].entitlement.until_us for name in ("gw-1", "gw-2")] == [2**51, 2**51]
+    await back_office.registry.PutSite(registry_pb2.PutSiteRequest(site=site(site_id="S2")))
+    await put(entitlement(site_ids=("S2",)))
+    assert [told[name][-1].entitlement.until_us for name in ("gw-1", "gw-2")] == [1, 1]
+    await put(entitlement(site_ids=()))
+    assert [told[name][-1].entitlement.until_us for name in ("gw-1", "gw-2")] == [2**52, 2**52]
+    listed = (
+        await back_office.registry.ListEntitlements(registry_pb2.ListEntitlementsRequest(operator_id="city"))
+    ).entitlements
+    assert [each.record.entitlement_id for each in listed] == ["over", "pass-1"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "words"),
+    [
+        ({"paid_by_account_id": "acme"}, grpc.StatusCode.INVALID_ARGUMENT, "account of its own"),
+        ({"until_us": 0}, grpc.StatusCode.INVALID_ARGUMENT, "until_us"),
+        ({"site_ids": ("S1", "S1")}, grpc.StatusCode.INVALID_ARGUMENT, "twice"),
+        ({"tariff_version": 2}, grpc.StatusCode.FAILED_PRECONDITION, "no tariff charge version 2"),
+        ({"site_ids": ("S9",)}, grpc.StatusCode.FAILED_PRECONDITION, "no site"),
+        ({"account_id": "other"}, grpc.StatusCode.FAILED_PRECONDITION, "another payer"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+async def test_an_entitlement_that_makes_no_sense_is_refused(
+    back_office: BackOffice, parties: Path, changes: dict[str, object], code: grpc.StatusCode, words: str
+) -> None:
+    await register_all(back_office, parties)
+    await back_office.registry.PutEntitlement(entitlement())
+    known = len(back_office.ledger.chains["gw-1"])
+    found, details = await refused(back_office.registry.PutEntitlement(entitlement(**changes)))
+    assert (found, words in details) == (code, True), details
+    assert len(back_office.ledger.chains["gw-1"]) == known

@@ -80,9 +80,7 @@ def site() -> Gateway:
 
 def units(gateway: Gateway, name: str, wh: int, quota: str = "") -> None:
     """A quota that is worth so many covered watt-hours."""
-    gateway.told(
-        quota_granted=Policy.quota(quota or f"units-{name}", f"pass-{name}", wh * WH_MICROS, clock("20:00"))
-    )
+    gateway.told(quota_granted=Policy.quota(quota or f"units-{name}", f"pass-{name}", wh * WH_MICROS, clock("20:00")))
 
 
 def begin(gateway: Gateway, device: str = "c1", **changes: object) -> tuple[Meter, Authorization | None]:
