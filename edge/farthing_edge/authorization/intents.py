@@ -38,7 +38,7 @@ def decide_intent(state: GatewayState, command: DeviceStatement, intent: Intent,
         refusal = rule(state, ask)
         if refusal is not None:
             return _refuse(ask, digest, refusal, now) if _no_stays(state, ask) else no(intent, refusal)
-    for rule in RULES_BY_POLICY[state.policies.active]:
+    for rule in RULES_BY_POLICY[state.entitles][state.policies.active]:
         refusal = rule(state, ask)
         if refusal is not None:
             if refusal.rule == 3 or refusal.rule in _GATEWAY_RULES:

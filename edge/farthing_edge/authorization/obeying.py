@@ -230,9 +230,7 @@ def _obey_entitlement(state: GatewayState, record: directive_pb2.EntitlementReco
 
 
 def _see_who_is_entitled(state: GatewayState) -> None:
-    entitles = bool(state.entitlements) or any(device.entitled_only for device in state.devices.values())
-    if entitles != state.policies.entitles:
-        state.policies = replace(state.policies, entitles=entitles)
+    state.entitles = bool(state.entitlements) or any(device.entitled_only for device in state.devices.values())
 
 
 def _obey_quota_granted(state: GatewayState, record: directive_pb2.QuotaGranted) -> None:

@@ -13,15 +13,12 @@ class Policies:
     place: PlacePolicy | None = None
     scorecard: Scorecard | None = None
     online_check_ppm: int = 0
-    #: There are entitlements, or devices that serve nobody without one.
-    entitles: bool = False
-    #: Whether entitlements, usage limits, places and risk are asked: worked out once, as every intent looks.
-    active: tuple[bool, bool, bool, bool] = field(init=False, repr=False, compare=False)
+    #: Whether usage limits, places and risk are asked: worked out once, as every intent looks.
+    active: tuple[bool, bool, bool] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         asks_risk = self.scorecard is not None or self.online_check_ppm > 0
-        active = (self.entitles, self.limits is not None, self.place is not None, asks_risk)
-        object.__setattr__(self, "active", active)
+        object.__setattr__(self, "active", (self.limits is not None, self.place is not None, asks_risk))
 
     @property
     def remembers_tokens(self) -> bool:

@@ -192,10 +192,17 @@ RULES_OF_THE_INTENT: tuple[Rule, ...] = (
     account_is_active,
     tariff_prices_it,
 )
-#: 8 to 11: asked where a directive has set their policy.
-_RULES_OF_POLICY: tuple[Rule, ...] = (entitlement_covers_it, within_limits, place_fits, risk_is_low)
-#: By ``Policies.active``: the whole table from the counter on.
-RULES_BY_POLICY: dict[tuple[bool, ...], tuple[Rule, ...]] = {
-    active: RULES_OF_THE_INTENT + tuple(compress(_RULES_OF_POLICY, active))
-    for active in product((False, True), repeat=len(_RULES_OF_POLICY))
+#: 8: asked where a directive has named an entitlement, or a device that serves nobody without one.
+_RULES_OF_ENTITLEMENT: tuple[Rule, ...] = (entitlement_covers_it,)
+#: 9, 10, 11: asked where a directive has set their policy.
+_RULES_OF_POLICY: tuple[Rule, ...] = (within_limits, place_fits, risk_is_low)
+#: By ``GatewayState.entitles``, then by ``Policies.active``: the whole table from the counter on.
+RULES_BY_POLICY: dict[bool, dict[tuple[bool, ...], tuple[Rule, ...]]] = {
+    entitles: {
+        active: RULES_OF_THE_INTENT
+        + (_RULES_OF_ENTITLEMENT if entitles else ())
+        + tuple(compress(_RULES_OF_POLICY, active))
+        for active in product((False, True), repeat=len(_RULES_OF_POLICY))
+    }
+    for entitles in (False, True)
 }

@@ -868,6 +868,8 @@ class GatewayState:
         self.tokens: dict[bytes, Token] = {}
         #: Account → what its tokens are entitled to, in the order in which it is used; at most ``MAX_ENTITLEMENTS`` each.
         self.entitlements: dict[str, tuple[Entitlement, ...]] = {}
+        #: There are entitlements, or devices that serve nobody without one: rule 8 is asked.
+        self.entitles = False
         self.denied: set[bytes] = set()
         self.tariffs: dict[tuple[str, int], TariffEntry] = {}
         #: Tariff → its versions with dates, ascending. Bounded by the tariffs that directives name.

@@ -2,6 +2,7 @@
 
 import json
 
+import cbor2
 import pytest
 from edge_playbook import TARIFFS, Gateway, M, Meter, Policy, clock, fund
 from signed_uses import Site
@@ -13,6 +14,7 @@ from farthing.v1 import directive_pb2, gateway_sync_pb2
 from farthing_edge.authorization import commands
 from farthing_edge.authorization.events import QuotaRequested
 from farthing_edge.authorization.state import MAX_ENTITLEMENTS, Authorization
+from farthing_edge.journal.graph import state_from_bytes, state_to_bytes
 
 #: What a covered kilowatt-hour was sold for, tax in it.
 PASS_KWH = {
@@ -303,10 +305,10 @@ def test_the_same_id_takes_the_place_of_what_was_said_and_nothing_between_withdr
     entitle(site, "a", "pass-kwh", priority=4)
     entitle(site, "a", "pass-kwh", priority=3)
     assert [each.priority for each in site.state.entitlements["P"]] == [3]
-    assert site.state.policies.entitles
+    assert site.state.entitles
     entitle(site, "a", "pass-kwh", until_us=clock("00:00"))
     assert site.state.entitlements == {}
-    assert not site.state.policies.entitles
+    assert not site.state.entitles
     assert site.replayed().entitlements == {}
 
 
@@ -332,6 +334,26 @@ def test_what_makes_no_sense_is_a_fault_for_people(site: Gateway) -> None:
         "until_us",
     ]
     assert site.state.entitlements == {}
+
+
+def test_a_snapshot_keeps_them_and_one_of_an_older_program_has_none(site: Gateway) -> None:
+    older, lacking = state_from_bytes(without_entitlements(state_to_bytes(site.state)), site.settings)
+    assert lacking
+    assert (older.entitles, older.entitlements, older.devices["c1"].entitled_only) == (False, {}, False)
+    entitle(site, "a", "pass-kwh")
+    units(site, "a", 10_000)
+    site.state, lacking = state_from_bytes(state_to_bytes(site.state), site.settings)
+    assert not lacking
+    assert begin(site)[1].account_id == "pass-a"
+
+
+def without_entitlements(data: bytes) -> bytes:
+    document = cbor2.loads(data)
+    del document["root"]["entitlements"], document["root"]["entitles"]
+    for table in document["tables"]:
+        if table[0] == "Device":
+            table[2] = [each for each in table[2] if each[0] != "entitled_only"]
+    return cbor2.dumps(document)
 
 
 # Evidence -------------------------------------------------------------------------------------------------------------

@@ -516,7 +516,7 @@ def test_a_policy_that_makes_no_sense_is_noted_and_changes_nothing(site: Gateway
 
 
 def test_rules_without_a_policy_are_not_asked(site: Gateway) -> None:
-    assert site.state.policies.active == (False, False, False, False)
+    assert site.state.policies.active == (False, False, False)
     start(site, "c1")
     usage = site.state.usage
     assert (usage.tokens, usage.devices, usage.uses) == ({}, {}, {})
