@@ -74,7 +74,10 @@ class Life:
 
     def answer(self, gateway: GatewayId, send: Send, status: AnswerStatus, **fields: Any) -> "Life":
         incarnation = fields.pop("incarnation", 1)
-        witness = Witness(incarnation=incarnation, start_id=StartId(bytes(16)), position=999)
+        # As far as the device has seen its journal, if nothing else is said.
+        seen = max((each.witness.position for each in self.state.seen if each.gateway == gateway), default=0)
+        position = fields.pop("position", seen)
+        witness = Witness(incarnation=incarnation, start_id=StartId(bytes(16)), position=position)
         answer = Answer(
             gateway=gateway,
             witness=witness,
@@ -274,6 +277,21 @@ def test_an_end_whose_gateway_is_out_of_reach_is_handed_to_another_with_what_pro
     # It came back: its own answer ends the matter.
     life.tick(real_s=60).hear()
     assert not life.state.outgoing
+
+
+def test_what_a_carrier_had_receipted_before_it_took_an_older_end_says_nothing_of_it(life: Life, plan: Any) -> None:
+    end = left_behind(life, plan)
+    life.tick(real_s=18)
+    handed = next(send for send in life.said if send.gateway == G2)
+    # Newer words of the device, to this gateway, were receipted: "everything up to there", before it heard of the end.
+    newer = replace(handed, counter=end.counter + 1)
+    life.answer(G2, newer, AnswerStatus.RECORDED, position=4, receipted=end.counter + 1)
+    life.answer(G2, handed, AnswerStatus.RECORDED, position=6, receipted=end.counter - 1)
+    assert end.counter in {each.counter for each in life.state.kept}, "taken, and not with the cloud"
+    life.answer(G2, newer, AnswerStatus.RECORDED, position=5, receipted=end.counter + 1)
+    assert end.counter in {each.counter for each in life.state.kept}, "an answer that was long on its way"
+    life.answer(G2, handed, AnswerStatus.RECORDED, position=9, receipted=end.counter + 1)
+    assert not life.state.kept
 
 
 def test_a_carriers_receipt_counts_for_what_it_has_taken_only(life: Life, plan: Any) -> None:

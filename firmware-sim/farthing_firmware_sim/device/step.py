@@ -359,13 +359,10 @@ class _Draft:
             if before.witness.incarnation < witness.incarnation:
                 # Another journal, perhaps: what the one before has receipted says nothing of what this one has.
                 self._say_to_another_journal(gateway)
-            elif before.witness.incarnation > witness.incarnation:
-                # An answer that was long on its way.
+            elif before.witness.position > witness.position or before.witness.incarnation > witness.incarnation:
+                # An answer that was long on its way. Not the higher receipt of the two: what a gateway takes to carry is older than what
+                # it had receipted, and puts its counter back until the cloud has that too.
                 witness, receipted_counter = before.witness, before.receipted_counter
-            else:
-                if before.witness.position > witness.position:
-                    witness = before.witness
-                receipted_counter = max(receipted_counter, before.receipted_counter)
         seen = Seen(gateway=gateway, witness=witness, receipted_counter=receipted_counter)
         others = tuple(each for each in self.state.seen if each.gateway != gateway)
         self.state = replace(self.state, seen=(*others, seen))

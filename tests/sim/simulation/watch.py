@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 #: Money that P1 lets exceed an account's funds, by the cause that its posting names.
 EXCEPTIONS = (Cause.FLOOR, Cause.OVERRUN, Cause.LATE)
+#: A passage that a rolled-back journal gave unheard, and the next incarnation once more.
+ONE_SHOT_TWICE = "one-shot uses given twice over a lost journal, and set aside"
 
 
 @dataclass(slots=True)
@@ -63,6 +65,10 @@ class Watch:
         #: Quota → what silence or people ended of its hold, and what was billed to it beyond its hold.
         self.ended: Counter[str] = Counter()
         self.late: Counter[str] = Counter()
+        #: Quota → what carried ends took of its hold, of whatever quotas their gateway had held them on.
+        self.carried: Counter[str] = Counter()
+        #: Authorizations set aside because a rolled-back journal had given the same passage before.
+        self.given_twice: defaultdict[str, set[bytes]] = defaultdict(set)
         self.counted: Counter[str] = Counter()
         self.exceeded_micros: Counter[str] = Counter()
 
@@ -176,6 +182,8 @@ class Watch:
             elif transfer.cause in (Cause.SILENCE, Cause.FORCED) and transfer.quota_id is not None:
                 self.counted[f"holds ended by {transfer.cause}"] += 1
                 self.ended[transfer.quota_id] += transfer.amount_micros
+            elif transfer.cause is Cause.USE and transfer.line is None and transfer.quota_id is not None:
+                self.carried[transfer.quota_id] += transfer.amount_micros
         if late:
             self._late(posting, late)
         for case in posting.cases:
@@ -186,7 +194,8 @@ class Watch:
     def _late(self, posting: Posting, late: list[Transfer]) -> None:
         """A quota pays more than the ledger holds for it: only after a forced void, or by a journal that was rolled back.
 
-        Bounded: what was ended by force, and once more the quota for each time that its gateway's disk went wrong.
+        Bounded: what was ended by force, and once more the quota for each time that its gateway's disk went wrong. A carried end takes
+        from the grant's other quotas what was ended of one of them: then their gateway finds that much missing there.
         """
         batch = posting.batch
         assert batch is not None
@@ -201,10 +210,44 @@ class Watch:
             self.late[quota_id] += transfer.amount_micros
             faults = self.world.gateways[quota.gateway_id].disk_faults
             most = self.ended[quota_id] + faults * quota.amount_micros
+            most += min(self.carried[quota_id], self._ended_beside(quota))
             if self.late[quota_id] > most:
                 raise PromiseBroken(
                     f"P1: {batch.gateway_id} bills {self.late[quota_id]} beyond the hold of {quota_id}, allowed is {most}"
                 )
+
+    def _ended_beside(self, quota: Quota) -> int:
+        """What was ended by force of the other quotas that a hold beside one on ``quota`` could stand on, micros."""
+        return sum(
+            micros
+            for quota_id, micros in self.ended.items()
+            if quota_id != quota.quota_id
+            and (self.granted[quota_id].gateway_id, self.granted[quota_id].account_id)
+            == (quota.gateway_id, quota.account_id)
+        )
+
+    def _was_given_twice(self, claim: Claimed) -> bool:
+        """Whether a passage was given by a journal that went back, its yes never heard, and asked for and given once more.
+
+        It is billed once: the second is set aside, and people decide. A device asks for one passage at a time, so there is at most one for
+        each time that the gateway's disk went wrong.
+        """
+        device_id, gateway = claim.register.device_id, self.world.gateways[claim.gateway_id]
+        if self.world.profiles[device_id] != "one-shot":
+            return False
+        others = {
+            other
+            for other, (start, end) in self.intervals[device_id].items()
+            if other != claim.authorization_id and start < claim.register_to and claim.register_from < end
+        }
+        twice = self.given_twice[f"{device_id} {gateway.id}"]
+        if claim.authorization_id not in twice:
+            heard = self.world.devices[device_id].all_delivered().keys() & {claim.authorization_id, *others}
+            if not others or len(heard) > 1 or any(self.recipient_of(each) != gateway.id for each in others):
+                return False
+            twice.add(claim.authorization_id)
+            self.counted[ONE_SHOT_TWICE] += 1
+        return len(twice) <= gateway.disk_faults
 
     def _was_lost(self, authorization: bytes) -> bool:
         """Whether the journal that gave it is another one by now, or gone."""
@@ -232,7 +275,7 @@ class Watch:
         device_id = claim.register.device_id
         if claim.aside:
             self.counted["set aside"] += 1
-            if not self.world.is_copied(device_id):
+            if not self.world.is_copied(device_id) and not self._was_given_twice(claim):
                 raise PromiseBroken(f"P3: {device_id} was never copied, and its use is set aside: {claim}")
             self.intervals[device_id].pop(claim.authorization_id, None)
             return
