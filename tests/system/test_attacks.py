@@ -229,7 +229,8 @@ def test_a_site_s_policies_go_from_the_operator_s_file_to_the_gateway_s_answer(t
     assert changed["differences"] == ["seal.records: 10 -> 11"]
     assert toll.pass_once().refusal is POLICIES[-1][1]
     apply_site(town, {})
-    assert toll.pass_once().status is AnswerStatus.GRANTED
+    # Each part of a site is a directive of its own: the last may come a moment later.
+    town.until(lambda: toll.pass_once().status is AnswerStatus.GRANTED, "the last policy to be withdrawn")
 
 
 def apply_site(town: Town, policy: dict[str, Any]) -> None:
@@ -388,9 +389,7 @@ def test_a_batch_that_is_none_is_refused_and_changes_nothing(town: Town) -> None
             (signed(other(previous_hash=b"short")), malformed),
             (signed(other(gateway_id="gw-2")), grpc.StatusCode.PERMISSION_DENIED),
             (signed(other(operator_id="town")), grpc.StatusCode.PERMISSION_DENIED),
-            (signed(fork), misplaced),
             (signed(other(incarnation=99)), misplaced),
-            (signed(other(sequence=last.sequence + 1)), misplaced),
             (signed(other(sequence=last.sequence + 2)), grpc.StatusCode.OUT_OF_RANGE),
         ):
             assert code(door.PushBatches, iter([batch])) is expected
@@ -409,3 +408,30 @@ def test_a_batch_that_is_none_is_refused_and_changes_nothing(town: Town) -> None
     assert town.admin("batches", "list", "--operator", OPERATOR) == books
     assert toll.pass_once().status is AnswerStatus.GRANTED
     assert town.assert_books_agree() == billed + FARE_MICROS
+
+
+# The last of this town: from here on its gateway authorizes nothing.
+def test_two_batches_with_one_number_stop_authorizing_and_nothing_else(town: Town) -> None:
+    toll = town.speaker(TOLL)
+    assert toll.pass_once().status is AnswerStatus.GRANTED
+    billed = town.assert_books_agree()
+    fork = last_batch(town)
+    fork.sealed_at_us += 1
+    books = town.admin("batches", "list", "--operator", OPERATOR)
+    gateway = town.parties.gateways[GATEWAY]
+    content = fork.SerializeToString()
+    batch = batch_pb2.SignedBatch(
+        batch=content,
+        signature=town.token(gateway.folder).sign_blocking(
+            "batch", cose.to_be_signed("batch", BATCH_RECIPIENT, content)
+        ),
+        key_id=cose.key_id(gateway.public_key("batch")),
+    )
+    with town.channel(gateway.folder, town.addresses["door"]) as channel:
+        door = gateway_sync_pb2_grpc.GatewaySyncStub(channel)
+        assert code(door.PushBatches, iter([batch])) is grpc.StatusCode.ALREADY_EXISTS
+    (case,) = town.admin("gateways", "cases", "--open", "--operator", OPERATOR)
+    assert (case["gateway_id"], case["kind"]) == (GATEWAY, "equivocation")
+    town.until(lambda: toll.ask().refusal is Refusal.NOT_AUTHORIZING, "the gateway to hear of it")
+    assert town.admin("batches", "list", "--operator", OPERATOR)[-len(books) :] == books
+    assert town.assert_books_agree() >= billed
