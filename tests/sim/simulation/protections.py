@@ -236,7 +236,9 @@ def _speaks_to_nobody_in_particular(rules: Any) -> Any:
     def without(table: Any) -> Any:
         return tuple(whatever_incarnation if rule.__name__ == "gateway_may_authorize" else rule for rule in table)
 
-    return {active: without(table) for active, table in rules.items()}
+    return {
+        entitles: {active: without(table) for active, table in tables.items()} for entitles, tables in rules.items()
+    }
 
 
 def _is_not_adopted(_stood: Any) -> Any:
