@@ -103,11 +103,15 @@ def _clock(minute: int) -> str:
     return f"{minute // 60:02d}:{minute % 60:02d}"
 
 
+#: A rate on its way through the JSON writer, which knows no decimals: its digits are put in afterwards, so that no price is ever a float.
+_MARKED = re.compile(r'"rate:([0-9]+(?:\.[0-9]+)?)"')
+
+
 class _Exact(json.JSONEncoder):
-    """Decimals of a rate as JSON numbers; their texts have at most four digits, which a float gives back."""
+    """Decimals of a rate as marked text; :func:`_document` makes numbers of it."""
 
     def default(self, o: object) -> object:
-        return float(o) if isinstance(o, Decimal) else super().default(o)
+        return f"rate:{o:f}" if isinstance(o, Decimal) else super().default(o)
 
 
 def _document(tariff_id: str, bands: Iterable[Band], text: str, **dates: str) -> bytes:
@@ -118,7 +122,7 @@ def _document(tariff_id: str, bands: Iterable[Band], text: str, **dates: str) ->
         "tariff_alt_text": [{"language": "en", "text": text}],
         "elements": [_element(band) for band in bands],
     }
-    return json.dumps(document, cls=_Exact).encode()
+    return _MARKED.sub(r"\1", json.dumps(document, cls=_Exact)).encode()
 
 
 @lru_cache(maxsize=4_096)
