@@ -3,6 +3,7 @@
 Both sides and every verifier price with these functions; a tariff they cannot price does not parse.
 """
 
+from farthing.tariff.error import TariffError as TariffError
 from farthing.tariff.parsing import parse as parse
 from farthing.tariff.placing import Placed as Placed
 from farthing.tariff.pricing import Part as Part
@@ -15,5 +16,4 @@ from farthing.tariff.pricing import one_shot_use as one_shot_use
 from farthing.tariff.pricing import price as price
 from farthing.tariff.pricing import readings_due as readings_due
 from farthing.tariff.tariff import Tariff as Tariff
-from farthing.tariff.tariff import TariffError as TariffError
 from farthing.tariff.zones import TIME_ZONE_DATA as TIME_ZONE_DATA

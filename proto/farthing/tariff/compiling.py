@@ -17,6 +17,8 @@ from fractions import Fraction
 
 from farthing.clock import SECOND_US
 from farthing.money import MAX_AMOUNT_MICROS, PPM, net_of_gross_micros, tax_micros
+from farthing.tariff.error import TariffError
+from farthing.tariff.restricting import Restrictions
 from farthing.tariff.tariff import (
     Amount,
     Bound,
@@ -29,11 +31,9 @@ from farthing.tariff.tariff import (
     PlacedPlan,
     Plan,
     RatePlan,
-    Restrictions,
     Slot,
     SlotRate,
     Tariff,
-    TariffError,
 )
 
 _TIMES = frozenset({Dimension.TIME, Dimension.PARKING_TIME})

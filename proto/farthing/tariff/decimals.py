@@ -8,7 +8,7 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
-from farthing.tariff.tariff import TariffError
+from farthing.tariff.error import TariffError
 
 #: More digits than any price has; bounds what exact arithmetic has to carry.
 MAX_DIGITS = 15

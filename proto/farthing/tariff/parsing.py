@@ -25,15 +25,14 @@ from farthing.money import (
 )
 from farthing.tariff.compiling import compile_plans
 from farthing.tariff.decimals import read_json
-from farthing.tariff.restricting import parse_restrictions
+from farthing.tariff.error import TariffError
+from farthing.tariff.restricting import UNRESTRICTED, parse_restrictions
 from farthing.tariff.tariff import (
-    UNRESTRICTED,
     Bound,
     Component,
     Dimension,
     Element,
     Tariff,
-    TariffError,
 )
 
 #: OCPI's largest examples have 3 kB; a gateway keeps a few hundred tariffs in memory.

@@ -15,7 +15,8 @@ from fractions import Fraction
 from typing import NamedTuple
 
 from farthing.clock import SECOND_US, Instant
-from farthing.tariff.tariff import Dimension, PlacedPlan, Reservation, Restrictions, Slot
+from farthing.tariff.restricting import Reservation, Restrictions
+from farthing.tariff.tariff import Dimension, PlacedPlan, Slot
 from farthing.tariff.timetable import Timetable
 
 #: Units or µs; a fraction only in sessions that are described in words.

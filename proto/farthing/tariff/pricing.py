@@ -16,6 +16,7 @@ from fractions import Fraction
 from farthing.clock import SECOND_US, Instant
 from farthing.money import MAX_AMOUNT_MICROS, PPM, net_of_gross_micros, tax_micros
 from farthing.tariff.compiling import fitted
+from farthing.tariff.error import TariffError
 from farthing.tariff.placing import Placed, Quantity, Tally, changes, lay, possible_slots, stretch_of_register
 from farthing.tariff.tariff import (
     Amount,
@@ -29,7 +30,6 @@ from farthing.tariff.tariff import (
     Slot,
     SlotRate,
     Tariff,
-    TariffError,
     measure_of,
 )
 from farthing.tariff.timetable import Timetable

@@ -1,4 +1,4 @@
-"""When an element of a tariff holds: OCPI's restrictions read (OCPI 2.2.1, section 11.4.6).
+"""When an element of a tariff holds: OCPI's restrictions as values, and read (OCPI 2.2.1, section 11.4.6).
 
 Rule 1: what is not understood refuses the tariff: a restriction that is ignored prices uses it excludes.
 Rule 2: so does what no use can meet, or what means two things (a day that begins when it ends): nobody wanted that.
@@ -6,12 +6,14 @@ Rule 2: so does what no use can meet, or what means two things (a day that begin
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
+from enum import StrEnum, unique
 from fractions import Fraction
 from typing import Any
 
-from farthing.tariff.tariff import Reservation, Restrictions, TariffError
+from farthing.tariff.error import TariffError
 
 _MINUTES_A_DAY = 24 * 60
 _TIME = re.compile(r"([01]\d|2[0-3]):([0-5]\d)\Z")
@@ -31,6 +33,51 @@ _KEYS = frozenset(
         *(f"{end}_{what}" for what in ("kwh", "units", "power", "current", "duration") for end in ("min", "max")),
     }
 )
+
+
+@unique
+class Reservation(StrEnum):
+    """The part of a reservation that an element is for (OCPI 2.2.1, section 11.4.5 ReservationRestrictionType)."""
+
+    HELD = "RESERVATION"
+    EXPIRED = "RESERVATION_EXPIRES"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Restrictions:
+    """When an element holds (OCPI 2.2.1, section 11.4.6 TariffRestrictions; ``min_units`` and ``max_units`` are ours).
+
+    Of every pair the first counts and the second no longer does; None is no restriction. Times of day (minutes since midnight),
+    dates and weekdays (Monday is 0; empty is every day) are the site's. ``min_units`` and ``max_units`` are in the register's unit, for
+    registers that count no energy.
+    """
+
+    start_minute: int | None = None
+    end_minute: int | None = None
+    start_date: date | None = None
+    end_date: date | None = None
+    weekdays: frozenset[int] = frozenset()
+    min_wh: int | None = None
+    max_wh: int | None = None
+    min_units: int | None = None
+    max_units: int | None = None
+    min_watt: Fraction | None = None
+    max_watt: Fraction | None = None
+    min_ampere: Fraction | None = None
+    max_ampere: Fraction | None = None
+    min_duration_s: int | None = None
+    max_duration_s: int | None = None
+    reservation: Reservation | None = None
+
+    @property
+    def by_calendar(self) -> bool:
+        """Whether the date, the weekday or the time of day matters."""
+        return bool(self.weekdays) or any(
+            bound is not None for bound in (self.start_minute, self.end_minute, self.start_date, self.end_date)
+        )
+
+
+UNRESTRICTED = Restrictions()
 
 
 def parse_restrictions(members: Mapping[str, Any]) -> Restrictions:

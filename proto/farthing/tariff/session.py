@@ -18,9 +18,10 @@ from farthing.clock import SECOND_US, Instant
 from farthing.money import MICROS
 from farthing.tariff.compiling import session_plan
 from farthing.tariff.decimals import read_json
+from farthing.tariff.error import TariffError
 from farthing.tariff.placing import Kind, Quantity, Stretch, Tally, lay
 from farthing.tariff.pricing import Priced, amounts_of, due_of, priced_of, rounded_up, timetable_of
-from farthing.tariff.tariff import Component, Dimension, PlacedPlan, Tariff, TariffError
+from farthing.tariff.tariff import Component, Dimension, PlacedPlan, Tariff
 from farthing.tariff.timetable import instant_of
 from farthing.tariff.zones import TIME_ZONE_DATA, zone
 

@@ -6,21 +6,14 @@ Rule 2: everything that can be worked out before a use is known is worked out he
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import date
 from enum import StrEnum, unique
 from fractions import Fraction
-from typing import TYPE_CHECKING
 
 from farthing.clock import Instant
 from farthing.ids import TariffId
 from farthing.money import Currency
-
-if TYPE_CHECKING:
-    from farthing.tariff.timetable import Timetable
-
-
-class TariffError(ValueError):
-    """A tariff, or a use of it, that cannot be priced exactly: it has no price, which is not a price of 0."""
+from farthing.tariff.restricting import UNRESTRICTED, Reservation, Restrictions
+from farthing.tariff.timetable import Timetable
 
 
 @unique
@@ -43,14 +36,6 @@ class Measure(StrEnum):
     UNIT = "any other"
 
 
-@unique
-class Reservation(StrEnum):
-    """The part of a reservation that an element is for (OCPI 2.2.1, section 11.4.5 ReservationRestrictionType)."""
-
-    HELD = "RESERVATION"
-    EXPIRED = "RESERVATION_EXPIRES"
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Component:
     """One price component.
@@ -63,43 +48,6 @@ class Component:
     micros: Fraction
     step: int
     rate_ppm: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Restrictions:
-    """When an element holds (OCPI 2.2.1, section 11.4.6 TariffRestrictions; ``min_units`` and ``max_units`` are ours).
-
-    Of every pair the first counts and the second no longer does; None is no restriction. Times of day (minutes since midnight),
-    dates and weekdays (Monday is 0; empty is every day) are the site's. ``min_units`` and ``max_units`` are in the register's unit, for
-    registers that count no energy.
-    """
-
-    start_minute: int | None = None
-    end_minute: int | None = None
-    start_date: date | None = None
-    end_date: date | None = None
-    weekdays: frozenset[int] = frozenset()
-    min_wh: int | None = None
-    max_wh: int | None = None
-    min_units: int | None = None
-    max_units: int | None = None
-    min_watt: Fraction | None = None
-    max_watt: Fraction | None = None
-    min_ampere: Fraction | None = None
-    max_ampere: Fraction | None = None
-    min_duration_s: int | None = None
-    max_duration_s: int | None = None
-    reservation: Reservation | None = None
-
-    @property
-    def by_calendar(self) -> bool:
-        """Whether the date, the weekday or the time of day matters."""
-        return bool(self.weekdays) or any(
-            bound is not None for bound in (self.start_minute, self.end_minute, self.start_date, self.end_date)
-        )
-
-
-UNRESTRICTED = Restrictions()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -228,7 +176,7 @@ class PlacedPlan:
     is_restricted: bool
     limits: Limits
     #: Worked out when first asked for, by time zone: a gateway has one site, IANA has 600 names.
-    timetables: dict[str, "Timetable"] = field(default_factory=dict, repr=False, compare=False)
+    timetables: dict[str, Timetable] = field(default_factory=dict, repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

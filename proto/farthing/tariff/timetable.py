@@ -13,7 +13,8 @@ from datetime import UTC, date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 from farthing.clock import SECOND_US, Instant
-from farthing.tariff.tariff import Restrictions, TariffError
+from farthing.tariff.error import TariffError
+from farthing.tariff.restricting import Restrictions
 
 _DAY_S = 86_400
 _HOUR_S = 3_600

@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 
 import tzdata
 
-from farthing.tariff.tariff import TariffError
+from farthing.tariff.error import TariffError
 
 #: The edition of the time-zone data that prices are computed with, e.g. "2026a".
 TIME_ZONE_DATA: str = tzdata.IANA_VERSION
