@@ -1,6 +1,7 @@
 """A key ceremony: every party gets a token with keys born inside, certificates from the CA's token, and a folder.
 
-Held again with a longer plan it adds who is missing and leaves everybody else as they are.
+Held again with a longer plan it adds who is missing and leaves everybody else as they are; keys and certificates that parties of an
+earlier ceremony lack are added to them.
 """
 
 import hashlib
@@ -14,11 +15,12 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from pkcs11 import Attribute
 
 from farthing.hsm import Hsm, HsmError, Party, load_party
-from farthing.hsm.certificate import CertificateRequest, sign_certificate
+from farthing.hsm.certificate import CertificateRequest, key_uri, sign_certificate
 from farthing.hsm.party import PARTY_FILE, format_party
-from farthing.hsm.token import find_token
+from farthing.hsm.token import find_token, read_pin
 from farthing_hsm_sim.plan import CA, CLOUD, EDHOC_LABEL, KEYS, Plan, token_label
 from farthing_hsm_sim.softhsm import (
     CONFIGURATION_FILE,
@@ -52,6 +54,10 @@ LIFETIMES = {
     "identity": 10 * _YEAR,
     "statement": 10 * _YEAR,
     "tls": 2 * _YEAR,
+    # They say whose signatures were whose for as long as evidence is kept and longer.
+    "receipt": 15 * _YEAR,
+    "log": 15 * _YEAR,
+    "batch": 10 * _YEAR,
 }
 #: Clocks of the parties may be behind the ceremony's.
 BACKDATED = timedelta(days=1)
@@ -93,8 +99,11 @@ def hold(plan: Plan, out: Path, *, module: Path | None = None, now: datetime | N
             _check_tokens(out, each.holder)
     for holder in dict.fromkeys(each.holder for each in missing):
         _make_tokens(module, holder, [each for each in missing if each.holder == holder])
-    if missing:
-        _certify(missing, out / CA, now=now)
+    incomplete = [each for each in places if each not in missing and _lacks(each)]
+    for each in incomplete:
+        _add_keys(module, each)
+    if missing or incomplete:
+        _certify([*missing, *incomplete], out / CA, now=now)
 
     found = {each.name: load_party(each.folder) for each in places}
     return Parties(
@@ -179,6 +188,28 @@ def _make_party(library: Any, module: Path, configuration: Path, place: _Place) 
     (folder / UNCERTIFIED_FILE).write_text(format_party(party), encoding="utf-8")
 
 
+def _lacks(place: _Place) -> list[KeyPlan]:
+    """Keys that parties of its kind have and this one, of an earlier ceremony, has not."""
+    return [key for key in KEYS[place.kind] if not (place.folder / "public" / f"{key.label}.der").is_file()]
+
+
+def _add_keys(module: Path, place: _Place) -> None:
+    party = load_party(place.folder)
+    with opened(module, party.softhsm_conf) as library:
+        token = find_token(library, party.token_label)
+        if token is None:
+            raise HsmError(f"{place.name}'s token is gone: {party.softhsm_conf} has none {party.token_label!r}")
+        session = token.open(rw=True, user_pin=read_pin(party.pin_file))
+        for key in _lacks(place):
+            if list(session.get_objects({Attribute.LABEL: key.label})):
+                raise HsmError(
+                    f"{place.name} has a key {key.label!r} and no public/{key.label}.der: a ceremony was stopped here. "
+                    f"`farthing-hsm-sim destroy` {place.folder}, remove it, start anew"
+                )
+            (place.folder / "public" / f"{key.label}.der").write_bytes(_make_key(session, key, place))
+        session.close()
+
+
 def _make_key(session: Any, key: KeyPlan, place: _Place) -> bytes:
     if place.kind != "device" or key.label != STATIC_DH:
         return generate_key(session, key)
@@ -203,9 +234,12 @@ def _certify(places: Sequence[_Place], ca_folder: Path, *, now: datetime) -> Non
             party = _read_new(place.folder)
             (party.certificates / "ca.pem").write_bytes(root_pem)
             for name, request in _requests(party, now).items():
+                if (party.certificates / f"{name}.pem").is_file():
+                    continue  # of an earlier ceremony, which gave it fewer
                 pem = sign_certificate(token, "ca", request, issuer_certificate=root_pem)
                 (party.certificates / f"{name}.pem").write_bytes(pem)
-            (place.folder / UNCERTIFIED_FILE).replace(place.folder / PARTY_FILE)
+            if (place.folder / UNCERTIFIED_FILE).is_file():
+                (place.folder / UNCERTIFIED_FILE).replace(place.folder / PARTY_FILE)
 
 
 def _read_new(folder: Path) -> Party:
@@ -221,11 +255,15 @@ def _requests(party: Party, now: datetime) -> dict[str, CertificateRequest]:
 
     match party.kind:
         case "cloud":
-            return {"issuing": request("issuing", "Farthing issuing CA", path_length=0)}
+            return {
+                "issuing": request("issuing", "Farthing issuing CA", path_length=0),
+                **{name: request(name, party.id, uris=(key_uri(name, party.id),)) for name in ("receipt", "log")},
+            }
         case "gateway":
             uris = (f"spiffe://{URI_HOST}/gateway/{party.id}",)
             return {
                 "tls": request("tls", party.id, uris=uris, client=True),
+                "batch": request("batch", party.id, uris=(key_uri("batch", party.id),)),
                 # A site's CA names brokers and MQTT clients, which carry no URI: a stolen one cannot call itself a service, a
                 # person or another gateway at the cloud's doors.
                 "site-ca": request(

@@ -18,7 +18,12 @@ RESERVED = frozenset({CA, CLOUD, "devices", "tokens"})
 
 KEYS: dict[str, tuple[KeyPlan, ...]] = {
     "ca": (KeyPlan(label="ca"),),
-    "cloud": (KeyPlan(label="receipt"), KeyPlan(label="directive"), KeyPlan(label="issuing")),
+    "cloud": (
+        KeyPlan(label="receipt"),
+        KeyPlan(label="directive"),
+        KeyPlan(label="issuing"),
+        KeyPlan(label="log", edwards=True),
+    ),
     "gateway": (
         KeyPlan(label="tls"),
         KeyPlan(label="batch"),

@@ -15,13 +15,20 @@ from pathlib import Path
 from typing import Any
 
 import pkcs11
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from pkcs11 import Attribute, KeyType, Mechanism, ObjectClass
 
 from farthing.hsm import HsmError
 from farthing.hsm.tmpfs import find_tmpfs, private_directory
-from farthing.hsm.token import MODULE_IN_USE, P256_PARAMETERS, find_token, unwrapped_point
+from farthing.hsm.token import (
+    ED25519_KEY_SIZE,
+    ED25519_PARAMETERS,
+    MODULE_IN_USE,
+    P256_PARAMETERS,
+    find_token,
+    unwrapped_point,
+)
 
 #: Where Debian, Fedora and Homebrew put the module.
 MODULE_PLACES = (
@@ -143,10 +150,11 @@ def opened(module: Path, configuration: Path) -> Iterator[Any]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyPlan:
-    """One key pair to be born in a token: it signs, or it agrees on secrets, never both."""
+    """One key pair to be born in a token: it signs, or it agrees on secrets, never both. On P-256, unless ``edwards`` (Ed25519)."""
 
     label: str
     derives: bool = False
+    edwards: bool = False
 
 
 def make_token(library: Any, module: Path, label: str, pin: str) -> Any:
@@ -165,6 +173,8 @@ def make_token(library: Any, module: Path, label: str, pin: str) -> Any:
 
 def generate_key(session: Any, plan: KeyPlan) -> bytes:
     """A key pair born in the token: sensitive, not extractable, for one purpose. Its SubjectPublicKeyInfo (DER)."""
+    if plan.edwards:
+        return _generate_edwards_key(session, plan)
     parameters = session.create_domain_parameters(KeyType.EC, {Attribute.EC_PARAMS: P256_PARAMETERS}, local=True)
     public, _ = parameters.generate_keypair(
         store=True,
@@ -175,6 +185,22 @@ def generate_key(session: Any, plan: KeyPlan) -> bytes:
     )
     point = unwrapped_point(public[Attribute.EC_POINT])
     key = ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), point)
+    return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+
+
+def _generate_edwards_key(session: Any, plan: KeyPlan) -> bytes:
+    parameters = session.create_domain_parameters(
+        KeyType.EC_EDWARDS, {Attribute.EC_PARAMS: ED25519_PARAMETERS}, local=True
+    )
+    public, _ = parameters.generate_keypair(
+        store=True,
+        label=plan.label,
+        mechanism=Mechanism.EC_EDWARDS_KEY_PAIR_GEN,
+        public_template={Attribute.MODIFIABLE: False},
+        private_template=_private(plan),
+    )
+    # A DER OCTET STRING around the 32 bytes of RFC 8032.
+    key = ed25519.Ed25519PublicKey.from_public_bytes(public[Attribute.EC_POINT][-ED25519_KEY_SIZE:])
     return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
 

@@ -9,19 +9,21 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
 from cryptography.x509.oid import NameOID
+from pkcs11 import Attribute
 from typer.testing import CliRunner
 
-from farthing.hsm import Hsm, HsmError, load_party
+from farthing.hsm import Hsm, HsmError, NoSuchKey, load_party
 from farthing.hsm.tls import der_signature
 from farthing.hsm.tmpfs import find_tmpfs, is_tmpfs
+from farthing.hsm.token import find_token, read_pin
 from farthing_hsm_sim.ceremony import STATIC_DH_FILE, destroy_below, hold
 from farthing_hsm_sim.command import app
 from farthing_hsm_sim.inventory import list_keys
 from farthing_hsm_sim.plan import Plan, token_label
-from farthing_hsm_sim.softhsm import MODULE_PLACES, destroy_orphans
+from farthing_hsm_sim.softhsm import MODULE_PLACES, destroy_orphans, opened
 
 pytestmark = [
     pytest.mark.real,
@@ -59,7 +61,7 @@ def folders(out: Path) -> dict[str, Path]:
 def test_everybody_has_the_keys_of_the_architecture(out):
     expected = {
         "ca": {"ca"},
-        "cloud": {"receipt", "directive", "issuing"},
+        "cloud": {"receipt", "directive", "issuing", "log"},
         "gateway": {"tls", "batch", "grant", "site-ca", "edhoc", "unwrap"},
         "device": {"identity", "statement", "static-dh"},
         "person": {"tls"},
@@ -82,10 +84,50 @@ def test_public_files_are_the_public_halves(out):
         party = load_party(folder)
         with Hsm.of(party) as hsm:
             token = hsm.attach(party)
-            for label in token.labels() - {"edhoc", "unwrap", "static-dh"}:
+            for label in token.labels() - {"edhoc", "unwrap", "static-dh", "log"}:
                 signature = token.sign_blocking(label, b"whose key is it?")
                 key = load_der_public_key(party.public_key(label))
                 key.verify(der_signature(signature), b"whose key is it?", ec.ECDSA(hashes.SHA256()))
+
+
+async def test_the_logs_key_signs_ed25519_and_nothing_else(out):
+    party = load_party(folders(out)["cloud"])
+    with Hsm.of(party) as hsm:
+        token = hsm.attach(party)
+        public = load_der_public_key(party.public_key("log"))
+        assert isinstance(public, ed25519.Ed25519PublicKey)
+        public.verify(await token.sign_ed25519("log", b"a checkpoint"), b"a checkpoint")
+        with pytest.raises(NoSuchKey):
+            await token.sign_ed25519("receipt", b"a checkpoint")
+        with pytest.raises(HsmError):
+            await token.sign("log", b"a receipt")
+
+
+def test_a_party_of_an_earlier_ceremony_is_given_what_it_lacks(tmp_path):
+    hold(Plan(), tmp_path / "parties")
+    party = load_party(tmp_path / "parties" / "cloud")
+    kept = {name: (party.public / f"{name}.der").read_bytes() for name in ("receipt", "directive", "issuing")}
+    issuing = party.certificate("issuing")
+    with opened(party.module_path, party.softhsm_conf) as library:
+        session = find_token(library, party.token_label).open(rw=True, user_pin=read_pin(party.pin_file))
+        for each in list(session.get_objects({Attribute.LABEL: "log"})):
+            each.destroy()
+        session.close()
+    for file in (party.public / "log.der", party.certificates / "log.pem", party.certificates / "receipt.pem"):
+        file.unlink()
+    hold(Plan(), tmp_path / "parties")
+    try:
+        assert {each.label for each in list_keys(party)} == {"receipt", "directive", "issuing", "log"}
+        assert {name: (party.public / f"{name}.der").read_bytes() for name in kept} == kept
+        assert party.certificate("issuing") == issuing
+        root = x509.load_pem_x509_certificate(party.certificate("ca"))
+        for name in ("log", "receipt"):
+            certificate = x509.load_pem_x509_certificate(party.certificate(name))
+            certificate.verify_directly_issued_by(root)
+            spki = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+            assert spki == party.public_key(name)
+    finally:
+        destroy_below(tmp_path)
 
 
 def test_certificates_chain_to_the_root_and_name_their_party(out):
@@ -94,6 +136,9 @@ def test_certificates_chain_to_the_root_and_name_their_party(out):
     uris = {
         ("gateway", "tls"): "spiffe://farthing/gateway/{}",
         ("person", "tls"): "spiffe://farthing/person/{}",
+        ("gateway", "batch"): "spiffe://farthing/key/batch/{}",
+        ("cloud", "receipt"): "spiffe://farthing/key/receipt/{}",
+        ("cloud", "log"): "spiffe://farthing/key/log/{}",
     }
     for folder in folders(out).values():
         party = load_party(folder)

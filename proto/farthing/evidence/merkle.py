@@ -15,7 +15,8 @@ def leaf_hash(leaf: bytes) -> bytes:
     return _sha256(b"\x00" + leaf).digest()
 
 
-def _node_hash(left: bytes, right: bytes) -> bytes:
+def node_hash(left: bytes, right: bytes) -> bytes:
+    """The hash of two nodes side by side (RFC 9162, section 2.1.1)."""
     return _sha256(b"\x01" + left + right).digest()
 
 
@@ -30,7 +31,7 @@ def _root(level: list[bytes]) -> bytes:
     # Pairing from the left and lifting a lone last node gives RFC 9162's tree: its left half is the largest power of two
     # below the number of leaves.
     while len(level) > 1:
-        paired = [_node_hash(level[i], level[i + 1]) for i in range(0, len(level) - 1, 2)]
+        paired = [node_hash(level[i], level[i + 1]) for i in range(0, len(level) - 1, 2)]
         if len(level) % 2:
             paired.append(level[-1])
         level = paired
@@ -55,7 +56,7 @@ def inclusion_proofs(leaves: Sequence[bytes], indices: Sequence[int]) -> list[li
             if node ^ 1 < len(level):
                 path.append(level[node ^ 1])
         nodes = [node // 2 for node in nodes]
-        paired = [_node_hash(level[i], level[i + 1]) for i in range(0, len(level) - 1, 2)]
+        paired = [node_hash(level[i], level[i + 1]) for i in range(0, len(level) - 1, 2)]
         if len(level) % 2:
             paired.append(level[-1])
         level = paired
@@ -72,12 +73,12 @@ def verify_inclusion(leaf: bytes, index: int, size: int, path: Sequence[bytes], 
         if last == 0 or len(step) != HASH_SIZE:
             return False
         if node & 1 or node == last:
-            current = _node_hash(step, current)
+            current = node_hash(step, current)
             while node & 1 == 0 and node != 0:
                 node >>= 1
                 last >>= 1
         else:
-            current = _node_hash(current, step)
+            current = node_hash(current, step)
         node >>= 1
         last >>= 1
     return last == 0 and current == root_hash

@@ -12,7 +12,7 @@ from datetime import datetime
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.serialization import Encoding, load_der_public_key
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
@@ -46,6 +46,11 @@ class CertificateRequest:
     excluded_uri_hosts: Sequence[str] = ()
 
 
+def key_uri(role: str, owner: str) -> str:
+    """The URI that names a signing key in its certificate: ``role`` is "batch", "receipt" or "log". No door takes it for a caller's."""
+    return f"spiffe://farthing/key/{role}/{owner}"
+
+
 def sign_certificate(
     token: Token, issuer_label: str, request: CertificateRequest, *, issuer_certificate: bytes | None
 ) -> bytes:
@@ -55,10 +60,12 @@ def sign_certificate(
     issuer's certificate is not that of ``issuer_label``, is no CA, or ends before the new one.
     """
     public_key = load_der_public_key(request.public_key)
-    if not isinstance(public_key, ec.EllipticCurvePublicKey):
-        raise HsmError(f"{request.common_name}: certificates are for keys on P-256 only")
+    if not isinstance(public_key, ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey):
+        raise HsmError(f"{request.common_name}: certificates are for keys on P-256 and Ed25519 only")
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, request.common_name)])
     if issuer_certificate is None:
+        if not isinstance(public_key, ec.EllipticCurvePublicKey):
+            raise HsmError(f"{request.common_name}: a root has a key on P-256")
         issuer, issuer_key = subject, public_key
     else:
         issuer, issuer_key = _issuer(issuer_certificate, request)

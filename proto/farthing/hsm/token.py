@@ -38,6 +38,9 @@ SEAL_TAG_SIZE = 16
 SIGNED_IN_ONE_TURN = 32
 #: DER of the object identifier prime256v1 (RFC 5480, section 2.1.1.1), as CKA_EC_PARAMS wants it.
 P256_PARAMETERS = bytes.fromhex("06082a8648ce3d030107")
+#: DER of the object identifier id-Ed25519 (RFC 8410, section 3), as CKA_EC_PARAMS wants it.
+ED25519_PARAMETERS = bytes.fromhex("06032b6570")
+ED25519_KEY_SIZE = 32
 _CEREMONY = "`farthing-hsm-sim ceremony`"
 _MODULE_PACKAGE = "install SoftHSM (Debian: apt-get install softhsm2)"
 
@@ -194,6 +197,10 @@ class Token:
             signatures += await self._ask(Lane.ORDINARY, partial(self._sign_each, label, digests))
         return signatures
 
+    async def sign_ed25519(self, label: str, data: bytes) -> bytes:
+        """Ed25519 over ``data`` itself (RFC 8032), 64 bytes: for signed notes, whose readers know nothing else."""
+        return await self._ask(Lane.ORDINARY, lambda: self._sign_ed25519(label, data))
+
     def sign_blocking(self, label: str, data: bytes) -> bytes:
         """``sign`` for a caller that is no event loop: a TLS signer on gRPC's threads, a command."""
         digest = hashlib.sha256(data).digest()
@@ -313,6 +320,13 @@ class Token:
         signature: bytes = self._key(ObjectClass.PRIVATE_KEY, label, "sign").sign(digest, mechanism=Mechanism.ECDSA)
         if len(signature) != SIGNATURE_SIZE:
             raise HsmError(f"key {label!r} is not on P-256: its signature has {len(signature)} bytes")
+        return signature
+
+    def _sign_ed25519(self, label: str, data: bytes) -> bytes:
+        key = self._key(ObjectClass.PRIVATE_KEY, label, "sign")
+        if key.key_type is not KeyType.EC_EDWARDS:
+            raise NoSuchKey(f"the key {label!r} of token {self.party.token_label!r} is no Ed25519 key")
+        signature: bytes = key.sign(data, mechanism=Mechanism.EDDSA)
         return signature
 
     def _sign_each(self, label: str, digests: Sequence[bytes]) -> list[bytes]:
