@@ -1,13 +1,14 @@
 /* A disk that fails, is full, or loses power, put before a real program by LD_PRELOAD.
 
-   What happens is read from a file ".disk" beside the files of the folder that it stands in, at each call:
+   What happens is read from a file ".disk" beside the files of the folder that it stands in, at each call, one word a line:
 
      eio N      the N-th fdatasync or fsync from now on a file in that folder fails with EIO, and all later ones
+                until the word changes
      room N     the folder's files may grow to N bytes in all; beyond it ENOSPC, and statvfs says what is left
      record     every write, truncation, sync, rename and removal in that folder is written to ".stream", in order
 
    A record is: one letter, the number of bytes of the name (4 bytes, this machine's order), of the data (8), the offset (8), name, data.
-   W write, T truncate to offset, S sync, R rename (data is the new name), U unlink. Names are of the folder.
+   W write, T truncate to offset, S sync, F sync that failed, R rename, L link (data is the new name), U unlink. Names are of the folder.
 
    Compiled by the tests that use it: cc -shared -fPIC -O1 -o disk_that_lies.so disk_that_lies.c -ldl
 */
@@ -58,9 +59,11 @@ static struct plan plan_of(const char *path) {
     if (size <= 0) return plan;
     text[size] = 0;
     plan.is_there = 1;
-    sscanf(text, "eio %lld", &plan.fails_in);
-    sscanf(text, "room %lld", &plan.room);
-    plan.records = strncmp(text, "record", 6) == 0;
+    for (char *line = strtok(text, "\n"); line; line = strtok(NULL, "\n")) {
+        sscanf(line, "eio %lld", &plan.fails_in);
+        sscanf(line, "room %lld", &plan.room);
+        if (strcmp(line, "record") == 0) plan.records = 1;
+    }
     return plan;
 }
 
@@ -175,6 +178,8 @@ int posix_fallocate(int fd, off_t offset, off_t size) {
     return next(fd, offset, size);
 }
 
+int posix_fallocate64(int fd, off64_t offset, off64_t size) { return posix_fallocate(fd, offset, size); }
+
 static int statvfs_of(const char *folder, struct statvfs *found) {
     char inside[PATH_SIZE + 4];
     snprintf(inside, sizeof inside, "%s/x", folder);
@@ -213,12 +218,12 @@ static int fails(int fd) {
         else {
             snprintf(file, sizeof file, "%s/.disk", plan.folder);
             int handle = open_plainly(file, O_WRONLY | O_TRUNC);
-            int size = snprintf(text, sizeof text, "eio %lld\n", plan.fails_in - 1);
+            int size = snprintf(text, sizeof text, "eio %lld\n%s", plan.fails_in - 1, plan.records ? "record\n" : "");
             if (handle < 0 || write(handle, text, size) != size) abort();
             close(handle);
         }
     }
-    if (!does && plan.records) record(&plan, 'S', path, 0, "", 0);
+    if (plan.records) record(&plan, does ? 'F' : 'S', path, 0, "", 0);
     pthread_mutex_unlock(&one_at_a_time);
     return does;
 }
@@ -249,14 +254,25 @@ int unlink(const char *path) {
     return next(path);
 }
 
+/* A second name, or another one. */
+static void record_name(char what, const char *from, const char *to) {
+    if (from[0] != '/' || to[0] != '/') return;
+    pthread_mutex_lock(&one_at_a_time);
+    struct plan plan = plan_of(from);
+    if (plan.records && name_in(from)[0] != '.') record(&plan, what, from, 0, name_in(to), strlen(name_in(to)));
+    pthread_mutex_unlock(&one_at_a_time);
+}
+
 int rename(const char *from, const char *to) {
     static int (*next)(const char *, const char *);
     if (!next) next = real("rename");
-    if (from[0] == '/' && to[0] == '/') {
-        pthread_mutex_lock(&one_at_a_time);
-        struct plan plan = plan_of(from);
-        if (plan.records && name_in(from)[0] != '.') record(&plan, 'R', from, 0, name_in(to), strlen(name_in(to)));
-        pthread_mutex_unlock(&one_at_a_time);
-    }
+    record_name('R', from, to);
+    return next(from, to);
+}
+
+int link(const char *from, const char *to) {
+    static int (*next)(const char *, const char *);
+    if (!next) next = real("link");
+    record_name('L', from, to);
     return next(from, to);
 }

@@ -274,6 +274,7 @@ class Engine:
             self._state = recalled.state
             await self._in_journal_thread(self._find_unsigned)
             await self._commit_start(recalled)
+            self._see_the_reserve()
             self.upkeep.begin(recalled.from_snapshot, recalled.pruned)
         except BaseException:
             await self._close()
@@ -647,9 +648,7 @@ class Engine:
     ) -> None:
         self.groups += 1
         self._durable_request = self._state.request_counter
-        if not self._journal.has_reserve and not self._storage_full:
-            self._storage_full = True
-            _log.error("disk full; the reserve keeps metering and closing going, new uses are told to come later")
+        self._see_the_reserve()
         witness = self._witness()
         signed = [draft for draft in drafts if draft.grant is not None]
         for draft in drafts:
@@ -686,6 +685,11 @@ class Engine:
         for item in items:
             if isinstance(item.command, DirectiveArrived):
                 self._tell_of_directive(item.command.body)
+
+    def _see_the_reserve(self) -> None:
+        if not self._journal.has_reserve and not self._storage_full:
+            self._storage_full = True
+            _log.error("disk full; the reserve keeps metering and closing going, new uses are told to come later")
 
     def _tell_of_directive(self, directive: directive_pb2.Directive) -> None:
         if directive.version > self._state.directive_version or directive.gateway_id != self._state.gateway_id:

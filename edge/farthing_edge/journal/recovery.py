@@ -7,6 +7,7 @@ tmpfs; a start that finds it first copies the journal, as it reads now, into a n
 
 import hashlib
 import os
+import shutil
 import sqlite3
 import time
 from pathlib import Path
@@ -16,6 +17,8 @@ from farthing_edge.journal.errors import JournalError
 
 #: Freed when the disk is full: room for the readings and ends of some hours, at 400 bytes each.
 BALLAST_SIZE = 4 * 1024 * 1024
+#: With less than this a journal cannot even be opened: SQLite makes a file of 32 KiB beside it, and the first entries need a page or two.
+LEAST_ROOM = 256 * 1024
 
 
 def default_mark_directory() -> Path | None:
@@ -52,10 +55,14 @@ def copy_suspect(journal: Path, mark: Path) -> Path:
         if verdict != "ok":
             raise JournalError(f"the copy of {journal} is damaged ({verdict}): salvage it before the next start")
         _fsync(fresh)
-        journal.rename(aside)
+        # There is a journal under its name at every moment: one that is missing would be begun anew. The old log beside the new file, should
+        # this end in between, says what the copy was made of, and changes nothing.
+        for suffix in ("", "-wal"):
+            _second_name(journal.with_name(journal.name + suffix), aside.with_name(aside.name + suffix))
+        fresh.rename(journal)
+        _fsync(journal.parent)
         for suffix in ("-wal", "-shm"):
             journal.with_name(journal.name + suffix).unlink(missing_ok=True)
-        fresh.rename(journal)
         _fsync(journal.parent)
     except (OSError, sqlite3.Error) as err:
         raise JournalError(
@@ -63,6 +70,16 @@ def copy_suspect(journal: Path, mark: Path) -> Path:
         ) from err
     mark.unlink()
     return aside
+
+
+def _second_name(path: Path, second: Path) -> None:
+    if not path.exists():
+        return
+    try:
+        os.link(path, second)
+    except OSError:
+        # A file system without links.
+        shutil.copy2(path, second)
 
 
 def _fsync(path: Path) -> None:
@@ -101,5 +118,10 @@ def release(ballast: Path) -> bool:
 
 def room_to_reserve(ballast: Path) -> bool:
     """Whether the disk has so much again that setting the reserve aside leaves as much free."""
-    usage = os.statvfs(ballast.parent)
-    return usage.f_bavail * usage.f_frsize >= 2 * BALLAST_SIZE
+    return room(ballast.parent) >= 2 * BALLAST_SIZE
+
+
+def room(folder: Path) -> int:
+    """Free bytes on the disk of ``folder``."""
+    usage = os.statvfs(folder)
+    return usage.f_bavail * usage.f_frsize

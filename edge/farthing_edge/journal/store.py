@@ -10,6 +10,7 @@ import hashlib
 import os
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, NamedTuple, TypeVar
@@ -108,13 +109,19 @@ class Journal:
     # Opening ----------------------------------------------------------------------------------------------------------
 
     def open(self) -> None:
-        """Take the lock, deal with a mark, open or make the tables. ``JournalError`` says what is wrong and what to do."""
+        """Take the lock, deal with a mark, open or make the tables. ``JournalError`` says what is wrong and what to do.
+
+        On a disk that is full the reserve is given up first: what goes on must be able to end. ``has_reserve`` then says so.
+        """
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as err:
             raise JournalError(f"cannot make {self.path.parent}: set state_dir to a directory we may write") from err
         self.take_lock()
         try:
+            was_full = self._keep_ballast and recovery.room(self.path.parent) < recovery.LEAST_ROOM
+            if was_full:
+                recovery.release(self._ballast)
             mark = self._mark()
             if mark is not None and mark.exists() and self.path.exists():
                 self.moved_aside = recovery.copy_suspect(self.path, mark)
@@ -125,7 +132,7 @@ class Journal:
             # What is kept of the pruned lies below the anchor.
             if self._position < anchor.position:
                 self._position, self._chain = anchor.position, anchor.chain
-            if self._keep_ballast:
+            if self._keep_ballast and not was_full:
                 self._has_reserve = recovery.reserve(self._ballast)
         except BaseException:
             self.close()
@@ -147,11 +154,11 @@ class Journal:
             raise JournalBusy(
                 f"another farthing-edge (pid {owner}) uses the journal {self.path}: stop it, or give this one its own state_dir"
             ) from err
-        lock.seek(0)
-        lock.truncate()
-        lock.write(str(os.getpid()))
-        lock.flush()
         self._lock = lock
+        # The number is for people; the lock holds without it, and so it may be missing where the disk is full.
+        with suppress(OSError):
+            os.ftruncate(lock.fileno(), 0)
+            os.pwrite(lock.fileno(), str(os.getpid()).encode(), 0)
 
     def _mark(self) -> Path | None:
         directory = self._mark_directory or recovery.default_mark_directory()
@@ -170,6 +177,8 @@ class Journal:
             migrate(connection)
         except (sqlite3.Error, ValueError) as err:
             connection.close()
+            if recovery.room(self.path.parent) < recovery.LEAST_ROOM:
+                raise JournalFull(f"the disk of {self.path} is full: free some space") from err
             raise JournalError(
                 f"the journal {self.path} cannot be used ({err}); "
                 "look with `farthing-edge journal verify`, move it aside, never delete it"
@@ -272,8 +281,7 @@ class Journal:
 
     def room(self) -> int:
         """Free bytes on the journal's disk; the reserve is not counted."""
-        usage = os.statvfs(self.path.parent)
-        return usage.f_bavail * usage.f_frsize
+        return recovery.room(self.path.parent)
 
     def _failed(self, err: sqlite3.Error) -> JournalError:
         code = getattr(err, "sqlite_errorcode", 0) & 0xFF

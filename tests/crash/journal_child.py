@@ -1,0 +1,69 @@
+"""A journal written by a process of its own, on whatever disk it is given; a process for each word on standard input, what is needed is imported once.
+
+A word is CBOR: ``path``, ``groups`` of entries ([position, at_us, kind, body] each; what is there is passed over, and ``most`` are written),
+``marks`` (where a failed disk's mark lies), ``wal_pages`` (when the write-ahead log is folded back), ``prune`` (take old entries away in
+between), ``keep_ballast``, and ``pragmas`` (to spoil it with). After every commit the position goes to the file ``spoken`` beside the
+journal: it has been said to somebody. What became of it is one line of JSON on standard output.
+"""
+
+import json
+import os
+import sys
+from functools import partial
+from pathlib import Path
+
+import cbor2
+
+from farthing_edge.journal import Entry, Group, Journal, JournalError, retention, store
+
+#: Entries that are left when it prunes.
+_STAY = 40
+
+
+def write(journal: Journal, told: dict, spoken: int) -> None:
+    before = journal.position
+    groups = [[Entry(*entry) for entry in group if entry[0] > before] for group in told["groups"]]
+    for number, entries in enumerate([group for group in groups if group][: told["most"]]):
+        journal.commit(Group(entries=entries))
+        os.write(spoken, b"%d\n" % journal.position)
+        if told["prune"] and number % 16 == 15:
+            may = retention.Prunable(position=journal.position - _STAY, at_us=2**62, kept=frozenset())
+            journal.change(partial(retention.prune, may))
+
+
+def live(told: dict) -> dict:
+    path = Path(told["path"])
+    store.WAL_PAGES = told["wal_pages"]
+    journal = Journal(path, mark_directory=Path(told["marks"]), keep_ballast=told["keep_ballast"])
+    spoken = os.open(path.with_name("spoken"), os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+    fault = said = ""
+    try:
+        journal.open()
+        connection = journal._connection
+        assert connection is not None
+        for pragma in told["pragmas"]:
+            connection.execute(f"PRAGMA {pragma}")
+        write(journal, told, spoken)
+    except JournalError as err:
+        fault, said = type(err).__name__, str(err)
+    finally:
+        journal.close()
+    return {"fault": fault, "said": said, "position": journal.position, "reserve": journal.has_reserve}
+
+
+def main() -> None:
+    while True:
+        try:
+            told = cbor2.load(sys.stdin.buffer)
+        except cbor2.CBORDecodeEOF:
+            return
+        child = os.fork()
+        if not child:
+            print(json.dumps(live(told)), flush=True)
+            os._exit(0)
+        if os.waitpid(child, 0)[1]:
+            print(json.dumps({"fault": "died"}), flush=True)
+
+
+if __name__ == "__main__":
+    main()
