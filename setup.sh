@@ -10,6 +10,9 @@ missing=()
 need() { command -v "$1" >/dev/null 2>&1 || [ -e "/usr/sbin/$1" ] || missing+=("$2"); }
 need softhsm2-util softhsm2
 need mosquitto mosquitto
+# Tests put a disk that fails before real programs: a small library, built on the spot.
+need cc gcc
+[ -e /usr/include/stdio.h ] || missing+=(libc6-dev)
 [ -e /usr/lib/softhsm/libsofthsm2.so ] || [ -e "/usr/lib/$(uname -m)-linux-gnu/softhsm/libsofthsm2.so" ] || missing+=(softhsm2)
 python=${PYTHON:-python3}
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { say "Python 3.11 or newer is needed; set PYTHON=/path/to/python3"; exit 1; }

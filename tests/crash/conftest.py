@@ -3,5 +3,9 @@
 import sys
 from pathlib import Path
 
-for _place in (Path(__file__).parent, Path(__file__).parents[1] / "edge", Path(__file__).parents[1] / "edge" / "journal"):
+for _place in (
+    Path(__file__).parent,
+    Path(__file__).parents[1] / "edge",
+    Path(__file__).parents[1] / "edge" / "journal",
+):
     sys.path.insert(0, str(_place))

@@ -149,6 +149,8 @@ async def main(connection: socket.socket) -> None:
     )
     await engine.start()
     running = asyncio.create_task(engine.run())
+    # As the daemon: an engine that cannot go on is the end of its process.
+    running.add_done_callback(lambda task: os._exit(1) if task.exception() else None)
     wire.write([1, "ready"])
     tasks = set()
     while (frame := await wire.read()) is not None:

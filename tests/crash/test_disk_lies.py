@@ -11,13 +11,12 @@ import random
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import cbor2
 import pytest
-
 from lying_disk import LyingDisk, Op, Platter, compile_library
 from varied_day import VariedDay
 
@@ -165,6 +164,11 @@ def check_found(files: dict[str, bytes], spoken: int, folder: Path, day: Day) ->
     return position
 
 
+def check_all(states: Iterable[tuple[int, dict[str, bytes]]], place: Path, day: Day) -> list[int]:
+    """Check each state in a folder of its own; the last positions."""
+    return [check_found(files, spoken, place / str(number), day) for number, (spoken, files) in enumerate(states)]
+
+
 @pytest.mark.parametrize("seed", SEEDS)
 def test_what_was_said_survives_a_power_loss(
     disk: LyingDisk, write: Callable[..., Run], day: Day, place: Path, seed: int
@@ -174,9 +178,7 @@ def test_what_was_said_survives_a_power_loss(
     assert write(rng, prune=seed % 2 == 0) == Run("", "", len(day.entries), True)
     ops = disk.stream()
     assert sum(op.what == "S" and op.name == NAME for op in ops) >= 5, "the log was never folded back"
-    ends = []
-    for number, (spoken, files) in enumerate(states_after_power_losses(ops, rng, CUTS)):
-        ends.append(check_found(files, spoken, place / str(number), day))
+    ends = check_all(states_after_power_losses(ops, rng, CUTS), place, day)
     assert min(ends) < len(day.entries) // 8
     assert max(ends) > len(day.entries) * 7 // 8
     if seed % 2:
@@ -191,8 +193,7 @@ def test_without_a_sync_a_power_loss_would_be_seen(
     disk.say("record")
     write(rng, pragmas=["synchronous = NORMAL"])
     with pytest.raises(Lost):
-        for number, (spoken, files) in enumerate(states_after_power_losses(disk.stream(), rng, CUTS)):
-            check_found(files, spoken, place / str(number), day)
+        check_all(states_after_power_losses(disk.stream(), rng, CUTS), place, day)
 
 
 def a_failed_sync_then_a_power_loss(disk: LyingDisk, write: Callable[..., Run], seed: int, **second_start: object):
@@ -223,8 +224,7 @@ def test_what_is_said_after_a_failed_sync_survives_a_power_loss(
     disk: LyingDisk, write: Callable[..., Run], day: Day, place: Path, seed: int
 ) -> None:
     """The page cache shows a transaction that never reached the disk: what is said next must not rest on it."""
-    for number, (spoken, files) in enumerate(a_failed_sync_then_a_power_loss(disk, write, seed)):
-        check_found(files, spoken, place / str(number), day)
+    check_all(a_failed_sync_then_a_power_loss(disk, write, seed), place, day)
     assert list(disk.folder.glob(f"{NAME}.suspect-*"))
 
 
@@ -234,13 +234,12 @@ def test_without_the_mark_a_failed_sync_would_be_seen(
     elsewhere = place / "elsewhere"
     elsewhere.mkdir()
     with pytest.raises(Lost):
-        for number, (spoken, files) in enumerate(
-            a_failed_sync_then_a_power_loss(disk, write, 4, marks=str(elsewhere))
-        ):
-            check_found(files, spoken, place / str(number), day)
+        check_all(a_failed_sync_then_a_power_loss(disk, write, 4, marks=str(elsewhere)), place, day)
 
 
-def test_a_disk_that_is_full_from_the_start_or_in_between(disk: LyingDisk, write: Callable[..., Run], day: Day, place: Path) -> None:
+def test_a_disk_that_is_full_from_the_start_or_in_between(
+    disk: LyingDisk, write: Callable[..., Run], day: Day, place: Path
+) -> None:
     """The reserve is given up once, then nothing is written and the start says why; with room again all goes on."""
     rng = random.Random(5)
     began = write(rng, most=3, keep_ballast=True)

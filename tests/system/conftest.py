@@ -8,6 +8,7 @@ import pytest
 
 # Tests are not a package: what several of them share is found beside this file.
 sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1] / "crash"))
 
 from small_town import Town, small_town
 

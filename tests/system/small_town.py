@@ -26,22 +26,25 @@ import httpx
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion
 
-from farthing.clock import real_clock
+from farthing.clock import Instant, real_clock
 from farthing.device import cose
 from farthing.device.messages import (
     SALT_SIZE,
     Answer,
     AnswerStatus,
+    End,
     Envelope,
     Intent,
+    Reading,
     RegisterValue,
     Statement,
+    TariffVersion,
     decode_answer,
     encode,
 )
 from farthing.hsm import Hsm, Token, load_party
 from farthing.hsm.tls import channel_credentials
-from farthing.ids import DeviceId, GatewayId, RegisterId, token_commitment
+from farthing.ids import DeviceId, GatewayId, RegisterId, TariffId, authorization_id, token_commitment
 from farthing.v1 import ledger_pb2, ledger_pb2_grpc
 from farthing_demo.scene import keys, table
 from farthing_edge.config import load_config
@@ -241,6 +244,21 @@ class Speaker:
         )
         kid = cose.key_id(self.token.party.public_key("statement"))
         return cose.encode_sign1(kid, payload, signature)
+
+    def word(self, kind: type[Reading] | type[End], intent: Intent) -> Reading | End:
+        """What it says of the use that ``intent`` opened, under the next counter."""
+        self.counter += 1
+        return kind(
+            recipient=GatewayId(self.gateway),
+            device=DeviceId(self.device),
+            device_epoch=1,
+            counter=self.counter,
+            at=Instant(real_clock().now()),
+            register=RegisterValue(register_id=RegisterId("1"), register_epoch=1, value=self.register),
+            commitment=intent.commitment,
+            authorization=authorization_id(DeviceId(self.device), 1, intent.counter, GatewayId(self.gateway)),
+            tariff=TariffVersion(tariff_id=TariffId("park"), version=1),
+        )
 
     def envelope(self, intent: Intent, salt: bytes) -> bytes:
         """A signed intent in its envelope."""

@@ -1,4 +1,4 @@
-"""The gateway's disk is full: new uses hear "later", what goes on goes on, and afterwards nothing is lost."""
+"""The gateway's disk is full: new uses hear "later", what goes on goes on, and afterwards nothing is lost. It fails: the gateway ends."""
 
 import shutil
 import subprocess
@@ -7,10 +7,12 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from small_town import FARE_MICROS, GATEWAY, TOLL, Town, call
+from lying_disk import LyingDisk, compile_library
+from small_town import FARE_MICROS, GATEWAY, PARKING, PATIENCE_S, TOLL, Town, call
 
-from farthing.device.messages import AnswerStatus
+from farthing.device.messages import AnswerStatus, End, Envelope, encode
 from farthing.refusal import Refusal
+from farthing.tariff import Use, parse, price
 from farthing_edge.journal.recovery import BALLAST_SIZE
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(120)]
@@ -48,6 +50,22 @@ def small_disk(town: Town) -> Iterator[Path]:
         start(town)
 
 
+@pytest.fixture
+def lying_disk(town: Town, tmp_path: Path) -> Iterator[LyingDisk]:
+    """The gateway's state on a disk that fails when told to; the gateway runs on an honest one afterwards."""
+    disk = LyingDisk(town.folder / GATEWAY, compile_library(tmp_path))
+    arguments = town.gateway.arguments
+    town.gateway.stop()
+    town.gateway.arguments = ["env", *(f"{name}={value}" for name, value in disk.environment.items()), *arguments]
+    start(town)
+    yield disk
+    town.gateway.arguments = arguments
+    if town.gateway.process is not None:
+        town.gateway.kill()
+    disk.say()
+    start(town)
+
+
 def start(town: Town) -> None:
     """Start the gateway; it is ready when its broker is."""
     town.addresses.update(town.gateway.start().ready())
@@ -83,8 +101,48 @@ def test_a_full_disk_stops_new_uses_and_loses_nothing(town: Town, small_disk: Pa
     refused = call("farthing-edge", "run", "--config", town.config(GATEWAY))
     assert (refused.returncode, "is full: free some space" in refused.stderr) == (1, True)
 
+    # With room again the reserve is set aside again; a start that finds the disk full then lives on it: what goes on can end.
     filler.unlink()
     start(town)
+    uses = town.speaker(PARKING)
+    intent, salt = uses.intent(one_shot=None)
+    assert uses.say(uses.envelope(intent, salt)).status is AnswerStatus.GRANTED
+    town.until(town.drained, "the backlog to drain")
+    town.gateway.stop()
+    fill(small_disk)
+    start(town)
+    answer = toll.ask()
+    assert (answer.status, answer.refusal) == (AnswerStatus.LATER, Refusal.STORAGE_FULL)
+    end = uses.word(End, intent)
+    assert uses.say(encode(Envelope(statement=uses.sign(end)))).status is AnswerStatus.RECORDED
+
+    filler.unlink()
+    town.until(lambda: town.status()["faults"] == [], "room to be noticed")
     assert toll.pass_once().status is AnswerStatus.GRANTED
-    assert town.assert_books_agree() == before + (granted + 1) * FARE_MICROS
+    use = Use(unit="s", start=uses.register, end=uses.register, started_at=intent.at, ended_at=end.at)
+    parked = price(parse((town.parties.cloud.folder / "tariff-park.json").read_bytes()), use, closing=True).gross_micros
+    assert town.assert_books_agree() == before + (granted + 1) * FARE_MICROS + parked
     assert town.status()["faults"] == []
+
+
+def test_a_sync_that_fails_ends_the_gateway_before_it_says_another_word(town: Town, lying_disk: LyingDisk) -> None:
+    toll = town.speaker(TOLL)
+    assert toll.pass_once().status is AnswerStatus.GRANTED
+    before = town.assert_books_agree()
+    intent, salt = toll.intent()
+    envelope, heard = toll.envelope(intent, salt), len(toll.client.came)
+    lying_disk.say("eio 1")
+    toll.client.publish(f"farthing/{toll.device}/up", envelope)
+    process = town.gateway.process
+    assert process is not None
+    assert process.wait(PATIENCE_S) == 1
+    assert "check the disk, then start again" in town.gateway.said()
+    assert len(toll.client.came) == heard
+
+    # The disk is well again. What was never said is in the page cache: it is copied before anything rests on it, and decided once.
+    lying_disk.say()
+    start(town)
+    assert len(list(lying_disk.folder.glob("journal.sqlite.suspect-*[0-9]"))) == 1
+    assert toll.say(envelope).status is AnswerStatus.GRANTED
+    toll.register += 1
+    assert town.assert_books_agree() == before + FARE_MICROS

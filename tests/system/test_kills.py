@@ -14,22 +14,19 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 import pytest
-from small_town import FARE_MICROS, GATEWAY, PARKING, SPARE, SUSPECT, Client, Speaker, Town
+from small_town import FARE_MICROS, PARKING, SPARE, SUSPECT, Client, Speaker, Town
 
-from farthing.clock import Instant, real_clock
+from farthing.clock import real_clock
 from farthing.device.messages import (
     Answer,
     AnswerStatus,
     End,
     Envelope,
     Reading,
-    RegisterValue,
     Statement,
-    TariffVersion,
     decode_answer,
     encode,
 )
-from farthing.ids import AuthorizationId, DeviceId, GatewayId, RegisterId, TariffId, authorization_id
 from farthing.tariff import Use, parse, price
 
 KILLS = int(os.environ.get("FARTHING_KILLS", "50"))
@@ -119,28 +116,13 @@ class Sessions(Stubborn):
         intent, salt = speaker.intent(one_shot=None, at=begun)
         answer = self.say(intent, speaker.envelope(intent, salt))
         assert answer.status is AnswerStatus.GRANTED, answer
-        name = authorization_id(DeviceId(speaker.device), 1, intent.counter, GatewayId(GATEWAY))
         for kind in (Reading, Reading, End):
             speaker.register += 7
-            said = self._word(kind, name, intent.commitment)
+            said = speaker.word(kind, intent)
             answer = self.say(said, encode(Envelope(statement=speaker.sign(said))))
             assert answer.status is AnswerStatus.RECORDED, answer
             assert answer.closed is (kind is End)
         self.ends.append(Use(unit="s", start=start, end=speaker.register, started_at=begun, ended_at=said.at))
-
-    def _word(self, kind: type[Reading] | type[End], name: AuthorizationId, commitment: bytes) -> Reading | End:
-        self.speaker.counter += 1
-        return kind(
-            recipient=GatewayId(GATEWAY),
-            device=DeviceId(self.speaker.device),
-            device_epoch=1,
-            counter=self.speaker.counter,
-            at=Instant(real_clock().now()),
-            register=RegisterValue(register_id=RegisterId("1"), register_epoch=1, value=self.speaker.register),
-            commitment=commitment,
-            authorization=name,
-            tariff=TariffVersion(tariff_id=TariffId("park"), version=1),
-        )
 
     def delivered_micros(self) -> int:
         tariff = parse(self.tariff)
