@@ -431,6 +431,7 @@ def reconcile(ctx: typer.Context, operator: Operator, as_json: Json = False) -> 
         "window": answer.window,
         "claimed_micros": answer.claimed_micros,
         "payers_micros": answer.payers_micros,
+        "corrections_micros": answer.corrections_micros,
         "debt_micros": answer.debt_micros,
         "risk_micros": answer.risk_micros,
         "suspense_micros": answer.suspense_micros,

@@ -213,4 +213,5 @@ class Reports:
             unproven_micros=row[14],
             open_quotas=row[15],
             maximum_loss_micros=row[16],
+            corrections_micros=row[17],
         )

@@ -1319,9 +1319,11 @@ class ReconcileResponse(message.Message):
     UNPROVEN_MICROS_FIELD_NUMBER: builtins.int
     OPEN_QUOTAS_FIELD_NUMBER: builtins.int
     MAXIMUM_LOSS_MICROS_FIELD_NUMBER: builtins.int
+    CORRECTIONS_MICROS_FIELD_NUMBER: builtins.int
     window: builtins.str
     claimed_micros: builtins.int
     payers_micros: builtins.int
+    """What payers paid for uses, and for what they owed of them: without corrections_micros."""
     debt_micros: builtins.int
     risk_micros: builtins.int
     suspense_micros: builtins.int
@@ -1336,6 +1338,8 @@ class ReconcileResponse(message.Message):
     unproven_micros: builtins.int
     open_quotas: builtins.int
     maximum_loss_micros: builtins.int
+    corrections_micros: builtins.int
+    """What corrections took from payers: paid back, charged back."""
     def __init__(
         self,
         *,
@@ -1356,10 +1360,11 @@ class ReconcileResponse(message.Message):
         unproven_micros: builtins.int = ...,
         open_quotas: builtins.int = ...,
         maximum_loss_micros: builtins.int = ...,
+        corrections_micros: builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["agencies_micros", b"agencies_micros", "bank_micros", b"bank_micros", "claimed_micros", b"claimed_micros", "clearing_micros", b"clearing_micros", "debt_micros", b"debt_micros", "fees_micros", b"fees_micros", "maximum_loss_micros", b"maximum_loss_micros", "open_quotas", b"open_quotas", "overspent_accounts", b"overspent_accounts", "payers_micros", b"payers_micros", "payers_own_micros", b"payers_own_micros", "risk_micros", b"risk_micros", "suspense_micros", b"suspense_micros", "tax_micros", b"tax_micros", "unproven_batches", b"unproven_batches", "unproven_micros", b"unproven_micros", "window", b"window"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["agencies_micros", b"agencies_micros", "bank_micros", b"bank_micros", "claimed_micros", b"claimed_micros", "clearing_micros", b"clearing_micros", "corrections_micros", b"corrections_micros", "debt_micros", b"debt_micros", "fees_micros", b"fees_micros", "maximum_loss_micros", b"maximum_loss_micros", "open_quotas", b"open_quotas", "overspent_accounts", b"overspent_accounts", "payers_micros", b"payers_micros", "payers_own_micros", b"payers_own_micros", "risk_micros", b"risk_micros", "suspense_micros", b"suspense_micros", "tax_micros", b"tax_micros", "unproven_batches", b"unproven_batches", "unproven_micros", b"unproven_micros", "window", b"window"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

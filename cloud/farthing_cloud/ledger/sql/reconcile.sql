@@ -5,11 +5,15 @@ WITH mine AS (
     WHERE a.operator_id = %(operator_id)s
 ), sums AS (
     SELECT kind, sum(debits_posted) AS debits, sum(balance) AS balance FROM mine GROUP BY kind
+), taken AS (
+    -- What went back to payers or their banks: no use was paid with it. (Of a chargeback all of it, though a part became debt.)
+    SELECT coalesce(sum(c.amount_micros), 0) AS amount FROM corrections c
+    WHERE c.operator_id = %(operator_id)s AND c.kind IN ('payback', 'chargeback', 'closing')
 )
 SELECT
     coalesce((SELECT b.open_window FROM books b WHERE b.operator_id = %(operator_id)s ORDER BY b.currency LIMIT 1), 'w1'),
     coalesce((SELECT sum(c.net_micros + c.tax_micros) FROM claims c WHERE c.operator_id = %(operator_id)s), 0)::bigint,
-    coalesce((SELECT debits FROM sums WHERE kind = 'payer'), 0)::bigint,
+    (coalesce((SELECT debits FROM sums WHERE kind = 'payer'), 0) - (SELECT amount FROM taken))::bigint,
     coalesce((SELECT -balance FROM sums WHERE kind = 'debt'), 0)::bigint,
     coalesce((SELECT -balance FROM sums WHERE kind = 'risk'), 0)::bigint,
     coalesce((SELECT -balance FROM sums WHERE kind = 'suspense'), 0)::bigint,
@@ -34,4 +38,5 @@ SELECT
                 AND NOT g.quarantined AND g.waits_because = '' THEN m.credits_pending ELSE 0 END)
         FROM gateways g
         JOIN mine m ON m.path = 'quota/' || g.gateway_id
-        WHERE g.operator_id = %(operator_id)s), 0)::bigint
+        WHERE g.operator_id = %(operator_id)s), 0)::bigint,
+    (SELECT amount FROM taken)::bigint
