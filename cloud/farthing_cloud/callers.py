@@ -69,6 +69,7 @@ _REGISTRY = "spiffe://farthing/service/registry"
 _VAULT = "spiffe://farthing/service/vault"
 _FRAUD = "spiffe://farthing/service/fraud"
 _SETTLEMENT = "spiffe://farthing/service/settlement"
+_DOCUMENTS = "spiffe://farthing/service/documents"
 
 _HEALTH = "/grpc.health.v1.Health/"
 _REFLECTION = "/grpc.reflection.v1alpha.ServerReflection/"
@@ -78,6 +79,7 @@ _L = "/farthing.v1.Ledger/"
 _V = "/farthing.v1.Vault/"
 _F = "/farthing.v1.Fraud/"
 _S = "/farthing.v1.Settlement/"
+_M = "/farthing.v1.Movements/"
 
 #: Method → SAN URIs that may call it; "*" at the end stands for any id.
 DEFAULT_CALLERS: Mapping[str, tuple[str, ...]] = {
@@ -115,7 +117,7 @@ DEFAULT_CALLERS: Mapping[str, tuple[str, ...]] = {
     _L + "CreateAccount": (_PERSONS,),
     _L + "FundAccount": (_PERSONS,),
     _L + "ShowAccount": (_PERSONS, _FRAUD, _SETTLEMENT),
-    _L + "ListAccounts": (_PERSONS, _FRAUD, _SETTLEMENT),
+    _L + "ListAccounts": (_PERSONS, _FRAUD, _SETTLEMENT, _DOCUMENTS),
     _L + "ListBalances": (_PERSONS, _SETTLEMENT),
     _L + "ListTransfers": (_PERSONS, _SETTLEMENT),
     _L + "Verify": (_PERSONS,),
@@ -127,7 +129,7 @@ DEFAULT_CALLERS: Mapping[str, tuple[str, ...]] = {
     _L + "ListOverlapCases": (_PERSONS, _FRAUD, _SETTLEMENT),
     _L + "DecideOverlapCase": (_PERSONS,),
     _L + "IssueDirective": (_REGISTRY, _VAULT, _FRAUD),
-    _L + "FollowEvents": (_FRAUD, _SETTLEMENT),
+    _L + "FollowEvents": (_FRAUD, _SETTLEMENT, _DOCUMENTS),
     _L + "CloseWindow": (_SETTLEMENT,),
     _L + "Reconcile": (_PERSONS, _SETTLEMENT),
     _L + "ListGatewayCases": (_PERSONS, _FRAUD),
@@ -139,6 +141,8 @@ DEFAULT_CALLERS: Mapping[str, tuple[str, ...]] = {
     _L + "ListCorrections": (_PERSONS, _SETTLEMENT),
     _L + "ExportEvidence": (_PERSONS,),
     _L + "ShowExposure": (_PERSONS, _FRAUD, _SETTLEMENT),
+    _M + "ListMovements": (_PERSONS, _DOCUMENTS),
+    _M + "ShowUse": (_PERSONS, _DOCUMENTS),
     # Vault.
     _V + "PutToken": (_PERSONS,),
     _V + "DenyToken": (_PERSONS, _FRAUD),

@@ -10,7 +10,7 @@ import structlog
 from farthing.clock import SECOND_US, BusinessClock, Instant
 from farthing.hsm import Token
 from farthing.money import MICROS
-from farthing.v1 import gateway_sync_pb2_grpc, ledger_pb2_grpc
+from farthing.v1 import gateway_sync_pb2_grpc, ledger_pb2_grpc, movements_pb2_grpc
 from farthing_cloud.callers import caller
 from farthing_cloud.channel import BackOfficeChannel
 from farthing_cloud.config import LedgerSection
@@ -23,6 +23,7 @@ from farthing_cloud.ledger.core.exposure import loss_of
 from farthing_cloud.ledger.core.quotas import GrantTerms
 from farthing_cloud.ledger.core.rows import Gateway
 from farthing_cloud.ledger.door import GatewaySyncServicer
+from farthing_cloud.ledger.movements import Movements, MovementsServicer
 from farthing_cloud.ledger.operations import OVERDUE_AT_ONCE, Ledger
 from farthing_cloud.ledger.reports import Reports
 from farthing_cloud.ledger.signing import PublicKeys, Signatures
@@ -52,6 +53,7 @@ class LedgerService:
 
     door: GatewaySyncServicer
     back_office: LedgerServicer
+    movements: MovementsServicer
     signatures: Signatures
     ledger: Ledger
     clock: BusinessClock
@@ -60,10 +62,11 @@ class LedgerService:
 
     @property
     def servicers(self) -> Sequence[Mounted]:
-        """The gateways' door, and the back office's Ledger."""
+        """The gateways' door, and the back office's Ledger and Movements."""
         return (
             (gateway_sync_pb2_grpc.add_GatewaySyncServicer_to_server, self.door, "door"),
             (ledger_pb2_grpc.add_LedgerServicer_to_server, self.back_office, "back-office"),
+            (movements_pb2_grpc.add_MovementsServicer_to_server, self.movements, "back-office"),
         )
 
     async def run(self) -> None:
@@ -172,6 +175,7 @@ def build(
             caller=caller,
             silent_us=settings.silent_after_s * SECOND_US,
         ),
+        movements=MovementsServicer(Movements(pool, store)),
         signatures=signatures,
         ledger=ledger,
         clock=clock,

@@ -7,6 +7,7 @@ from farthing.v1 import (
     fraud_pb2,
     gateway_sync_pb2,
     ledger_pb2,
+    movements_pb2,
     registry_pb2,
     settlement_pb2,
     vault_pb2,
@@ -21,7 +22,8 @@ from farthing_cloud.callers import (
 )
 
 FILES: tuple[FileDescriptor, ...] = tuple(
-    module.DESCRIPTOR for module in (fraud_pb2, gateway_sync_pb2, ledger_pb2, registry_pb2, settlement_pb2, vault_pb2)
+    module.DESCRIPTOR
+    for module in (fraud_pb2, gateway_sync_pb2, ledger_pb2, movements_pb2, registry_pb2, settlement_pb2, vault_pb2)
 )
 METHODS = [
     f"/{service.full_name}/{method.name}"

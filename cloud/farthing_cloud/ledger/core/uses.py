@@ -21,7 +21,8 @@ from farthing_cloud.ledger.core import paths
 from farthing_cloud.ledger.core.posting import Cause, Transfer, TransferKind
 from farthing_cloud.ledger.core.rows import Aside, CaseStatus, ClaimKey, CorrectedPart, CorrectionKind, KeptSplit
 
-_BILLED = frozenset({Cause.USE, Cause.OVERRUN, Cause.LATE, Cause.FLOOR})
+#: Causes of transfers that bill a use.
+BILLED = frozenset({Cause.USE, Cause.OVERRUN, Cause.LATE, Cause.FLOOR})
 #: Corrections that take of a use, and the one that gives it back.
 _TAKES = {CorrectionKind.REFUND: 1, CorrectionKind.DISPUTE: 1, CorrectionKind.DISPUTE_WON: -1}
 
@@ -225,20 +226,43 @@ def _posted(
 ) -> tuple[dict[tuple[int, int], _Sums], dict[int, list[_Sums]]]:
     """What was billed per (posting, line), and per posting for the authorization alone, one for each tax rate."""
     lines: dict[tuple[int, int], _Sums] = {}
-    alone: dict[int, list[_Sums]] = {}
+    own: dict[int, list[Transfer]] = {}
     for posting_id, transfer in history.transfers:
-        if transfer.kind is not TransferKind.POST or transfer.cause not in _BILLED:
+        if transfer.kind is not TransferKind.POST or transfer.cause not in BILLED:
             continue
         if transfer.line is not None:
             lines.setdefault((posting_id, transfer.line), _Sums()).count(transfer)
         elif transfer.authorization_id == authorization_id:
-            sums = alone.setdefault(posting_id, [])
-            taxed = transfer.credit.startswith("tax/")
-            # Net comes before its tax; another rate's net follows a tax that is not its own.
-            if not sums or (taxed and sums[-1].tax_path not in ("", transfer.credit)):
-                sums.append(_Sums(site_id=sums[-1].site_id) if sums else _Sums())
-            sums[-1].count(transfer)
+            own.setdefault(posting_id, []).append(transfer)
+    alone: dict[int, list[_Sums]] = {}
+    for posting_id, transfers in own.items():
+        for of_rate in by_rate(transfers):
+            before = alone.setdefault(posting_id, [])
+            sums = _Sums(site_id=before[-1].site_id) if before else _Sums()
+            for transfer in of_rate:
+                sums.count(transfer)
+            before.append(sums)
     return lines, alone
+
+
+def by_rate(transfers: Sequence[Transfer]) -> list[list[Transfer]]:
+    """What was billed of one authorization alone, one group for each tax rate, in the order of posting.
+
+    A net's rate is that of the tax that the same step of the waterfall posts after it; without tax it stays with what came before.
+    """
+    groups: list[list[Transfer]] = []
+    rate_now = ""
+    for transfer, follower in zip(transfers, (*transfers[1:], None), strict=True):
+        rate = transfer.credit if transfer.credit.startswith("tax/") else ""
+        if not rate and follower is not None and follower.credit.startswith("tax/"):
+            same_step = (follower.debit, follower.quota_id) == (transfer.debit, transfer.quota_id)
+            rate = follower.credit if same_step else ""
+        if not groups or (rate and rate_now not in ("", rate)):
+            groups.append([])
+            rate_now = ""
+        rate_now = rate or rate_now
+        groups[-1].append(transfer)
+    return groups
 
 
 def _taken(

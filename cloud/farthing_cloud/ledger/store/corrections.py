@@ -40,7 +40,7 @@ _READ_USE_BATCHES: Final = sentence(_PACKAGE, "read_use_batches")
 _READ_USE_TRANSFERS: Final = sentence(_PACKAGE, "read_use_transfers")
 _READ_USE_CORRECTIONS: Final = sentence(_PACKAGE, "read_use_corrections")
 _READ_CLOSED_SPLITS: Final = sentence(_PACKAGE, "read_closed_splits")
-_READ_ASIDES: Final = sentence(_PACKAGE, "read_asides")
+READ_ASIDES: Final = sentence(_PACKAGE, "read_asides")
 
 Connection = psycopg.AsyncConnection[TupleRow]
 
@@ -189,7 +189,7 @@ async def find_use(connection: Connection, operator_id: OperatorId, currency: Cu
         return await (await connection.execute(query, {**named, **more})).fetchall()
 
     cases = await rows(_READ_USE_CASES, {})
-    asides = {row[0]: await rows(_READ_ASIDES, {"case_id": row[0]}) for row in cases}
+    asides = {row[0]: await rows(READ_ASIDES, {"case_id": row[0]}) for row in cases}
     batches = await rows(_READ_USE_BATCHES, {"case_ids": list(asides)})
     posting_ids = [row[0] for row in batches] + [row[2] for row in cases if row[2] is not None]
     transfers = await rows(_READ_USE_TRANSFERS, {"posting_ids": posting_ids})
@@ -211,11 +211,11 @@ async def find_use(connection: Connection, operator_id: OperatorId, currency: Cu
         ),
         cases=tuple(
             UseCase(
-                status=CaseStatus(row[1]), asides=tuple(_aside(aside) for aside in asides[row[0]]), decided_by=row[2]
+                status=CaseStatus(row[1]), asides=tuple(aside_of(aside) for aside in asides[row[0]]), decided_by=row[2]
             )
             for row in cases
         ),
-        transfers=tuple((row[0], _transfer(row[1:])) for row in transfers),
+        transfers=tuple((row[0], transfer_of(row[1:])) for row in transfers),
         corrected=tuple((CorrectionKind(row[0]), _part(row[1:])) for row in taken),
         closings=tuple(
             (
@@ -236,7 +236,8 @@ async def find_use(connection: Connection, operator_id: OperatorId, currency: Cu
     )
 
 
-def _aside(row: TupleRow) -> Aside:
+def aside_of(row: TupleRow) -> Aside:
+    """A row of ``read_asides.sql``."""
     return Aside(
         gateway_id=GatewayId(row[0]),
         incarnation=row[1],
@@ -250,7 +251,8 @@ def _aside(row: TupleRow) -> Aside:
     )
 
 
-def _transfer(row: TupleRow) -> Transfer:
+def transfer_of(row: TupleRow) -> Transfer:
+    """Kind, debit, credit, amount, quota, cause, line, authorization."""
     return Transfer(
         TransferKind(row[0]),
         row[1],

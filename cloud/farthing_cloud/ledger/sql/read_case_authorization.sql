@@ -1,0 +1,1 @@
+SELECT c.authorization_id FROM cases c WHERE c.id = %(case_id)s
