@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from ledger_story import NOW, OP, ORDER, Story, afterwards, close_and_pay, grants, micros, seal_all
+from ledger_story import OP, ORDER, Story, afterwards, close_and_pay, grants, micros, seal_all
 
 from farthing.clock import Instant
 from farthing.v1 import movements_pb2
