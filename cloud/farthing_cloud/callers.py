@@ -139,6 +139,12 @@ DEFAULT_CALLERS: Mapping[str, tuple[str, ...]] = {
     _L + "ListDecisions": (_PERSONS,),
     _L + "Correct": (_PERSONS,),
     _L + "ListCorrections": (_PERSONS, _SETTLEMENT),
+    # Two of them approve what one planned: the servicer asks for two persons.
+    _L + "PlanCorrections": (_PERSONS,),
+    _L + "ListCorrectionPlans": (_PERSONS, _SETTLEMENT),
+    _L + "ShowCorrectionPlan": (_PERSONS, _SETTLEMENT),
+    _L + "ApproveCorrectionPlan": (_PERSONS,),
+    _L + "ExecuteCorrectionPlan": (_PERSONS,),
     _L + "ExportEvidence": (_PERSONS,),
     _L + "ShowExposure": (_PERSONS, _FRAUD, _SETTLEMENT),
     _M + "ListMovements": (_PERSONS, _DOCUMENTS),

@@ -1,7 +1,7 @@
 """``farthing-admin corrections``: money back to payers, taken back from them, given, disputed or written off.
 
 Every command takes ``--id``: the caller's own name for it (a ticket, a bank's reference). The same command again changes nothing; the
-same id with other words is refused.
+same id with other words is refused. Many uses at once: ``plan``, ``show``, ``approve``, ``execute`` (``correction_plans``).
 """
 
 from typing import Annotated
@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from farthing.v1 import ledger_pb2, ledger_pb2_grpc
+from farthing_cloud.admin import correction_plans
 from farthing_cloud.admin.session import (
     CALL_TIMEOUT_S,
     DryRun,
@@ -176,6 +177,13 @@ def list_corrections(ctx: typer.Context, operator: Operator, as_json: Json = Fal
         "amount_micros", "reason", "person", "posted_at_us",
     )  # fmt: skip
     show(rows, columns, as_json=as_json)
+
+
+corrections.command("plan")(correction_plans.plan)
+corrections.command("plans")(correction_plans.list_plans)
+corrections.command("show")(correction_plans.show_plan)
+corrections.command("approve")(correction_plans.approve)
+corrections.command("execute")(correction_plans.execute)
 
 
 def _of_use(

@@ -25,6 +25,7 @@ from farthing_cloud.ledger.core.rows import Gateway
 from farthing_cloud.ledger.door import GatewaySyncServicer
 from farthing_cloud.ledger.movements import Movements, MovementsServicer
 from farthing_cloud.ledger.operations import OVERDUE_AT_ONCE, Ledger
+from farthing_cloud.ledger.plans import CorrectionPlans
 from farthing_cloud.ledger.reports import Reports
 from farthing_cloud.ledger.signing import PublicKeys, Signatures
 from farthing_cloud.ledger.store.interface import StoreError
@@ -169,6 +170,7 @@ def build(
             ledger=ledger,
             reports=Reports(pool),
             bundles=Bundles(store, receipt_keys=(keys.receipt,)),
+            plans=CorrectionPlans(ledger),
             clock=clock,
             directives_wanted=signatures.wanted,
             events=events,

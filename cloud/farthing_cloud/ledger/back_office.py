@@ -21,7 +21,7 @@ from farthing.ids import (
 )
 from farthing.money import parse_amount_micros, parse_currency
 from farthing.policy import entitlement_of, online_check_ppm_of, place_policy_of, scorecard_of, usage_limits_of
-from farthing.v1 import directive_pb2, ledger_pb2, ledger_pb2_grpc
+from farthing.v1 import directive_pb2, ledger_pb2
 from farthing_cloud.callers import Caller
 from farthing_cloud.ledger.bell import Bell
 from farthing_cloud.ledger.bundles import Bundles
@@ -32,6 +32,8 @@ from farthing_cloud.ledger.core.rows import AccountStatus, Decision, DecisionKin
 from farthing_cloud.ledger.core.windows import SplitRule
 from farthing_cloud.ledger.operations import Ledger
 from farthing_cloud.ledger.orders import message_of, order_of
+from farthing_cloud.ledger.plan_calls import PART_SIZE, PlanServicer
+from farthing_cloud.ledger.plans import CorrectionPlans
 from farthing_cloud.ledger.refusals import Context, Refused, malformed, refusals
 from farthing_cloud.ledger.reports import Reports
 from farthing_cloud.ledger.signing import LOOK_AGAIN_MS
@@ -41,8 +43,6 @@ MAX_TRANSFERS: Final = 1_000
 MAX_CORRECTIONS: Final = 1_000
 #: Outbox rows read at once.
 EVENTS_AT_ONCE: Final = 500
-#: A quarter of what one message of gRPC may have.
-PART_SIZE: Final = 1024 * 1024
 #: Texts of people and services that end up in rows.
 MAX_TEXT: Final = 200
 
@@ -60,7 +60,7 @@ _REDUCED: Final = frozenset(
 )
 
 
-class LedgerServicer(ledger_pb2_grpc.LedgerServicer):
+class LedgerServicer(PlanServicer):
     """See ``ledger.proto``."""
 
     def __init__(
@@ -69,6 +69,7 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServicer):
         ledger: Ledger,
         reports: Reports,
         bundles: Bundles,
+        plans: CorrectionPlans,
         clock: BusinessClock,
         directives_wanted: Bell,
         events: Bell,
@@ -80,6 +81,7 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServicer):
         self._store = ledger.store
         self._reports = reports
         self._bundles = bundles
+        self._plans = plans
         self._clock = clock
         self._directives_wanted = directives_wanted
         self._events = events
@@ -409,12 +411,6 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServicer):
                 for stored in cases
             ]
         )
-
-    def _person(self, context: Context) -> str:
-        who = self._caller(context)
-        if who.kind != "person":
-            raise Refused(grpc.StatusCode.PERMISSION_DENIED, "only people decide")
-        return who.id
 
     @override
     async def ProposeDecision(

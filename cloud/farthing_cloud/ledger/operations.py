@@ -29,8 +29,9 @@ from farthing_cloud.ledger.core import (
 from farthing_cloud.ledger.core.batches import ChainStep
 from farthing_cloud.ledger.core.carried import Carried
 from farthing_cloud.ledger.core.corrections import Order
+from farthing_cloud.ledger.core.differences import PlannedBack
 from farthing_cloud.ledger.core.directives import Body
-from farthing_cloud.ledger.core.funds import Funding, UnknownName
+from farthing_cloud.ledger.core.funds import Funding, LedgerRefusal, UnknownName
 from farthing_cloud.ledger.core.incarnations import Hello, Standing
 from farthing_cloud.ledger.core.posting import Event
 from farthing_cloud.ledger.core.quotas import GrantTerms, QuotaRequest
@@ -48,7 +49,7 @@ from farthing_cloud.ledger.core.rows import (
     QuotaRequested,
     Touch,
 )
-from farthing_cloud.ledger.core.uses import UsePart, accounts_of, parts_of
+from farthing_cloud.ledger.core.uses import UsePart, accounts_of, disputed_micros, parts_of
 from farthing_cloud.ledger.core.windows import SplitRule
 from farthing_cloud.ledger.store.interface import Detail, LedgerStore, ReceiptContent, Signed, StoreError, Transaction
 
@@ -424,9 +425,12 @@ class Ledger:
         return tuple(recalled)
 
     async def correct(
-        self, order: Order, *, person: str, now: Instant, dry_run: bool = False
+        self, order: Order, *, person: str, now: Instant, dry_run: bool = False, planned: PlannedBack | None = None
     ) -> tuple[bool, Currency, Correction]:
-        """Carry a correction out, once; whether anything changes, and what was posted (or would be)."""
+        """Carry a correction out, once; whether anything changes, and what was posted (or would be).
+
+        ``planned``: what the plan that it executes says of the use.
+        """
         currency, claim, account_id = await self._about(order)
         base = Touch(
             operator_id=order.operator_id,
@@ -444,12 +448,18 @@ class Ledger:
             if claim is not None:
                 # The register first: nobody adds to the use, or takes of it, until this is done. Then who paid for it.
                 await tx.load(touch)
-                parts = parts_of(await tx.use(order.operator_id, currency, claim), claim.key)
+                postings = planned.posting_ids if planned is not None else ()
+                history = await tx.use(order.operator_id, currency, claim, postings)
+                parts = parts_of(history, claim.key)
+                if planned is not None and disputed_micros(history, claim.authorization_id):
+                    raise LedgerRefusal(
+                        f"authorization {claim.authorization_id.hex()} is disputed: the dispute ends first"
+                    )
                 touch = replace(touch, account_ids=tuple(accounts_of(parts)))
             view = await tx.load(touch)
             if any(quota.gateway_id not in view.gateways for quota in view.quotas.values()):
                 return None  # granted since we looked: its gateway's row comes before the account's
-            posting = corrections.correct(view, order, parts, told=told, person=person, now=now)
+            posting = corrections.correct(view, order, parts, told=told, person=person, now=now, planned=planned)
             if posting is None:
                 assert view.correction is not None
                 return False, currency, view.correction

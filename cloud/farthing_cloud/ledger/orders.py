@@ -1,5 +1,7 @@
 """Corrections on the wire: what is asked for, and what was posted."""
 
+import re
+
 from farthing.ids import AccountId, AuthorizationId, GatewayId, OperatorId, parse_id
 from farthing.money import Currency
 from farthing.v1 import ledger_pb2
@@ -7,6 +9,8 @@ from farthing_cloud.ledger.core.corrections import MAX_TEXT, Order
 from farthing_cloud.ledger.core.rows import Correction, CorrectionKind
 from farthing_cloud.ledger.refusals import malformed
 
+#: The ids of what executes a plan.
+_OF_A_PLAN = re.compile(r"p-[0-9a-f]{16}-[0-9]+\Z")
 #: An authorization's id, bytes.
 AUTHORIZATION_SIZE = 16
 
@@ -19,6 +23,8 @@ def order_of(content: ledger_pb2.CorrectionContent) -> Order:
         raise malformed(f"a correction is one of {', '.join(CorrectionKind)}") from err
     if content.authorization_id and len(content.authorization_id) != AUTHORIZATION_SIZE:
         raise malformed(f"an authorization_id has {AUTHORIZATION_SIZE} bytes")
+    if content.plan_hash or content.plan_item or _OF_A_PLAN.match(content.correction_id):
+        raise malformed("what executes a plan is made by the ledger: execute the plan")
     if len(content.payment_id) > MAX_TEXT:
         raise malformed(f"a payment_id has at most {MAX_TEXT} characters")
     for name in (content.account_id, content.gateway_id, content.dispute_id):

@@ -1743,6 +1743,8 @@ class CorrectionContent(message.Message):
     PATH_FIELD_NUMBER: builtins.int
     AMOUNT_MICROS_FIELD_NUMBER: builtins.int
     REASON_FIELD_NUMBER: builtins.int
+    PLAN_HASH_FIELD_NUMBER: builtins.int
+    PLAN_ITEM_FIELD_NUMBER: builtins.int
     operator_id: builtins.str
     correction_id: builtins.str
     """Given by the caller: it makes the correction count once."""
@@ -1762,6 +1764,11 @@ class CorrectionContent(message.Message):
     amount_micros: builtins.int
     """0: all that is left."""
     reason: builtins.str
+    plan_hash: builtins.bytes
+    """A refund that executes item number plan_item (from 0) of a plan: SHA-256 of the plan's content. Only the ledger itself makes such ones;
+    correction_id is "<plan_id>-<plan_item>", and the amount is the most that may go back.
+    """
+    plan_item: builtins.int
     def __init__(
         self,
         *,
@@ -1776,10 +1783,12 @@ class CorrectionContent(message.Message):
         path: builtins.str = ...,
         amount_micros: builtins.int = ...,
         reason: builtins.str = ...,
+        plan_hash: builtins.bytes = ...,
+        plan_item: builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["account_id", b"account_id", "amount_micros", b"amount_micros", "authorization_id", b"authorization_id", "correction_id", b"correction_id", "dispute_id", b"dispute_id", "gateway_id", b"gateway_id", "kind", b"kind", "operator_id", b"operator_id", "path", b"path", "payment_id", b"payment_id", "reason", b"reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["account_id", b"account_id", "amount_micros", b"amount_micros", "authorization_id", b"authorization_id", "correction_id", b"correction_id", "dispute_id", b"dispute_id", "gateway_id", b"gateway_id", "kind", b"kind", "operator_id", b"operator_id", "path", b"path", "payment_id", b"payment_id", "plan_hash", b"plan_hash", "plan_item", b"plan_item", "reason", b"reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1898,6 +1907,508 @@ class ListCorrectionsResponse(message.Message):
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = typing.Literal["corrections", b"corrections"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class NetAndTaxes(message.Message):
+    """Net, and tax by ledger account ("tax/20"); micros."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    NET_MICROS_FIELD_NUMBER: builtins.int
+    TAXES_FIELD_NUMBER: builtins.int
+    net_micros: builtins.int
+    @builtins.property
+    def taxes(self) -> containers.RepeatedCompositeFieldContainer[TaxAmount]: ...
+    def __init__(
+        self,
+        *,
+        net_micros: builtins.int = ...,
+        taxes: abc.Iterable[TaxAmount] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["net_micros", b"net_micros", "taxes", b"taxes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class TaxAmount(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
+    PATH_FIELD_NUMBER: builtins.int
+    AMOUNT_MICROS_FIELD_NUMBER: builtins.int
+    path: builtins.str
+    amount_micros: builtins.int
+    def __init__(
+        self,
+        *,
+        path: builtins.str = ...,
+        amount_micros: builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["amount_micros", b"amount_micros", "path", b"path"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class CorrectionPlanItem(message.Message):
+    """What becomes of one affected use."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    AUTHORIZATION_ID_FIELD_NUMBER: builtins.int
+    GATEWAY_ID_FIELD_NUMBER: builtins.int
+    ACCOUNT_ID_FIELD_NUMBER: builtins.int
+    OUTCOME_FIELD_NUMBER: builtins.int
+    WHY_FIELD_NUMBER: builtins.int
+    TARIFF_VERSION_FIELD_NUMBER: builtins.int
+    BILLED_NET_MICROS_FIELD_NUMBER: builtins.int
+    BILLED_TAX_MICROS_FIELD_NUMBER: builtins.int
+    GIVEN_BACK_MICROS_FIELD_NUMBER: builtins.int
+    SHOULD_FIELD_NUMBER: builtins.int
+    BACK_FIELD_NUMBER: builtins.int
+    POSTING_IDS_FIELD_NUMBER: builtins.int
+    authorization_id: builtins.bytes
+    """16 bytes."""
+    gateway_id: builtins.str
+    account_id: builtins.str
+    """Whose account was billed; empty for nobody's."""
+    outcome: builtins.str
+    """"refund": back goes back. "even": it costs what was billed. "undercharged": it should have cost more; nothing is billed.
+    "settled": earlier corrections gave back as much. "left-out": why says what is missing.
+    """
+    why: builtins.str
+    tariff_version: builtins.int
+    billed_net_micros: builtins.int
+    billed_tax_micros: builtins.int
+    given_back_micros: builtins.int
+    """Net and tax that earlier corrections gave back."""
+    @builtins.property
+    def should(self) -> NetAndTaxes:
+        """What it should have cost; empty for what was left out."""
+
+    @builtins.property
+    def back(self) -> NetAndTaxes:
+        """What goes back; empty for all but refunds."""
+
+    @builtins.property
+    def posting_ids(self) -> containers.RepeatedScalarFieldContainer[builtins.int]:
+        """The ledger's postings that billed it."""
+
+    def __init__(
+        self,
+        *,
+        authorization_id: builtins.bytes = ...,
+        gateway_id: builtins.str = ...,
+        account_id: builtins.str = ...,
+        outcome: builtins.str = ...,
+        why: builtins.str = ...,
+        tariff_version: builtins.int = ...,
+        billed_net_micros: builtins.int = ...,
+        billed_tax_micros: builtins.int = ...,
+        given_back_micros: builtins.int = ...,
+        should: NetAndTaxes | None = ...,
+        back: NetAndTaxes | None = ...,
+        posting_ids: abc.Iterable[builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["back", b"back", "should", b"should"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["account_id", b"account_id", "authorization_id", b"authorization_id", "back", b"back", "billed_net_micros", b"billed_net_micros", "billed_tax_micros", b"billed_tax_micros", "gateway_id", b"gateway_id", "given_back_micros", b"given_back_micros", "outcome", b"outcome", "posting_ids", b"posting_ids", "should", b"should", "tariff_version", b"tariff_version", "why", b"why"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class CorrectionPlanContent(message.Message):
+    """A plan as people see and approve it, byte for byte: deterministic encoding; SHA-256 of it is what is approved."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    OPERATOR_ID_FIELD_NUMBER: builtins.int
+    SITE_ID_FIELD_NUMBER: builtins.int
+    CURRENCY_FIELD_NUMBER: builtins.int
+    TARIFF_ID_FIELD_NUMBER: builtins.int
+    TARIFF_VERSIONS_FIELD_NUMBER: builtins.int
+    FROM_US_FIELD_NUMBER: builtins.int
+    TO_US_FIELD_NUMBER: builtins.int
+    BY_OCPI_JSON_FIELD_NUMBER: builtins.int
+    BY_NAME_FIELD_NUMBER: builtins.int
+    TIME_ZONE_DATA_FIELD_NUMBER: builtins.int
+    REASON_FIELD_NUMBER: builtins.int
+    PLANNED_BY_FIELD_NUMBER: builtins.int
+    PLANNED_AT_US_FIELD_NUMBER: builtins.int
+    ITEMS_FIELD_NUMBER: builtins.int
+    operator_id: builtins.str
+    site_id: builtins.str
+    currency: builtins.str
+    tariff_id: builtins.str
+    """Uses of this tariff, of these versions (none: all), with a record that was billed in a quarter of an hour in [from, to)."""
+    from_us: builtins.int
+    to_us: builtins.int
+    by_ocpi_json: builtins.bytes
+    """What they should have been priced by."""
+    by_name: builtins.str
+    time_zone_data: builtins.str
+    """The edition of the time-zone data that wall clocks were read by."""
+    reason: builtins.str
+    planned_by: builtins.str
+    planned_at_us: builtins.int
+    @builtins.property
+    def tariff_versions(self) -> containers.RepeatedScalarFieldContainer[builtins.int]: ...
+    @builtins.property
+    def items(self) -> containers.RepeatedCompositeFieldContainer[CorrectionPlanItem]: ...
+    def __init__(
+        self,
+        *,
+        operator_id: builtins.str = ...,
+        site_id: builtins.str = ...,
+        currency: builtins.str = ...,
+        tariff_id: builtins.str = ...,
+        tariff_versions: abc.Iterable[builtins.int] | None = ...,
+        from_us: builtins.int = ...,
+        to_us: builtins.int = ...,
+        by_ocpi_json: builtins.bytes = ...,
+        by_name: builtins.str = ...,
+        time_zone_data: builtins.str = ...,
+        reason: builtins.str = ...,
+        planned_by: builtins.str = ...,
+        planned_at_us: builtins.int = ...,
+        items: abc.Iterable[CorrectionPlanItem] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["by_name", b"by_name", "by_ocpi_json", b"by_ocpi_json", "currency", b"currency", "from_us", b"from_us", "items", b"items", "operator_id", b"operator_id", "planned_at_us", b"planned_at_us", "planned_by", b"planned_by", "reason", b"reason", "site_id", b"site_id", "tariff_id", b"tariff_id", "tariff_versions", b"tariff_versions", "time_zone_data", b"time_zone_data", "to_us", b"to_us"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class PlanCorrectionsRequest(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
+    OPERATOR_ID_FIELD_NUMBER: builtins.int
+    SITE_ID_FIELD_NUMBER: builtins.int
+    TARIFF_ID_FIELD_NUMBER: builtins.int
+    TARIFF_VERSIONS_FIELD_NUMBER: builtins.int
+    FROM_US_FIELD_NUMBER: builtins.int
+    TO_US_FIELD_NUMBER: builtins.int
+    BY_OCPI_JSON_FIELD_NUMBER: builtins.int
+    BY_NAME_FIELD_NUMBER: builtins.int
+    REASON_FIELD_NUMBER: builtins.int
+    operator_id: builtins.str
+    site_id: builtins.str
+    tariff_id: builtins.str
+    from_us: builtins.int
+    """On quarters of an hour."""
+    to_us: builtins.int
+    by_ocpi_json: builtins.bytes
+    by_name: builtins.str
+    """What people call that tariff: a file's name, or a version."""
+    reason: builtins.str
+    @builtins.property
+    def tariff_versions(self) -> containers.RepeatedScalarFieldContainer[builtins.int]: ...
+    def __init__(
+        self,
+        *,
+        operator_id: builtins.str = ...,
+        site_id: builtins.str = ...,
+        tariff_id: builtins.str = ...,
+        tariff_versions: abc.Iterable[builtins.int] | None = ...,
+        from_us: builtins.int = ...,
+        to_us: builtins.int = ...,
+        by_ocpi_json: builtins.bytes = ...,
+        by_name: builtins.str = ...,
+        reason: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["by_name", b"by_name", "by_ocpi_json", b"by_ocpi_json", "from_us", b"from_us", "operator_id", b"operator_id", "reason", b"reason", "site_id", b"site_id", "tariff_id", b"tariff_id", "tariff_versions", b"tariff_versions", "to_us", b"to_us"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class CorrectionPlan(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
+    PLAN_ID_FIELD_NUMBER: builtins.int
+    CONTENT_HASH_FIELD_NUMBER: builtins.int
+    OPERATOR_ID_FIELD_NUMBER: builtins.int
+    CURRENCY_FIELD_NUMBER: builtins.int
+    PLANNED_BY_FIELD_NUMBER: builtins.int
+    PLANNED_AT_US_FIELD_NUMBER: builtins.int
+    APPROVED_BY_FIELD_NUMBER: builtins.int
+    APPROVED_AT_US_FIELD_NUMBER: builtins.int
+    ITEMS_FIELD_NUMBER: builtins.int
+    REFUNDS_FIELD_NUMBER: builtins.int
+    BACK_MICROS_FIELD_NUMBER: builtins.int
+    plan_id: builtins.str
+    content_hash: builtins.bytes
+    """SHA-256 of its content."""
+    operator_id: builtins.str
+    currency: builtins.str
+    planned_by: builtins.str
+    planned_at_us: builtins.int
+    approved_by: builtins.str
+    """Empty until it is approved."""
+    approved_at_us: builtins.int
+    items: builtins.int
+    refunds: builtins.int
+    """Of these, what goes back."""
+    back_micros: builtins.int
+    def __init__(
+        self,
+        *,
+        plan_id: builtins.str = ...,
+        content_hash: builtins.bytes = ...,
+        operator_id: builtins.str = ...,
+        currency: builtins.str = ...,
+        planned_by: builtins.str = ...,
+        planned_at_us: builtins.int = ...,
+        approved_by: builtins.str = ...,
+        approved_at_us: builtins.int = ...,
+        items: builtins.int = ...,
+        refunds: builtins.int = ...,
+        back_micros: builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["approved_at_us", b"approved_at_us", "approved_by", b"approved_by", "back_micros", b"back_micros", "content_hash", b"content_hash", "currency", b"currency", "items", b"items", "operator_id", b"operator_id", "plan_id", b"plan_id", "planned_at_us", b"planned_at_us", "planned_by", b"planned_by", "refunds", b"refunds"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class PlanCorrectionsResponse(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
+    PLAN_FIELD_NUMBER: builtins.int
+    @builtins.property
+    def plan(self) -> CorrectionPlan: ...
+    def __init__(
+        self,
+        *,
+        plan: CorrectionPlan | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["plan", b"plan"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["plan", b"plan"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ListCorrectionPlansRequest(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
+    OPERATOR_ID_FIELD_NUMBER: builtins.int
+    operator_id: builtins.str
+    def __init__(
+        self,
+        *,
+        operator_id: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["operator_id", b"operator_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ListCorrectionPlansResponse(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
+    PLANS_FIELD_NUMBER: builtins.int
+    @builtins.property
+    def plans(self) -> containers.RepeatedCompositeFieldContainer[CorrectionPlan]: ...
+    def __init__(
+        self,
+        *,
+        plans: abc.Iterable[CorrectionPlan] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["plans", b"plans"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ShowCorrectionPlanRequest(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
+    PLAN_ID_FIELD_NUMBER: builtins.int
+    plan_id: builtins.str
+    def __init__(
+        self,
+        *,
+        plan_id: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["plan_id", b"plan_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class CorrectionPlanDone(message.Message):
+    """What was posted of an item."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    ITEM_FIELD_NUMBER: builtins.int
+    AMOUNT_MICROS_FIELD_NUMBER: builtins.int
+    PERSON_FIELD_NUMBER: builtins.int
+    POSTED_AT_US_FIELD_NUMBER: builtins.int
+    item: builtins.int
+    amount_micros: builtins.int
+    """At most what was planned; less where something else had gone back meanwhile."""
+    person: builtins.str
+    posted_at_us: builtins.int
+    def __init__(
+        self,
+        *,
+        item: builtins.int = ...,
+        amount_micros: builtins.int = ...,
+        person: builtins.str = ...,
+        posted_at_us: builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["amount_micros", b"amount_micros", "item", b"item", "person", b"person", "posted_at_us", b"posted_at_us"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ShowCorrectionPlanResponse(message.Message):
+    """The plan, then the parts of its content in order, then what was done."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    PLAN_FIELD_NUMBER: builtins.int
+    CONTENT_PART_FIELD_NUMBER: builtins.int
+    DONE_FIELD_NUMBER: builtins.int
+    content_part: builtins.bytes
+    @builtins.property
+    def plan(self) -> CorrectionPlan: ...
+    @builtins.property
+    def done(self) -> CorrectionPlanDone: ...
+    def __init__(
+        self,
+        *,
+        plan: CorrectionPlan | None = ...,
+        content_part: builtins.bytes = ...,
+        done: CorrectionPlanDone | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["content_part", b"content_part", "done", b"done", "item", b"item", "plan", b"plan"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["content_part", b"content_part", "done", b"done", "item", b"item", "plan", b"plan"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_item: _TypeAlias = typing.Literal["plan", "content_part", "done"]  # noqa: Y015
+    _WhichOneofArgType_item: _TypeAlias = typing.Literal["item", b"item"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_item) -> _WhichOneofReturnType_item | None: ...
+
+@typing.final
+class ApproveCorrectionPlanRequest(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
+    PLAN_ID_FIELD_NUMBER: builtins.int
+    CONTENT_HASH_FIELD_NUMBER: builtins.int
+    plan_id: builtins.str
+    content_hash: builtins.bytes
+    """SHA-256 of the content that the approving person has seen."""
+    def __init__(
+        self,
+        *,
+        plan_id: builtins.str = ...,
+        content_hash: builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["content_hash", b"content_hash", "plan_id", b"plan_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ApproveCorrectionPlanResponse(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
+    CHANGED_FIELD_NUMBER: builtins.int
+    changed: builtins.bool
+    def __init__(
+        self,
+        *,
+        changed: builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["changed", b"changed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ExecuteCorrectionPlanRequest(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
+    PLAN_ID_FIELD_NUMBER: builtins.int
+    FIRST_ITEM_FIELD_NUMBER: builtins.int
+    plan_id: builtins.str
+    first_item: builtins.int
+    """Items are executed from this one on (from 0), a bounded number in one call."""
+    def __init__(
+        self,
+        *,
+        plan_id: builtins.str = ...,
+        first_item: builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["first_item", b"first_item", "plan_id", b"plan_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class CorrectionPlanWaiting(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
+    ITEM_FIELD_NUMBER: builtins.int
+    WHY_FIELD_NUMBER: builtins.int
+    item: builtins.int
+    why: builtins.str
+    def __init__(
+        self,
+        *,
+        item: builtins.int = ...,
+        why: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["item", b"item", "why", b"why"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ExecuteCorrectionPlanResponse(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
+    NEXT_ITEM_FIELD_NUMBER: builtins.int
+    POSTED_FIELD_NUMBER: builtins.int
+    WAITING_FIELD_NUMBER: builtins.int
+    next_item: builtins.int
+    """Where the next call goes on; the number of items when all were looked at."""
+    posted: builtins.int
+    """Posted by this call."""
+    @builtins.property
+    def waiting(self) -> containers.RepeatedCompositeFieldContainer[CorrectionPlanWaiting]:
+        """What cannot be posted now: nothing was changed, and a later execution takes it up again."""
+
+    def __init__(
+        self,
+        *,
+        next_item: builtins.int = ...,
+        posted: builtins.int = ...,
+        waiting: abc.Iterable[CorrectionPlanWaiting] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["next_item", b"next_item", "posted", b"posted", "waiting", b"waiting"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -155,6 +155,31 @@ class LedgerStub:
                 request_serializer=farthing_dot_v1_dot_ledger__pb2.ListCorrectionsRequest.SerializeToString,
                 response_deserializer=farthing_dot_v1_dot_ledger__pb2.ListCorrectionsResponse.FromString,
                 _registered_method=True)
+        self.PlanCorrections = channel.unary_unary(
+                '/farthing.v1.Ledger/PlanCorrections',
+                request_serializer=farthing_dot_v1_dot_ledger__pb2.PlanCorrectionsRequest.SerializeToString,
+                response_deserializer=farthing_dot_v1_dot_ledger__pb2.PlanCorrectionsResponse.FromString,
+                _registered_method=True)
+        self.ListCorrectionPlans = channel.unary_unary(
+                '/farthing.v1.Ledger/ListCorrectionPlans',
+                request_serializer=farthing_dot_v1_dot_ledger__pb2.ListCorrectionPlansRequest.SerializeToString,
+                response_deserializer=farthing_dot_v1_dot_ledger__pb2.ListCorrectionPlansResponse.FromString,
+                _registered_method=True)
+        self.ShowCorrectionPlan = channel.unary_stream(
+                '/farthing.v1.Ledger/ShowCorrectionPlan',
+                request_serializer=farthing_dot_v1_dot_ledger__pb2.ShowCorrectionPlanRequest.SerializeToString,
+                response_deserializer=farthing_dot_v1_dot_ledger__pb2.ShowCorrectionPlanResponse.FromString,
+                _registered_method=True)
+        self.ApproveCorrectionPlan = channel.unary_unary(
+                '/farthing.v1.Ledger/ApproveCorrectionPlan',
+                request_serializer=farthing_dot_v1_dot_ledger__pb2.ApproveCorrectionPlanRequest.SerializeToString,
+                response_deserializer=farthing_dot_v1_dot_ledger__pb2.ApproveCorrectionPlanResponse.FromString,
+                _registered_method=True)
+        self.ExecuteCorrectionPlan = channel.unary_unary(
+                '/farthing.v1.Ledger/ExecuteCorrectionPlan',
+                request_serializer=farthing_dot_v1_dot_ledger__pb2.ExecuteCorrectionPlanRequest.SerializeToString,
+                response_deserializer=farthing_dot_v1_dot_ledger__pb2.ExecuteCorrectionPlanResponse.FromString,
+                _registered_method=True)
         self.ExportEvidence = channel.unary_stream(
                 '/farthing.v1.Ledger/ExportEvidence',
                 request_serializer=farthing_dot_v1_dot_ledger__pb2.ExportEvidenceRequest.SerializeToString,
@@ -322,6 +347,37 @@ class LedgerServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PlanCorrections(self, request, context):
+        """Many uses were priced by the wrong tariff: one person plans what goes back, another approves the plan by its hash, and it is executed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListCorrectionPlans(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ShowCorrectionPlan(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ApproveCorrectionPlan(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExecuteCorrectionPlan(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ExportEvidence(self, request, context):
         """What one authorization was billed, down to the devices' signatures: one bundle in parts.
         """
@@ -458,6 +514,31 @@ def add_LedgerServicer_to_server(servicer, server):
                     servicer.ListCorrections,
                     request_deserializer=farthing_dot_v1_dot_ledger__pb2.ListCorrectionsRequest.FromString,
                     response_serializer=farthing_dot_v1_dot_ledger__pb2.ListCorrectionsResponse.SerializeToString,
+            ),
+            'PlanCorrections': grpc.unary_unary_rpc_method_handler(
+                    servicer.PlanCorrections,
+                    request_deserializer=farthing_dot_v1_dot_ledger__pb2.PlanCorrectionsRequest.FromString,
+                    response_serializer=farthing_dot_v1_dot_ledger__pb2.PlanCorrectionsResponse.SerializeToString,
+            ),
+            'ListCorrectionPlans': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListCorrectionPlans,
+                    request_deserializer=farthing_dot_v1_dot_ledger__pb2.ListCorrectionPlansRequest.FromString,
+                    response_serializer=farthing_dot_v1_dot_ledger__pb2.ListCorrectionPlansResponse.SerializeToString,
+            ),
+            'ShowCorrectionPlan': grpc.unary_stream_rpc_method_handler(
+                    servicer.ShowCorrectionPlan,
+                    request_deserializer=farthing_dot_v1_dot_ledger__pb2.ShowCorrectionPlanRequest.FromString,
+                    response_serializer=farthing_dot_v1_dot_ledger__pb2.ShowCorrectionPlanResponse.SerializeToString,
+            ),
+            'ApproveCorrectionPlan': grpc.unary_unary_rpc_method_handler(
+                    servicer.ApproveCorrectionPlan,
+                    request_deserializer=farthing_dot_v1_dot_ledger__pb2.ApproveCorrectionPlanRequest.FromString,
+                    response_serializer=farthing_dot_v1_dot_ledger__pb2.ApproveCorrectionPlanResponse.SerializeToString,
+            ),
+            'ExecuteCorrectionPlan': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExecuteCorrectionPlan,
+                    request_deserializer=farthing_dot_v1_dot_ledger__pb2.ExecuteCorrectionPlanRequest.FromString,
+                    response_serializer=farthing_dot_v1_dot_ledger__pb2.ExecuteCorrectionPlanResponse.SerializeToString,
             ),
             'ExportEvidence': grpc.unary_stream_rpc_method_handler(
                     servicer.ExportEvidence,
@@ -1119,6 +1200,141 @@ class Ledger:
             '/farthing.v1.Ledger/ListCorrections',
             farthing_dot_v1_dot_ledger__pb2.ListCorrectionsRequest.SerializeToString,
             farthing_dot_v1_dot_ledger__pb2.ListCorrectionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PlanCorrections(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/farthing.v1.Ledger/PlanCorrections',
+            farthing_dot_v1_dot_ledger__pb2.PlanCorrectionsRequest.SerializeToString,
+            farthing_dot_v1_dot_ledger__pb2.PlanCorrectionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListCorrectionPlans(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/farthing.v1.Ledger/ListCorrectionPlans',
+            farthing_dot_v1_dot_ledger__pb2.ListCorrectionPlansRequest.SerializeToString,
+            farthing_dot_v1_dot_ledger__pb2.ListCorrectionPlansResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ShowCorrectionPlan(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/farthing.v1.Ledger/ShowCorrectionPlan',
+            farthing_dot_v1_dot_ledger__pb2.ShowCorrectionPlanRequest.SerializeToString,
+            farthing_dot_v1_dot_ledger__pb2.ShowCorrectionPlanResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ApproveCorrectionPlan(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/farthing.v1.Ledger/ApproveCorrectionPlan',
+            farthing_dot_v1_dot_ledger__pb2.ApproveCorrectionPlanRequest.SerializeToString,
+            farthing_dot_v1_dot_ledger__pb2.ApproveCorrectionPlanResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExecuteCorrectionPlan(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/farthing.v1.Ledger/ExecuteCorrectionPlan',
+            farthing_dot_v1_dot_ledger__pb2.ExecuteCorrectionPlanRequest.SerializeToString,
+            farthing_dot_v1_dot_ledger__pb2.ExecuteCorrectionPlanResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -64,6 +64,12 @@ class LedgerStub:
     Correct: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.CorrectRequest, _ledger_pb2.CorrectResponse]
     """Nothing posted changes: money goes back, is given, taken away or written off by transfers of its own."""
     ListCorrections: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.ListCorrectionsRequest, _ledger_pb2.ListCorrectionsResponse]
+    PlanCorrections: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.PlanCorrectionsRequest, _ledger_pb2.PlanCorrectionsResponse]
+    """Many uses were priced by the wrong tariff: one person plans what goes back, another approves the plan by its hash, and it is executed."""
+    ListCorrectionPlans: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.ListCorrectionPlansRequest, _ledger_pb2.ListCorrectionPlansResponse]
+    ShowCorrectionPlan: _grpc.UnaryStreamMultiCallable[_ledger_pb2.ShowCorrectionPlanRequest, _ledger_pb2.ShowCorrectionPlanResponse]
+    ApproveCorrectionPlan: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.ApproveCorrectionPlanRequest, _ledger_pb2.ApproveCorrectionPlanResponse]
+    ExecuteCorrectionPlan: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.ExecuteCorrectionPlanRequest, _ledger_pb2.ExecuteCorrectionPlanResponse]
     ExportEvidence: _grpc.UnaryStreamMultiCallable[_ledger_pb2.ExportEvidenceRequest, _ledger_pb2.ExportEvidenceResponse]
     """What one authorization was billed, down to the devices' signatures: one bundle in parts."""
     ShowExposure: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.ShowExposureRequest, _ledger_pb2.ShowExposureResponse]
@@ -105,6 +111,12 @@ class LedgerAsyncStub(LedgerStub):
     Correct: _aio.UnaryUnaryMultiCallable[_ledger_pb2.CorrectRequest, _ledger_pb2.CorrectResponse]  # type: ignore[assignment]
     """Nothing posted changes: money goes back, is given, taken away or written off by transfers of its own."""
     ListCorrections: _aio.UnaryUnaryMultiCallable[_ledger_pb2.ListCorrectionsRequest, _ledger_pb2.ListCorrectionsResponse]  # type: ignore[assignment]
+    PlanCorrections: _aio.UnaryUnaryMultiCallable[_ledger_pb2.PlanCorrectionsRequest, _ledger_pb2.PlanCorrectionsResponse]  # type: ignore[assignment]
+    """Many uses were priced by the wrong tariff: one person plans what goes back, another approves the plan by its hash, and it is executed."""
+    ListCorrectionPlans: _aio.UnaryUnaryMultiCallable[_ledger_pb2.ListCorrectionPlansRequest, _ledger_pb2.ListCorrectionPlansResponse]  # type: ignore[assignment]
+    ShowCorrectionPlan: _aio.UnaryStreamMultiCallable[_ledger_pb2.ShowCorrectionPlanRequest, _ledger_pb2.ShowCorrectionPlanResponse]  # type: ignore[assignment]
+    ApproveCorrectionPlan: _aio.UnaryUnaryMultiCallable[_ledger_pb2.ApproveCorrectionPlanRequest, _ledger_pb2.ApproveCorrectionPlanResponse]  # type: ignore[assignment]
+    ExecuteCorrectionPlan: _aio.UnaryUnaryMultiCallable[_ledger_pb2.ExecuteCorrectionPlanRequest, _ledger_pb2.ExecuteCorrectionPlanResponse]  # type: ignore[assignment]
     ExportEvidence: _aio.UnaryStreamMultiCallable[_ledger_pb2.ExportEvidenceRequest, _ledger_pb2.ExportEvidenceResponse]  # type: ignore[assignment]
     """What one authorization was billed, down to the devices' signatures: one bundle in parts."""
     ShowExposure: _aio.UnaryUnaryMultiCallable[_ledger_pb2.ShowExposureRequest, _ledger_pb2.ShowExposureResponse]  # type: ignore[assignment]
@@ -287,6 +299,42 @@ class LedgerServicer(metaclass=_abc_1.ABCMeta):
         request: _ledger_pb2.ListCorrectionsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ledger_pb2.ListCorrectionsResponse, _abc.Awaitable[_ledger_pb2.ListCorrectionsResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def PlanCorrections(
+        self,
+        request: _ledger_pb2.PlanCorrectionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ledger_pb2.PlanCorrectionsResponse, _abc.Awaitable[_ledger_pb2.PlanCorrectionsResponse]]:
+        """Many uses were priced by the wrong tariff: one person plans what goes back, another approves the plan by its hash, and it is executed."""
+
+    @_abc_1.abstractmethod
+    def ListCorrectionPlans(
+        self,
+        request: _ledger_pb2.ListCorrectionPlansRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ledger_pb2.ListCorrectionPlansResponse, _abc.Awaitable[_ledger_pb2.ListCorrectionPlansResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def ShowCorrectionPlan(
+        self,
+        request: _ledger_pb2.ShowCorrectionPlanRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_ledger_pb2.ShowCorrectionPlanResponse], _abc.AsyncIterator[_ledger_pb2.ShowCorrectionPlanResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def ApproveCorrectionPlan(
+        self,
+        request: _ledger_pb2.ApproveCorrectionPlanRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ledger_pb2.ApproveCorrectionPlanResponse, _abc.Awaitable[_ledger_pb2.ApproveCorrectionPlanResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def ExecuteCorrectionPlan(
+        self,
+        request: _ledger_pb2.ExecuteCorrectionPlanRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ledger_pb2.ExecuteCorrectionPlanResponse, _abc.Awaitable[_ledger_pb2.ExecuteCorrectionPlanResponse]]: ...
 
     @_abc_1.abstractmethod
     def ExportEvidence(

@@ -43,6 +43,7 @@ from farthing_cloud.ledger.bell import Bell
 from farthing_cloud.ledger.bundles import Bundles
 from farthing_cloud.ledger.door import GatewaySyncServicer
 from farthing_cloud.ledger.operations import Ledger
+from farthing_cloud.ledger.plans import CorrectionPlans
 from farthing_cloud.ledger.reports import Reports
 from farthing_cloud.ledger.signing import PublicKeys, Signatures
 from farthing_cloud.ledger.store.interface import Cursor
@@ -230,6 +231,7 @@ async def cloud(ledger_pool: Pool) -> AsyncIterator[Cloud]:
             ledger=ledger,
             reports=Reports(ledger_pool),
             bundles=Bundles(store, receipt_keys=(keys.receipt,)),
+            plans=CorrectionPlans(ledger),
             clock=clock,
             directives_wanted=signatures.wanted,
             events=events,

@@ -14,6 +14,7 @@ from farthing_cloud.callers import Caller
 from farthing_cloud.ledger.back_office import LedgerServicer
 from farthing_cloud.ledger.bell import Bell
 from farthing_cloud.ledger.bundles import Bundles
+from farthing_cloud.ledger.plans import CorrectionPlans
 from farthing_cloud.ledger.reports import Reports
 from farthing_cloud.ledger.store.postgres import PostgresStore
 
@@ -39,6 +40,7 @@ async def books(ledger_pool: Any) -> Any:
         ledger=story.ledger,
         reports=Reports(ledger_pool),
         bundles=Bundles(store, receipt_keys=()),
+        plans=CorrectionPlans(story.ledger),
         clock=real_clock(),
         directives_wanted=Bell(),
         events=Bell(),

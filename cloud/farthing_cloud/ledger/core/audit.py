@@ -23,7 +23,7 @@ def digest(transfers: Iterable[Transfer]) -> bytes:
 
 
 def subject(posting: Posting) -> str:
-    """What a posting is about: the batch's hash, the payment, the quota, the case, the window, the decision or correction and its person."""
+    """What a posting is about: the batch's hash, the payment, the quota, the case, the window, the decision, plan or correction and its person."""
     if posting.batch is not None:
         return posting.batch.batch_hash.hex()
     if posting.payment is not None:
@@ -39,6 +39,11 @@ def subject(posting: Posting) -> str:
         return f"{posting.proposed.decision_id}/{posting.proposed.content_hash.hex()}/{posting.proposed.proposed_by}"
     if posting.approved is not None:
         return f"{posting.approved.decision_id}/{posting.approved.content_hash.hex()}/{posting.approved.approved_by}"
+    if posting.planned is not None:
+        return f"{posting.planned.plan_id}/{posting.planned.content_hash.hex()}/{posting.planned.planned_by}"
+    if posting.plan_approved is not None:
+        approved = posting.plan_approved
+        return f"{approved.plan_id}/{approved.content_hash.hex()}/{approved.approved_by}"
     if posting.proven is not None:
         return f"{posting.proven.gateway_id}/{posting.proven.incarnation}/{posting.proven.sequence}"
     if posting.correction is not None:

@@ -17,6 +17,7 @@ from farthing.money import cut, parse_amount_micros, round_down_to_minor_unit
 from farthing.v1 import events_pb2, ledger_pb2
 from farthing_cloud.ledger.core import paths, quotas
 from farthing_cloud.ledger.core.book import Book
+from farthing_cloud.ledger.core.differences import PlannedBack, excess, left_of, takes
 from farthing_cloud.ledger.core.directives import account_record, link
 from farthing_cloud.ledger.core.funds import LedgerRefusal, OtherContent, UnknownName
 from farthing_cloud.ledger.core.posting import BatchReleased, Cause, DirectiveRow, Event, Posting
@@ -69,6 +70,9 @@ class Order:
     dispute_id: str = ""
     path: str = ""
     amount_micros: int = 0
+    #: SHA-256 of the plan that it executes, and which item of it.
+    plan_hash: bytes = b""
+    plan_item: int = 0
 
     def __post_init__(self) -> None:
         parse_id(self.correction_id)
@@ -101,7 +105,14 @@ class Order:
             path=self.path,
             amount_micros=self.amount_micros,
             reason=self.reason,
+            plan_hash=self.plan_hash,
+            plan_item=self.plan_item,
         ).SerializeToString(deterministic=True)
+
+    @property
+    def plan_id(self) -> str:
+        """The plan that it executes; empty for none."""
+        return self.correction_id.rpartition("-")[0] if self.plan_hash else ""
 
 
 @dataclass(slots=True)
@@ -120,9 +131,18 @@ class _Plan:
 
 
 def correct(
-    view: View, order: Order, parts: Sequence[UsePart], *, told: tuple[GatewayId, ...], person: str, now: Instant
+    view: View,
+    order: Order,
+    parts: Sequence[UsePart],
+    *,
+    told: tuple[GatewayId, ...],
+    person: str,
+    now: Instant,
+    planned: PlannedBack | None = None,
 ) -> Posting | None:
     """Carry ``order`` out; None when it was before. ``parts``: of the use it is about; ``told``: gateways that know the account.
+
+    ``planned``: what the plan that it executes says of the use: what is above its price goes back, which may be nothing by now.
 
     Raises ``OtherContent`` for an id that was used for another order, and ``LedgerRefusal`` for what is not left.
     """
@@ -136,6 +156,8 @@ def correct(
     if order.account_id and order.account_id not in view.payers:
         raise UnknownName(f"no account {order.account_id} in {view.currency}")
     match order.kind:
+        case CorrectionKind.REFUND if planned is not None:
+            plan = _of_plan(view, book, order, parts, planned)
         case CorrectionKind.REFUND | CorrectionKind.DISPUTE:
             plan = _of_use(view, book, order, parts)
         case CorrectionKind.DISPUTE_WON | CorrectionKind.DISPUTE_LOST:
@@ -164,6 +186,7 @@ def correct(
         person=person,
         at=now,
         parts=plan.parts,
+        plan_id=order.plan_id,
     )
     recalled = plan.recalled
     return Posting(
@@ -181,22 +204,25 @@ def correct(
         gateways=recalled.gateways if recalled is not None else plan.gateways,
         directives=recalled.directives if recalled is not None else plan.directives,
         quotas=recalled.quotas if recalled is not None else (),
-        events=(
-            Event(
-                kind="correction.posted",
-                key=plan.account_id or order.correction_id,
-                value=events_pb2.CorrectionPosted(
-                    operator_id=view.operator_id,
-                    correction_id=order.correction_id,
-                    kind=order.kind.value,
-                    account_id=plan.account_id,
-                    authorization_id=order.authorization_id,
-                    gateway_id=order.gateway_id,
-                    amount_micros=plan.amount_micros,
-                    currency=view.currency,
-                ).SerializeToString(),
-            ),
-        ),
+        # What a plan found settled moves nothing, and is nothing that anybody has to be told.
+        events=(_event(view, order, plan),) if plan.amount_micros or planned is None else (),
+    )
+
+
+def _event(view: View, order: Order, plan: _Plan) -> Event:
+    return Event(
+        kind="correction.posted",
+        key=plan.account_id or order.correction_id,
+        value=events_pb2.CorrectionPosted(
+            operator_id=view.operator_id,
+            correction_id=order.correction_id,
+            kind=order.kind.value,
+            account_id=plan.account_id,
+            authorization_id=order.authorization_id,
+            gateway_id=order.gateway_id,
+            amount_micros=plan.amount_micros,
+            currency=view.currency,
+        ).SerializeToString(),
     )
 
 
@@ -212,16 +238,34 @@ def _of_use(view: View, book: Book, order: Order, parts: Sequence[UsePart]) -> _
         raise LedgerRefusal(
             f"of authorization {name} of {order.gateway_id} {left} micros are left, not {amount or 'any'}"
         )
+    taken = []
     rest = amount
+    for part in reversed(parts):
+        take = min(rest, part.left_micros)
+        if take:
+            rest -= take
+            taken.append((part, *cut(part.net_micros, part.tax_micros, take)))
+    assert rest == 0
+    return _taken_of_use(view, book, order, parts, taken)
+
+
+def _of_plan(view: View, book: Book, order: Order, parts: Sequence[UsePart], planned: PlannedBack) -> _Plan:
+    """What of a use is above its price by the plan, at most what was planned; nothing where earlier corrections gave it back."""
+    claim = view.claimed[AuthorizationId(order.authorization_id), GatewayId(order.gateway_id)]
+    if (claim.net_micros, claim.tax_micros) != planned.billed_micros:
+        raise LedgerRefusal(f"authorization {order.authorization_id.hex()} has billed more since it was planned")
+    back = excess(left_of(parts), planned.should, planned.back)
+    return _taken_of_use(view, book, order, parts, takes(parts, back))
+
+
+def _taken_of_use(
+    view: View, book: Book, order: Order, parts: Sequence[UsePart], taken: Sequence[tuple[UsePart, int, int]]
+) -> _Plan:
+    """Take (part, net, tax) of a use, in this order."""
     risk_left = {part.risk_of: part.risk_micros for part in parts}
     corrected: list[CorrectedPart] = []
     released: list[BatchReleased] = []
-    for part in reversed(parts):
-        take = min(rest, part.left_micros)
-        if take == 0:
-            continue
-        rest -= take
-        net, tax = cut(part.net_micros, part.tax_micros, take)
+    for part, net, tax in taken:
         risk = 0
         set_aside: tuple[tuple[str, int], ...] = ()
         sources = _sources(view, part, net)
@@ -253,9 +297,12 @@ def _of_use(view: View, book: Book, order: Order, parts: Sequence[UsePart]) -> _
                 set_aside=set_aside,
             )
         )
-    assert rest == 0
-    account_id = next((part.account_id for part in parts if part.account_id), AccountId(""))
-    return _Plan(account_id=account_id, amount_micros=amount, parts=tuple(corrected), released=tuple(released))
+    return _Plan(
+        account_id=next((part.account_id for part in parts if part.account_id), AccountId("")),
+        amount_micros=sum(net + tax for _, net, tax in taken),
+        parts=tuple(corrected),
+        released=tuple(released),
+    )
 
 
 def _sources(view: View, part: UsePart, net_micros: int) -> tuple[tuple[str, int], ...]:

@@ -18,6 +18,7 @@ from farthing_cloud.ledger.core.rows import (
     Chain,
     Claimed,
     Correction,
+    CorrectionPlan,
     Decision,
     Demand,
     Gateway,
@@ -273,6 +274,8 @@ class Posting:
     approved: Decision | None = None
     demand: tuple[tuple[GatewayId, AccountId, Demand], ...] = ()
     correction: Correction | None = None
+    planned: CorrectionPlan | None = None
+    plan_approved: CorrectionPlan | None = None
     #: Accounts whose spending on floors waits for nothing any more: the operator bears it, so no room returns.
     floors_forgotten: tuple[AccountId, ...] = ()
 

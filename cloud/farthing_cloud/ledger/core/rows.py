@@ -357,6 +357,27 @@ class Correction:
     person: str
     at: Instant
     parts: tuple[CorrectedPart, ...] = ()
+    #: The plan whose item it executes; empty for one that a person asked for by itself.
+    plan_id: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CorrectionPlan:
+    """A plan of corrections, and who approved it. ``content``: a ``CorrectionPlanContent`` as both persons saw it, byte for byte."""
+
+    plan_id: str
+    operator_id: OperatorId
+    currency: Currency
+    content: bytes
+    content_hash: bytes
+    #: How many uses it looked at, for how many of them something goes back, and how much; micros.
+    items: int
+    refunds: int
+    back_micros: int
+    planned_by: str
+    planned_at: Instant
+    approved_by: str = ""
+    approved_at: Instant | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -406,6 +427,7 @@ class Touch:
     dispute_id: str | None = None
     #: Load every quota of the touched accounts that is not closed.
     account_quotas: bool = False
+    plan_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -462,3 +484,4 @@ class View:
     dispute_ended: Correction | None = None
     #: What was taken back of the payment so far, micros.
     taken_back_micros: int = 0
+    plan: CorrectionPlan | None = None

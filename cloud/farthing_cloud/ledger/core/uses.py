@@ -355,6 +355,16 @@ class _SoFar:
         self.net, self.tax, self.by_another = max(self.net, so_far[0]), max(self.tax, so_far[1]), True
 
 
+def disputed_micros(history: UseHistory, authorization_id: AuthorizationId) -> int:
+    """Net and tax that open disputes set aside of a use."""
+    signs = {CorrectionKind.DISPUTE: 1, CorrectionKind.DISPUTE_WON: -1, CorrectionKind.DISPUTE_LOST: -1}
+    return sum(
+        signs.get(kind, 0) * (part.net_micros + part.tax_micros)
+        for kind, part in history.corrected
+        if part.authorization_id == authorization_id
+    )
+
+
 def accounts_of(parts: Sequence[UsePart]) -> Mapping[AccountId, None]:
     """Whose accounts were billed, each once."""
     return dict.fromkeys(part.account_id for part in parts if part.account_id)

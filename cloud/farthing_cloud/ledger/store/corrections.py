@@ -60,6 +60,7 @@ def correction_of(row: TupleRow, parts: Sequence[TupleRow] = ()) -> tuple[Curren
         person=row[9],
         at=Instant(row[10]),
         parts=tuple(_part(part) for part in parts),
+        plan_id=row[12],
     )
 
 
@@ -156,6 +157,7 @@ async def _keep_correction(connection: Connection, posting: Posting, correction:
         "person": correction.person,
         "at_us": correction.at,
         "posting_id": posting_id,
+        "plan_id": correction.plan_id,
     }
     await connection.execute(_KEEP_CORRECTION, named)
     parts = [
@@ -175,8 +177,17 @@ async def _keep_correction(connection: Connection, posting: Posting, correction:
     await connection.execute(_KEEP_CORRECTION_PARTS, {**named, "parts": json.dumps(parts)})
 
 
-async def find_use(connection: Connection, operator_id: OperatorId, currency: Currency, claim: Claimed) -> UseHistory:
-    """All that was posted for a use. Reads the gateway's batches: a person asked, nobody waits in a queue behind it."""
+async def find_use(
+    connection: Connection,
+    operator_id: OperatorId,
+    currency: Currency,
+    claim: Claimed,
+    postings: Sequence[int] = (),
+) -> UseHistory:
+    """All that was posted for a use. Reads the gateway's batches: a person asked, nobody waits in a queue behind it.
+
+    With ``postings``, those of its batches, only these are read.
+    """
     named: dict[str, Any] = {
         "operator_id": operator_id,
         "currency": currency,
@@ -190,7 +201,8 @@ async def find_use(connection: Connection, operator_id: OperatorId, currency: Cu
 
     cases = await rows(_READ_USE_CASES, {})
     asides = {row[0]: await rows(READ_ASIDES, {"case_id": row[0]}) for row in cases}
-    batches = await rows(_READ_USE_BATCHES, {"case_ids": list(asides)})
+    known = {"case_ids": list(asides), "postings": list(postings) or None}
+    batches = await rows(_READ_USE_BATCHES, known)
     posting_ids = [row[0] for row in batches] + [row[2] for row in cases if row[2] is not None]
     transfers = await rows(_READ_USE_TRANSFERS, {"posting_ids": posting_ids})
     taken = await rows(_READ_USE_CORRECTIONS, {"posting_ids": posting_ids})

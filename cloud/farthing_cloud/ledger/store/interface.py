@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol, TypeVar
 
 from farthing.clock import SECOND_US, Instant
-from farthing.ids import AccountId, AuthorizationId, GatewayId, OperatorId, QuotaId
+from farthing.ids import AccountId, AuthorizationId, GatewayId, OperatorId, QuotaId, SiteId
 from farthing.money import Currency
 from farthing.v1 import batch_pb2
 from farthing_cloud.ledger.core.posting import Posting, Transfer
@@ -19,6 +19,7 @@ from farthing_cloud.ledger.core.rows import (
     Chain,
     Claimed,
     Correction,
+    CorrectionPlan,
     Decision,
     Gateway,
     GatewayCase,
@@ -133,6 +134,17 @@ class DetailedBatch:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BillingBatch:
+    """A posted batch as mass corrections read it; ``leaves`` is None where no detail is kept. ``place`` orders them."""
+
+    place: int
+    posting_id: int
+    gateway_id: GatewayId
+    batch: bytes
+    leaves: bytes | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StoredGatewayCase:
     """A gateway's case as stored; ``closed_at`` None while it is open."""
 
@@ -178,8 +190,13 @@ class Transaction(Protocol):
     async def load(self, touch: Touch) -> View:
         """Lock and return the rows."""
 
-    async def use(self, operator_id: OperatorId, currency: Currency, claim: Claimed) -> UseHistory:
-        """All that was posted for a use; its register is locked, so that no more is added meanwhile."""
+    async def use(
+        self, operator_id: OperatorId, currency: Currency, claim: Claimed, postings: Sequence[int] = ()
+    ) -> UseHistory:
+        """All that was posted for a use; its register is locked, so that no more is added meanwhile.
+
+        ``postings``: those of its batches, where they are known; without them the gateway's batches are searched.
+        """
 
     async def post(self, posting: Posting) -> Posted:
         """Write a posting."""
@@ -313,6 +330,25 @@ class LedgerStore(Protocol):
         self, operator_id: OperatorId, after_correction_id: str, limit: int
     ) -> Sequence[tuple[Currency, Correction]]:
         """Corrections in the order of posting, without their parts; an unknown id stands before the first."""
+
+    async def plan(self, plan_id: str) -> CorrectionPlan | None:
+        """A plan of corrections, with its content."""
+
+    async def plans(self, operator_id: OperatorId) -> Sequence[CorrectionPlan]:
+        """Plans, oldest first, without their contents."""
+
+    async def plan_corrections(self, operator_id: OperatorId, plan_id: str) -> Sequence[Correction]:
+        """What was posted of a plan, in the order of posting, without parts."""
+
+    async def site_batches(
+        self, operator_id: OperatorId, currency: Currency, site_id: SiteId, *, since: Instant, after: int, limit: int
+    ) -> Sequence[BillingBatch]:
+        """Batches of a site sealed since an instant, without leaves, after a place; an unknown place stands before the first."""
+
+    async def billing_batches(
+        self, gateway_id: GatewayId, authorization_ids: Sequence[AuthorizationId], *, after: int, limit: int
+    ) -> Sequence[BillingBatch]:
+        """A gateway's batches whose kept detail is of any of these, with it, after a place."""
 
     async def closing(self, operator_id: OperatorId, currency: Currency, window: str) -> bytes | None:
         """What closing a window answered; None while it was not closed."""

@@ -24,6 +24,7 @@ from farthing_cloud.ledger.core.rows import (
     Claimed,
     ClaimKey,
     Correction,
+    CorrectionPlan,
     Decision,
     Demand,
     Gateway,
@@ -45,6 +46,7 @@ from farthing_cloud.ledger.core.uses import UseBatch, UseCase, UseHistory
 from farthing_cloud.ledger.store.interface import (
     CONTACT_STEP_US,
     MAX_FORKS,
+    BillingBatch,
     Cursor,
     Detail,
     DetailedBatch,
@@ -114,6 +116,7 @@ class MemoryStore:
         self._told: dict[tuple[OperatorId, AccountId], dict[GatewayId, None]] = {}
         self._floors: dict[tuple[GatewayId, AccountId], int] = {}
         self._outbox: list[StoredEvent] = []
+        self._plans: dict[str, CorrectionPlan] = {}
         self._decisions: dict[str, tuple[OperatorId, Currency, Decision]] = {}
         self._gateway_cases: list[tuple[OperatorId, StoredGatewayCase]] = []
         self._demand: dict[tuple[GatewayId, AccountId], Demand] = {}
@@ -210,6 +213,7 @@ class MemoryStore:
             if touch.floors
             else {},
             decision=self._decision(touch),
+            plan=self._plan(touch),
             open_claims=tuple(
                 sorted(
                     (c for c in self._claims.values() if c.gateway_id in touch.gateway_ids and not c.final),
@@ -263,7 +267,9 @@ class MemoryStore:
         stored = self._batches.get((aside.gateway_id, aside.incarnation, aside.sequence))
         return stored is not None and any(carried.key == claim.key for carried in stored.added.carried)
 
-    def use(self, operator_id: OperatorId, currency: Currency, claim: Claimed) -> UseHistory:
+    def use(
+        self, operator_id: OperatorId, currency: Currency, claim: Claimed, postings: Sequence[int] = ()
+    ) -> UseHistory:
         """All that was posted for a use."""
         books = self._books[operator_id, currency]
         cases = [
@@ -277,7 +283,9 @@ class MemoryStore:
         batches = []
         for key, stored in self._batches.items():
             carried = [c for c in stored.added.carried if c.key == claim.key]
-            mine = key[0] == claim.gateway_id and bytes(claim.authorization_id) in stored.added.batch
+            mine = key[0] == claim.gateway_id and (
+                stored.posting_id in postings if postings else bytes(claim.authorization_id) in stored.added.batch
+            )
             if mine or carried or key in named:
                 batches.append(
                     UseBatch(
@@ -312,6 +320,10 @@ class MemoryStore:
             ),
             closings=tuple(books.splits),
         )
+
+    def _plan(self, touch: Touch) -> CorrectionPlan | None:
+        found = self._plans.get(touch.plan_id) if touch.plan_id is not None else None
+        return found if found and (found.operator_id, found.currency) == (touch.operator_id, touch.currency) else None
 
     def _decision(self, touch: Touch) -> Decision | None:
         found = self._decisions.get(touch.decision_id) if touch.decision_id is not None else None
@@ -395,6 +407,9 @@ class MemoryStore:
             self._claims[claim.key] = claim
             self._registers.setdefault(claim.register, {})[claim.key] = None
         self._keep_decisions(posting)
+        self._plans.update(
+            {plan.plan_id: plan for plan in (posting.planned, posting.plan_approved) if plan is not None}
+        )
         self._demand.update({(gateway_id, account_id): demand for gateway_id, account_id, demand in posting.demand})
         case_ids = tuple(self._add_case(posting, index) for index in range(len(posting.cases)))
         if posting.case_decided is not None:
@@ -674,6 +689,55 @@ class MemoryStore:
         found = self._decisions.get(decision_id)
         return (found[0], found[1], found[2].gateway_id) if found is not None else None
 
+    async def plan(self, plan_id: str) -> CorrectionPlan | None:
+        return self._plans.get(plan_id)
+
+    async def plans(self, operator_id: OperatorId) -> Sequence[CorrectionPlan]:
+        mine = [replace(plan, content=b"") for plan in self._plans.values() if plan.operator_id == operator_id]
+        return sorted(mine, key=lambda plan: (plan.planned_at, plan.plan_id))
+
+    async def plan_corrections(self, operator_id: OperatorId, plan_id: str) -> Sequence[Correction]:
+        return [
+            replace(correction, parts=())
+            for (operator, _), books in self._books.items()
+            for correction in books.corrections.values()
+            if operator == operator_id and correction.plan_id == plan_id and plan_id
+        ]
+
+    async def site_batches(
+        self, operator_id: OperatorId, currency: Currency, site_id: SiteId, *, since: Instant, after: int, limit: int
+    ) -> Sequence[BillingBatch]:
+        found = [
+            BillingBatch(
+                place=s.posting_id, posting_id=s.posting_id, gateway_id=key[0], batch=s.added.batch, leaves=None
+            )
+            for key, s in self._batches.items()
+            if s.added.site_id == site_id
+            and (self._gateways[key[0]].operator_id, self._gateways[key[0]].currency) == (operator_id, currency)
+            and s.added.sealed_at >= since
+            and s.posting_id > after
+        ]
+        return sorted(found, key=lambda batch: batch.place)[:limit]
+
+    async def billing_batches(
+        self, gateway_id: GatewayId, authorization_ids: Sequence[AuthorizationId], *, after: int, limit: int
+    ) -> Sequence[BillingBatch]:
+        wanted = set(authorization_ids)
+        found = []
+        for key, stored in self._batches.items():
+            _, detail = self._details.get(key, (None, None))
+            place = stored.posting_id
+            if key[0] != gateway_id or not stored.proven or place <= after or detail is None:
+                continue
+            if wanted & set(detail.authorizations):
+                batch = stored.added.batch
+                found.append(
+                    BillingBatch(
+                        place=place, posting_id=place, gateway_id=gateway_id, batch=batch, leaves=detail.leaves
+                    )
+                )
+        return sorted(found, key=lambda batch: batch.place)[:limit]
+
     async def decisions(self, operator_id: OperatorId) -> Sequence[Decision]:
         mine = [decision for operator, _, decision in self._decisions.values() if operator == operator_id]
         return sorted(mine, key=lambda decision: (decision.proposed_at, decision.decision_id))
@@ -834,8 +898,10 @@ class _MemoryTransaction:
     async def load(self, touch: Touch) -> View:
         return self._store.load(touch)
 
-    async def use(self, operator_id: OperatorId, currency: Currency, claim: Claimed) -> UseHistory:
-        return self._store.use(operator_id, currency, claim)
+    async def use(
+        self, operator_id: OperatorId, currency: Currency, claim: Claimed, postings: Sequence[int] = ()
+    ) -> UseHistory:
+        return self._store.use(operator_id, currency, claim, postings)
 
     async def post(self, posting: Posting) -> Posted:
         return self._store.post(posting)

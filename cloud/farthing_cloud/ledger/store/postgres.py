@@ -32,6 +32,7 @@ from farthing_cloud.ledger.core.rows import (
     Chain,
     Claimed,
     Correction,
+    CorrectionPlan,
     Decision,
     DecisionKind,
     Demand,
@@ -50,6 +51,7 @@ from farthing_cloud.ledger.core.rows import (
     View,
 )
 from farthing_cloud.ledger.core.uses import UseHistory
+from farthing_cloud.ledger.store import plans
 from farthing_cloud.ledger.store.corrections import (
     LIST_CORRECTIONS,
     READ_ACCOUNT_QUOTAS,
@@ -63,6 +65,7 @@ from farthing_cloud.ledger.store.corrections import (
 from farthing_cloud.ledger.store.interface import (
     CONTACT_STEP_US,
     MAX_FORKS,
+    BillingBatch,
     Cursor,
     Detail,
     DetailedBatch,
@@ -456,6 +459,7 @@ class _PostgresTransaction:
             else {},
             clearings=await self._clearings(operator, window) if touch.exclusive else (),
             **await corrected(self._connection, touch),
+            **await plans.planned(self._connection, touch),
         )
 
     async def _books(self, row: TupleRow | None, take_books: bytes, operator: Mapping[str, str]) -> tuple[str, int]:
@@ -502,14 +506,17 @@ class _PostgresTransaction:
             for row in await rows.fetchall()
         )
 
-    async def use(self, operator_id: OperatorId, currency: Currency, claim: Claimed) -> UseHistory:
-        return await find_use(self._connection, operator_id, currency, claim)
+    async def use(
+        self, operator_id: OperatorId, currency: Currency, claim: Claimed, postings: Sequence[int] = ()
+    ) -> UseHistory:
+        return await find_use(self._connection, operator_id, currency, claim, postings)
 
     async def post(self, posting: Posting) -> Posted:
         case_ids = await self._case_ids(posting)
         row = await (await self._connection.execute(POST, arguments(posting, case_ids))).fetchone()
         assert row is not None
         await keep(self._connection, posting, row[0])
+        await plans.keep(self._connection, posting)
         return Posted(posting_id=row[0], audit_head=row[1], case_ids=case_ids)
 
     async def keep_detail(
@@ -1160,6 +1167,41 @@ class PostgresStore:
         named = {"authorizations": _bytes((authorization_id,)), "claim_gateways": _names((gateway_id,))}
         row = await self._row(READ_CLAIMS, named)
         return _claimed(row) if row is not None else None
+
+    async def plan(self, plan_id: str) -> CorrectionPlan | None:
+        row = await self._row(plans.READ_PLAN, {"plan_id": plan_id})
+        return plans.plan_of(row) if row is not None else None
+
+    async def plans(self, operator_id: OperatorId) -> Sequence[CorrectionPlan]:
+        return [plans.plan_of(row) for row in await self._rows(plans.LIST_PLANS, {"operator_id": operator_id})]
+
+    async def plan_corrections(self, operator_id: OperatorId, plan_id: str) -> Sequence[Correction]:
+        named = {"operator_id": operator_id, "plan_id": plan_id}
+        return [correction_of(row)[1] for row in await self._rows(plans.LIST_PLAN_CORRECTIONS, named)]
+
+    async def site_batches(
+        self, operator_id: OperatorId, currency: Currency, site_id: SiteId, *, since: Instant, after: int, limit: int
+    ) -> Sequence[BillingBatch]:
+        named = {
+            "operator_id": operator_id,
+            "currency": currency,
+            "site_id": site_id,
+            "since_us": since,
+            "after": after,
+            "limit": limit,
+        }
+        return [plans.billing_batch_of(row) for row in await self._rows(plans.LIST_SITE_BATCHES, named)]
+
+    async def billing_batches(
+        self, gateway_id: GatewayId, authorization_ids: Sequence[AuthorizationId], *, after: int, limit: int
+    ) -> Sequence[BillingBatch]:
+        named = {
+            "gateway_id": gateway_id,
+            "authorization_ids": _bytes(authorization_ids),
+            "after": after,
+            "limit": limit,
+        }
+        return [plans.billing_batch_of(row) for row in await self._rows(plans.LIST_BILLING_BATCHES, named)]
 
     async def account_quotas(self, operator_id: OperatorId, account_id: AccountId) -> Sequence[Quota]:
         named = {"operator_id": operator_id, "account_ids": [account_id]}

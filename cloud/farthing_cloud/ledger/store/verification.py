@@ -24,6 +24,7 @@ _CHECKS: Final = tuple(
         "verify_quotas",
         "verify_rules",
         "verify_corrections",
+        "verify_plans",
         "verify_claims",
         "verify_batches",
         "verify_directives",
