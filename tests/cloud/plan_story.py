@@ -223,4 +223,4 @@ def wish(by: bytes = RIGHT, **changes: object) -> Wish:
         "operator_id": OP, "site_id": S1, "tariff_id": "chg", "tariff_versions": frozenset({1}), "from_at": DAY,
         "to_at": NEXT_DAY, "by_ocpi_json": by, "by_name": "right.json", "reason": "the price of tomorrow",
     }  # fmt: skip
-    return Wish(**{**fields, **changes})  # type: ignore[arg-type]
+    return Wish(**{**fields, **changes})

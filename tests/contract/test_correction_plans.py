@@ -213,7 +213,7 @@ async def test_an_execution_that_dies_anywhere_goes_on_where_it_was(store: Ledge
     plan_id, _ = await planned(day)
     await approved(day, plan_id)
     for nth in (1, 2, 2):
-        dying = Ledger(Dying(store, nth, after=after), terms=TERMS, receipt_keys=())  # type: ignore[arg-type]
+        dying = Ledger(Dying(store, nth, after=after), terms=TERMS, receipt_keys=())
         with pytest.raises(Killed):
             await CorrectionPlans(dying).execute(plan_id, first_item=0, person="alice", now=LATER)
         assert (await store.verify()).fault == ""
@@ -232,7 +232,7 @@ async def test_executions_and_single_refunds_at_once(store: LedgerStore) -> None
     runs = [day.plans.execute(plan_id, first_item=0, person=person, now=LATER) for person in ("alice", "bob", "carol")]
     singles = [refund(day, use, f"r{use.number}", 300_000) for use in uses]
     outcomes = await asyncio.gather(*runs, *singles)
-    assert sum(outcome.posted for outcome in outcomes[:3]) == 6  # type: ignore[union-attr]
+    assert sum(outcome.posted for outcome in outcomes[:3]) == 6
     assert (await store.verify()).fault == ""
     # Refunded before its item: 0.48 in all went back; after it: 0.30 more.
     _, done = await day.plans.shown(plan_id)
