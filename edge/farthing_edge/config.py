@@ -52,6 +52,9 @@ class UplinkSection(Section):
     batches_in_flight: Annotated[int, Field(ge=1, le=1_024)] = 16
     #: Quota requests asked at once: one for each account that runs low in the same moment.
     quota_requests_in_flight: Annotated[int, Field(ge=1, le=256)] = 16
+    #: What may go up a second, of what the gateway says (TLS and HTTP/2 add about 64 bytes a message, which are counted); by default as much
+    #: as the line takes. Batches come before detail, and what has to be said at once is not held back. 1 kB/s is a few hundred uses a second.
+    bytes_per_s: Annotated[int, Field(ge=1_000, le=10**10)] | None = None
     #: Detail is uploaded when nothing else has gone up for this long.
     evidence_quiet_s: Annotated[float, Field(ge=0, le=3_600)] = 0.2
 

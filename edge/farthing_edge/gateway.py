@@ -6,6 +6,7 @@ anybody. Order of a stop: no new statements, then the uplink, then the engine af
 
 import asyncio
 import gc
+import math
 import os
 import signal
 from collections.abc import Iterable, Iterator, Sequence
@@ -434,7 +435,7 @@ class _Gateway:
                 "sealed": view.sealed_sequence,
                 "receipted": view.receipted_sequence,
                 "proven": self._uplink.proven_sequence,
-                "backlog": view.sealed_sequence - view.receipted_sequence,
+                **self._backlog(view.sealed_sequence - view.receipted_sequence),
             },
             "counts": counts,
             "overdue": [asdict(each) for each in view.overdue(self._clock.now())[:MAX_OVERDUE_SHOWN]],
@@ -442,6 +443,15 @@ class _Gateway:
             "journal": self._engine.upkeep.page(),
             "engine": {"groups": engine.groups, "decided": engine.decided, "poisoned": engine.poisoned},
             "rubbish": [asdict(sample) for sample in self._rubbish.samples()],
+        }
+
+    def _backlog(self, batches: int) -> dict[str, int | None]:
+        size, drains_in_s = self._uplink.measure(batches)
+        return {
+            "backlog": batches,
+            "backlog_bytes": size,
+            # None while nothing moves: JSON has no infinity.
+            "drains_in_s": None if math.isinf(drains_in_s) else math.ceil(drains_in_s),
         }
 
     def _refusals(self) -> dict[int, int]:
@@ -460,6 +470,7 @@ class _Gateway:
         metrics.journal(self._engine.upkeep.page())
         metrics.sealed.set(view.sealed_sequence)
         metrics.receipted.set(view.receipted_sequence)
+        self._uplink.measure(view.sealed_sequence - view.receipted_sequence)
         metrics.directive_version.set(view.directive_version)
         return metrics.page()
 

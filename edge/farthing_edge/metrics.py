@@ -82,6 +82,25 @@ class Metrics:
             "farthing_edge_directives_refused", "Directives and heads that did not verify", registry=registry
         )
         self.batches_sent = Counter("farthing_edge_batches_sent", "Batches sent, replays included", registry=registry)
+        self.sent_bytes = Counter(
+            "farthing_edge_uplink_sent_bytes",
+            "What went up, before TLS",
+            ("what",),
+            registry=registry,
+        )
+        self.backlog_batches = Gauge(
+            "farthing_edge_uplink_backlog_batches", "Sealed and not receipted", registry=registry
+        )
+        self.backlog_bytes = Gauge(
+            "farthing_edge_uplink_backlog_bytes",
+            "Sealed and not receipted, by the mean size of the batches receipted since the start",
+            registry=registry,
+        )
+        self.drain_seconds = Gauge(
+            "farthing_edge_uplink_drain_seconds",
+            "Until the backlog is receipted, at the rate of the last minute; +Inf while nothing moves",
+            registry=registry,
+        )
         self.receipts = Counter("farthing_edge_receipts", "Receipts that verified", registry=registry)
         self.evidence = Counter(
             "farthing_edge_evidence", "Details of batches uploaded", ("verified",), registry=registry

@@ -5,10 +5,12 @@ high-water marks that both sides keep. So nothing is lost by a cut, and what was
 Rule 2: a line that swallows is found out by keepalive within seconds; a line that refuses by the refusal. Both are tried again for
 ever, with a capped wait.
 Rule 3: nothing from the cloud is believed before its signature held (``uplink.signed``).
-Rule 4: directives and receipts first, batches next, detail when the rest is quiet.
+Rule 4: directives and receipts first, batches next, detail when the rest is quiet; within ``bytes_per_s`` (``uplink.pace``).
 """
 
 import asyncio
+import math
+import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeAlias
@@ -34,6 +36,7 @@ from farthing_edge.authorization.commands import (
 from farthing_edge.backoff import Backoff
 from farthing_edge.config import UplinkSection
 from farthing_edge.metrics import Metrics
+from farthing_edge.uplink.pace import Pace, Progress
 from farthing_edge.uplink.signed import NotSigned, check_directive, check_head, check_receipt
 
 if TYPE_CHECKING:
@@ -146,7 +149,12 @@ class Uplink:
         make_credentials: Callable[[], grpc.ChannelCredentials],
         obey_site_key: Callable[[directive_pb2.SiteKey], Awaitable[None]],
         metrics: Metrics,
+        now_ns: Callable[[], int] = time.monotonic_ns,
+        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
     ) -> None:
+        self._now_ns = now_ns
+        self._pace = Pace(section.bytes_per_s, now_ns=now_ns, sleep=sleep)
+        self._progress = Progress()
         self._gateway = gateway
         self._section = section
         self._engine = engine
@@ -233,6 +241,7 @@ class Uplink:
             )
             await self._engine.submit(UplinkChanged(online=True))
             in_flight = InFlight(most=section.batches_in_flight)
+            self._progress.began(self._now_ns())
             waits = hello.standing == gateway_sync_pb2.HELLO_STANDING_WAITS
             if waits:
                 _log.warning("waiting_for_a_new_incarnation", reason=hello.waits_because)
@@ -324,7 +333,7 @@ class Uplink:
                 raise NotSigned(f"the receipt for batch {arrived.receipt.sequence} is for another batch")
             await self._engine.submit(arrived)
             self._metrics.receipts.inc()
-            in_flight.receipted(arrived.receipt.sequence)
+            self._progress.receipted(*in_flight.receipted(arrived.receipt.sequence), self._now_ns())
             self._stirred.set()
 
     # Up ---------------------------------------------------------------------------------------------------------------
@@ -348,10 +357,15 @@ class Uplink:
                     # Nothing prunes what is not receipted; what is receipted need not be sent.
                     raise SessionOver(f"batch {sent + 1} is not in the journal, {row.sequence} is")
                 await in_flight.room()
-                in_flight.sent(row.sequence, batch_hash(row.batch))
+                signed = batch_pb2.SignedBatch(batch=row.batch, signature=row.signature, key_id=row.key_id)
+                size = signed.ByteSize()
+                # Before it waits: detail that waits too sees that the rest is not quiet.
                 self._stirred.set()
-                await call.write(batch_pb2.SignedBatch(batch=row.batch, signature=row.signature, key_id=row.key_id))
+                await self._pace.batch(size)
+                in_flight.sent(row.sequence, batch_hash(row.batch), size)
+                await call.write(signed)
                 self._metrics.batches_sent.inc()
+                self._metrics.sent_bytes.labels("batches").inc(size)
                 sent = row.sequence
 
     async def _request_quotas(self, stub: "GatewaySyncAsyncStub", incarnation: int) -> None:
@@ -375,15 +389,17 @@ class Uplink:
                 after += 1
 
     async def _request_quota(self, stub: "GatewaySyncAsyncStub", incarnation: int, request: QuotaRequest) -> None:
+        asked = gateway_sync_pb2.RequestQuotaRequest(
+            incarnation=incarnation,
+            counter=request.counter,
+            account_id=request.account_id,
+            currency=request.currency,
+            wanted_micros=request.wanted_micros,
+        )
+        self._pace.at_once(asked.ByteSize())
+        self._metrics.sent_bytes.labels("quota_requests").inc(asked.ByteSize())
         response: gateway_sync_pb2.RequestQuotaResponse = await stub.RequestQuota(
-            gateway_sync_pb2.RequestQuotaRequest(
-                incarnation=incarnation,
-                counter=request.counter,
-                account_id=request.account_id,
-                currency=request.currency,
-                wanted_micros=request.wanted_micros,
-            ),
-            timeout=self._section.call_timeout_s,
+            asked, timeout=self._section.call_timeout_s
         )
         await self._engine.submit(QuotaAnswered(counter=request.counter, answer=response.answer))
 
@@ -402,16 +418,20 @@ class Uplink:
                 uploaded = sequence
                 continue
             packed = await asyncio.to_thread(compress_leaves, leaves)
-            await call.write(
-                gateway_sync_pb2.UploadEvidenceRequest(
-                    incarnation=incarnation, sequence=sequence, compressed_leaves=packed
-                )
+            request = gateway_sync_pb2.UploadEvidenceRequest(
+                incarnation=incarnation, sequence=sequence, compressed_leaves=packed
             )
+            size = request.ByteSize()
+            await self._pace.detail(size)
+            await call.write(request)
+            self._metrics.sent_bytes.labels("detail").inc(size)
+            # It may be megabytes, on a line that is no faster than the cap.
+            within_s = self._section.receipt_timeout_s + self._pace.takes_s(size)
             try:
-                async with asyncio.timeout(self._section.receipt_timeout_s):
+                async with asyncio.timeout(within_s):
                     answer = await call.read()
             except TimeoutError as err:
-                raise SessionOver(f"no answer to detail within {self._section.receipt_timeout_s:g} s") from err
+                raise SessionOver(f"no answer to detail within {within_s:g} s") from err
             if not isinstance(answer, gateway_sync_pb2.UploadEvidenceResponse):
                 raise SessionOver("the cloud ended the stream of detail")
             self._metrics.evidence.labels(str(answer.verified).lower()).inc()
@@ -439,6 +459,18 @@ class Uplink:
         # Something did, but a gateway that is never quiet would never prove anything: between batches is quiet enough.
         return not len(in_flight)
 
+    def measure(self, backlog: int) -> tuple[int, float]:
+        """Of ``backlog`` batches that have no receipt: about how many bytes they are, and in how many seconds they will have one.
+
+        Set as gauges too. Infinite while the cloud does not answer, or nothing moves.
+        """
+        size = self._progress.bytes_of(backlog)
+        drains_in_s = self._progress.drains_in_s(backlog, self._now_ns()) if self.online or not backlog else math.inf
+        self._metrics.backlog_batches.set(backlog)
+        self._metrics.backlog_bytes.set(size)
+        self._metrics.drain_seconds.set(drains_in_s)
+        return size, drains_in_s
+
     @property
     def proven_sequence(self) -> int:
         """The highest batch whose detail the cloud verified in this connection's account of it."""
@@ -448,11 +480,12 @@ class Uplink:
 class InFlight:
     """Batches sent and not yet receipted: a bounded window."""
 
-    __slots__ = ("_hashes", "_most", "_room", "on_change")
+    __slots__ = ("_hashes", "_most", "_room", "_sizes", "on_change")
 
     def __init__(self, *, most: int) -> None:
         self._most = most
         self._hashes: dict[int, bytes] = {}
+        self._sizes: dict[int, int] = {}
         self._room = asyncio.Event()
         self.on_change: Callable[[], None] | None = None
 
@@ -462,9 +495,10 @@ class InFlight:
             self._room.clear()
             await self._room.wait()
 
-    def sent(self, sequence: int, digest: bytes) -> None:
+    def sent(self, sequence: int, digest: bytes, size: int) -> None:
         """``sequence`` is on its way."""
         self._hashes[sequence] = digest
+        self._sizes[sequence] = size
         if self.on_change is not None:
             self.on_change()
 
@@ -472,11 +506,15 @@ class InFlight:
         """The hash of a batch in flight."""
         return self._hashes.get(sequence)
 
-    def receipted(self, sequence: int) -> None:
-        """A high-water mark: everything up to ``sequence`` has arrived."""
-        for each in [each for each in self._hashes if each <= sequence]:
+    def receipted(self, sequence: int) -> tuple[int, int]:
+        """A high-water mark: everything up to ``sequence`` has arrived; how many that were, and their bytes."""
+        arrived = [each for each in self._hashes if each <= sequence]
+        size = 0
+        for each in arrived:
             del self._hashes[each]
+            size += self._sizes.pop(each)
         self._room.set()
+        return len(arrived), size
 
     def __len__(self) -> int:
         return len(self._hashes)

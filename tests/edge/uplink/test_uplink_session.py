@@ -325,7 +325,23 @@ class Relay:
 
 
 @dataclass
+class Line:
+    """The time of the uplink's pace: it moves when somebody waits, and the gate is open."""
+
+    now_ns: int = 0
+    waiting: int = 0
+    gate: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def sleep(self, seconds: float) -> None:
+        self.waiting += 1
+        await self.gate.wait()
+        self.waiting -= 1
+        self.now_ns += int(seconds * 1e9)
+
+
+@dataclass
 class World:
+    line: Line
     cloud: Cloud
     gateway: Gateway
     relay: Relay
@@ -335,7 +351,9 @@ class World:
 
 
 @pytest.fixture
-async def world(hsm: Hsm, parties: Parties, tmp_path: Any) -> AsyncIterator[World]:
+async def world(hsm: Hsm, parties: Parties, tmp_path: Any, request: pytest.FixtureRequest) -> AsyncIterator[World]:
+    """With a parameter: what may go up a second."""
+    line = Line()
     cloud_token, party = hsm.attach(parties.cloud), parties.gateways[GATEWAY]
     token = hsm.attach(party)
     roots = party.certificate("ca")
@@ -378,6 +396,7 @@ async def world(hsm: Hsm, parties: Parties, tmp_path: Any) -> AsyncIterator[Worl
             max_backoff_s=0.1,
             evidence_quiet_s=0.0,
             batches_in_flight=4,
+            bytes_per_s=getattr(request, "param", None),
         ),
         engine=gateway,
         directive_key=VerifyingKey.from_spki(cloud.directive_spki),
@@ -386,10 +405,14 @@ async def world(hsm: Hsm, parties: Parties, tmp_path: Any) -> AsyncIterator[Worl
         ),
         obey_site_key=obey,
         metrics=metrics,
+        now_ns=lambda: line.now_ns,
+        sleep=line.sleep,
     )
     gateway.keys = [VerifyingKey.from_spki(cloud.receipt_spki)]
     running = asyncio.create_task(uplink.run())
-    yield World(cloud=cloud, gateway=gateway, relay=relay, uplink=uplink, metrics=metrics, site_keys=site_keys)
+    yield World(
+        line=line, cloud=cloud, gateway=gateway, relay=relay, uplink=uplink, metrics=metrics, site_keys=site_keys
+    )
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
     await relay.stop()
@@ -529,3 +552,39 @@ async def test_a_suspicion_that_came_after_hello_is_said_in_the_next_one(world: 
     await world.cloud.head(world.gateway.directive_hash)
     await until(lambda: len(world.cloud.hellos) > before)
     assert world.cloud.hellos[-1].suspects_rollback
+
+
+@pytest.mark.parametrize("world", [1_000], indirect=True)
+async def test_a_backlog_drains_within_the_cap_and_live_traffic_goes_on(world: World) -> None:
+    """The line is full: what has to be said at once is said, detail yields to batches, and all of it arrives at the pace of the cap."""
+    await until(lambda: world.uplink.online)
+    await world.gateway.seal(30)
+    # A batch and detail: both wait.
+    await until(lambda: world.line.waiting == 2)
+    sent = world.metrics.batches_sent._value.get()
+    assert 0 < sent <= 7
+    # Nothing may go up now; quota requests and directives do not wait for that.
+    await world.gateway.ask(1)
+    await world.gateway.until(lambda: not world.gateway.requests)
+    await world.cloud.welcome()
+    await world.gateway.until(lambda: world.gateway.version == 1)
+    assert world.metrics.batches_sent._value.get() == sent
+    await world.gateway.until(lambda: world.gateway.receipted == sent)
+    backlog = 30 - world.gateway.receipted
+    size, drains_in_s = world.uplink.measure(backlog)
+    assert size == pytest.approx(backlog * 86, rel=0.1)
+    assert drains_in_s >= 0
+    assert world.metrics.backlog_bytes._value.get() == size
+
+    world.line.gate.set()
+    await world.gateway.until(lambda: world.gateway.receipted == 30)
+    # A use that is billed while detail waits does not wait for it.
+    await world.gateway.seal(1)
+    await world.gateway.until(lambda: world.gateway.receipted == 31)
+    assert world.cloud.pushed == list(range(1, 32))
+    await until(lambda: len(world.cloud.proven) == 31)
+    sent_bytes = sum(
+        world.metrics.sent_bytes.labels(what)._value.get() for what in ("batches", "detail", "quota_requests")
+    )
+    assert world.line.now_ns / 1e9 >= (sent_bytes + 63 * 64) / 1_000 - 1 - 0.2
+    assert world.uplink.measure(0) == (0, 0.0)
