@@ -416,19 +416,31 @@ class Run:
 
     async def _drain(self) -> None:
         self._view.say("draining: batches receipted, detail proven")
-        await until(self._drained, what="the backlog to drain", within_s=END_WITHIN_S, every_s=0.2)
+        await self._until_drained()
 
     async def _close_quotas(self) -> None:
         self._view.say("quotas: recalled, stopped, closed")
         await until(self._quotas_closed, what="all quotas to close", within_s=END_WITHIN_S, every_s=0.3)
-        await until(self._drained, what="the last batches to be proven", within_s=END_WITHIN_S, every_s=0.2)
+        await self._until_drained()
 
-    async def _drained(self) -> bool:
-        for site in self._sites.values():
-            sample = await self._look_at(site)
-            if not sample.alive or sample.backlog or sample.receipted < sample.sealed or sample.proven < sample.sealed:
-                return False
-        return True
+    async def _until_drained(self) -> None:
+        """Return when all is receipted and proven, however long that takes; raise ``DemoError`` when nothing moves any more."""
+        left, moved_at = None, time.monotonic()
+        while True:
+            samples = [await self._look_at(site) for site in self._sites.values()]
+            left, before = [(g.alive, g.backlog, g.sealed - g.receipted, g.sealed - g.proven) for g in samples], left
+            if all(each == (True, 0, 0, 0) for each in left):
+                return
+            if left != before:
+                moved_at = time.monotonic()
+            elif time.monotonic() - moved_at > END_WITHIN_S:
+                said = "; ".join(
+                    f"{g.gateway} {'up' if g.alive else 'down'}, {g.backlog} records not receipted, {g.receipted} of {g.sealed} batches "
+                    f"receipted, {g.proven} proven"
+                    for g in samples
+                )
+                raise DemoError(f"nothing moved for {END_WITHIN_S} s and the backlog has not drained: {said}")
+            await asyncio.sleep(0.2)
 
     async def _clone_caught(self) -> bool:
         cases = await self._call_admin("fraud", "cases", "list", "--operator", cast.OPERATOR)

@@ -20,6 +20,11 @@ class WholeFile(Run):
 
     async def _choose_the_town(self) -> None:
         stations = await self._stations()
+        if not stations["stations"]:
+            between = " ".join(self._settings.file_bounds)
+            raise DemoError(
+                f"{self._settings.replay} has no session{f' in {between}' if between else ''}: nothing to play"
+            )
         self._file_quantity = sum(each["quantity"] for each in stations["stations"].values())
         self._town = cast.of_file(stations["kind"], stations["stations"])
         self._view.say(f"file: {stations['rows']} rows ({stations['format']}), {len(self._town.devices)} stations")
