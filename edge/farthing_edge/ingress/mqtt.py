@@ -2,8 +2,8 @@
 
 Rule 1: the broker let a client write only to the topic of its certificate's name, so the topic is the device.
 Rule 2: PUBACK says nothing to anybody: it is not tied to a disk, and comes for what the broker throws away. The answer is
-ours, and a device asks again until it has one. So messages are taken off the wire at once, those of one turn of the loop go
-through the door together, and none waits for another's answer; how many there may be is bounded.
+ours, and a device asks again until it has one. So messages are acknowledged as they are read, those of one turn of the loop go
+through the door together, and none waits for another's answer; what is not read yet waits with the broker.
 Rule 3: a broker on this host is spoken to through its Unix socket, where ``edge.toml`` names one: whoever may enter its folder is
 the gateway, and there is no key to keep. Everybody else comes over TLS.
 Rule 4: without a broker the daemon runs on: it says so, and tries again for ever, less and less often.
@@ -12,42 +12,33 @@ Rule 4: without a broker the daemon runs on: it says so, and tries again for eve
 import asyncio
 import socket
 import ssl
-from collections import deque
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Any
 
 import aiomqtt
-import paho.mqtt.client as paho
 import structlog
 
 from farthing.configuration import split_address
-from farthing.device.messages import MAX_ENVELOPE_SIZE, MAX_TICK_SIZE
 from farthing.hsm import HsmError
 from farthing.hsm.transport import TransportKey
 from farthing.ids import IdError, parse_id
 from farthing_edge.backoff import Backoff
 from farthing_edge.broker import BrokerError, check_private
 from farthing_edge.config import GATEWAY_USER, MqttSection
-from farthing_edge.ingress.pieces import in_pieces, straight_to
+from farthing_edge.ingress.pieces import Straight
 from farthing_edge.ingress.statements import Arrived, StatementDoor
 from farthing_edge.metrics import Metrics
 
 _log = structlog.get_logger(__name__)
 
-UP = "farthing/+/up"
-TICK = "farthing/+/tick"
+UP, TICK = "up", "tick"
 QOS = 1
-#: Answers on their way to the broker; beyond it an answer is dropped and counted, and the device asks again.
-MAX_UNSENT = 4_096
-#: PUBACKs we wait for at once.
-MAX_UNACKNOWLEDGED = 1_000
+#: Answers that wait for their PUBACK, eight seconds of them; beyond it an answer is dropped and counted, and the device asks again.
+MAX_UNACKNOWLEDGED = 4_096
 #: A key with less time left is not used for a new connection: a day's key is renewed well within its day.
 RENEW_BEFORE = timedelta(hours=2)
-#: Read and not yet looked at: half a second of what one core can verify.
-MAX_ARRIVED = 4_096
-#: Statements verified before the loop does anything else: some 2 ms.
-ANSWERED_IN_ONE_TURN = 16
 #: The client id of a gateway that comes through the socket: no certificate's name is one, so none can take its session over.
 BESIDE_ALL_NAMES = "/gateway"
 #: paho wants one even where there is none.
@@ -102,45 +93,34 @@ class MqttIngress:
 
     async def _serve(self, backoff: Backoff) -> None:
         section = self._section
-        arrived: deque[Arrived] = deque()
-        loop = asyncio.get_running_loop()
+        arrived: list[Arrived] = []
 
-        def take(message: paho.MQTTMessage) -> None:
-            device, what = _device_of(message)
-            if device is not None and what == "tick" and not message.retain:
-                self._door.ticks.take(
-                    bytes(message.payload[: MAX_TICK_SIZE + 1]),
-                    channel="mqtt",
-                    peer=device,
-                    say=self._say_to(client, device),
-                )
-            elif device is None or message.retain:
+        def take(topic: bytes, payload: bytes, is_retained: bool) -> None:  # how packets say it
+            place = _place_of(topic)
+            if place is None or is_retained:
                 # No device may write there: a broker that is not set up as ours.
                 self._metrics.unverified.labels("mqtt").inc()
                 return
+            device, what, answers = place
+            if what == TICK:
+                self._door.ticks.take(payload, channel="mqtt", peer=device, say=self._say_to(straight, answers))
+                return
             away = self._door.turn_away_quietly(device, channel="mqtt")
-            if away is not None:
-                if away:
-                    self._say(client, device, away)
-            elif len(arrived) >= MAX_ARRIVED:
-                # Not even "later" has room: the device asks again.
-                self._metrics.answers_lost.inc()
-            else:
-                if not arrived:
-                    loop.call_soon(answer)
-                arrived.append(self._from(client, device, bytes(message.payload[: MAX_ENVELOPE_SIZE + 1])))
+            if away is None:
+                arrived.append(self._from(straight, device, answers, payload))
+            elif away:
+                self._say(straight, answers, away)
 
-        def answer() -> None:
-            some = [arrived.popleft() for _ in range(min(len(arrived), ANSWERED_IN_ONE_TURN))]
+        def taken() -> None:
             if arrived:
-                loop.call_soon(answer)
-            self._door.take(some, channel="mqtt")
+                some = tuple(arrived)
+                arrived.clear()
+                self._door.take(some, channel="mqtt")
 
         client = await self._client()
-        straight_to(client, take)
+        straight = Straight(client, take, taken, max_unacknowledged=MAX_UNACKNOWLEDGED)
         async with client:
-            in_pieces(client)
-            await client.subscribe([(UP, QOS), (TICK, QOS)])
+            await client.subscribe([(f"farthing/+/{UP}", QOS), (f"farthing/+/{TICK}", QOS)])
             backoff.reset()
             self._connected(up=True)
             _log.info("broker_connected", address=section.place)
@@ -172,27 +152,21 @@ class MqttIngress:
             tls_context=context,
             keepalive=section.keepalive_s,
             timeout=section.timeout_s,
-            max_queued_outgoing_messages=MAX_UNSENT,
-            max_inflight_messages=MAX_UNACKNOWLEDGED,
         )
 
-    def _say_to(self, client: aiomqtt.Client, device: str) -> Callable[[bytes], None]:
-        def say(answer: bytes) -> None:
-            self._say(client, device, answer)
+    def _say_to(self, straight: Straight, topic: str) -> Callable[[bytes], None]:
+        return lambda answer: self._say(straight, topic, answer)
 
-        return say
-
-    def _from(self, client: aiomqtt.Client, device: str, payload: bytes) -> Arrived:
+    def _from(self, straight: Straight, device: str, topic: str, payload: bytes) -> Arrived:
         def fail(err: BaseException) -> None:
             self._metrics.answers_lost.inc()
             _log.error("statement_failed", device=device, exc_info=err)
 
-        return Arrived(payload, device, self._say_to(client, device), fail)
+        return Arrived(payload, device, self._say_to(straight, topic), fail)
 
-    def _say(self, client: aiomqtt.Client, device: str, answer: bytes) -> None:
-        # paho's own publish: aiomqtt's waits for a PUBACK, which says nothing to us (rule 2).
-        sent = client._client.publish(f"farthing/{device}/down", answer, qos=QOS)  # noqa: SLF001 no public way
-        if sent.rc != paho.MQTT_ERR_SUCCESS:
+    def _say(self, straight: Straight, topic: str, answer: bytes) -> None:
+        # Nobody waits for its PUBACK, which says nothing to us (rule 2).
+        if not straight.publish(topic, answer):
             self._metrics.answers_lost.inc()
 
     def _tls(self) -> ssl.SSLContext:
@@ -209,18 +183,20 @@ class MqttIngress:
         self._on_change(up)
 
 
-def _device_of(message: paho.MQTTMessage) -> tuple[str | None, str]:
-    """Who says it, None where the topic names nobody; and what: "up" or "tick"."""
+@lru_cache(maxsize=8_192)  # a site's devices, each with two topics; what names nobody is no device's and finds its way out
+def _place_of(topic: bytes) -> tuple[str, str, str] | None:
+    """(device, ``UP`` or ``TICK``, the topic of its answers); None where ``topic`` names no device."""
     try:
-        parts = message.topic.split("/")
+        parts = topic.decode().split("/")
     except UnicodeDecodeError:
-        return None, ""
-    if len(parts) != 3 or parts[0] != "farthing" or parts[2] not in ("up", "tick"):
-        return None, ""
+        return None
+    if len(parts) != 3 or parts[0] != "farthing" or parts[2] not in (UP, TICK):
+        return None
     try:
-        return parse_id(parts[1]), parts[2]
+        device = parse_id(parts[1])
     except IdError:
-        return None, ""
+        return None
+    return device, parts[2], f"farthing/{device}/down"
 
 
 def _reason(err: BaseException) -> str:

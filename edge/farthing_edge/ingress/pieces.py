@@ -1,26 +1,32 @@
-"""A broker's connection in few, large pieces, under aiomqtt: what is read ahead is handed out, what a turn of the loop says is written as one.
+"""A broker's connection in few, large pieces, under aiomqtt: what there is is read and cut at once, what a turn of the loop says is written as one.
 
-Rule 1: no MQTT here. paho speaks it; this stands between it and its socket, and between it and its selector.
-Rule 2: bytes go out in the order they came; what could not be written waits, up to a bound, and then paho is told to wait.
-Rule 3: a message goes straight from paho to who takes it, in the turn that read it.
+Rule 1: paho speaks MQTT; this stands between it and its socket, and between it and its selector. Only messages and their acknowledgements, nearly all
+that comes and goes, pass it by (``packets``).
+Rule 2: bytes go out in the order they came; what could not be written waits, up to a bound, and then who writes is told to wait.
+Rule 3: a message goes straight to who takes it, in the turn that read it.
 
-A system call, a TLS record or a wake-up for a few bytes is most of what a small message costs.
+A system call, a TLS record or a wake-up for a few bytes is most of what a small message costs; and of what is left, paho's way of a message in and an answer
+out most.
 """
 
 import asyncio
 import contextlib
 import ssl
+import threading
 from collections.abc import Callable
 from typing import Any, Protocol
 
 import aiomqtt
 import paho.mqtt.client as paho
 
-#: Ten envelopes at once; paho would ask for a packet in four reads, a byte first. Not more: of the smallest rubbish it is a hundred packets, some 10 ms
-#: in which nobody else is served.
+from farthing_edge.ingress import packets
+
+#: Ten envelopes at once. Not more: of the smallest rubbish it is a hundred packets, some 3 ms in which nobody else is served.
 READ_AHEAD = 4_096
 #: Written as one piece; what is more waits its turn.
 WRITE_BEHIND = 65_536
+#: A TLS record holds more than is read at once; so many reads of it before anybody else has his turn.
+_READS_IN_ONE_TURN = 4
 
 
 class Stream(Protocol):
@@ -44,32 +50,52 @@ class Stream(Protocol):
 
 
 class Pieces:
-    """A stream that reads what there is and hands it out in the pieces that are asked for, and gathers what is written until ``flush``."""
+    """A stream that is read by ``read``, gives paho what was put aside for it, and gathers what is written until ``flush``."""
 
-    __slots__ = ("_ahead", "_at", "_behind", "_stream")
+    __slots__ = ("_aside", "_behind", "_fault", "_stream")
 
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
-        self._ahead = b""
-        self._at = 0
-        self._behind = b""
+        self._aside = b""
+        self._behind = bytearray()
+        self._fault: OSError | None = None
+
+    def read(self) -> bytes:
+        """What there is, up to ``READ_AHEAD``; empty where there is nothing yet, or nothing ever again, which ``recv`` tells."""
+        try:
+            data = self._stream.recv(READ_AHEAD)
+        except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            return b""
+        except OSError as err:
+            self._fault = err
+            return b""
+        if not data:
+            self._fault = ConnectionResetError("the broker closed the connection")
+        return data
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing will ever be read again."""
+        return self._fault is not None
+
+    def put_aside(self, data: bytes) -> None:
+        """For ``recv``, behind what is there."""
+        self._aside += data
 
     def recv(self, size: int) -> bytes:
-        """As a socket does."""
-        at = self._at
-        if at == len(self._ahead):
-            self._ahead = self._stream.recv(READ_AHEAD)
-            at = 0
-        taken = self._ahead[at : at + size]
-        self._at = at + len(taken)
+        """What was put aside, as a socket gives it."""
+        if not self._aside:
+            raise self._fault or BlockingIOError("nothing was put aside")
+        taken, self._aside = self._aside[:size], self._aside[size:]
         return taken
 
     def pending(self) -> int:
-        """Bytes that a read gives without waiting."""
-        ahead = len(self._ahead) - self._at
-        if not ahead and isinstance(self._stream, ssl.SSLSocket):
-            return self._stream.pending()
-        return ahead
+        """Bytes that a ``recv`` gives without waiting."""
+        return len(self._aside)
+
+    def more(self) -> bool:
+        """Whether a ``read`` finds something that no selector tells of: TLS decrypts a record at a time."""
+        return isinstance(self._stream, ssl.SSLSocket) and self._stream.pending() > 0
 
     def send(self, data: bytes) -> int:
         """Take ``data`` to be written by ``flush``; as a socket that is full when too much waits."""
@@ -78,12 +104,16 @@ class Pieces:
         self._behind += data
         return len(data)
 
+    def send_at_any_rate(self, data: bytes) -> None:
+        """``send`` of what is bounded elsewhere."""
+        self._behind += data
+
     def flush(self) -> bool:
         """Write what was gathered; whether all of it went."""
         try:
             while self._behind:
                 # Over TLS, one that could not be written has to be tried again with the same bytes, and may have more behind them.
-                self._behind = self._behind[self._stream.send(self._behind) :]
+                del self._behind[: self._stream.send(bytes(self._behind))]
         except (BlockingIOError, ssl.SSLWantWriteError, ssl.SSLWantReadError):
             return False
         return True
@@ -99,71 +129,143 @@ class Pieces:
         self._stream.close()
 
 
-def straight_to(client: aiomqtt.Client, take: Callable[[paho.MQTTMessage], None]) -> None:
-    """Before it connects: hand each message to ``take`` in the turn of the loop that read it; ``client.messages`` stays empty.
+class Straight:
+    """Messages of one client, in and out, past paho. To be made before it connects.
 
-    PUBACKs, which aiomqtt would match with who waits for them, are nobody's business, and paho does not say what it does.
+    ``take`` gets topic, payload and whether it was retained, in the turn of the loop that read it; ``taken`` is called once after each turn's last.
+    aiomqtt's ``client.messages`` stays empty, and ends when the connection does.
     """
-    mqtt = client._client  # noqa: SLF001 no public way
 
-    def on_message(_: paho.Client, __: Any, message: paho.MQTTMessage) -> None:
-        take(message)
+    def __init__(
+        self,
+        client: aiomqtt.Client,
+        take: Callable[[bytes, bytes, bool], None],
+        taken: Callable[[], None],
+        *,
+        max_unacknowledged: int,
+    ) -> None:
+        self._client = client
+        self._mqtt = client._client  # noqa: SLF001 no public way
+        self._loop = asyncio.get_running_loop()
+        self._thread = threading.get_ident()
+        self._taken = taken
+        self._max_unacknowledged = max_unacknowledged
+        self._unacknowledged = 0
+        self._packet_id = packets.OURS - 1
+        self._pieces: Pieces | None = None
+        self._is_waiting = False
+        self._packets = packets.Packets(published=take, acknowledged=self._acknowledged, other=self._hand_to_paho)
+        self._before_opening, self._before_closing = self._mqtt.on_socket_open, self._mqtt.on_socket_close
+        self._mqtt.on_socket_open = self._opened
+        self._mqtt.on_socket_register_write = self._has_something
+        # write() sees it by itself.
+        self._mqtt.on_socket_unregister_write = lambda *_: None
+        self._mqtt.on_socket_close = self._closing
+        # It does not say what it does: PUBACKs and messages are not its business.
+        self._mqtt.disable_logger()
 
-    mqtt.on_message = on_message
-    mqtt.on_publish = None
-    mqtt.disable_logger()
+    def publish(self, topic: str, payload: bytes) -> bool:
+        """Send ``payload`` with QoS 1; False where there is no connection, or no room in it."""
+        pieces = self._pieces
+        if pieces is None or self._unacknowledged >= self._max_unacknowledged:
+            return False
+        self._packet_id = packet_id = packets.OURS if self._packet_id == packets.LAST else self._packet_id + 1
+        try:
+            pieces.send(packets.publish(topic, packet_id, payload))
+        except BlockingIOError:
+            return False
+        self._unacknowledged += 1
+        self._has_something()
+        return True
 
+    # What paho tells of its socket: from the thread that connects, then from the loop's -------------------------------
 
-def in_pieces(client: aiomqtt.Client) -> None:
-    """Once it is connected: read and write in pieces.
+    def _opened(self, client: paho.Client, userdata: Any, sock: Any) -> None:
+        self._pieces = Pieces(sock)
+        # What paho uses of a socket, pieces have.
+        client._sock = self._pieces  # type: ignore[assignment]  # noqa: SLF001 no public way
+        assert self._before_opening is not None  # aiomqtt's
+        self._before_opening(client, userdata, sock)
+        # In place of aiomqtt's reader, which that has just asked for.
+        self._loop.call_soon_threadsafe(self._loop.add_reader, sock.fileno(), self._read)
 
-    aiomqtt has the selector say when the socket can be written to, which costs four system calls and a turn for each time.
-    """
-    mqtt = client._client  # noqa: SLF001 no public way
-    loop = asyncio.get_running_loop()
-    stream = mqtt.socket()
-    before_closing = mqtt.on_socket_close
-    assert stream is not None  # connected
-    assert before_closing is not None  # aiomqtt's
-    pieces = Pieces(stream)
-    mqtt._sock = pieces  # type: ignore[assignment]  # noqa: SLF001  # what paho uses of a socket, pieces have
-    is_waiting = False
+    def _has_something(self, *_: object) -> None:
+        if not self._is_waiting:
+            self._is_waiting = True
+            if threading.get_ident() == self._thread:
+                self._loop.call_soon(self._write)
+            else:
+                self._loop.call_soon_threadsafe(self._write)
 
-    def write() -> None:
-        nonlocal is_waiting
-        is_waiting = False
-        if pieces.fileno() < 0:
+    def _closing(self, client: paho.Client, userdata: Any, _: object) -> None:
+        pieces, self._pieces = self._pieces, None
+        assert pieces is not None  # it was opened
+        assert self._before_closing is not None  # aiomqtt's
+        if pieces.fileno() >= 0:
+            self._loop.remove_writer(pieces.fileno())
+        # It asks for its file number only.
+        self._before_closing(client, userdata, pieces)  # type: ignore[arg-type]
+
+    # What the selector tells ------------------------------------------------------------------------------------------
+
+    def _read(self) -> None:
+        try:
+            self._read_some()
+        except Exception as err:  # noqa: BLE001  # as aiomqtt does: whatever it is, the connection is over
+            disconnected = self._client._disconnected  # noqa: SLF001 no public way
+            if not disconnected.done():
+                disconnected.set_exception(err)
+
+    def _read_some(self) -> None:
+        for _ in range(_READS_IN_ONE_TURN):
+            pieces = self._pieces
+            if pieces is None:
+                return
+            data = pieces.read()
+            if data:
+                acknowledgements = self._packets.feed(data)
+                if acknowledgements:
+                    # The broker stops by itself at what it was not told that we have.
+                    pieces.send_at_any_rate(acknowledgements)
+                    self._has_something()
+                self._taken()
+            elif pieces.is_over:
+                self._mqtt.loop_read()
+                return
+            if not pieces.more():
+                return
+        # The rest of the record, after everybody else.
+        self._loop.call_soon(self._read)
+
+    def _hand_to_paho(self, packet: bytes) -> None:
+        pieces = self._pieces
+        assert pieces is not None  # it was read from them
+        pieces.put_aside(packet)
+        while pieces.pending() and self._pieces is pieces:
+            self._mqtt.loop_read()
+
+    def _acknowledged(self) -> None:
+        self._unacknowledged = max(0, self._unacknowledged - 1)
+
+    def _write(self) -> None:
+        self._is_waiting = False
+        pieces = self._pieces
+        if pieces is None or pieces.fileno() < 0:
             return
+        mqtt = self._mqtt
         try:
             # What paho could not hand over when there was too much comes after what it could.
             went = pieces.flush()
-            if went:
+            if went and mqtt.want_write():
                 mqtt.loop_write()
                 went = pieces.flush()
         except OSError:
             # The read side sees the same end of the connection, and names it.
-            loop.remove_writer(pieces.fileno())
+            self._loop.remove_writer(pieces.fileno())
             return
         if pieces.fileno() < 0:
             return
         if went and not mqtt.want_write():
-            loop.remove_writer(pieces.fileno())
+            self._loop.remove_writer(pieces.fileno())
         else:
-            loop.add_writer(pieces.fileno(), write)
-
-    def has_something(*_: object) -> None:
-        nonlocal is_waiting
-        if not is_waiting:
-            is_waiting = True
-            loop.call_soon(write)
-
-    def has_nothing(*_: object) -> None:
-        pass  # write() has seen it
-
-    def closing(closed: paho.Client, userdata: Any, _: object) -> None:
-        loop.remove_writer(pieces.fileno())
-        before_closing(closed, userdata, pieces)  # type: ignore[arg-type]  # it asks for its file number only
-
-    mqtt.on_socket_register_write = has_something
-    mqtt.on_socket_unregister_write = has_nothing
-    mqtt.on_socket_close = closing
+            self._loop.add_writer(pieces.fileno(), self._write)
