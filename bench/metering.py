@@ -1,6 +1,6 @@
 """E2: usage messages a second, durable, over MQTT with QoS 1: signed readings of 20 chargers, each with an open session.
 
-The readings are signed beforehand and sent as fast as the broker takes them, so many ahead of their answers that the gateway is never idle.
+The readings are signed beforehand and sent, by a process of their own, so many ahead of their answers that the gateway is never idle.
 Two floors in the same run: a bare aiomqtt client that takes the same bytes over the gateway's own way to the broker and does nothing with them, and
 one core's signature verifications. A usage message cannot be cheaper than the dearer of the two.
 """
@@ -16,9 +16,10 @@ from pathlib import Path
 
 import aiomqtt
 
+from bench.devices import Load, Outcome, send
 from bench.edge import verifications_a_second
 from bench.pictures import bars
-from bench.site import STARTED_S, UNLIMITED, Prepared, Site, SoftElement, disk, prepared
+from bench.site import UNLIMITED, Prepared, Site, SoftElement, disk, prepared
 from farthing.device.messages import AnswerStatus, decode_answer
 
 DEVICES = 20
@@ -70,40 +71,22 @@ async def _measure(folder: Path) -> list[dict[str, object]]:
 
 async def _answered(ready: Prepared, envelopes: Sequence[bytes], expected: AnswerStatus) -> float:
     """Envelopes answered a second; envelope n is device n modulo ``DEVICES``'s."""
-    room = asyncio.Semaphore(AHEAD)
-    answered = 0
+    outcome = await _sent(ready, envelopes, answers=True)
     odd: dict[str, int] = {}
-    all_here = asyncio.Event()
+    for _, _, message in outcome.answers:
+        answer = decode_answer(message)
+        if answer.status is not expected:
+            odd[f"{answer.status.name} {answer.refusal}"] = odd.get(f"{answer.status.name} {answer.refusal}", 0) + 1
+    if odd or len(outcome.answers) < len(envelopes):
+        raise RuntimeError(f"E2 measures {expected.name}; {len(outcome.answers)} of {len(envelopes)} answered, {odd}")
+    return len(envelopes) / (outcome.ended_s - outcome.began_s)
 
-    async def listen(client: aiomqtt.Client) -> None:
-        nonlocal answered
-        async for message in client.messages:
-            answer = decode_answer(bytes(message.payload))
-            if answer.status is not expected:
-                odd[f"{answer.status.name} {answer.refusal}"] = odd.get(f"{answer.status.name} {answer.refusal}", 0) + 1
-            answered += 1
-            room.release()
-            if answered == len(envelopes):
-                all_here.set()
 
-    async with contextlib.AsyncExitStack() as stack, asyncio.TaskGroup() as tasks:
-        clients = [await stack.enter_async_context(ready.client(n)) for n in range(DEVICES)]
-        for client, element in zip(clients, ready.elements, strict=True):
-            await client.subscribe(f"farthing/{element.name}/down", qos=1)
-        listeners = [tasks.create_task(listen(client)) for client in clients]
-        began = time.perf_counter()
-        for n, envelope in enumerate(envelopes):
-            await room.acquire()
-            # paho's own: a task that waits for each PUBACK would take processor from what is measured.
-            clients[n % DEVICES]._client.publish(f"farthing/{ready.elements[n % DEVICES].name}/up", envelope, qos=1)  # noqa: SLF001 no public way
-        async with asyncio.timeout(STARTED_S):
-            await all_here.wait()
-        took_s = time.perf_counter() - began
-        for listener in listeners:
-            listener.cancel()
-    if odd:
-        raise RuntimeError(f"E2 measures {expected.name}, and some were not: {odd}")
-    return len(envelopes) / took_s
+async def _sent(ready: Prepared, envelopes: Sequence[bytes], *, answers: bool) -> Outcome:
+    load = Load(
+        port=ready.site.broker_port, seats=ready.seats(DEVICES), messages=envelopes, ahead=AHEAD, answers=answers
+    )
+    return await asyncio.to_thread(send, load)
 
 
 async def _bare(ready: Prepared, envelopes: Sequence[bytes]) -> float:
@@ -111,14 +94,8 @@ async def _bare(ready: Prepared, envelopes: Sequence[bytes]) -> float:
     with _receiving(ready.site, len(envelopes)) as process:
         assert process.stdout is not None
         await asyncio.to_thread(process.stdout.readline)
-        async with contextlib.AsyncExitStack() as stack:
-            clients = [await stack.enter_async_context(ready.client(n)) for n in range(DEVICES)]
-            for n, envelope in enumerate(envelopes):
-                clients[n % DEVICES]._client.publish(f"farthing/{ready.elements[n % DEVICES].name}/up", envelope, qos=1)  # noqa: SLF001 no public way
-                if n % AHEAD == 0:
-                    await asyncio.sleep(0)
-            line = await asyncio.to_thread(process.stdout.readline)
-    return float(line)
+        await _sent(ready, envelopes, answers=False)
+        return float(await asyncio.to_thread(process.stdout.readline))
 
 
 @contextlib.contextmanager

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import aiomqtt
 
+from bench.devices import Load, send
 from bench.pictures import Mark, histogram
 from bench.processes import cpu_s, resident_mb
 from bench.site import GATEWAY, MS, UNLIMITED, Prepared, Site, SoftElement, disk, prepared, quantile
@@ -72,62 +73,33 @@ async def load(
 
     Passage n is device n modulo ``devices``'s, number n divided by it, after ``first_number``; ``check``: answers are grants, else they are echoes.
     """
-    loop = asyncio.get_running_loop()
-    elements = ready.elements[:devices]
-    due: dict[tuple[str, int], float] = {}
-    answered: dict[tuple[str, int], float] = {}
+    outcome = await asyncio.to_thread(
+        send,
+        Load(
+            port=ready.site.broker_port,
+            seats=ready.seats(devices),
+            messages=passages,
+            rate_per_s=rate_per_s,
+        ),
+    )
+    answered: dict[int, float] = {}
     refused: dict[str, int] = {}
-    later = 0
-    all_here = asyncio.Event()
-    echoes: dict[str, int] = {each.name: 0 for each in elements}
-
-    async def listen(client: aiomqtt.Client, name: str) -> None:
-        nonlocal later
-        async for message in client.messages:
-            at = loop.time()
-            if check:
-                answer = decode_answer(bytes(message.payload))
-                if answer.status is AnswerStatus.GRANTED and answer.answers is not None:
-                    answered[name, answer.answers[1]] = at
-                elif answer.status is AnswerStatus.LATER:
-                    later += 1
-                else:
-                    what = f"{answer.status.name} {answer.refusal}"
-                    refused[what] = refused.get(what, 0) + 1
-            else:
-                echoes[name] += 1
-                answered[name, echoes[name]] = at
-            if len(answered) + later + sum(refused.values()) >= len(passages):
-                all_here.set()
-
-    async with contextlib.AsyncExitStack() as stack, asyncio.TaskGroup() as tasks:
-        clients = []
-        listeners = []
-        for number, element in enumerate(elements):
-            client = await stack.enter_async_context(ready.client(number))
-            await client.subscribe(f"farthing/{element.name}/down", qos=1)
-            clients.append(client)
-            listeners.append(tasks.create_task(listen(client, element.name)))
-        began = loop.time() + 0.2
-        for n, passage in enumerate(passages):
-            at = began + n / rate_per_s
-            wait_s = at - loop.time()
-            if wait_s > 0:
-                await asyncio.sleep(wait_s)
-            name = elements[n % devices].name
-            due[name, first_number + n // devices + 1] = at
-            # paho's own: a task that waits for each PUBACK would take processor from what is measured.
-            clients[n % devices]._client.publish(f"farthing/{name}/up", passage, qos=1)  # noqa: SLF001 no public way
-        # What has no answer by then counts as late.
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(LATE_S):
-                await all_here.wait()
-        for listener in listeners:
-            listener.cancel()
+    echoes = [0] * devices
+    for at_s, device, message in outcome.answers:
+        if not check:
+            answered[device + echoes[device] * devices] = at_s
+            echoes[device] += 1
+            continue
+        answer = decode_answer(message)
+        if answer.status is AnswerStatus.GRANTED and answer.answers is not None:
+            answered[device + (answer.answers[1] - 1 - first_number) * devices] = at_s
+        elif answer.status is not AnswerStatus.LATER:
+            what = f"{answer.status.name} {answer.refusal}"
+            refused[what] = refused.get(what, 0) + 1
     if refused:
         raise RuntimeError(f"E1 measures grants, and some were none: {refused}")
     warm = rate_per_s * warm_up_s
-    return [answered[each] - at if each in answered else LATE_S for each, at in list(due.items())[warm:]]
+    return [answered[n] - due_s if n in answered else LATE_S for n, due_s in enumerate(outcome.due_s)][warm:]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -202,15 +174,12 @@ def _sync_s(file: Path) -> float:
 
 async def _echo(way_in: str) -> None:
     async with aiomqtt.Client(way_in, 1, transport="unix", max_inflight_messages=1_000) as client:
-        client.pending_calls_threshold = 100_000
         await client.subscribe("farthing/+/up", qos=1)
         print("ready", flush=True)
-        under_way: set[asyncio.Task[None]] = set()
         async for message in client.messages:
             topic = message.topic.value.removesuffix("/up") + "/down"
-            task = asyncio.create_task(client.publish(topic, message.payload, qos=1))
-            under_way.add(task)
-            task.add_done_callback(under_way.discard)
+            # paho's own: a task that waits for each PUBACK would make the floor dearer than an echo has to be.
+            client._client.publish(topic, message.payload, qos=1)  # noqa: SLF001 no public way
 
 
 def _rows(floor: Floor, latencies: list[float], *, cpu_s_each: float, memory_mb: float) -> list[dict[str, object]]:

@@ -27,6 +27,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from grpc import aio
 
+from bench.devices import DeviceSeat
 from farthing.clock import Instant
 from farthing.device.cose import VerifyingKey, encode_sign1, key_id, to_be_signed
 from farthing.device.messages import (
@@ -463,6 +464,18 @@ class Prepared:
         with gateway(self.site) as process:
             await until_told(self.site, self.version, process)
             yield process
+
+    def seats(self, devices: int) -> list[DeviceSeat]:
+        """What a load in another process needs to be the first ``devices`` of them."""
+        return [
+            DeviceSeat(
+                name=element.name,
+                ca_file=key.ca_file,
+                certificate_file=key.certificate_file,
+                key_file=key.key_file,
+            )
+            for element, key in zip(self.elements[:devices], self.keys, strict=False)
+        ]
 
     def client(self, number: int) -> aiomqtt.Client:
         """A connection of device ``number``'s."""

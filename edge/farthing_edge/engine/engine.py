@@ -15,10 +15,9 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 import structlog
 
@@ -78,6 +77,7 @@ from farthing_edge.journal.store import (
     read_start_at,
     read_unsigned_batches,
 )
+from farthing_edge.journal.thread import JournalThread
 from farthing_edge.metering.detail import Placed, billed_by, leaves_of_entries
 
 T = TypeVar("T")
@@ -174,6 +174,13 @@ class _Draft:
     receipted_counter: int
 
 
+class _Signing(NamedTuple):
+    """Payloads of grants, and their signatures under way."""
+
+    payloads: list[bytes]
+    signatures: "asyncio.Future[list[bytes]]"
+
+
 class _Bell:
     """Wakes everybody who waits for something to have changed."""
 
@@ -220,7 +227,7 @@ class Engine:
         self.view = GatewayView(lambda: self._state, lambda: journal.position)
         #: Called after a directive is durable and obeyed, on the event loop.
         self.on_directive: list[Callable[[directive_pb2.Directive], None]] = []
-        self._executor: ThreadPoolExecutor | None = None
+        self._journal_thread: JournalThread | None = None
         self._queue: Lanes[_Item] = Lanes()
         self._arrived = asyncio.Event()
         self._room = _Bell()
@@ -228,7 +235,7 @@ class Engine:
         self._idle_bell = _Bell()
         self._waiting: dict[AccountId, list[_Item]] = {}
         self._waiting_count = 0
-        self._answering: set[asyncio.Task[list[bytes] | None]] = set()
+        self._answering: set[asyncio.Future[list[bytes]]] = set()
         self._signing_count = 0
         self._unsigned: deque[tuple[int, int, bytes]] = deque()
         self._unsigned_bell = _Bell()
@@ -267,7 +274,7 @@ class Engine:
 
     async def start(self) -> None:
         """Open the journal, become what it says, and journal this start. ``JournalError`` says what is wrong."""
-        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="journal")
+        self._journal_thread = JournalThread()
         try:
             await self._in_journal_thread(self._journal.open)
             recalled = await self._in_journal_thread(self._replay)
@@ -337,10 +344,10 @@ class Engine:
         self._arrived.set()
 
     async def _close(self) -> None:
-        if self._executor is not None:
+        if self._journal_thread is not None:
             await self._in_journal_thread(self._journal.close)
-            self._executor.shutdown(wait=False)
-            self._executor = None
+            self._journal_thread.close()
+            self._journal_thread = None
 
     def _fail_all(self) -> None:
         error = EngineError("the engine has stopped")
@@ -357,10 +364,10 @@ class Engine:
         self._idle_bell.ring()
 
     async def _in_journal_thread(self, call: Callable[..., T], *arguments: object) -> T:
-        executor = self._executor
-        if executor is None:
+        thread = self._journal_thread
+        if thread is None:
             raise EngineError("the engine is not running")
-        return await asyncio.get_running_loop().run_in_executor(executor, call, *arguments)
+        return await thread.ask(call, *arguments)
 
     async def _commit(self, group: Group) -> None:
         await self._in_journal_thread(self._journal.commit, group)
@@ -516,26 +523,26 @@ class Engine:
             _log.exception("an event did not follow from the state")
             await self._one_by_one(items)
             return
-        signatures = self._start_signing(drafts)
+        signing = self._start_signing(drafts)
         try:
             if group.entries:
                 await self._commit(group)
         except JournalFull as err:
-            _cancel(signatures)
+            _cancel(signing)
             await self._nothing_written(items, err)
             return
         except JournalRejected:
-            _cancel(signatures)
+            _cancel(signing)
             _log.exception("the journal refused a group")
             await self._one_by_one(items)
             return
         except JournalError:
-            _cancel(signatures)
+            _cancel(signing)
             for item in items:
                 if not item.waiting.done():
                     item.waiting.set_exception(EngineError("the journal failed"))
             raise
-        self._after_commit(items, drafts, signatures, happened)
+        self._after_commit(items, drafts, signing, happened)
         if self._signing_count > self._limits.signing and self._answering:
             await asyncio.wait(self._answering, return_when=asyncio.FIRST_COMPLETED)
 
@@ -643,7 +650,7 @@ class Engine:
         self,
         items: Sequence[_Item],
         drafts: Sequence[_Draft],
-        signatures: "asyncio.Task[list[bytes] | None] | None",
+        signing: "_Signing | None",
         happened: Iterable[Event],
     ) -> None:
         self.groups += 1
@@ -654,12 +661,12 @@ class Engine:
         for draft in drafts:
             if draft.grant is None:
                 _resolve(draft.item, self._answer(draft, witness, None))
-        if signatures is not None:
-            if signatures.done():
-                self._answer_signed(signed, witness, signatures)
+        if signing is not None:
+            if signing.signatures.done():
+                self._answer_signed(signed, witness, signing)
             else:
-                self._answering.add(signatures)
-                signatures.add_done_callback(lambda task: self._answer_signed(signed, witness, task))
+                self._answering.add(signing.signatures)
+                signing.signatures.add_done_callback(lambda _: self._answer_signed(signed, witness, signing))
         wake = False
         for event in happened:
             if isinstance(event, Sealed):
@@ -732,47 +739,40 @@ class Engine:
 
     # Answers ----------------------------------------------------------------------------------------------------------
 
-    def _start_signing(self, drafts: Sequence[_Draft]) -> "asyncio.Task[list[bytes] | None] | None":
+    def _start_signing(self, drafts: Sequence[_Draft]) -> "_Signing | None":
         grants = [draft.grant for draft in drafts if draft.grant is not None]
         if not grants:
             return None
+        payloads = [encode(grant) for grant in grants]
+        to_be_signed = [
+            cose.to_be_signed("grant", grant.recipient, payload)
+            for grant, payload in zip(grants, payloads, strict=True)
+        ]
+        try:
+            signatures: asyncio.Future[list[bytes]] = asyncio.ensure_future(self._grant_signer.sign_many(to_be_signed))
+        except HsmError as err:
+            signatures = asyncio.get_running_loop().create_future()
+            signatures.set_exception(err)
         self._signing_count += len(grants)
-        task = asyncio.create_task(self._sign_grants(grants))
-        task.add_done_callback(lambda _: self._signed(len(grants)))
-        return task
+        signatures.add_done_callback(lambda _: self._signed(len(grants)))
+        return _Signing(payloads, signatures)
 
     def _signed(self, count: int) -> None:
         self._signing_count -= count
 
-    async def _sign_grants(self, grants: Sequence[Grant]) -> list[bytes] | None:
-        payloads = [encode(grant) for grant in grants]
+    def _answer_signed(self, drafts: Sequence[_Draft], witness: Witness, signing: "_Signing") -> None:
+        self._answering.discard(signing.signatures)
         try:
-            signatures = await self._grant_signer.sign_many(
-                [
-                    cose.to_be_signed("grant", grant.recipient, payload)
-                    for grant, payload in zip(grants, payloads, strict=True)
-                ]
-            )
+            signatures = signing.signatures.result()
         except HsmError as err:
             # The grants are durable: their devices ask again and hear them then.
-            _log.warning("grants could not be signed", count=len(grants), fault=str(err))
-            return None
-        kid = self._grant_signer.kid
-        return [
-            cose.encode_sign1(kid, payload, signature) for payload, signature in zip(payloads, signatures, strict=True)
-        ]
-
-    def _answer_signed(
-        self, drafts: Sequence[_Draft], witness: Witness, signatures: "asyncio.Task[list[bytes] | None]"
-    ) -> None:
-        self._answering.discard(signatures)
-        grants = signatures.result()
-        if grants is None:
+            _log.warning("grants could not be signed", count=len(drafts), fault=str(err))
             for draft in drafts:
                 self._answer_unwritten(draft.item, Refusal.OVERLOADED)
             return
-        for draft, grant in zip(drafts, grants, strict=True):
-            _resolve(draft.item, self._answer(draft, witness, grant))
+        kid = self._grant_signer.kid
+        for draft, payload, signature in zip(drafts, signing.payloads, signatures, strict=True):
+            _resolve(draft.item, self._answer(draft, witness, cose.encode_sign1(kid, payload, signature)))
 
     def _answer(self, draft: _Draft, witness: Witness, grant: bytes | None) -> Answer | None:
         reply = draft.reply
@@ -1016,9 +1016,9 @@ def _resolve(item: _Item, answer: Answer | None) -> None:
         item.waiting.set_result(answer)
 
 
-def _cancel(task: "asyncio.Task[list[bytes] | None] | None") -> None:
-    if task is not None:
-        task.cancel()
+def _cancel(signing: _Signing | None) -> None:
+    if signing is not None:
+        signing.signatures.cancel()
 
 
 def _sealed_at(entry: Entry) -> Sealed:

@@ -1,6 +1,6 @@
 """Who signs for the gateway: keys stay in the token, the engine knows only how to ask."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from typing import Protocol
 
 from farthing.device.cose import key_id
@@ -14,8 +14,10 @@ class GrantSigner(Protocol):
     def kid(self) -> bytes:
         """The first 8 bytes of SHA-256 of its SubjectPublicKeyInfo."""
 
-    async def sign_many(self, to_be_signed: Sequence[bytes]) -> list[bytes]:
-        """ES256 of each ``Sig_structure``, 64 bytes r ‖ s, in order; ``HsmError`` when the token cannot, ``HsmBusy`` when too much waits."""
+    def sign_many(self, to_be_signed: Sequence[bytes]) -> Awaitable[list[bytes]]:
+        """ES256 of each ``Sig_structure``, 64 bytes r ‖ s, in order: under way before anybody waits; ``HsmError`` when the token cannot,
+        ``HsmBusy`` when too much waits, at once or when awaited."""
+        ...
 
 
 class BatchSigner(Protocol):
@@ -47,6 +49,6 @@ class TokenSigner:
         """ES256 in the token."""
         return await self._token.sign(self._label, to_be_signed, urgent=self._urgent)
 
-    async def sign_many(self, to_be_signed: Sequence[bytes]) -> list[bytes]:
+    def sign_many(self, to_be_signed: Sequence[bytes]) -> Awaitable[list[bytes]]:
         """ES256 in the token, in order; never urgent."""
-        return await self._token.sign_many(self._label, to_be_signed)
+        return self._token.sign_many(self._label, to_be_signed)

@@ -183,7 +183,9 @@ class MqttIngress:
         self._on_change(up)
 
 
-@lru_cache(maxsize=8_192)  # a site's devices, each with two topics; what names nobody is no device's and finds its way out
+@lru_cache(
+    maxsize=8_192
+)  # a site's devices, each with two topics; what names nobody is no device's and finds its way out
 def _place_of(topic: bytes) -> tuple[str, str, str] | None:
     """(device, ``UP`` or ``TICK``, the topic of its answers); None where ``topic`` names no device."""
     try:

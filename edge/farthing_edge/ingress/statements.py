@@ -10,7 +10,7 @@ Rule 4: a token lives in the envelope and in the arguments of two calls (commitm
 import asyncio
 import hmac
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, TypeAlias
 
@@ -77,8 +77,8 @@ class Engine(Protocol):
 class Keyed(Protocol):
     """What ingress asks of the gateway's token."""
 
-    async def hmac_many(self, label: str, data: Sequence[bytes]) -> list[bytes]:
-        """HMAC-SHA-256 of each under the key ``label``, in order; ``HsmBusy``, ``HsmError``."""
+    def hmac_many(self, label: str, data: Sequence[bytes]) -> Awaitable[list[bytes]]:
+        """HMAC-SHA-256 of each under the key ``label``, in order; ``HsmBusy``, ``HsmError``, at once or when awaited."""
         ...
 
 

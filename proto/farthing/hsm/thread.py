@@ -60,7 +60,7 @@ class Answer(Protocol):
         ...
 
 
-class _ToLoop:
+class ToLoop:
     """Outcomes on their way to one event loop, which is woken once for all that are ready: a wake-up is a system call."""
 
     __slots__ = ("_is_woken", "_ready", "loop")
@@ -96,7 +96,7 @@ class _LoopAnswer:
 
     __slots__ = ("_future", "_to_loop")
 
-    def __init__(self, future: "asyncio.Future[Any]", to_loop: _ToLoop) -> None:
+    def __init__(self, future: "asyncio.Future[Any]", to_loop: ToLoop) -> None:
         self._future = future
         self._to_loop = to_loop
 
@@ -153,7 +153,7 @@ class HsmThread:
         self._stopping = True
         self._thread: threading.Thread | None = None
         self._pid = 0
-        self._to_loop: _ToLoop | None = None
+        self._to_loop: ToLoop | None = None
 
     def start(self) -> None:
         """Start the thread; illegal twice."""
@@ -194,15 +194,15 @@ class HsmThread:
         self.put(lane, call, answer)
         return answer
 
-    async def ask(self, lane: Lane, call: Callable[[], T]) -> T:
-        """The result of ``call``, for a coroutine; cancelled before its turn, it is not called. As ``submit``."""
+    def ask(self, lane: Lane, call: Callable[[], T]) -> "asyncio.Future[T]":
+        """The result of ``call``, for the running loop; cancelled before its turn, it is not called. As ``submit``."""
         loop = asyncio.get_running_loop()
         to_loop = self._to_loop
         if to_loop is None or to_loop.loop is not loop:
-            to_loop = self._to_loop = _ToLoop(loop)
+            to_loop = self._to_loop = ToLoop(loop)
         future: asyncio.Future[T] = loop.create_future()
         self.put(lane, call, _LoopAnswer(future, to_loop))
-        return await future
+        return future
 
     def run(self, call: Callable[[], T], *, lane: Lane = Lane.ORDINARY, timeout_s: float = BLOCKING_TIMEOUT_S) -> T:
         """Run ``call`` on the thread and wait for it, at most ``timeout_s``. Not for an event loop."""

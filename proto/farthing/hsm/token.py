@@ -4,11 +4,12 @@ Private and secret keys are used by label and never leave: they are sensitive an
 leave wrapped for one gateway's token (AES key wrap under a key from ECDH) and in no other way.
 """
 
+import asyncio
 import hashlib
 import os
 import stat
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -189,13 +190,9 @@ class Token:
         digest = hashlib.sha256(data).digest()
         return await self._ask(lane, lambda: self._sign(label, digest))
 
-    async def sign_many(self, label: str, data: Sequence[bytes]) -> list[bytes]:
-        """``sign`` for each of ``data``, in order: they go to the thread and come back together."""
-        signatures: list[bytes] = []
-        for first in range(0, len(data), SIGNED_IN_ONE_TURN):
-            digests = [hashlib.sha256(each).digest() for each in data[first : first + SIGNED_IN_ONE_TURN]]
-            signatures += await self._ask(Lane.ORDINARY, partial(self._sign_each, label, digests))
-        return signatures
+    def sign_many(self, label: str, data: Sequence[bytes]) -> Awaitable[list[bytes]]:
+        """``sign`` for each of ``data``, in order: they are on their way to the thread at once, and come back together."""
+        return self._in_turns(lambda some: self._sign_each(label, some), data)
 
     async def sign_ed25519(self, label: str, data: bytes) -> bytes:
         """Ed25519 over ``data`` itself (RFC 8032), 64 bytes: for signed notes, whose readers know nothing else."""
@@ -215,14 +212,25 @@ class Token:
         """HMAC-SHA-256 of ``data``, 32 bytes."""
         return await self._ask(Lane.ORDINARY, lambda: self._hmac(label, data))
 
-    async def hmac_many(self, label: str, data: Sequence[bytes]) -> list[bytes]:
-        """``hmac`` of each of ``data``, in order: they go to the thread and come back together."""
-        macs: list[bytes] = []
+    def hmac_many(self, label: str, data: Sequence[bytes]) -> Awaitable[list[bytes]]:
+        """``hmac`` of each of ``data``, in order: they are on their way to the thread at once, and come back together."""
+        return self._in_turns(lambda some: self._hmac_each(label, some), data)
+
+    def _in_turns(
+        self, each: Callable[[Sequence[bytes]], list[bytes]], data: Sequence[bytes]
+    ) -> Awaitable[list[bytes]]:
+        if len(data) <= SIGNED_IN_ONE_TURN:
+            # No coroutine and no task for what nearly always is one turn.
+            return self._ask(Lane.ORDINARY, partial(each, data))
+        return self._in_several_turns(each, data)
+
+    async def _in_several_turns(
+        self, each: Callable[[Sequence[bytes]], list[bytes]], data: Sequence[bytes]
+    ) -> list[bytes]:
+        made: list[bytes] = []
         for first in range(0, len(data), SIGNED_IN_ONE_TURN):
-            macs += await self._ask(
-                Lane.ORDINARY, partial(self._hmac_each, label, data[first : first + SIGNED_IN_ONE_TURN])
-            )
-        return macs
+            made += await self._ask(Lane.ORDINARY, partial(each, data[first : first + SIGNED_IN_ONE_TURN]))
+        return made
 
     async def generate_hmac_key(self, label: str, *, wrappable: bool = True) -> None:
         """Make an HMAC key, sensitive; it can leave only wrapped (``wrap_hmac_key``), and that only if ``wrappable``.
@@ -272,8 +280,8 @@ class Token:
         """What was sealed; ``HsmError`` if a bit of it, its key or its context differs."""
         return await self._ask(Lane.ORDINARY, lambda: self._unseal(label, sealed, context))
 
-    async def _ask(self, lane: Lane, call: Callable[[], T]) -> T:
-        return await self._thread.ask(lane, lambda: self._named_errors(call))
+    def _ask(self, lane: Lane, call: Callable[[], T]) -> "asyncio.Future[T]":
+        return self._thread.ask(lane, partial(self._named_errors, call))
 
     def _named_errors(self, call: Callable[[], T]) -> T:
         try:
@@ -329,8 +337,8 @@ class Token:
         signature: bytes = key.sign(data, mechanism=Mechanism.EDDSA)
         return signature
 
-    def _sign_each(self, label: str, digests: Sequence[bytes]) -> list[bytes]:
-        return [self._sign(label, digest) for digest in digests]
+    def _sign_each(self, label: str, data: Sequence[bytes]) -> list[bytes]:
+        return [self._sign(label, hashlib.sha256(each).digest()) for each in data]
 
     def _derive(self, key: Any, point: bytes, kind: KeyType, template: dict[Attribute, object]) -> Any:
         return key.derive_key(

@@ -101,6 +101,10 @@ async def test_ticks_come_in_on_a_topic_of_their_own(
         await device.publish("farthing/meter-2/tick", encode_tick(tick), qos=1)
         await device.publish("farthing/meter-1/tick", encode_tick(tick), qos=1)
         await until(lambda: bool(door.engine.ticks))
+        # A tick is no statement: nothing is said to it, and nothing refused.
+        await device.subscribe("farthing/meter-1/down", qos=1)
+        answer = decode_answer(await ask(device, "meter-1", b"rubbish"))
+    assert (answer.refusal, door.refusals(100)) == (Refusal.MALFORMED, 1)
     (command,) = door.engine.ticks
     assert (command.device, command.authorization, command.shown) == ("meter-1", bytes(16), ((7, b"w" * 32),))
     assert door.engine.heard == []

@@ -83,16 +83,33 @@ def test_a_peer_that_does_not_read_makes_the_rest_wait(pair: Pair) -> None:
     theirs.close()
 
 
-def test_what_was_read_ahead_is_handed_out_in_the_pieces_asked_for(pair: Pair) -> None:
+def test_what_was_put_aside_is_handed_out_in_the_pieces_asked_for(pair: Pair) -> None:
     ours, under, theirs = pair
+    assert ours.read() == b""
+    with pytest.raises(BlockingIOError):
+        ours.recv(1)
     theirs.sendall(b"0123456789")
     under.setblocking(True)
-    first = ours.recv(1)
-    assert (first, ours.pending()) == (b"0", 9)
-    assert [ours.recv(3), ours.recv(100)] == [b"123", b"456789"]
-    assert ours.pending() == 0
-    under.setblocking(False)
-    with pytest.raises((ssl.SSLWantReadError, BlockingIOError)):
-        ours.recv(1)
+    ours.put_aside(ours.read())
+    assert (ours.recv(1), ours.pending()) == (b"0", 9)
+    ours.put_aside(b"more")
+    assert [ours.recv(3), ours.recv(100)] == [b"123", b"456789more"]
+    assert (ours.pending(), ours.is_over) == (0, False)
     theirs.close()
+    under.close()
+
+
+def test_an_end_is_told_to_who_asks_after_all_that_came_before(pair: Pair) -> None:
+    ours, under, theirs = pair
+    under.setblocking(True)
+    theirs.sendall(b"last")
+    ours.put_aside(ours.read())
+    if isinstance(theirs, ssl.SSLSocket):
+        theirs.shutdown(socket.SHUT_RDWR)
+    theirs.close()
+    assert (ours.read(), ours.is_over) == (b"", True)
+    assert ours.recv(10) == b"last"
+    # What a socket that has nothing yet says would be no end.
+    with pytest.raises((ConnectionResetError, ssl.SSLError)):
+        ours.recv(1)
     under.close()

@@ -1,0 +1,48 @@
+"""The one thread that uses the journal: a call goes there and its outcome comes back, with as little on the way as there can be.
+
+A pool's executor does the same with two futures, a work item and a wake-up for each call; a commit is asked for hundreds of times a second.
+"""
+
+import asyncio
+import threading
+from collections.abc import Callable
+from queue import SimpleQueue
+from typing import Any, TypeVar
+
+from farthing.hsm.thread import ToLoop
+
+T = TypeVar("T")
+
+
+class JournalThread:
+    """Calls one after the other, each with its outcome for the loop that made it. Starts at once; ``close`` ends it."""
+
+    def __init__(self) -> None:
+        self._to_loop = ToLoop(asyncio.get_running_loop())
+        # Bounded by who asks: the writer waits for each call, and beside it there are a handful of tasks.
+        self._calls: SimpleQueue[tuple[asyncio.Future[Any], Callable[..., Any], tuple[object, ...]] | None] = (
+            SimpleQueue()
+        )
+        self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
+        self._thread.start()
+
+    def ask(self, call: Callable[..., T], *arguments: object) -> "asyncio.Future[T]":
+        """The result of ``call``. Once asked it is done, whether or not anybody still waits for it."""
+        future: asyncio.Future[T] = self._to_loop.loop.create_future()
+        self._calls.put((future, call, arguments))
+        return future
+
+    def close(self) -> None:
+        """Let the thread end, after what was asked before."""
+        self._calls.put(None)
+
+    def _run(self) -> None:
+        while (asked := self._calls.get()) is not None:
+            future, call, arguments = asked
+            try:
+                result = call(*arguments)
+            except BaseException as err:  # noqa: BLE001  # whatever it is belongs to who asked
+                self._to_loop.send(future, None, err)
+            else:
+                self._to_loop.send(future, result, None)
+            del asked, future, call, arguments
