@@ -203,8 +203,7 @@ class Straight:
         assert self._before_closing is not None  # aiomqtt's
         if pieces.fileno() >= 0:
             self._loop.remove_writer(pieces.fileno())
-        # It asks for its file number only.
-        self._before_closing(client, userdata, pieces)  # type: ignore[arg-type]
+        self._before_closing(client, userdata, pieces)  # type: ignore[arg-type]  # it asks for its file number only
 
     # What the selector tells ------------------------------------------------------------------------------------------
 
