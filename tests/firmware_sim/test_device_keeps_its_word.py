@@ -22,6 +22,7 @@ from farthing.refusal import Refusal
 from farthing_firmware_sim.device.step import can_serve, is_finished, new_state, restored, served_at, step
 from farthing_firmware_sim.device.stored import dump, load
 from farthing_firmware_sim.device.values import (
+    MAX_SAID_AGAIN,
     Answered,
     Arrive,
     Disclaimed,
@@ -349,6 +350,143 @@ def test_payers_are_served_elsewhere_while_a_gateway_is_out_of_reach(life: Life,
     assert said.register.value == decode_statement(end.payload).register.value
 
 
+def answered(life: Life, plan: Any) -> Send:
+    """A use that is over, and whose end its gateway has written down; nobody has receipted it."""
+    end = left_behind(life, plan)
+    life.answer(G1, end, AnswerStatus.RECORDED, closed=True)
+    assert not life.state.outgoing
+    return end
+
+
+def test_an_answered_end_goes_to_another_when_its_gateway_is_gone_before_the_cloud_has_it(
+    life: Life, plan: Any
+) -> None:
+    end = answered(life, plan)
+    life.tick(real_s=8)
+    assert [(send.gateway, send.counter, send.showing) for send in life.said] == [(G1, end.counter, None)]
+    life.tick(real_s=15)
+    assert {send.gateway for send in life.said} == {G1}, "one question may be lost"
+    assert served_at(life.state, (G1, G2), life.at(life.seconds, real_s=15)) == (G1, G2)
+    life.tick(real_s=21)
+    own, handed = sorted(life.said, key=lambda send: send.gateway)
+    assert (own.gateway, own.counter, own.payload) == (G1, end.counter, end.payload)
+    assert (handed.gateway, handed.recipient, handed.payload) == (G2, G1, end.payload)
+    assert (handed.showing.grant, handed.showing.counter) == (b"first grant", 1)
+    assert served_at(life.state, (G1, G2), life.at(life.seconds, real_s=21)) == (G2,)
+    life.give(Finish())
+    life.answer(G2, handed, AnswerStatus.RECORDED)
+    assert not is_finished(life.state)
+    life.answer(G2, handed, AnswerStatus.RECORDED, receipted=end.counter)
+    # Its own gateway had it: nobody is waited for any more.
+    assert not life.state.kept
+    assert not life.state.outgoing
+    assert is_finished(life.state)
+
+
+def test_whoever_is_heard_again_in_time_is_not_away(life: Life, plan: Any) -> None:
+    end = answered(life, plan)
+    life.tick(real_s=8)
+    life.answer(G1, end, AnswerStatus.RECORDED, closed=True)
+    life.tick(real_s=21)
+    assert {send.gateway for send in life.said} == {G1}
+    assert not life.state.outgoing
+
+
+def test_a_gateway_that_comes_back_takes_its_own_end_off_the_air(life: Life, plan: Any) -> None:
+    end = answered(life, plan)
+    life.tick(real_s=8).tick(real_s=21)
+    assert [each.counter for each in life.state.outgoing] == [end.counter]
+    life.answer(G1, end, AnswerStatus.RECORDED, closed=True)
+    assert not life.state.outgoing
+    assert end.counter in {each.counter for each in life.state.kept}
+    life.answer(G1, end, AnswerStatus.RECORDED, closed=True, receipted=end.counter)
+    assert not life.state.kept
+
+
+def test_receipts_are_asked_for_while_another_gateway_serves(life: Life, plan: Any) -> None:
+    end = answered(life, plan)
+    life.give(Arrive(plan=plan(gateways=(G2,))), 3_800, real_s=6).hear(G2)
+    life.tick(3_810, real_s=8)
+    assert (G1, end.counter) in {(send.gateway, send.counter) for send in life.said}
+    life.tick(3_820, real_s=21)
+    assert (G2, G1, end.counter) in {(send.gateway, send.recipient, send.counter) for send in life.said}
+
+
+def test_a_power_cut_asks_anew(life: Life, plan: Any) -> None:
+    answered(life, plan)
+    life.tick(real_s=8)
+    life.state = restored(load(dump(life.state, Profile.SESSION)), now=life.at(life.seconds, real_s=1_000))
+    life.tick(real_s=1_001)
+    assert not life.state.outgoing
+    assert life.tick(real_s=1_003).said, "a question"
+    life.tick(real_s=1_020)
+    assert {send.gateway for send in life.said} == {G1, G2}
+
+
+def test_a_few_answered_ends_at_a_time_go_to_another(nameplate: Any, at: Any, new_gateway: Any, plan: Any) -> None:
+    life = Life(nameplate(), at, new_gateway(gateway=G1, receipting=False), new_gateway(gateway=G2, receipting=False))
+    for number in range(MAX_SAID_AGAIN + 3):
+        life.give(Arrive(plan=plan(gateways=(G1, G2))), 4_000 * number, real_s=0).hear(grant_cose=b"grant")
+        life.tick(4_000 * number + 3_700).hear()
+    ends = [each.counter for each in life.state.kept if each.kind == "end"]
+    assert len(ends) == MAX_SAID_AGAIN + 3
+    life.tick(real_s=5).tick(real_s=30)
+    assert [each.counter for each in life.state.outgoing] == ends[:MAX_SAID_AGAIN]
+    for each in tuple(life.said):
+        if each.gateway == G2:
+            life.answer(G2, each, AnswerStatus.RECORDED, receipted=each.counter)
+    assert {each.counter for each in life.state.outgoing} == set(ends[MAX_SAID_AGAIN:])
+
+
+# A passage whose gateway forgot -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def passage(nameplate: Callable[..., Any], at: Any, new_gateway: Callable[..., Any], plan: Any) -> Life:
+    """A transponder that has been told yes, and not yet receipted."""
+    life = Life(nameplate(Profile.ONE_SHOT), at, new_gateway(gateway=G1, receipting=False))
+    life.give(Arrive(plan=plan(target=1, gateways=(G1,))), 0, real_s=0).hear(grant_cose=b"the yes")
+    assert life.state.use is None
+    return life
+
+
+@pytest.mark.parametrize("how", ["asked for the receipt", "heard by chance"])
+def test_a_journal_that_forgot_a_passage_is_shown_its_yes(passage: Life, how: str) -> None:
+    if how == "asked for the receipt":
+        asked = passage.tick(10, real_s=3).only(Intent)
+        assert (asked.showing, asked.token) == (None, b"anna-card")
+        passage.answer(G1, asked, AnswerStatus.AGAIN, refusal=Refusal.INCARNATION_DIFFERS)
+    else:
+        other = Send(
+            kind="end", gateway=G1, recipient=G1, counter=9, payload=b"", token=None, salt=None, trace_id=b"", witness=None, showing=None
+        )  # fmt: skip
+        passage.answer(G1, other, AnswerStatus.RECORDED, incarnation=2, receipted=99)
+        assert passage.state.kept, "receipts of the new journal say nothing of what the old one took"
+    shown = passage.only(Intent)
+    assert (shown.token, shown.salt) == (None, None)
+    assert (shown.showing.grant, shown.showing.kind) == (b"the yes", "intent")
+    assert shown.showing.payload == shown.payload
+    # It has not heard of the device yet; then it has.
+    passage.answer(G1, shown, AnswerStatus.AGAIN, refusal=Refusal.NOT_AUTHORIZING, incarnation=2)
+    again = passage.tick(20, real_s=20).only(Intent)
+    assert again.showing == shown.showing
+    passage.answer(G1, again, AnswerStatus.GRANTED, closed=True, grant=b"again", incarnation=2)
+    assert not passage.state.outgoing
+    assert not passage.events, "nothing is used by it once more"
+    assert passage.state.register_value == 5_001
+    passage.answer(G1, again, AnswerStatus.GRANTED, closed=True, grant=b"again", incarnation=2, receipted=1)
+    assert not passage.state.kept
+
+
+def test_a_passage_that_is_refused_when_it_is_shown_is_for_people(passage: Life) -> None:
+    asked = passage.tick(10, real_s=3).only(Intent)
+    passage.answer(G1, asked, AnswerStatus.AGAIN, refusal=Refusal.INCARNATION_DIFFERS)
+    passage.answer(G1, asked, AnswerStatus.REFUSED, refusal=Refusal.TARIFF_MISSING)
+    assert not passage.state.outgoing
+    assert [each.refused for each in passage.state.kept] == [Refusal.TARIFF_MISSING]
+    assert not passage.tick(20, real_s=30).said
+
+
 # A gateway that asks ----------------------------------------------------------------------------------------------
 
 
@@ -409,12 +547,21 @@ def test_the_same_authorization_at_another_gateway_is_not_mine(life: Life, plan:
 # What is written down ---------------------------------------------------------------------------------------------
 
 
-def test_a_state_of_the_format_before_is_read(life: Life, plan: Any) -> None:
+def test_a_state_of_the_formats_before_is_read(life: Life, plan: Any) -> None:
     import cbor2
 
     left_behind(life, plan)
     version, body = cbor2.loads(dump(life.state, Profile.SESSION))
-    assert version == 2
+    assert version == 3
+    for each in body["outgoing"]:
+        del each["answered"]
+    for each in body["kept"]:
+        del each["elsewhere"]
+    for each in body["seen"]:
+        del each["away_at_us"]
+    second = load(cbor2.dumps([2, body]))
+    assert [each.payload for each in second.outgoing] == [each.payload for each in life.state.outgoing]
+    assert second.seen == life.state.seen
     for each in body["outgoing"]:
         for name in ("authorization", "shown", "elsewhere", "carry_after_us", "carry_at_us", "carried_by"):
             del each[name]

@@ -38,6 +38,7 @@ from farthing_firmware_sim.device.values import (
     MAX_AGAIN,
     MAX_KEPT_READINGS,
     MAX_KEPT_USES,
+    MAX_SAID_AGAIN,
     AnswerDistrusted,
     Answered,
     ArrivalTurnedAway,
@@ -121,6 +122,7 @@ def restored(state: State, *, now: Moment) -> State:
             replace(each, attempts=0, try_at_us=now.real_us, carry_at_us=now.real_us + each.carry_after_us)
             for each in state.outgoing
         ),
+        seen=tuple(replace(each, away_at_us=None) for each in state.seen),
         receipt_asked_us=now.real_us,
         use=None if use is None else replace(use, arrived_real_us=now.real_us, asked_real_us=now.real_us),
         finishing=False,
@@ -144,7 +146,10 @@ def can_serve(nameplate: Nameplate, state: State, gateway: GatewayId) -> str | N
 
 def is_out_of_reach(state: State, gateway: GatewayId, now: Moment) -> bool:
     """Whether ``gateway`` has left something unanswered for so long that others are asked instead."""
-    return any(each.gateway == gateway and each.carry_at_us <= now.real_us for each in state.outgoing)
+    return any(each.gateway == gateway and each.carry_at_us <= now.real_us for each in state.outgoing) or any(
+        each.gateway == gateway and each.away_at_us is not None and each.away_at_us <= now.real_us
+        for each in state.seen
+    )
 
 
 def served_at(state: State, gateways: tuple[GatewayId, ...], now: Moment) -> tuple[GatewayId, ...]:
@@ -363,7 +368,7 @@ class _Draft:
                 # An answer that was long on its way. Not the higher receipt of the two: what a gateway takes to carry is older than what
                 # it had receipted, and puts its counter back until the cloud has that too.
                 witness, receipted_counter = before.witness, before.receipted_counter
-        seen = Seen(gateway=gateway, witness=witness, receipted_counter=receipted_counter)
+        seen = Seen(gateway=gateway, witness=witness, receipted_counter=receipted_counter, away_at_us=None)
         others = tuple(each for each in self.state.seen if each.gateway != gateway)
         self.state = replace(self.state, seen=(*others, seen))
 
@@ -381,7 +386,7 @@ class _Draft:
             if each.gateway == gateway
             and each.refused is None
             and each.counter not in waiting
-            and (each.kind == "end" or each.counter == max(standing, default=0))
+            and (each.kind == "end" or each.counter == max(standing, default=0) or self._is_given_use(each))
         )
         self.state = replace(
             state,
@@ -396,7 +401,18 @@ class _Draft:
         )
         self.durable = True
 
+    def _is_given_use(self, kept: Kept) -> bool:
+        """Whether it is a one-shot intent that was told yes: the yes is all there is of its use, and both together prove it."""
+        return (
+            self.nameplate.profile is Profile.ONE_SHOT
+            and kept.kind == "intent"
+            and kept.grant is not None
+            and (self.state.use is None or self.state.use.intent_counter != kept.counter)
+            and all(each.kind != "end" or each.intent_counter != kept.counter for each in self.state.kept)
+        )
+
     def _on_the_air_again(self, kept: Kept) -> Outgoing:
+        """What was answered, with what it shows. A yes that is shown needs no token any more."""
         statement = decode_statement(kept.payload)
         return Outgoing(
             kind=kept.kind,
@@ -406,22 +422,48 @@ class _Draft:
             at_us=statement.at,
             value=statement.register.value,
             intent_counter=kept.intent_counter,
-            token=kept.token,
-            salt=kept.salt,
+            token=None,
+            salt=None,
             trace_id=kept.trace_id,
             cancels=kept.kind == "end" and isinstance(statement, End) and statement.tariff is None,
             authorization=None if isinstance(statement, Intent) else statement.authorization,
             asked_for=False,
+            answered=True,
             shown=True,
-            elsewhere=tuple(each.gateway for each in self.state.seen if each.gateway != kept.gateway)
-            if kept.kind == "end"
-            else (),
+            elsewhere=self._others_for(kept),
             carry_after_us=self.nameplate.retry.carry_us,
             carry_at_us=self.now.real_us + self.nameplate.retry.carry_us,
             carried_by=None,
             attempts=0,
             try_at_us=self.now.real_us,
         )
+
+    def _others_for(self, kept: Kept) -> tuple[GatewayId, ...]:
+        """Who could carry a last word up: who was to be asked for its use, and whoever has ever answered."""
+        if kept.kind != "end":
+            return ()
+        known = dict.fromkeys((*kept.elsewhere, *(each.gateway for each in self.state.seen)))
+        return tuple(each for each in known if each != kept.gateway)
+
+    def _say_of_who_is_away(self) -> None:
+        """The answered ends of a gateway that is out of reach go on the air again, the oldest first: what it wrote down may be gone with it."""
+        state = self.state
+        waiting = {each.counter: each for each in state.outgoing}
+        again: list[Outgoing] = []
+        for gateway in dict.fromkeys(each.gateway for each in state.kept if each.kind == "end"):
+            if not is_out_of_reach(state, gateway, self.now):
+                continue
+            room = MAX_SAID_AGAIN - sum(each.gateway == gateway and each.answered for each in state.outgoing)
+            for kept in state.kept:
+                if (kept.kind, kept.gateway, kept.refused) != ("end", gateway, None) or kept.counter in waiting:
+                    continue
+                said = replace(self._on_the_air_again(kept), carry_at_us=self.now.real_us)
+                if room > 0 and said.elsewhere and self._showing(said) is not None:
+                    again.append(said)
+                    room -= 1
+        if again:
+            self.state = replace(state, outgoing=(*state.outgoing, *again))
+            self.durable = True
 
     def _drop_receipted(self, gateway: GatewayId) -> None:
         """What the cloud has receipted need not be kept. A receipt speaks of what went to its own gateway only."""
@@ -431,7 +473,11 @@ class _Draft:
         dropped = tuple(each.counter for each in self.state.kept if self._is_receipted(each, seen))
         if dropped:
             self.state = replace(
-                self.state, kept=tuple(each for each in self.state.kept if each.counter not in dropped)
+                self.state,
+                kept=tuple(each for each in self.state.kept if each.counter not in dropped),
+                outgoing=tuple(
+                    each for each in self.state.outgoing if not each.answered or each.counter not in dropped
+                ),
             )
             self.events.append(Receipted(gateway=gateway, counters=dropped))
 
@@ -544,6 +590,8 @@ class _Draft:
                 ),
             )
             self.durable = True
+        if answer.status is AnswerStatus.AGAIN and self._say_what_was_given(given.gateway, counter):
+            return
         use = self.state.use
         if (
             given.grant is not None
@@ -557,9 +605,18 @@ class _Draft:
             # The gateway holds nothing for it any more.
             self._end(use)
 
+    def _say_what_was_given(self, gateway: GatewayId, counter: int) -> bool:
+        """A gateway does not know the one-shot use with this counter any more: its yes is shown to it. Whether there is one."""
+        for each in self.state.kept:
+            if each.counter == counter and each.gateway == gateway and each.refused is None and self._is_given_use(each):
+                self.state = replace(self.state, outgoing=(*self.state.outgoing, self._on_the_air_again(each)))
+                self.durable = True
+                return True
+        return False
+
     def _again(self, outgoing: Outgoing, refusal: Refusal) -> None:
         use = self.state.use
-        if outgoing.kind == "intent":
+        if outgoing.kind == "intent" and not outgoing.shown:
             assert use is not None
             if refusal is Refusal.INCARNATION_DIFFERS and use.again < MAX_AGAIN:
                 # It was not taken: nothing to end. A new wish, with what the device has just learned.
@@ -589,7 +646,7 @@ class _Draft:
 
     def _refused(self, outgoing: Outgoing, refusal: Refusal) -> None:
         use = self.state.use
-        if outgoing.kind == "intent":
+        if outgoing.kind == "intent" and not outgoing.shown:
             self._forget(outgoing)
             if use is not None and use.intent_counter == outgoing.counter:
                 self.state = replace(self.state, use=None)
@@ -619,7 +676,7 @@ class _Draft:
             )
             return
         self.events.append(StatementRefused(gateway=outgoing.gateway, counter=outgoing.counter, refusal=refusal))
-        if outgoing.kind == "disclaimer":
+        if outgoing.kind in ("disclaimer", "intent"):
             self._answer_is_final(outgoing, refused=refusal)
             return
         standing = self.state.standing
@@ -649,7 +706,7 @@ class _Draft:
                 EndAnswered(gateway=outgoing.gateway, intent_counter=outgoing.intent_counter, refusal=None)
             )
             return
-        if outgoing.kind == "intent":
+        if outgoing.kind == "intent" and not outgoing.shown:
             assert use is not None
             assert use.intent_counter == outgoing.counter
             why = "no grant" if given.grant is None else self._distrust(use, given.grant)
@@ -661,7 +718,7 @@ class _Draft:
             self._told_yes(use, given.grant, answer.grant, closed=answer.closed)
             return
         self._answer_is_final(outgoing)
-        if outgoing.kind == "disclaimer":
+        if outgoing.kind in ("disclaimer", "intent"):
             return
         standing = self.state.standing
         if standing is not None:
@@ -1099,6 +1156,7 @@ class _Draft:
             carry_after_us=self.nameplate.retry.carry_us,
             carry_at_us=self.now.real_us + self.nameplate.retry.carry_us,
             carried_by=None,
+            answered=False,
             asked_for=asked_for,
             attempts=0,
             try_at_us=self.now.real_us,
@@ -1114,6 +1172,7 @@ class _Draft:
             salt=salt if self.nameplate.profile is Profile.ONE_SHOT else None,
             refused=None,
             grant=None,
+            elsewhere=elsewhere,
             carried_by=None,
         )
         waiting = self.state.outgoing
@@ -1132,26 +1191,42 @@ class _Draft:
         self.durable = True
 
     def transmit(self) -> None:
-        """Send what is due, again or for the first time; with nothing due, ask now and then for a receipt."""
+        """Send what is due, again or for the first time; and ask now and then for the receipts of what is answered."""
+        self._say_of_who_is_away()
         for each in self.state.outgoing:
             if each.try_at_us <= self.now.real_us:
                 self._replace_outgoing(self._backed_off(each))
                 self._send_outgoing(each)
                 self._hand_over(each)
-        # While something is in use its own readings bring the receipts.
-        silent = self.state.use is None and (self.state.standing is None or self.state.finishing)
-        if not silent or self.now.real_us - self.state.receipt_asked_us < self.nameplate.retry.receipt_us:
+        if self.now.real_us - self.state.receipt_asked_us >= self.nameplate.retry.receipt_us:
+            self._ask_for_receipts()
+
+    def _ask_for_receipts(self) -> None:
+        state, retry = self.state, self.nameplate.retry
+        # Where something is said anyway, or in use, the answers bring the receipts.
+        answering = {each.gateway for each in state.outgoing}
+        if state.use is not None:
+            answering.add(state.use.gateway)
+        if state.standing is not None and not state.finishing:
             return
-        answering = {each.gateway for each in self.state.outgoing}
         newest = {
             each.gateway: each
-            for each in sorted(self.state.kept, key=lambda each: each.counter)
+            for each in sorted(state.kept, key=lambda each: each.counter)
             if each.refused is None
             and each.gateway not in answering
             # An intent cannot be shown again without its token; a one-shot device has its own, others show the end.
             and (each.kind != "intent" or each.token is not None)
         }
-        self.state = replace(self.state, receipt_asked_us=self.now.real_us)
+        # One question may be lost: who says nothing to the next one either is out of reach.
+        away_at_us = self.now.real_us + retry.receipt_us + retry.carry_us
+        self.state = replace(
+            state,
+            receipt_asked_us=self.now.real_us,
+            seen=tuple(
+                replace(each, away_at_us=away_at_us) if each.gateway in newest and each.away_at_us is None else each
+                for each in state.seen
+            ),
+        )
         for kept in newest.values():
             self._send_kept(kept)
 
@@ -1206,7 +1281,7 @@ class _Draft:
                 return None
         else:
             first = next((each for each in self.state.kept if each.counter == outgoing.intent_counter), None)
-            if first is None or first.grant is None or outgoing.kind == "intent":
+            if first is None or first.grant is None:
                 return None
         return Showing(
             grant=first.grant, kind=first.kind, gateway=first.gateway, counter=first.counter, payload=first.payload

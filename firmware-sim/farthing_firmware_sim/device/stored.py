@@ -15,7 +15,7 @@ import cbor2
 
 from farthing_firmware_sim.device.values import Profile, State
 
-FORMAT = 2
+FORMAT = 3
 
 
 class StateError(ValueError):
@@ -41,7 +41,9 @@ def load(data: bytes) -> State:
     except (ValueError, TypeError, EOFError) as err:
         raise StateError("not a stored device state") from err
     if version == 1:
-        version, body = FORMAT, _from_format_1(body)
+        version, body = 2, _from_format_1(body)
+    if version == 2:
+        version, body = FORMAT, _from_format_2(body)
     if version != FORMAT:
         raise StateError(f"a stored device state of format {version!r}, this is {FORMAT}")
     state = _typed(body, State)
@@ -57,6 +59,20 @@ def _from_format_1(body: Any) -> Any:
             each |= {"carry_after_us": 10_000_000, "carry_at_us": 0}
         for each in body["kept"]:
             each |= {"grant": None, "carried_by": None}
+    except (KeyError, TypeError) as err:
+        raise StateError("not a stored device state") from err
+    return body
+
+
+def _from_format_2(body: Any) -> Any:
+    """The state as it was written before answered ends were said again to others."""
+    try:
+        for each in body["outgoing"]:
+            each["answered"] = False
+        for each in body["kept"]:
+            each["elsewhere"] = []
+        for each in body["seen"]:
+            each["away_at_us"] = None
     except (KeyError, TypeError) as err:
         raise StateError("not a stored device state") from err
     return body

@@ -20,6 +20,8 @@ Kind: TypeAlias = Literal["intent", "reading", "end", "chain", "disclaimer"]
 MAX_KEPT_USES = 512
 #: Readings kept per authorization beside its intent and its end: they are cumulative, so the newest prove all before them.
 MAX_KEPT_READINGS = 2
+#: Answered last words of one gateway that are said again at once because it is out of reach: it may come back, and hears no flood then.
+MAX_SAID_AGAIN = 8
 #: Ticks of one chain: a used-up chain costs one signature, so a short one would cost many.
 CHAIN_LENGTH = 1_000
 #: "Again" answered by as many new intents in a row; a gateway that never agrees about its incarnation is broken.
@@ -191,6 +193,8 @@ class Outgoing:
     carry_after_us: int
     carry_at_us: int
     carried_by: GatewayId | None
+    #: Its own gateway has answered it before: once the cloud has it by another, nobody need hear it any more.
+    answered: bool
     #: A reading that was asked for at its instant: no newer one says what it says.
     asked_for: bool
     attempts: int
@@ -214,7 +218,8 @@ class Kept:
     refused: Refusal | None
     #: Only intents: the newest grant, as it was signed.
     grant: bytes | None
-    #: Only ends: the other gateway that has taken it to be carried up.
+    #: Only ends: who else was asked for the use, and can carry it up; the other gateway that has taken it to be carried up.
+    elsewhere: tuple[GatewayId, ...]
     carried_by: GatewayId | None
 
 
@@ -225,6 +230,8 @@ class Seen:
     gateway: GatewayId
     witness: Witness
     receipted_counter: int
+    #: It was asked for a receipt and has said nothing since: from then on, real time, it is out of reach.
+    away_at_us: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
