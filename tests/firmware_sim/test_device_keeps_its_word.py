@@ -487,6 +487,13 @@ def test_a_passage_that_is_refused_when_it_is_shown_is_for_people(passage: Life)
     assert not passage.tick(20, real_s=30).said
 
 
+def test_what_somebody_else_has_said_under_a_counter_receipts_nothing(passage: Life) -> None:
+    asked = passage.tick(10, real_s=3).only(Intent)
+    passage.answer(G1, asked, AnswerStatus.REFUSED, refusal=Refusal.COUNTER_REUSED, receipted=9)
+    assert [each.counter for each in passage.state.kept] == [asked.counter]
+    assert is_finished(passage.give(Finish()).state), "people have it, and nobody is waited for"
+
+
 # A gateway that asks ----------------------------------------------------------------------------------------------
 
 

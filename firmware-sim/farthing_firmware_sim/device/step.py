@@ -433,7 +433,7 @@ class _Draft:
             elsewhere=self._others_for(kept),
             carry_after_us=self.nameplate.retry.carry_us,
             carry_at_us=self.now.real_us + self.nameplate.retry.carry_us,
-            carried_by=None,
+            carried_by=kept.carried_by,
             attempts=0,
             try_at_us=self.now.real_us,
         )
@@ -504,7 +504,8 @@ class _Draft:
             ):
                 return False
         word = kept if end is None or end.refused is not None else end
-        if word.counter > seen.receipted_counter:
+        # Refused because another has said something else under this counter: then that is what is receipted.
+        if word.counter > seen.receipted_counter or word.refused is Refusal.COUNTER_REUSED:
             return False
         if word.carried_by == seen.gateway:
             return True

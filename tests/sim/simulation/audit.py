@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from farthing.ids import authorization_id
+from farthing.refusal import Refusal
 from farthing.v1 import batch_pb2
 from farthing_cloud.ledger.core.batches import ChainStep
 from farthing_cloud.ledger.core.received import receive
@@ -15,11 +18,12 @@ from simulation.device import Delivered, DeviceNode
 from simulation.history import PromiseBroken
 from simulation.ledger import drive
 
-#: What no device can make good when a gateway's journal is lost or goes back: passages are their own last word.
-ONE_SHOT_LOST = "one-shot uses lost with a journal"
+#: A yes is all there is of a passage. One that was journaled, sent up and never heard is billed, though nobody passed; a device asks for one
+#: passage at a time, so there is at most one for each element at each fault of its gateway's disk (P1: spending by a rolled-back journal).
 ONE_SHOT_UNHEARD = "one-shot uses billed by a lost journal and never heard"
-#: A device hands over the ends that nobody has answered.
-WENT_WITH_ITS_GATEWAY = "uses that a gateway answered and took with it"
+#: Two elements with one key have signed two things under one counter: a journal that has lost both hears one of them. That proves the copy
+#: (P9), and the other statement is with its device, refused: people see it.
+COPY_UNHEARD = "uses of a copied element under a counter that the other has used"
 
 if TYPE_CHECKING:
     from simulation.world import World
@@ -57,26 +61,23 @@ def check_conservation(world: World) -> None:
             claim = claims.pop(authorization, None)
             claimed_micros += 0 if claim is None else claim.net_micros + claim.tax_micros
             _check_delivered(world, device, authorization, delivered, claim)
+    unheard: Counter[tuple[str, str]] = Counter()
     for claim in claims.values():
         if claim.net_micros or claim.tax_micros:
-            if world.gateways[claim.gateway_id].disk_faults and world.profiles[claim.register.device_id] == "one-shot":
-                # A yes that was written and never heard, by a journal that is lost: its batch had left before.
-                world.watch.counted[ONE_SHOT_UNHEARD] += 1
-                claimed_micros += claim.net_micros + claim.tax_micros
-                continue
-            raise PromiseBroken(f"P4: nobody delivered {claim}")
+            device_id, gateway = claim.register.device_id, world.gateways[claim.gateway_id]
+            unheard[device_id, gateway.id] += 1
+            elements = 1 + world.is_copied(device_id)
+            is_passage = world.profiles[device_id] == "one-shot"
+            if not is_passage or unheard[device_id, gateway.id] > gateway.disk_faults * elements:
+                raise PromiseBroken(f"P4: nobody delivered {claim}")
+            world.watch.counted[ONE_SHOT_UNHEARD] += 1
+            claimed_micros += claim.net_micros + claim.tax_micros
     _check_books(world, claimed_micros)
 
 
 def _check_delivered(world: World, device: DeviceNode, authorization: bytes, delivered: Delivered, claim: Any) -> None:
-    if claim is None and device.role.profile == "one-shot":
-        gateway = world.gateways[world.watch.recipient_of(authorization)]
-        if gateway.disk_faults:
-            # It has no end that could be shown or carried: what its gateway lost before the ledger had it is lost.
-            world.watch.counted[ONE_SHOT_LOST] += 1
-            return
-    if (claim is None or not claim.final) and _went_with_its_gateway(world, device, authorization):
-        world.watch.counted[WENT_WITH_ITS_GATEWAY] += 1
+    if claim is None and _was_said_by_its_copy(world, device, authorization):
+        world.watch.counted[COPY_UNHEARD] += 1
         return
     if delivered.end > delivered.start:
         due = world.watch.prices.due(authorization, delivered.end, closing=delivered.closing)
@@ -91,12 +92,16 @@ def _check_delivered(world: World, device: DeviceNode, authorization: bytes, del
         raise PromiseBroken(f"P4: {device.name} ended {delivered}, the claim is not final: {claim}")
 
 
-def _went_with_its_gateway(world: World, device: DeviceNode, authorization: bytes) -> bool:
-    """Whether a gateway had answered the end of this use, was gone before the ledger had it, and the device hands it to nobody else."""
+def _was_said_by_its_copy(world: World, device: DeviceNode, authorization: bytes) -> bool:
     state = device.state
     assert state is not None
-    unanswered = {each.authorization for each in state.outgoing}
-    return world.gateways[world.watch.recipient_of(authorization)].is_gone and authorization not in unanswered
+    return world.is_copied(device.device_id) and any(
+        kept.refused is Refusal.COUNTER_REUSED
+        and kept.kind == "intent"
+        and authorization == authorization_id(device.device_id, 1, kept.counter, kept.gateway)
+        and world.gateways[kept.gateway].disk_faults
+        for kept in state.kept
+    )
 
 
 def _check_books(world: World, claimed_micros: int) -> None:

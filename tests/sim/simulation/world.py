@@ -166,7 +166,7 @@ class World:
         """Whether nothing is left for a device to say that anybody could hear.
 
         What only a gateway that is gone could hear, nobody hears any more: it must be of no use that was delivered and is not claimed to
-        its end, unless that gateway had answered that end. A one-shot use has no end to show: what a journal lost of it is asked after for ever.
+        its end.
         """
         state = device.state
         if state is None or state.use is not None:
@@ -175,14 +175,12 @@ class World:
             # What another gateway has carried, its own still hears; one that has lost its journal hears it from the ledger.
             own = [self.gateways[each.gateway] for each in state.outgoing]
             return all(gateway.is_gone or gateway.disk_faults for gateway in own)
-        if device.role.profile == "one-shot":
-            return not state.outgoing and all(self.gateways[each.gateway].disk_faults for each in state.kept)
         if not any(gateway.is_gone for gateway in self.gateways.values()):
             return False
         if not all(self.gateways[each.gateway].is_gone for each in (*state.outgoing, *state.kept)):
             return False
         final = {claim.authorization_id for claim in drive(self.ledger.store.claims(OP)) if claim.final}
-        for each in state.outgoing:
+        for each in (*state.outgoing, *state.kept):
             assert each.intent_counter is not None
             name = authorization_id(device.device_id, 1, each.intent_counter, each.gateway)
             delivered = device.delivered.get(name)
