@@ -132,18 +132,82 @@ async def test_whoever_reports_a_use_and_in_whatever_order_it_is_billed_once(
     assert (await store.verify()).fault == ""
 
 
-async def test_beyond_what_is_held_it_goes_down_the_waterfall_as_late(store: LedgerStore) -> None:
-    story = await opened(store)
-    # q3 holds 2.00, of which 1.50 are spent: 0.50 from it, then what P has available.
-    await story.push(
-        story.seal("G1", [("z1", "z9", 0, 1, "1.50", "0", [(0, "1.50", "0")])], [("P", "q3", ("chg-3", 0), "10:00")])
-    )
-    before = len(await store.transfers(OP))
-    await story.push(story.seal("G2", [], [], carried=(carried(INTENT, END, grant=granted(story, "q3")),)))
+async def spent(story: Story, **quotas: str) -> None:
+    """G1 bills so much of each of its quotas for other uses."""
+    for number, (name, amount) in enumerate(quotas.items()):
+        claim = (f"z{name}", f"z{number}", 0, 1, amount, "0", [(0, amount, "0")])
+        await story.push(story.seal("G1", [claim], [("P", name, ("chg-3", 0), "10:00")]))
+
+
+async def causes_of(store: LedgerStore, before: int) -> dict[str, int]:
     causes: dict[str, int] = {}
     for transfer in (await store.transfers(OP))[before:]:
         causes[transfer.cause] = causes.get(transfer.cause, 0) + transfer.amount_micros
-    assert causes == {"use": micros("0.50"), "late": micros("1.30")}
+    return causes
+
+
+#: What the newest grant said of the session: billed and held, as much as it costs in the end.
+COVERED = {"net_micros": micros(NET), "tax_micros": micros(TAX)}
+
+
+async def test_beyond_what_is_held_it_goes_down_the_waterfall_as_late(store: LedgerStore) -> None:
+    story = await opened(store)
+    # q3 holds 2.00, of which 1.50 are spent, and q1 nothing any more: 0.50 from q3, then what P has available.
+    await spent(story, q1="4.00", q3="1.50")
+    before = len(await store.transfers(OP))
+    grant = granted(story, "q3", **COVERED)
+    await story.push(story.seal("G2", [], [], carried=(carried(INTENT, END, grant=grant),)))
+    assert await causes_of(store, before) == {"use": micros("0.50"), "late": micros("1.30")}
+    assert (await store.verify()).fault == ""
+
+
+async def test_what_was_billed_before_the_newest_grant_is_paid_by_the_quota_that_held_it(store: LedgerStore) -> None:
+    story = await opened(store)
+    # The grant names q3 alone, which has 0.50 left; what it cost before was on q1, and is held there still.
+    await spent(story, q3="1.50")
+    before = len(await store.transfers(OP))
+    grant = granted(story, "q3", **COVERED)
+    await story.push(story.seal("G2", [], [], carried=(carried(INTENT, END, grant=grant),)))
+    assert await causes_of(store, before) == {"use": micros("1.80")}
+    # Its own gateway's batches, which name q1, exceed nothing.
+    await story.push(seal_own(story, own(NET, TAX, 5000, (NET, TAX))))
+    assert await causes_of(store, before) == {"use": micros("1.80")}
+    assert (await store.verify()).fault == ""
+
+
+async def test_a_later_incarnations_quotas_pay_for_no_older_grant() -> None:
+    store = MemoryStore()
+    story = await opened(store)
+    before = len(await store.transfers(OP))
+    witness = replace(GRANT.witness, incarnation=0)
+    grant = granted(story, **COVERED, witness=witness)
+    end = carried(INTENT, END, grant=grant, granted_incarnation=0)
+    await story.push(story.seal("G2", [], [], carried=(end,)))
+    assert await causes_of(store, before) == {"late": micros("1.80")}
+
+
+@pytest.mark.parametrize(
+    ("floor", "billed", "causes"),
+    [
+        ("1.80", "0", {"floor": "1.80"}),
+        # A grant on the floor alone: all of it was.
+        ("0.30", "1.50", {"floor": "1.80"}),
+        ("0.30", "1.00", {"floor": "1.30", "overrun": "0.50"}),
+        ("0", "1.00", {"overrun": "0.80", "late": "1.00"}),
+        ("0", "0", {"overrun": "1.80"}),
+    ],
+)
+async def test_beyond_holds_each_part_is_booked_by_its_own_name(
+    store: LedgerStore, floor: str, billed: str, causes: dict[str, str]
+) -> None:
+    """Floor as far as the grant was on it; overrun what no grant ever covered; late what was covered and is held no more."""
+    story = await opened(store)
+    await spent(story, q1="4.00", q3="2.00")
+    before = len(await store.transfers(OP))
+    held = (m.Held(quota_id=QuotaId("floor"), amount_micros=micros(floor)),) if micros(floor) else ()
+    grant = granted(story, net_micros=micros(billed), tax_micros=0, held=held)
+    await story.push(story.seal("G2", [], [], carried=(carried(INTENT, END, grant=grant),)))
+    assert await causes_of(store, before) == {cause: micros(amount) for cause, amount in causes.items()}
     assert (await store.verify()).fault == ""
 
 
@@ -161,10 +225,9 @@ async def test_a_stolen_gateways_grants_take_no_more_than_its_exposure_from_anyb
     story = await opened(store)
     # 99 kWh for 25.25, on nothing at all, from an account that never was at this site. G1's exposure is 10.00, of which 6.00 are held.
     much = replace(END, register=register(100_000))
-    await story.push(story.seal("G2", [], [], carried=(carried(INTENT, much, grant=granted(story, "q1")),)))
-    causes: dict[str, int] = {}
-    for transfer in await store.transfers(OP):
-        causes[transfer.cause] = causes.get(transfer.cause, 0) + transfer.amount_micros
+    grant = granted(story, "q1", net_micros=micros("25.25"), tax_micros=micros("5.05"))
+    await story.push(story.seal("G2", [], [], carried=(carried(INTENT, much, grant=grant),)))
+    causes = await causes_of(store, 0)
     assert causes["late"] == micros("4.00") + causes["use"]
     assert causes["exposure"] == micros("30.30") - causes["late"] - causes["use"]
     assert {g.gateway_id: g.late_micros for g, _ in await store.exposures(OP)}[G1] == causes["late"]
@@ -260,9 +323,11 @@ async def test_what_does_not_prove_itself_raises_no_claim_and_takes_nothing(stor
 
 async def test_quotas_of_others_pay_nothing_whatever_a_grant_names(store: LedgerStore) -> None:
     story = await opened(store)
+    await spent(story, q1="4.00", q3="2.00")
     held = {g.gateway_id: open_micros for g, open_micros in await store.exposures(OP)}
     # q2 is G2's: a grant of G1 does not reach it.
-    await story.push(story.seal("G2", [], [], carried=(carried(INTENT, END, grant=granted(story, "q2")),)))
+    grant = granted(story, "q2", **COVERED)
+    await story.push(story.seal("G2", [], [], carried=(carried(INTENT, END, grant=grant),)))
     assert {g.gateway_id: open_micros for g, open_micros in await store.exposures(OP)} == held
     assert {t.cause for t in (await store.transfers(OP))[-2:]} == {"late"}
     assert (await store.verify()).fault == ""

@@ -82,5 +82,9 @@ def prove(end: ReceivedEnd, gateway: Gateway, facts: GatewayFacts, grant_key: Ve
         register_to=proven.register_to,
         parts=tuple((part.rate_ppm, part.net_micros, part.tax_micros) for part in proven.priced.parts),
         quota_ids=tuple(held.quota_id for held in grant.held if held.quota_id != FLOOR),
+        floor_micros=sum(held.amount_micros for held in grant.held if held.quota_id == FLOOR),
+        granted_incarnation=end.granted_incarnation,
+        billed_micros=grant.net_micros + grant.tax_micros,
+        covered_micros=grant.net_micros + grant.tax_micros + sum(held.amount_micros for held in grant.held),
         statements=end.statements,
     )

@@ -228,6 +228,10 @@ class World:
                         register_to=session.counted,
                         parts=((200_000, session.counted * NET, session.counted * TAX),),
                         quota_ids=(QuotaId(session.quota_id),) if session.quota_id else (),
+                        floor_micros=NET if number % 2 else 0,
+                        granted_incarnation=self.edges[granter].incarnation,
+                        billed_micros=session.counted * NET // 2,
+                        covered_micros=session.counted * NET,
                         statements=(b"intent", b"end"),
                     )
                 self.reader.uses.append(entry)
@@ -270,7 +274,7 @@ class World:
             t.amount_micros
             for t in await self.store.transfers(OP)
             if t.kind == "post"
-            and t.cause in (Cause.USE, Cause.LATE, Cause.OVERRUN, Cause.EXPOSURE, Cause.SECOND_CLAIM)
+            and t.cause in (Cause.USE, Cause.FLOOR, Cause.LATE, Cause.OVERRUN, Cause.EXPOSURE, Cause.SECOND_CLAIM)
         )
         assert billed == sum(c.net_micros + c.tax_micros for c in await self.store.claims(OP))
 

@@ -57,6 +57,13 @@ def tariff(name: str) -> Tariff:
     return parse_tariff(ocpi(name))
 
 
+def prices_time(name: str) -> bool:
+    """Whether time that passes costs something under a tariff."""
+    elements = json.loads(ocpi(name))["elements"]
+    kinds = {component["type"] for element in elements for component in element["price_components"]}
+    return not kinds.isdisjoint({"TIME", "PARKING_TIME"})
+
+
 Profile = Literal["session", "one-shot", "standing"]
 
 

@@ -18,6 +18,7 @@ from farthing_cloud.ledger.core.posting import Cause, Posting, Transfer
 from farthing_cloud.ledger.core.rows import CaseKind, Claimed, Quota
 from farthing_edge.authorization.events import KIND_OF
 from farthing_edge.authorization.state import FLOOR_FUNDING, OVERRUN_FUNDING
+from simulation.cast import prices_time
 from simulation.history import PromiseBroken
 from simulation.prices import Point, Prices, point_of
 
@@ -67,6 +68,8 @@ class Watch:
         self.late: Counter[str] = Counter()
         #: Quota → what carried ends took of its hold, of whatever quotas their gateway had held them on.
         self.carried: Counter[str] = Counter()
+        #: Gateway → what its carried ends billed beyond holds, by cause.
+        self.carried_beyond: defaultdict[str, Counter[str]] = defaultdict(Counter)
         #: Authorizations set aside because a rolled-back journal had given the same passage before.
         self.given_twice: defaultdict[str, set[bytes]] = defaultdict(set)
         self.counted: Counter[str] = Counter()
@@ -177,7 +180,9 @@ class Watch:
         for transfer in posting.transfers:
             if transfer.cause in EXCEPTIONS:
                 self.exceeded_micros[transfer.cause] += transfer.amount_micros
-                if transfer.cause is Cause.LATE:
+                if transfer.line is None:
+                    self._carried_beyond(posting, transfer)
+                elif transfer.cause is Cause.LATE:
                     late.append(transfer)
             elif transfer.cause in (Cause.SILENCE, Cause.FORCED) and transfer.quota_id is not None:
                 self.counted[f"holds ended by {transfer.cause}"] += 1
@@ -201,10 +206,7 @@ class Watch:
         assert batch is not None
         lines = batch_pb2.Batch.FromString(batch.batch).lines
         for transfer in late:
-            if transfer.line is None:
-                # A carried end beyond what its grant's quotas still hold: an end that no gateway could hold for.
-                self.counted["carried ends beyond their holds"] += 1
-                continue
+            assert transfer.line is not None
             quota_id = lines[transfer.line].quota_id
             quota = self.granted[quota_id]
             self.late[quota_id] += transfer.amount_micros
@@ -215,6 +217,33 @@ class Watch:
                 raise PromiseBroken(
                     f"P1: {batch.gateway_id} bills {self.late[quota_id]} beyond the hold of {quota_id}, allowed is {most}"
                 )
+
+    def _carried_beyond(self, posting: Posting, transfer: Transfer) -> None:
+        """What a carried end bills beyond holds, each cause within its own bound.
+
+        Floor: as much as its gateway may give away, once more for each journal that began anew. Overrun: only of what cannot be stopped, as time.
+        Late: what silence or people ended of its gateway's quotas, and once more those quotas for each fault of its disk.
+        """
+        claim = next(each for each in posting.claims if each.authorization_id == transfer.authorization_id)
+        gateway = self.world.gateways[claim.gateway_id]
+        self.counted[f"carried ends beyond their holds: {transfer.cause}"] += 1
+        if transfer.cause is Cause.OVERRUN:
+            device = next(each for each in self.world.devices.values() if each.device_id == claim.register.device_id)
+            # Who stops counting has not stopped the clock.
+            if device.role.stoppable and not prices_time(device.role.tariff):
+                raise PromiseBroken(f"P1: {device.name} can be stopped, and used more than it was granted: {transfer}")
+            return
+        journals = 1 + gateway.disk_faults
+        floor = journals * self.world.story.cast.terms.floor_total_micros + self.resolved[gateway.id]
+        mine = [quota for quota in self.granted.values() if quota.gateway_id == gateway.id]
+        ended = sum(self.ended[quota.quota_id] + gateway.disk_faults * quota.amount_micros for quota in mine)
+        billed = self.carried_beyond[gateway.id]
+        billed[transfer.cause] += transfer.amount_micros
+        # A grant names what is held, not what was: on which of both the part before it was, only its gateway knows.
+        if billed[Cause.FLOOR] > floor or billed.total() > floor + ended:
+            raise PromiseBroken(
+                f"P1: carried ends of {gateway.id} bill {dict(billed)}, its floor is {floor}, of its quotas was ended {ended}"
+            )
 
     def _ended_beside(self, quota: Quota) -> int:
         """What was ended by force of the other quotas that a hold beside one on ``quota`` could stand on, micros."""

@@ -77,6 +77,8 @@ def touch(batch: ReceivedBatch, currency: Currency, carried: Sequence[Carried] =
         quota_ids=tuple(quotas),
         claims=claims,
         demand=True,
+        # A carried end is paid by whatever its gateway's quotas hold of who pays.
+        account_quotas=bool(uses),
         chain=(batch.gateway_id, batch.incarnation, batch.sequence),
     )
 

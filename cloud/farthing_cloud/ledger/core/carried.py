@@ -2,8 +2,10 @@
 
 Rule 1: nothing is believed of who carries. A device's signed end and the other gateway's signed grant say everything, or there is no claim.
 Rule 2: the ledger computes the price; what exceeds the highest claim so far is due, the front of it was billed before.
-Rule 3: it is posted from what the grant's quotas still hold, then down the waterfall as ``late``; who pays is the account that the grant
-names, else its quotas'. A grant that names neither leaves it to the operator.
+Rule 3: it is posted from what the grant's quotas still hold; then, as far as the grant was on the floor, as ``floor``; then, as far as it
+was billed before the newest grant, from what else the old gateway's quotas hold for who pays: it stood on one of them. What is left goes down the
+waterfall: as ``overrun`` what the grant never covered, as ``late`` the rest. Who pays is the account that the grant names, else its quotas'.
+A grant that names neither leaves it to the operator.
 Rule 4: what one batch takes beyond holds is bounded by the exposure of the gateway that signed the grants, as if it had billed it itself: a
 stolen one may sign whatever it likes. What is above is set aside. It is proven when it is posted, so it stands against nobody after that.
 """
@@ -35,8 +37,13 @@ class CarriedUse:
     register_from: int
     register_to: int
     parts: tuple[tuple[int, int, int], ...]
-    #: Quotas that the grant names, in its order.
+    #: Quotas that the grant names, in its order, and what it holds on the floor; the incarnation that gave it.
     quota_ids: tuple[QuotaId, ...]
+    floor_micros: int
+    granted_incarnation: int
+    #: What the newest grant said the use had cost, and all that it might cost by then: billed so far, and with what was held.
+    billed_micros: int
+    covered_micros: int
     statements: tuple[bytes, ...]
 
     @property
@@ -196,6 +203,18 @@ def _holds(view: View, use: CarriedUse, account_id: str) -> list[Quota]:
     return [quota for quota in quotas if (quota.gateway_id, quota.account_id) == (use.granted_by, account_id)]
 
 
+def _other_holds(view: View, use: CarriedUse, account_id: str) -> list[Quota]:
+    """What else the journal that gave the grant had of the account, spent the way gateways spend: the earliest to end first."""
+    others = [
+        quota
+        for quota in view.quotas.values()
+        if (quota.gateway_id, quota.account_id) == (use.granted_by, account_id)
+        and quota.incarnation <= use.granted_incarnation
+        and quota.quota_id not in use.quota_ids
+    ]
+    return sorted(others, key=lambda quota: (quota.spend_until, quota.quota_id))
+
+
 def _site_of(view: View, use: CarriedUse) -> SiteId:
     return view.gateways[use.granted_by].site_id
 
@@ -206,13 +225,33 @@ def _post(
     account_id = _account_of(view, use)
     granter = view.gateways[use.granted_by]
     above: list[Aside] = []
+    floor, billed, overrun = use.floor_micros, use.billed_micros, _not_covered(use)
+    others = {quota.quota_id for quota in _other_holds(view, use, account_id)}
+    sources: tuple[tuple[Quota | None, Cause], ...] = (
+        *((quota, Cause.LATE) for quota in _holds(view, use, account_id)),
+        (None, Cause.FLOOR),
+        *((quota, Cause.LATE) for quota in _other_holds(view, use, account_id)),
+        (None, Cause.OVERRUN),
+        # A grant on the floor alone: what was billed before it was on the floor too.
+        (None, Cause.FLOOR if use.floor_micros and not use.quota_ids else Cause.LATE),
+    )
     for rate_ppm, net, tax in parts:
-        for hold in (*_holds(view, use, account_id), None):
-            amount = net + tax if hold is None else min(book.held(hold), net + tax)
-            if amount == 0:
+        for place, (hold, cause) in enumerate(sources, start=1):
+            most = net + tax
+            if hold is not None:
+                most = min(book.held(hold), billed) if hold.quota_id in others else book.held(hold)
+            elif place < len(sources):
+                most = floor if cause is Cause.FLOOR else overrun
+            amount = min(most, net + tax)
+            if amount <= 0:
                 continue
             step_net, step_tax = cut(net, tax, amount)
             net, tax = net - step_net, tax - step_tax
+            if hold is not None:
+                billed -= amount if hold.quota_id in others else 0
+            else:
+                floor -= amount if cause is Cause.FLOOR else 0
+                overrun -= amount if cause is Cause.OVERRUN else 0
             poured = pour(
                 book,
                 Due(
@@ -226,7 +265,7 @@ def _post(
                     authorization_id=use.authorization_id,
                 ),
                 hold=hold,
-                cause=Cause.LATE,
+                cause=cause,
                 room_micros=room_of(
                     book,
                     granter.gateway_id,
@@ -237,7 +276,7 @@ def _post(
             out.net_micros += poured.net_micros
             out.tax_micros += poured.tax_micros
             _add(out.beyond, granter.gateway_id, poured.beyond_micros)
-            if use.quota_ids:
+            if cause is Cause.LATE and use.quota_ids:
                 _add(out.late, granter.gateway_id, poured.beyond_micros)
             if poured.above_net_micros + poured.above_tax_micros:
                 above.append(
@@ -249,6 +288,11 @@ def _post(
         book.post(paths.suspense(granter.site_id), paths.unearned(granter.site_id), amount, Cause.EXPOSURE)
         out.aside_micros += amount
         out.cases.append(_case(CaseKind.EXPOSURE, None, asides=tuple(above)))
+
+
+def _not_covered(use: CarriedUse) -> int:
+    """What the use cost beyond all that its newest grant spoke of, micros: it could not be stopped."""
+    return max(0, sum(net + tax for _, net, tax in use.parts) - use.covered_micros)
 
 
 def _add(sums: dict[GatewayId, int], gateway_id: GatewayId, micros: int) -> None:
@@ -292,7 +336,7 @@ def _set_aside(
         left += net + tax
         asides.append(_aside(carrier, account_id, view.gateways[use.granted_by], rate_ppm, net, tax))
     out.aside_micros += left
-    for quota in _holds(view, use, account_id):
+    for quota in (*_holds(view, use, account_id), *_other_holds(view, use, account_id)):
         amount = min(left, book.held(quota))
         book.void(quota, amount, Cause.SECOND_CLAIM)
         left -= amount
