@@ -609,7 +609,12 @@ class _Draft:
     def _say_what_was_given(self, gateway: GatewayId, counter: int) -> bool:
         """A gateway does not know the one-shot use with this counter any more: its yes is shown to it. Whether there is one."""
         for each in self.state.kept:
-            if each.counter == counter and each.gateway == gateway and each.refused is None and self._is_given_use(each):
+            if (
+                each.counter == counter
+                and each.gateway == gateway
+                and each.refused is None
+                and self._is_given_use(each)
+            ):
                 self.state = replace(self.state, outgoing=(*self.state.outgoing, self._on_the_air_again(each)))
                 self.durable = True
                 return True
