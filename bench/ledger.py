@@ -39,8 +39,10 @@ from farthing_cloud.ledger.door import GatewaySyncServicer
 from farthing_cloud.ledger.operations import Ledger
 from farthing_cloud.ledger.signing import PublicKeys, Signatures
 from farthing_cloud.ledger.store.interface import LedgerStore, Posted, Transaction
+from farthing_cloud.ledger.store.loading import Loading
 from farthing_cloud.ledger.store.memory import MemoryStore
-from farthing_cloud.ledger.store.postgres import POST, PostgresStore, arguments
+from farthing_cloud.ledger.store.postgres import POST, PostgresStore
+from farthing_cloud.ledger.store.writing import arguments
 
 OP, SITE, GATEWAY, EUR = OperatorId("op"), SiteId("S1"), GatewayId("G1"), Currency("EUR")
 NOW = Instant(1_700_000_000_000_000)
@@ -173,6 +175,12 @@ def _batches(quotas: list[str], count: int, lines: int) -> Iterator[bytes]:
         yield raw
 
 
+async def analyze(pool: Pool) -> None:
+    """What autovacuum does within a minute: before, PostgreSQL takes a table for one of a few rows, and plans accordingly."""
+    async with pool.connection() as connection:
+        await connection.execute(b"ANALYZE")
+
+
 @asynccontextmanager
 async def database() -> AsyncIterator[Pool]:
     folder = Path(tempfile.mkdtemp(prefix="farthing-bench-", dir="/tmp"))
@@ -226,11 +234,10 @@ async def _post_all(pool: Pool, accounts: int) -> float:
             continue
         assert touch is not None
 
-        async def registers(tx: Transaction, touch: Touch = touch) -> None:
-            await tx.load(touch)
-
-        await store.run(registers)
-        parameters = arguments(posting, ())
+        async with pool.connection() as connection, connection.transaction():
+            loading = Loading(connection)
+            await loading.load(touch)
+        parameters = arguments(posting, (), loading.places)
         async with pool.connection() as connection:
             began = time.perf_counter()
             async with connection.transaction():

@@ -2,6 +2,7 @@
 
 Rule 1: a service sees its own schema only: its pool's ``search_path`` is that schema.
 Rule 2: a step of a schema is a numbered file, applied once, in one transaction, and never changed after.
+Rule 3: a file ``always_…`` replaces what it defines (functions, views), and is applied after the steps whenever its text has changed.
 """
 
 import asyncio
@@ -46,7 +47,7 @@ WATCH_INTERVAL_S = 1.0
 
 #: Chosen once, at random: nobody else takes this advisory lock.
 _MIGRATION_LOCK = 0x6661727468696E67
-_STEP = re.compile(r"(pre|post)_(\d{4})_[a-z0-9_]+\.sql\Z")
+_STEP = re.compile(r"(?:(?P<phase>pre|post)_(?P<number>\d{4})|(?P<always>always))_[a-z0-9_]+\.sql\Z")
 
 _log = logging.getLogger(__name__)
 
@@ -77,7 +78,7 @@ _RECORD_STEP = sentence("farthing_cloud", "record_schema_step")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SchemaStep:
-    """One numbered file of a schema folder."""
+    """One file of a schema folder; ``number`` is 0 in the phase "always"."""
 
     number: int
     phase: str
@@ -92,23 +93,36 @@ class SchemaStep:
 def read_steps(package: str) -> tuple[SchemaStep, ...]:
     """The steps in a schema folder such as "farthing_cloud.ledger.schema", in the order in which they are applied.
 
-    ``pre_`` steps run while the old code still runs, ``post_`` steps after it; within a number, pre comes first.
+    ``pre_`` steps run while the old code still runs, ``post_`` steps after it; within a number, pre comes first. Last, by name,
+    come those that are ``always_`` applied again when they have changed.
     Raise ``DatabaseError`` for a file that is not named ``pre_0001_words.sql`` or a number and phase used twice.
     """
     parent, _, folder = package.rpartition(".")
     steps: dict[tuple[int, str], SchemaStep] = {}
+    always: list[SchemaStep] = []
     for entry in resources.files(parent).joinpath(folder).iterdir():
         if not entry.name.endswith(".sql"):
             continue
         match = _STEP.match(entry.name)
         if match is None:
-            raise DatabaseError(f"{package}: a schema step is named pre_0001_words.sql or post_…, not {entry.name}")
-        step = SchemaStep(number=int(match[2]), phase=match[1], name=entry.name, statements=entry.read_text("utf-8"))
+            raise DatabaseError(
+                f"{package}: a schema step is named pre_0001_words.sql, post_… or always_words.sql, not {entry.name}"
+            )
+        step = SchemaStep(
+            number=int(match["number"] or 0),
+            phase=match["phase"] or match["always"],
+            name=entry.name,
+            statements=entry.read_text("utf-8"),
+        )
+        if match["always"]:
+            always.append(step)
+            continue
         if (step.number, step.phase) in steps:
             raise DatabaseError(f"{package}: two steps {step.phase}_{step.number:04d}")
         steps[step.number, step.phase] = step
     # "post" sorts before "pre": the other way round is meant.
-    return tuple(steps[key] for key in sorted(steps, key=lambda key: (key[0], key[1] == "post")))
+    numbered = [steps[key] for key in sorted(steps, key=lambda key: (key[0], key[1] == "post"))]
+    return (*numbered, *sorted(always, key=lambda step: step.name))
 
 
 async def migrate(url: str, package: str, schema: str, *, phases: tuple[str, ...] = ("pre", "post")) -> tuple[str, ...]:
@@ -131,14 +145,13 @@ async def migrate(url: str, package: str, schema: str, *, phases: tuple[str, ...
             rows = await connection.execute(_LIST_STEPS)
             known: dict[str, str] = {row[0]: row[1] for row in await rows.fetchall()}
             for step in steps:
-                if step.name in known:
-                    if known[step.name] != step.checksum:
-                        raise DatabaseError(
-                            f"{package}: {step.name} was applied to schema {schema} and has been changed since;"
-                            " write a new step instead"
-                        )
-                    continue
-                if step.phase not in phases:
+                applied = known.get(step.name)
+                if applied is not None and applied != step.checksum and step.phase != "always":
+                    raise DatabaseError(
+                        f"{package}: {step.name} was applied to schema {schema} and has been changed since;"
+                        " write a new step instead"
+                    )
+                if applied == step.checksum or step.phase not in (*phases, "always"):
                     continue
                 await _apply(connection, package, step)
                 applied_now.append(step.name)

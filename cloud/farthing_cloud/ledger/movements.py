@@ -35,8 +35,9 @@ from farthing_cloud.ledger.core.movements import (
 from farthing_cloud.ledger.core.posting import Cause, Transfer
 from farthing_cloud.ledger.core.rows import Aside, Claimed, CorrectedPart
 from farthing_cloud.ledger.refusals import Context, malformed, refusals
-from farthing_cloud.ledger.store.corrections import READ_ASIDES, aside_of, find_use, transfer_of
+from farthing_cloud.ledger.store.corrections import READ_ASIDES, find_use
 from farthing_cloud.ledger.store.interface import LedgerStore, StoreError
+from farthing_cloud.ledger.store.reading import aside_of, transfer_of
 
 _PACKAGE: Final = "farthing_cloud.ledger"
 _READ_PAYER_PATHS: Final = sentence(_PACKAGE, "read_payer_paths")

@@ -45,6 +45,21 @@ async def test_each_step_is_applied_once_whoever_starts_first(database_url: str,
     assert rows == [(1,)]
 
 
+async def test_what_always_applies_is_applied_again_when_its_text_has_changed(database_url: str, package: Path) -> None:
+    function = package / "always_answer.sql"
+    function.write_text("CREATE OR REPLACE FUNCTION answer() RETURNS integer LANGUAGE sql AS 'SELECT a FROM thing'")
+    assert await migrate(database_url, "stepped.schema", "stepped") == ("pre_0001_things.sql", "always_answer.sql")
+    assert await migrate(database_url, "stepped.schema", "stepped") == ()
+    # Steps first: the new text may need what they bring.
+    (package / "pre_0002_more.sql").write_text("ALTER TABLE thing ADD COLUMN b int DEFAULT 41")
+    function.write_text("CREATE OR REPLACE FUNCTION answer() RETURNS integer LANGUAGE sql AS 'SELECT a + b FROM thing'")
+    applied = await migrate(database_url, "stepped.schema", "stepped", phases=("pre",))
+    assert applied == ("pre_0002_more.sql", "always_answer.sql")
+    with psycopg.connect(database_url) as connection:
+        connection.execute("SET search_path TO stepped")
+        assert connection.execute("SELECT answer()").fetchone() == (42,)
+
+
 async def test_a_step_that_fails_leaves_nothing_and_says_which(database_url: str, package: Path) -> None:
     await migrate(database_url, "stepped.schema", "stepped")
     (package / "pre_0002_broken.sql").write_text("INSERT INTO thing VALUES (2); SELECT 1/0;")

@@ -12,14 +12,25 @@ from farthing_cloud.ledger.core.posting import Posting, Transfer
 
 def digest(transfers: Iterable[Transfer]) -> bytes:
     """SHA-256 over the transfers' content."""
-    return hashlib.sha256(
-        "".join(
-            # A member of a StrEnum is its value, and says so faster than ``.value``.
-            f"{t.kind}|{t.debit}|{t.credit}|{t.amount_micros}|{t.quota_id or ''}|{t.cause}|"
-            f"{'' if t.line is None else t.line}|{t.authorization_id.hex() if t.authorization_id else ''}\n"
-            for t in transfers
-        ).encode()
-    ).digest()
+    # Thousands of times: joined, not formatted. A member of a StrEnum is its value.
+    rows = [
+        "|".join(
+            (
+                kind,
+                debit,
+                credit,
+                str(amount),
+                quota_id or "",
+                cause,
+                "" if line is None else str(line),
+                authorization_id.hex() if authorization_id else "",
+            )
+        )
+        for kind, debit, credit, amount, quota_id, cause, line, authorization_id in transfers
+    ]
+    # Each ends its line.
+    rows.append("")
+    return hashlib.sha256("\n".join(rows).encode()).digest()
 
 
 def subject(posting: Posting) -> str:

@@ -6,8 +6,9 @@ batches bill nothing twice.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import StrEnum
+from typing import NamedTuple
 
 from farthing.clock import Instant
 from farthing.ids import AccountId, AuthorizationId, GatewayId, QuotaId
@@ -96,14 +97,29 @@ def fit(view: View, batch: ReceivedBatch) -> ChainStep:
     return ChainStep.NEXT if batch.previous_hash == chain.head_hash else ChainStep.FORK
 
 
-@dataclass(slots=True)
-class _Part:
-    """What one claim has due on one line; mutable only inside :func:`plan`."""
+class _Second(NamedTuple):
+    """What one claim has due on one line, and is set aside."""
 
-    claim: Claim
-    net: int
-    tax: int
-    aside: bool
+    authorization_id: AuthorizationId
+    net_micros: int
+    tax_micros: int
+
+
+class _DueLines:
+    """What claims have due on each line of a batch, micros. Mutable only inside :func:`plan`."""
+
+    def __init__(self, lines: int) -> None:
+        self.nets = [0] * lines
+        self.taxes = [0] * lines
+        self.seconds: dict[int, list[_Second]] = {}
+
+    def add(self, line: int, net: int, tax: int, aside_for: AuthorizationId | None) -> None:
+        """``aside_for``: the authorization that it is set aside for; None where it is posted."""
+        if aside_for is not None:
+            self.seconds.setdefault(line, []).append(_Second(aside_for, net, tax))
+        else:
+            self.nets[line] += net
+            self.taxes[line] += tax
 
 
 def plan(view: View, batch: ReceivedBatch, carried: Sequence[Carried] = (), *, now: Instant) -> Posting:
@@ -111,8 +127,10 @@ def plan(view: View, batch: ReceivedBatch, carried: Sequence[Carried] = (), *, n
     assert fit(view, batch) is ChainStep.NEXT
     gateway = view.gateways[batch.gateway_id]
     book = Book(view)
-    raised, parts, opened, missing = _claims(view, batch)
-    quotas, clearing, tax_paths = view.quotas, paths.clearing(batch.site_id, view.window), dict[int, str]()
+    raised, due, opened, missing = _claims(view, batch)
+    clearing, tax_paths = paths.clearing(batch.site_id, view.window), dict[int, str]()
+    # Lines name the same accounts and quotas again and again.
+    funded: dict[tuple[str, QuotaId | None], tuple[Quota | None, str]] = {}
 
     beyond_micros = net_micros = tax_micros = aside_micros = late_micros = 0
     demand: dict[AccountId, int] = {}
@@ -120,27 +138,25 @@ def plan(view: View, batch: ReceivedBatch, carried: Sequence[Carried] = (), *, n
     parked: list[Parked] = []
     over: list[CaseAdded] = []
     asides: dict[AuthorizationId, list[Aside]] = {}
-    for index, line in enumerate(batch.lines):
-        mine = parts[index]
-        quota = quotas.get(line.quota_id) if line.quota_id is not None else None
-        fault = line.fault or _fault(view, batch, line, quota)
-        if fault:
-            due = [sum(part.net for part in mine), sum(part.tax for part in mine)]
-            parked.append(Parked(line=index, reason=fault, net_micros=due[0], tax_micros=due[1]))
+    for index, (line, net, tax) in enumerate(zip(batch.lines, due.nets, due.taxes, strict=True)):
+        names = line.account_id, line.quota_id
+        found = funded.get(names)
+        if found is None:
+            quota = view.quotas.get(line.quota_id) if line.quota_id is not None else None
+            found = funded[names] = quota, _fault(view, batch, line, quota)
+        quota, fault = found
+        second = due.seconds.get(index)
+        if line.fault or fault:
+            for part in second or ():
+                net, tax = net + part.net_micros, tax + part.tax_micros
+            parked.append(Parked(line=index, reason=line.fault or fault, net_micros=net, tax_micros=tax))
             continue
 
-        net = tax = gross_aside = 0
-        for part in mine:
-            if part.aside:
-                gross_aside += part.net + part.tax
-            else:
-                net, tax = net + part.net, tax + part.tax
-        if gross_aside:
-            second = [part for part in mine if part.aside]
-            amount = gross_aside
+        if second:
+            amount = sum(part.net_micros + part.tax_micros for part in second)
             for part in second:
-                asides.setdefault(part.claim.authorization_id, []).append(
-                    _aside_of(batch, line, index, part.net, part.tax)
+                asides.setdefault(part.authorization_id, []).append(
+                    _aside_of(batch, line, index, part.net_micros, part.tax_micros)
                 )
             book.post(
                 paths.suspense(batch.site_id),
@@ -148,7 +164,7 @@ def plan(view: View, batch: ReceivedBatch, carried: Sequence[Carried] = (), *, n
                 amount,
                 Cause.SECOND_CLAIM,
                 line=index,
-                authorization_id=second[0].claim.authorization_id if len(second) == 1 else None,
+                authorization_id=second[0].authorization_id if len(second) == 1 else None,
             )
             aside_micros += amount
             if quota is not None:
@@ -157,16 +173,16 @@ def plan(view: View, batch: ReceivedBatch, carried: Sequence[Carried] = (), *, n
         gross = net + tax
         if gross == 0:
             continue
-        if quota is not None and gross <= (held := book.held(quota)):
-            # The ordinary line: its hold pays it whole, and nothing else has to be looked at.
+        if quota is not None:
             tax_path = tax_paths.get(line.rate_ppm)
             if tax_path is None:
                 tax_path = tax_paths[line.rate_ppm] = paths.tax(line.rate_ppm)
-            book.post_use(quota, (clearing, net), (tax_path, tax), line=index, held_micros=held)
-            demand[quota.account_id] = demand.get(quota.account_id, 0) + gross
-            net_micros += net
-            tax_micros += tax
-            continue
+            # The ordinary line: its hold pays it whole, and nothing else has to be looked at.
+            if book.post_use(quota, clearing, net, tax_path, tax, line=index):
+                demand[quota.account_id] = demand.get(quota.account_id, 0) + gross
+                net_micros += net
+                tax_micros += tax
+                continue
         room = room_of(
             book,
             batch.gateway_id,
@@ -342,9 +358,9 @@ _CAUSES = {"quota": Cause.LATE, "floor": Cause.FLOOR, "overrun": Cause.OVERRUN}
 
 def _claims(
     view: View, batch: ReceivedBatch
-) -> tuple[dict[AuthorizationId, Claimed], list[list[_Part]], dict[AuthorizationId, CaseAdded], int]:
-    """The claims after this batch, what each has due on each line, cases, and what no share covers."""
-    parts: list[list[_Part]] = [[] for _ in batch.lines]
+) -> tuple[dict[AuthorizationId, Claimed], _DueLines, dict[AuthorizationId, CaseAdded], int]:
+    """The claims after this batch, what they have due on each line, cases, and what no share covers."""
+    due_lines = _DueLines(len(batch.lines))
     raised: dict[AuthorizationId, Claimed] = {}
     cases: dict[AuthorizationId, CaseAdded] = {}
     in_batch: dict[RegisterKey, list[Claimed]] = {}
@@ -352,39 +368,40 @@ def _claims(
     for claim in batch.claims:
         authorization_id = claim.authorization_id
         stored = view.claimed.get((authorization_id, batch.gateway_id))
-        before_net, before_tax = (stored.net_micros, stored.tax_micros) if stored is not None else (0, 0)
-        case: tuple[CaseKind, AuthorizationId, int] | None = None
         overlap = _overlap(view, batch.gateway_id, in_batch, claim)
-        due = max(0, claim.net_micros - before_net) + max(0, claim.tax_micros - before_tax)
-        # What it adds while it overlaps: what was claimed first and is only said again stays as it was.
-        adds = stored is None or due > 0
-        aside = (overlap is not None and adds) or (stored is not None and stored.aside)
+        if stored is None:
+            due = claim.net_micros + claim.tax_micros
+            # What it adds while it overlaps: what was claimed first and is only said again stays as it was.
+            aside = overlap is not None
+        else:
+            due = max(0, claim.net_micros - stored.net_micros) + max(0, claim.tax_micros - stored.tax_micros)
+            aside = (overlap is not None and due > 0) or stored.aside
+        case: tuple[CaseKind, AuthorizationId, int] | None = None
 
         if stored is not None and (stored.register != claim.register or stored.register_from != claim.register_from):
             # Another register or start under a known authorization: what it is about cannot be said, so nothing is due.
-            due, case = 0, (CaseKind.REGISTER_DIFFERS, AuthorizationId(b""), 0)
+            case = (CaseKind.REGISTER_DIFFERS, AuthorizationId(b""), 0)
             after = stored
         elif stored is not None and _went_down(stored, claim, batch):
-            due, case = 0, (CaseKind.WENT_DOWN, AuthorizationId(b""), 0)
+            case = (CaseKind.WENT_DOWN, AuthorizationId(b""), 0)
             after = stored
         else:
             shared = 0
-            for share in claim.shares:
-                shared += share.net_micros + share.tax_micros
+            for _, net, tax in claim.shares:
+                shared += net + tax
             if due > shared:
                 case = (CaseKind.SHARES_MISSING, AuthorizationId(b""), due - shared)
                 missing_micros += due - shared
             skip = max(0, shared - due)
-            for share in claim.shares:
+            for line, net, tax in claim.shares:
                 # The front of the shares was billed before.
-                net, tax = share.net_micros, share.tax_micros
                 if skip:
                     done = min(skip, net + tax)
                     skip -= done
                     done_net, done_tax = cut(net, tax, done)
                     net, tax = net - done_net, tax - done_tax
-                if net + tax:
-                    parts[share.line].append(_Part(claim, net, tax, aside))
+                if net or tax:
+                    due_lines.add(line, net, tax, authorization_id if aside else None)
             after = _raise(stored, claim, batch, aside=aside)
             if overlap is not None and due:
                 case = (CaseKind.OVERLAP, overlap, max(0, due - shared))
@@ -402,7 +419,7 @@ def _claims(
                 asides=(),
                 missing_micros=missing,
             )
-    return raised, parts, cases, missing_micros
+    return raised, due_lines, cases, missing_micros
 
 
 def _overlap(
@@ -434,24 +451,30 @@ def _went_down(stored: Claimed, claim: Claim, batch: ReceivedBatch) -> bool:
 
 
 def _raise(stored: Claimed | None, claim: Claim, batch: ReceivedBatch, *, aside: bool) -> Claimed:
-    after = Claimed(
-        authorization_id=claim.authorization_id,
-        register=claim.register,
-        register_from=claim.register_from,
-        register_to=max(stored.register_to, claim.register_to) if stored is not None else claim.register_to,
-        net_micros=max(stored.net_micros, claim.net_micros) if stored is not None else claim.net_micros,
-        tax_micros=max(stored.tax_micros, claim.tax_micros) if stored is not None else claim.tax_micros,
-        final=claim.final or (stored is not None and stored.final),
+    if stored is None:
+        return Claimed(
+            claim.authorization_id,
+            claim.register,
+            claim.register_from,
+            claim.register_to,
+            claim.net_micros,
+            claim.tax_micros,
+            claim.final,
+            aside,
+            batch.gateway_id,
+            batch.incarnation,
+            batch.sequence,
+        )
+    after = stored._replace(
+        register_to=max(stored.register_to, claim.register_to),
+        net_micros=max(stored.net_micros, claim.net_micros),
+        tax_micros=max(stored.tax_micros, claim.tax_micros),
+        final=claim.final or stored.final,
         aside=aside,
-        gateway_id=batch.gateway_id,
-        incarnation=batch.incarnation,
-        sequence=batch.sequence,
     )
-    if stored is not None:
-        same = replace(after, incarnation=stored.incarnation, sequence=stored.sequence, raised_by=stored.raised_by)
-        if same == stored:
-            return stored  # a replay in another chain raises nothing: whose claim it was stays
-    return after
+    if after == stored:
+        return stored  # a replay in another chain raises nothing: whose claim it was stays
+    return after._replace(incarnation=batch.incarnation, sequence=batch.sequence, raised_by=None)
 
 
 def _fault(view: View, batch: ReceivedBatch, line: Line, quota: Quota | None) -> str:

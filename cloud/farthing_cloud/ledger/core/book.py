@@ -10,6 +10,7 @@ from farthing_cloud.ledger.core.posting import Cause, QuotaAfter, Transfer, Tran
 from farthing_cloud.ledger.core.rows import Balances, Payer, Quota, QuotaStatus, View
 
 _DEBITS_PENDING, _DEBITS, _CREDITS_PENDING, _CREDITS = range(4)
+_BALANCES = ("debits_pending", "debits_posted", "credits_pending", "credits_posted")
 
 
 class Book:
@@ -17,22 +18,24 @@ class Book:
 
     def __init__(self, view: View) -> None:
         self._payers: Mapping[str, Payer] = cast("Mapping[str, Payer]", view.payers)
+        self._before = view.balances
+        #: What each touched path gains, in the order of first touch.
         self._changes: dict[str, list[int]] = {}
-        self._now = {
-            path: [b.debits_pending, b.debits_posted, b.credits_pending, b.credits_posted]
-            for path, b in view.balances.items()
-        }
         self._transfers: list[Transfer] = []
         self._posted: dict[QuotaId, int] = {}
         self._voided: dict[QuotaId, int] = {}
         self._status: dict[QuotaId, QuotaStatus] = {}
         self._touched: dict[str, None] = {}  # accounts, in the order of first touch
+        #: The payer's path of each quota that paid a use, its changes, and those of the other side of the hold.
+        self._sides: dict[QuotaId, tuple[str, list[int], list[int]]] = {}
 
     # ---- what stands now, micros
 
     def _balance(self, path: str, of: int) -> int:
-        balances = self._now.get(path)
-        return balances[of] if balances is not None else 0
+        before = self._before.get(path)
+        stood = getattr(before, _BALANCES[of]) if before is not None else 0
+        changes = self._changes.get(path)
+        return stood + changes[of] if changes is not None else stood
 
     def available(self, account_id: str) -> int:
         """Funds + credit limit − posted − held; 0 for no account, and below 0 only after an outside event."""
@@ -63,13 +66,14 @@ class Book:
 
     # ---- what is decided
 
-    def _change(self, path: str, of: int, by: int) -> None:
+    def _changes_of(self, path: str) -> list[int]:
         changes = self._changes.get(path)
         if changes is None:
             changes = self._changes[path] = [0, 0, 0, 0]
-            self._now.setdefault(path, [0, 0, 0, 0])
-        changes[of] += by
-        self._now[path][of] += by
+        return changes
+
+    def _change(self, path: str, of: int, by: int) -> None:
+        self._changes_of(path)[of] += by
 
     def post(
         self,
@@ -118,24 +122,31 @@ class Book:
             self._pend(quota, -total)
             self._posted[quota.quota_id] = self._posted.get(quota.quota_id, 0) + total
 
-    def post_use(
-        self, quota: Quota, net: tuple[str, int], tax: tuple[str, int], *, line: int, held_micros: int
-    ) -> None:
-        """:meth:`post_parts` of a line that its hold (``held_micros``) covers: what nearly every line is."""
-        debit, quota_id = paths.payer(quota.account_id), quota.quota_id
-        total = net[1] + tax[1]
-        assert 0 < total <= min(held_micros, MAX_AMOUNT_MICROS)
-        for credit, amount in (net, tax):
-            if amount:
-                assert amount > 0
-                self._change(credit, _CREDITS, amount)
-                self._transfers.append(
-                    Transfer(TransferKind.POST, debit, credit, amount, quota_id, Cause.USE, line, None)
-                )
-        self._change(debit, _DEBITS, total)
-        self._change(debit, _DEBITS_PENDING, -total)
-        self._change(paths.quota(quota.gateway_id), _CREDITS_PENDING, -total)
-        self._posted[quota_id] = self._posted.get(quota_id, 0) + total
+    def post_use(self, quota: Quota, clearing: str, net: int, tax_path: str, tax: int, *, line: int) -> bool:
+        """Post a line from its hold, if that covers it whole: what nearly every line is. Whether it did."""
+        quota_id, total = quota.quota_id, net + tax
+        posted = self._posted.get(quota_id, 0)
+        if total > quota.held_micros - posted - self._voided.get(quota_id, 0):
+            return False
+        assert 0 < total <= MAX_AMOUNT_MICROS
+        assert net >= 0 <= tax
+        sides = self._sides.get(quota_id)
+        if sides is None:
+            debit = paths.payer(quota.account_id)
+            sides = debit, self._changes_of(debit), self._changes_of(paths.quota(quota.gateway_id))
+            self._sides[quota_id] = sides
+        debit, payer, hold = sides
+        payer[_DEBITS] += total
+        payer[_DEBITS_PENDING] -= total
+        hold[_CREDITS_PENDING] -= total
+        self._posted[quota_id] = posted + total
+        if net:
+            self._changes_of(clearing)[_CREDITS] += net
+            self._transfers.append(Transfer(TransferKind.POST, debit, clearing, net, quota_id, Cause.USE, line, None))
+        if tax:
+            self._changes_of(tax_path)[_CREDITS] += tax
+            self._transfers.append(Transfer(TransferKind.POST, debit, tax_path, tax, quota_id, Cause.USE, line, None))
+        return True
 
     def hold(self, quota: Quota) -> None:
         """Hold a new quota's amount."""

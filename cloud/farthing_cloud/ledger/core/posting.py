@@ -6,6 +6,7 @@ Rule: a store adds nothing of its own but ids, times of commit and the audit lin
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import NamedTuple
 
 from farthing.clock import Instant
 from farthing.ids import AccountId, AuthorizationId, GatewayId, OperatorId, QuotaId, SiteId
@@ -70,12 +71,8 @@ class Cause(StrEnum):
     WRITE_OFF = "write-off"
 
 
-@dataclass(frozen=True, slots=True)
-class Transfer:
-    """One amount from one ledger account to another; ``line`` is the batch's line it stands for.
-
-    (Positional: a batch makes thousands.)
-    """
+class Transfer(NamedTuple):
+    """One amount from one ledger account to another; ``line`` is the batch's line it stands for. (A tuple: a batch makes thousands.)"""
 
     kind: TransferKind
     debit: str

@@ -5,7 +5,7 @@ A refused batch would stop its gateway's chain for ever, so only what no correct
 
 import hashlib
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from google.protobuf.message import DecodeError
 
@@ -47,9 +47,8 @@ class BatchError(ValueError):
     """Bytes that are no batch; the sentence names the field."""
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
-    """A line; ``fault`` is why it cannot be understood, empty when it can. (Positional: a batch holds thousands.)"""
+class Line(NamedTuple):
+    """A line; ``fault`` is why it cannot be understood, empty when it can. (A tuple: a batch holds thousands.)"""
 
     account_id: str
     #: The quota that paid, else None.
@@ -62,18 +61,16 @@ class Line:
     fault: str
 
 
-@dataclass(frozen=True, slots=True)
-class Share:
-    """What one claim adds to one line, micros."""
+class Share(NamedTuple):
+    """What one claim adds to one line, micros. (A tuple: a batch holds thousands.)"""
 
     line: int
     net_micros: int
     tax_micros: int
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """What one authorization bills so far, and what this batch adds."""
+class Claim(NamedTuple):
+    """What one authorization bills so far, and what this batch adds. (A tuple: a batch holds thousands.)"""
 
     authorization_id: AuthorizationId
     register: RegisterKey
@@ -141,9 +138,7 @@ def receive(batch: bytes, *, signature: bytes, key_id: bytes, currency: str) -> 
     if message.sequence < 1 or message.incarnation < 1:
         raise BatchError("sequence and incarnation count from 1")
     try:
-        registers: dict[tuple[str, str, int], RegisterKey] = {}
-        count = len(message.lines)
-        claims = tuple(_claim(claim, message.gateway_id, count, registers) for claim in message.claims)
+        claims, nets, taxes = _claims(message)
         head = ReceivedBatch(
             operator_id=OperatorId(parse_id(message.operator_id)),
             site_id=SiteId(parse_id(message.site_id)),
@@ -158,7 +153,7 @@ def receive(batch: bytes, *, signature: bytes, key_id: bytes, currency: str) -> 
             sealed_at=Instant(message.sealed_at_us),
             merkle_root=parse_bytes(message.merkle_root, HASH_SIZE),
             leaf_count=message.leaf_count,
-            lines=_lines(message, claims, currency),
+            lines=_lines(message, nets, taxes, currency),
             claims=claims,
             stopped=tuple((QuotaId(parse_id(s.quota_id)), _amount(s.still_held_micros)) for s in message.stopped),
             closed=tuple(QuotaId(parse_id(quota_id)) for quota_id in message.closed_quota_ids),
@@ -209,57 +204,67 @@ def _amount(micros: int) -> int:
     return micros
 
 
-def _claim(
-    message: batch_pb2.Claim, gateway_id: str, lines: int, registers: dict[tuple[str, str, int], RegisterKey]
-) -> Claim:
-    if len(message.shares) > MAX_SHARES:
-        raise BatchError(f"more than {MAX_SHARES} shares of one claim")
-    if message.granted_by and message.granted_by != gateway_id:
-        raise BatchError("a claim on another gateway's authorization: its end is carried, not claimed")
-    start, end = message.register_from, message.register_to
-    if end < start:
-        raise BatchError("a claim whose register went back")
-    shares = []
-    for share in message.shares:
-        line, net, tax = share.line, share.net_micros, share.tax_micros
-        if line >= lines:
-            raise BatchError(f"a share of line {line}, which is not there")
+def _claims(message: batch_pb2.Batch) -> tuple[tuple[Claim, ...], list[int], list[int]]:
+    """The claims, and what their shares make of each line: net and tax, micros."""
+    count = len(message.lines)
+    nets, taxes = [0] * count, [0] * count
+    gateway_id = message.gateway_id
+    # A batch names the same registers again and again.
+    registers: dict[tuple[str, str, int], RegisterKey] = {}
+    claims = []
+    # Thousands of times: each field is read once (it costs as much as a small function), and nothing is called that is not needed.
+    for claim in message.claims:
+        if (granted_by := claim.granted_by) and granted_by != gateway_id:
+            raise BatchError("a claim on another gateway's authorization: its end is carried, not claimed")
+        start, end = claim.register_from, claim.register_to
+        if end < start:
+            raise BatchError("a claim whose register went back")
+        shares = []
+        if len(its_shares := claim.shares) > MAX_SHARES:
+            raise BatchError(f"more than {MAX_SHARES} shares of one claim")
+        for share in its_shares:
+            line, net, tax = share.line, share.net_micros, share.tax_micros
+            if line >= count:
+                raise BatchError(f"a share of line {line}, which is not there")
+            if not (0 <= net <= MAX_AMOUNT_MICROS and 0 <= tax <= MAX_AMOUNT_MICROS):
+                raise BatchError(f"amount out of range in a share of line {line}")
+            nets[line] += net
+            taxes[line] += tax
+            shares.append(Share(line, net, tax))
+        name = claim.device_id, claim.register_id, claim.register_epoch
+        register = registers.get(name)
+        if register is None:
+            register = registers[name] = RegisterKey(parse_id(name[0]), parse_id(name[1]), name[2])
+        net, tax = claim.net_micros, claim.tax_micros
         if not (0 <= net <= MAX_AMOUNT_MICROS and 0 <= tax <= MAX_AMOUNT_MICROS):
-            raise BatchError(f"amount out of range in a share of line {line}")
-        shares.append(Share(line, net, tax))
-    name = message.device_id, message.register_id, message.register_epoch
-    register = registers.get(name)
-    if register is None:
-        register = RegisterKey(parse_id(name[0]), parse_id(name[1]), name[2])
-        registers[name] = register
-    return Claim(
-        AuthorizationId(parse_bytes(message.authorization_id, AUTHORIZATION_ID_SIZE)),
-        register,
-        start,
-        end,
-        _amount(message.net_micros),
-        _amount(message.tax_micros),
-        message.final,
-        tuple(shares),
-    )
+            raise BatchError(f"amount out of range: {net} and {tax}")
+        claims.append(
+            Claim(
+                AuthorizationId(parse_bytes(claim.authorization_id, AUTHORIZATION_ID_SIZE)),
+                register,
+                start,
+                end,
+                net,
+                tax,
+                claim.final,
+                tuple(shares),
+            )
+        )
+    return tuple(claims), nets, taxes
 
 
 _CLASSES: Final = frozenset(batch_pb2.EvidenceClass.values()) - {batch_pb2.EVIDENCE_CLASS_UNSPECIFIED}
 
 
-def _lines(message: batch_pb2.Batch, claims: tuple[Claim, ...], currency: str) -> tuple[Line, ...]:
-    nets, taxes = [0] * len(message.lines), [0] * len(message.lines)
-    for claim in claims:
-        for share in claim.shares:
-            nets[share.line] += share.net_micros
-            taxes[share.line] += share.tax_micros
+def _lines(message: batch_pb2.Batch, nets: list[int], taxes: list[int], currency: str) -> tuple[Line, ...]:
+    """The lines; ``nets`` and ``taxes`` are what the claims' shares make of them, micros."""
     # A batch names the same accounts and quotas again and again.
     names: set[str] = set()
     lines = []
-    # Each field is read once: a field of a message costs as much as a small function.
+    # Thousands of times, as above.
     for line, net, tax in zip(message.lines, nets, taxes, strict=True):
-        funding = line.WhichOneof("funding")
-        account_id, rate_ppm = line.account_id, line.tax_rate_ppm
+        account_id, quota_id, rate_ppm = line.account_id, line.quota_id, line.tax_rate_ppm
+        funding = "quota" if quota_id else _other_funding(line)
         fault = ""
         if line.net_micros != net or line.tax_micros != tax:
             fault = "its shares do not add up to it"
@@ -269,25 +274,22 @@ def _lines(message: batch_pb2.Batch, claims: tuple[Claim, ...], currency: str) -
             fault = "its tax rate is above 100 %"
         elif line.evidence_class not in _CLASSES:
             fault = "its evidence class is unknown"
-        elif funding is None or (funding != "quota_id" and not getattr(line, funding)):
+        elif not funding:
             fault = "it does not say what paid it"
-        elif not account_id and funding == "quota_id":
+        elif not account_id and quota_id:
             fault = "a quota, but no account"
-        quota_id = None
         try:
             if account_id and account_id not in names:
                 names.add(parse_id(account_id))
-            if funding == "quota_id":
-                quota_id = QuotaId(line.quota_id)
-                if quota_id not in names:
-                    names.add(parse_id(quota_id))
+            if funding == "quota" and quota_id not in names:
+                names.add(parse_id(quota_id))
         except IdError:
-            fault, quota_id = fault or "its account or quota is no id", None
+            fault, quota_id = fault or "its account or quota is no id", ""
         lines.append(
             Line(
                 account_id if not fault else "",
-                quota_id,
-                "quota" if funding == "quota_id" else (funding or ""),
+                QuotaId(quota_id) if quota_id else None,
+                funding,
                 rate_ppm,
                 net,
                 tax,
@@ -295,3 +297,11 @@ def _lines(message: batch_pb2.Batch, claims: tuple[Claim, ...], currency: str) -
             )
         )
     return tuple(lines)
+
+
+def _other_funding(line: batch_pb2.Line) -> str:
+    """What paid a line that names no quota; empty where it does not say. (A quota without a name is no id, and says so.)"""
+    funding = line.WhichOneof("funding")
+    if funding == "quota_id":
+        return "quota"
+    return funding if funding is not None and getattr(line, funding) else ""

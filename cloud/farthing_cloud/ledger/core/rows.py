@@ -142,9 +142,8 @@ class RegisterKey(NamedTuple):
 ClaimKey: TypeAlias = tuple[AuthorizationId, GatewayId]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Claimed:
-    """The highest claim of an authorization. (gateway, incarnation, sequence) name the batch that raised it last."""
+class Claimed(NamedTuple):
+    """The highest claim of an authorization. (gateway, incarnation, sequence) name the batch that raised it last. (A tuple, for the same reason.)"""
 
     authorization_id: AuthorizationId
     register: RegisterKey

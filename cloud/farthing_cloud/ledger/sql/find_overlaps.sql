@@ -1,12 +1,11 @@
 SELECT n.authorization_id, n.gateway_id, other.authorization_id
-FROM unnest(%(authorizations)s::bytea[], %(claim_gateways)s::text[], %(claim_devices)s::text[], %(claim_registers)s::text[],
-        %(claim_epochs)s::bigint[], %(froms)s::numeric[], %(tos)s::numeric[])
-    AS n (authorization_id, gateway_id, device_id, register_id, register_epoch, register_from, register_to)
-JOIN registers r USING (device_id, register_id, register_epoch)
+FROM unnest(%(authorizations)s::bytea[], %(claim_gateways)s::text[], %(claim_registers)s::bigint[], %(froms)s::numeric[],
+        %(tos)s::numeric[])
+    AS n (authorization_id, gateway_id, register, register_from, register_to)
 CROSS JOIN LATERAL (
     SELECT c.authorization_id
     FROM claims c
-    WHERE c.register = r.id
+    WHERE c.register = n.register
         AND c.operator_id = %(operator_id)s
         AND c.register_to > n.register_from
         AND c.register_from < n.register_to

@@ -1,14 +1,16 @@
+-- The names first: an account is found by its own, not by looking at all of them.
 SELECT a.path, a.debits_pending, a.debits_posted, a.credits_pending, a.credits_posted
-FROM accounts a
-WHERE a.operator_id = %(operator_id)s AND a.currency = %(currency)s
-    AND (a.path = ANY (%(paths)s::text[])
-        OR a.path IN (
-            SELECT p.kind || q.account_id
-            FROM quotas q CROSS JOIN (VALUES ('payer/'), ('debt/')) AS p (kind)
-            WHERE q.quota_id = ANY (%(quota_ids)s::text[])
-            UNION
-            SELECT p.kind || s.account_id
-            FROM asides s CROSS JOIN (VALUES ('payer/'), ('debt/')) AS p (kind)
-            WHERE s.case_id = %(case_id)s))
+FROM (
+    SELECT n.path FROM unnest(%(paths)s::text[]) AS n (path)
+    UNION
+    SELECT p.kind || q.account_id
+    FROM quotas q CROSS JOIN (VALUES ('payer/'), ('debt/')) AS p (kind)
+    WHERE q.quota_id = ANY (%(quota_ids)s::text[])
+    UNION
+    SELECT p.kind || s.account_id
+    FROM asides s CROSS JOIN (VALUES ('payer/'), ('debt/')) AS p (kind)
+    WHERE s.case_id = %(case_id)s
+) AS n
+JOIN accounts a ON a.operator_id = %(operator_id)s AND a.currency = %(currency)s AND a.path = n.path
 ORDER BY a.id
-FOR NO KEY UPDATE
+FOR NO KEY UPDATE OF a

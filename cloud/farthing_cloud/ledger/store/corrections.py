@@ -8,12 +8,11 @@ import psycopg
 from psycopg.rows import TupleRow
 
 from farthing.clock import Instant
-from farthing.ids import AccountId, AuthorizationId, GatewayId, OperatorId, QuotaId, SiteId
+from farthing.ids import AuthorizationId, GatewayId, OperatorId, SiteId
 from farthing.money import Currency
 from farthing_cloud.database import sentence
-from farthing_cloud.ledger.core.posting import Cause, Posting, Transfer, TransferKind
+from farthing_cloud.ledger.core.posting import Posting
 from farthing_cloud.ledger.core.rows import (
-    Aside,
     CaseStatus,
     Claimed,
     CorrectedPart,
@@ -23,6 +22,7 @@ from farthing_cloud.ledger.core.rows import (
     Touch,
 )
 from farthing_cloud.ledger.core.uses import UseBatch, UseCase, UseHistory
+from farthing_cloud.ledger.store.reading import aside_of, transfer_of
 
 _PACKAGE: Final = "farthing_cloud.ledger"
 READ_CORRECTION: Final = sentence(_PACKAGE, "read_correction")
@@ -245,33 +245,4 @@ async def find_use(
             )
             for row in closings
         ),
-    )
-
-
-def aside_of(row: TupleRow) -> Aside:
-    """A row of ``read_asides.sql``."""
-    return Aside(
-        gateway_id=GatewayId(row[0]),
-        incarnation=row[1],
-        sequence=row[2],
-        line=row[3],
-        account_id=AccountId(row[4]),
-        site_id=SiteId(row[5]),
-        rate_ppm=row[6],
-        net_micros=row[7],
-        tax_micros=row[8],
-    )
-
-
-def transfer_of(row: TupleRow) -> Transfer:
-    """Kind, debit, credit, amount, quota, cause, line, authorization."""
-    return Transfer(
-        TransferKind(row[0]),
-        row[1],
-        row[2],
-        row[3],
-        QuotaId(row[4]) if row[4] else None,
-        Cause(row[5]),
-        row[6],
-        row[7],
     )
