@@ -1,5 +1,6 @@
 -- The names first: an account is found by its own, not by looking at all of them.
-SELECT a.path, a.debits_pending, a.debits_posted, a.credits_pending, a.credits_posted
+-- As text, which becomes an integer at a third of a Decimal's price.
+SELECT a.path, a.debits_pending::text, a.debits_posted::text, a.credits_pending::text, a.credits_posted::text
 FROM (
     SELECT n.path FROM unnest(%(paths)s::text[]) AS n (path)
     UNION

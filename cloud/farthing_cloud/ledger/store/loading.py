@@ -103,7 +103,7 @@ class Loading:
         """Name every quota that is not closed. With its gateway's row locked none can be added any more."""
         run = self._connection.execute
         await run(TAKE_BOOKS, {"operator_id": touch.operator_id, "currency": touch.currency})
-        gateways = {"gateway_ids": list(touch.gateway_ids)}
+        gateways = {"gateway_ids": names(touch.gateway_ids)}
         await run(TAKE_GATEWAYS, gateways)
         live = await (await run(READ_LIVE_QUOTAS, gateways)).fetchall()
         return replace(touch, quota_ids=(*touch.quota_ids, *(QuotaId(row[0]) for row in live)))
@@ -116,21 +116,24 @@ class Loading:
         take_books = TAKE_BOOKS_ALONE if touch.exclusive else TAKE_BOOKS
         named: dict[str, Any] = {
             **operator,
-            "account_ids": list(touch.account_ids),
-            "quota_ids": list(touch.quota_ids),
+            "account_ids": names(touch.account_ids),
+            "quota_ids": names(touch.quota_ids),
             "case_id": touch.case_id,
             "decision_id": touch.decision_id,
-            "gateway_ids": list(touch.gateway_ids),
+            "gateway_ids": names(touch.gateway_ids),
             "open_claims": MAX_OPEN_CLAIMS,
-            "paths": [
-                *(paths.quota(gateway_id) for gateway_id in touch.gateway_ids),
-                *(path(account_id) for account_id in touch.account_ids for path in (paths.payer, paths.debt)),
-            ],
+            "paths": names(
+                (
+                    *map(paths.quota, touch.gateway_ids),
+                    *map(paths.payer, touch.account_ids),
+                    *map(paths.debt, touch.account_ids),
+                )
+            ),
         }
         run = self._connection.execute
         async with self._connection.pipeline():
             books = await run(take_books, operator)
-            gateways = await run(TAKE_GATEWAYS, {"gateway_ids": list(touch.gateway_ids)})
+            gateways = await run(TAKE_GATEWAYS, named)
             case = await run(TAKE_CASE, named) if touch.case_id is not None else None
             asides = await run(READ_ASIDES, named) if touch.case_id is not None else None
             if touch.claims:
