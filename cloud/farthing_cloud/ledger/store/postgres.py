@@ -13,7 +13,7 @@ import psycopg_pool
 from psycopg.rows import TupleRow
 
 from farthing.clock import Instant
-from farthing.ids import AccountId, AuthorizationId, GatewayId, OperatorId, QuotaId
+from farthing.ids import AccountId, AuthorizationId, GatewayId, OperatorId, QuotaId, SiteId
 from farthing.money import Currency
 from farthing_cloud.database import sentence
 from farthing_cloud.ledger.core import audit
