@@ -68,6 +68,7 @@ _SERVICES = "spiffe://farthing/service/*"
 _REGISTRY = "spiffe://farthing/service/registry"
 _VAULT = "spiffe://farthing/service/vault"
 _FRAUD = "spiffe://farthing/service/fraud"
+_PUBLICLOG = "spiffe://farthing/service/publiclog"
 _SETTLEMENT = "spiffe://farthing/service/settlement"
 _DOCUMENTS = "spiffe://farthing/service/documents"
 
@@ -80,6 +81,7 @@ _V = "/farthing.v1.Vault/"
 _F = "/farthing.v1.Fraud/"
 _S = "/farthing.v1.Settlement/"
 _M = "/farthing.v1.Movements/"
+_P = "/farthing.v1.PublicLog/"
 
 #: Method → SAN URIs that may call it; "*" at the end stands for any id.
 DEFAULT_CALLERS: Mapping[str, tuple[str, ...]] = {
@@ -112,6 +114,7 @@ DEFAULT_CALLERS: Mapping[str, tuple[str, ...]] = {
     _R + "ListTariffs": (_PERSONS, _SERVICES),
     _R + "ListDevices": (_PERSONS, _SERVICES),
     _R + "ListEntitlements": (_PERSONS, _SERVICES),
+    _R + "ListDeviceChanges": (_PUBLICLOG,),
     # Ledger.
     _L + "CreateGateway": (_REGISTRY,),
     _L + "CreateAccount": (_PERSONS,),
@@ -129,7 +132,8 @@ DEFAULT_CALLERS: Mapping[str, tuple[str, ...]] = {
     _L + "ListOverlapCases": (_PERSONS, _FRAUD, _SETTLEMENT),
     _L + "DecideOverlapCase": (_PERSONS,),
     _L + "IssueDirective": (_REGISTRY, _VAULT, _FRAUD),
-    _L + "FollowEvents": (_FRAUD, _SETTLEMENT, _DOCUMENTS),
+    _L + "FollowEvents": (_FRAUD, _SETTLEMENT, _DOCUMENTS, _PUBLICLOG),
+    _L + "ReadReceipts": (_PERSONS, _PUBLICLOG),
     _L + "CloseWindow": (_SETTLEMENT,),
     _L + "Reconcile": (_PERSONS, _SETTLEMENT),
     _L + "ListGatewayCases": (_PERSONS, _FRAUD),
@@ -165,6 +169,11 @@ DEFAULT_CALLERS: Mapping[str, tuple[str, ...]] = {
     _S + "Close": (_PERSONS,),
     _S + "Plan": (_PERSONS,),
     _S + "ShowPlan": (_PERSONS,),
+    # Public log.
+    _P + "ShowLogs": (_PERSONS,),
+    _P + "ProveEntries": (_PERSONS,),
+    _P + "ProveGrowth": (_PERSONS,),
+    _P + "ReconcileLog": (_PERSONS,),
 }
 
 _PATTERN = re.compile(r"spiffe://farthing/(gateway|person|service)/(\*|[A-Za-z0-9-]{1,64})\Z")

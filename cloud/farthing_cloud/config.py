@@ -20,8 +20,8 @@ from farthing.configuration import (
 from farthing.money import PPM
 
 #: All services there are, in the order in which they start.
-ServiceName: TypeAlias = Literal["ledger", "vault", "registry", "settlement", "fraud"]
-SERVICE_NAMES: tuple[ServiceName, ...] = ("ledger", "vault", "registry", "settlement", "fraud")
+ServiceName: TypeAlias = Literal["ledger", "vault", "registry", "settlement", "fraud", "publiclog"]
+SERVICE_NAMES: tuple[ServiceName, ...] = ("ledger", "vault", "registry", "settlement", "fraud", "publiclog")
 
 
 class ListenSection(Section):
@@ -111,6 +111,17 @@ class VaultSection(Section):
     max_tokens_per_operator: Annotated[int, Field(ge=1)] = 100_000
 
 
+class PublicLogSection(Section):
+    """What is published for anybody to check."""
+
+    #: The first part of the logs' names, such as "example.com/farthing"; empty: named after the signing key. Never changed: witnesses know a log by it.
+    origin: Annotated[str, Field(pattern=r"^[A-Za-z0-9./_-]{0,200}$")] = ""
+    #: The logs' static files, for any web server to show; default: ``<state_dir>/publiclog``. Not on the database's disk, where that can be.
+    directory: FilePath | None = None
+    #: A checkpoint is published at most this often, real seconds.
+    interval_s: Annotated[int, Field(ge=1)] = 10
+
+
 class CloudConfig(Section):
     """Everything that ``farthing-cloud`` reads."""
 
@@ -132,6 +143,7 @@ class CloudConfig(Section):
     settlement: SettlementSection = SettlementSection()
     registry: RegistrySection = RegistrySection()
     vault: VaultSection = VaultSection()
+    publiclog: PublicLogSection = PublicLogSection()
     #: Rows that replace those of ``farthing_cloud.callers.DEFAULT_CALLERS``: method → allowed SAN URI patterns.
     callers: dict[str, tuple[str, ...]] = Field(default_factory=dict, strict=False)
 
@@ -149,6 +161,9 @@ def load_config(path: Path) -> CloudConfig:
             "party": existing(path, "party", config.party, "a folder made by: farthing-hsm-sim"),
             "ca_file": existing(path, "ca_file", config.ca_file, "the certificate of the ceremony's CA (ca.pem)"),
             "transport_dir": None if config.transport_dir is None else resolved(path, config.transport_dir),
+            "publiclog": config.publiclog.model_copy(
+                update={"directory": resolved(path, config.publiclog.directory or config.state_dir / "publiclog")}
+            ),
             "database": config.database.model_copy(
                 update={
                     "data_dir": resolved(path, config.database.data_dir or config.state_dir / "postgresql")

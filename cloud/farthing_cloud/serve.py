@@ -35,6 +35,8 @@ from farthing_cloud.transport import ISSUING_KEY, Transport
 #: Calls under way when we are told to stop. With pools and PostgreSQL after it, all of it fits into five seconds.
 STOP_GRACE_S = 1.0
 POOL_CLOSE_TIMEOUT_S = 1.0
+#: No service calls these: a process need not know where they are.
+UNCALLED: frozenset[ServiceName] = frozenset({"publiclog"})
 #: How often the database is asked whether it is there, for health and metrics.
 PROBE_INTERVAL_S = 1.0
 PROBE_TIMEOUT_S = 2.0
@@ -76,6 +78,10 @@ def build_service(
             from farthing_cloud import fraud
 
             return fraud.build(pool=pool, token=token, channel=channel, clock=clock, settings=config.fraud)
+        case "publiclog":
+            from farthing_cloud import publiclog
+
+            return publiclog.build(pool=pool, token=token, channel=channel, clock=clock, settings=config.publiclog)
     assert_never(name)
 
 
@@ -271,6 +277,8 @@ class Cloud:
                 peers[name] = own_address
                 continue
             address = self._config.back_office.addresses.get(name)
+            if address is None and name in UNCALLED:
+                continue
             if address is None:
                 raise ConfigError(
                     f"the service {name} is not in this process: say where it is, back_office.addresses.{name} = "

@@ -18,9 +18,10 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from pkcs11 import Attribute
 
 from farthing.hsm import Hsm, HsmError, Party, load_party
-from farthing.hsm.certificate import CertificateRequest, key_uri, sign_certificate
+from farthing.hsm.certificate import CertificateRequest, sign_certificate
 from farthing.hsm.party import PARTY_FILE, format_party
 from farthing.hsm.token import find_token, read_pin
+from farthing.ids import key_uri
 from farthing_hsm_sim.plan import CA, CLOUD, EDHOC_LABEL, KEYS, Plan, token_label
 from farthing_hsm_sim.softhsm import (
     CONFIGURATION_FILE,

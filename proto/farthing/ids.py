@@ -71,3 +71,8 @@ def standing_authorization_id(
 def token_commitment(token: bytes, salt: bytes) -> bytes:
     """What a statement says of the token presented: SHA-256(salt ‖ token). ``salt`` is 16 random bytes."""
     return hashlib.sha256(salt + token).digest()
+
+
+def key_uri(role: str, owner: str) -> str:
+    """The URI that names a signing key in its certificate: ``role`` is "batch", "receipt" or "log". No door takes it for a caller's."""
+    return f"spiffe://farthing/key/{role}/{owner}"

@@ -101,6 +101,9 @@ class KeptLedger(ledger_pb2_grpc.LedgerServicer):
     chains: dict[str, list[ledger_pb2.IssueDirectiveRequest]] = field(default_factory=lambda: defaultdict(list))
     keys: set[str] = field(default_factory=set)
     accounts: set[str] = field(default_factory=lambda: {"acme"})
+    epoch: int = 1
+    #: What was posted: (gateway, incarnation, sequence) → what the log is to say.
+    posted: dict[tuple[str, int, int], ledger_pb2.PostedReceipt] = field(default_factory=dict)
     #: Answers UNAVAILABLE once this many more calls were served.
     calls_until_away: int | None = None
 
@@ -129,6 +132,13 @@ class KeptLedger(ledger_pb2_grpc.LedgerServicer):
             self.keys.add(request.idempotency_key)
             self.chains[request.gateway_id].append(request)
         return ledger_pb2.IssueDirectiveResponse(version=len(self.chains[request.gateway_id]))
+
+    @override
+    async def ReadReceipts(self, request: ledger_pb2.ReadReceiptsRequest, context: Any) -> Any:
+        await self._here(context)
+        names = [(name.gateway_id, name.incarnation, name.sequence) for name in request.batches]
+        found = [self.posted[name] for name in names if name in self.posted]
+        return ledger_pb2.ReadReceiptsResponse(ledger_epoch=self.epoch, receipts=found)
 
     def kinds(self, gateway_id: str) -> list[str | None]:
         """What is on a chain, in order."""
@@ -167,6 +177,7 @@ class BackOffice:
     services: tuple[Any, ...]
     speaks: _As
     url: str
+    channel: grpc.aio.Channel
 
     def speak_as(self, who: Caller) -> None:
         """Who makes the next calls."""
@@ -216,6 +227,7 @@ async def back_office(database_url: str, tokens: Tokens) -> AsyncIterator[BackOf
             services=services,
             speaks=speaks,
             url=database_url,
+            channel=channel,
         )
 
 

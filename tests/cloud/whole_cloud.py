@@ -96,7 +96,8 @@ def write_cloud(folder: Path, parties: Path, more: str = "") -> RunningCloud:
     config = folder / "cloud.toml"
     config.write_text(
         f'state_dir = "{folder / "state"}"\nparty = "{parties / "cloud"}"\n'
-        f'ca_file = "{parties / "ca/certificates/ca.pem"}"\n' + (more or "[database]\nembedded = true\n")
+        f'ca_file = "{parties / "ca/certificates/ca.pem"}"\n'
+        + (more or "[database]\nembedded = true\n[publiclog]\ninterval_s = 1\n")
     )
     return RunningCloud(config=config, state_dir=folder / "state", log=folder / "cloud.log")
 

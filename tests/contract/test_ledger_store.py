@@ -34,6 +34,12 @@ async def everything(store: LedgerStore) -> list[object]:
         out.append(await store.chain(GatewayId(gateway), 1))
         out.append(await store.directives(GatewayId(gateway), 0, 100))
         out += [await store.batch(GatewayId(gateway), 1, sequence) for sequence in (1, 2, 3, 4)]
+    named = [(GatewayId(gateway), 1, sequence) for sequence in (3, 1, 9, 2) for gateway in ("G2", "G1")]
+    receipts = await store.receipts(named)
+    assert [(each.gateway_id, 1, each.sequence) for each in receipts] == [
+        name for name in named if await store.batch(*name) is not None
+    ]
+    out += receipts
     out += [replace(event, cursor=Cursor()) for event in await store.events(Cursor(), 1000, ())]
     out += [await store.open_quotas(OP, "", ""), await store.verify()]
     return out

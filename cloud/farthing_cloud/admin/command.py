@@ -96,6 +96,12 @@ def _evidence() -> typer.Typer:
     return evidence
 
 
+def _log() -> typer.Typer:
+    from farthing_cloud.admin.publiclog import log
+
+    return log
+
+
 def _fraud() -> typer.Typer:
     from farthing_cloud.admin.fraud import app
 
@@ -144,6 +150,7 @@ _GROUPS: Mapping[str, Callable[[], typer.Typer]] = {
     "batches": _batches,
     "ledger": _ledger,
     "evidence": _evidence,
+    "log": _log,
     "fraud": _fraud,
     "settlement": _settlement,
 }

@@ -116,6 +116,7 @@ class Gateway(Section):
             site_id=self.site,
             exposure_micros=self.exposure,
             batch_key=party.public_key("batch"),
+            batch_certificate=_der_if_there(party, "batch"),
             grant_key=party.public_key("grant"),
             unwrap_key=_point(party, "unwrap"),
         )
@@ -399,3 +400,8 @@ def _point(party: Party, label: str) -> bytes:
 
 def _der(party: Party, name: str) -> bytes:
     return x509.load_pem_x509_certificate(party.certificate(name)).public_bytes(Encoding.DER)
+
+
+def _der_if_there(party: Party, name: str) -> bytes:
+    """A certificate that parties of an earlier ceremony have not: without it bundles say that nobody vouches for the key."""
+    return _der(party, name) if (party.certificates / f"{name}.pem").is_file() else b""

@@ -21,6 +21,7 @@ from farthing.ids import (
 )
 from farthing.money import parse_amount_micros, parse_currency
 from farthing.policy import entitlement_of, online_check_ppm_of, place_policy_of, scorecard_of, usage_limits_of
+from farthing.tlog.entries import receipt_hash
 from farthing.v1 import directive_pb2, ledger_pb2
 from farthing_cloud.callers import Caller
 from farthing_cloud.ledger.bell import Bell
@@ -43,6 +44,10 @@ MAX_TRANSFERS: Final = 1_000
 MAX_CORRECTIONS: Final = 1_000
 #: Outbox rows read at once.
 EVENTS_AT_ONCE: Final = 500
+#: What a consumer of the outbox handles in one transaction.
+RECEIPTS_AT_ONCE: Final = 200
+#: More cannot be stored.
+MAX_COUNT: Final = 2**63 - 1
 #: Texts of people and services that end up in rows.
 MAX_TEXT: Final = 200
 
@@ -353,6 +358,35 @@ class LedgerServicer(PlanServicer):
                 if not request.follow:
                     return
                 await self._events.wait(seen, milliseconds=LOOK_AGAIN_MS)
+
+    @override
+    async def ReadReceipts(
+        self, request: ledger_pb2.ReadReceiptsRequest, context: Context
+    ) -> ledger_pb2.ReadReceiptsResponse:
+        """Hashes of posted batches and of what their receipts say, and the epoch that the ledger is in."""
+        async with refusals(context):
+            if len(request.batches) > RECEIPTS_AT_ONCE:
+                raise malformed(f"at most {RECEIPTS_AT_ONCE} batches at once")
+            if any(max(name.incarnation, name.sequence) > MAX_COUNT for name in request.batches):
+                raise malformed("an incarnation or sequence above 2^63 - 1")
+            epoch = await self._store.ledger_epoch()
+            found = await self._store.receipts(
+                [(GatewayId(parse_id(name.gateway_id)), name.incarnation, name.sequence) for name in request.batches]
+            )
+        return ledger_pb2.ReadReceiptsResponse(
+            ledger_epoch=epoch,
+            receipts=[
+                ledger_pb2.PostedReceipt(
+                    batch=ledger_pb2.BatchName(
+                        gateway_id=content.gateway_id, incarnation=content.incarnation, sequence=content.sequence
+                    ),
+                    ledger_epoch=content.ledger_epoch,
+                    batch_hash=content.batch_hash,
+                    receipt_hash=receipt_hash(content.encode()),
+                )
+                for content in found
+            ],
+        )
 
     # --- settlement ---------------------------------------------------------------------------------------------------
 

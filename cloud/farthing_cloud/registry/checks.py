@@ -11,7 +11,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
 from cryptography.x509.oid import NameOID
 
-from farthing.ids import IdError, parse_id
+from farthing.evidence.keys import uris_of
+from farthing.ids import IdError, key_uri, parse_id
 from farthing.money import MoneyError, parse_amount_micros, parse_currency
 from farthing.policy import (
     PolicyError,
@@ -124,8 +125,8 @@ def check_floor_shares(operator: registry_pb2.Operator, shares: Iterable[tuple[i
         )
 
 
-def check_gateway(gateway: registry_pb2.Gateway) -> None:
-    """Raise ``Unfit`` unless ids, exposure and the three public keys are usable."""
+def check_gateway(gateway: registry_pb2.Gateway, *, root: x509.Certificate) -> None:
+    """Raise ``Unfit`` unless ids, exposure and the three public keys are usable, and a certificate given is that of the batch key."""
     _id("gateway_id", gateway.gateway_id)
     _id("operator_id", gateway.operator_id)
     _id("site_id", gateway.site_id)
@@ -140,6 +141,16 @@ def check_gateway(gateway: registry_pb2.Gateway) -> None:
         raise Unfit("unwrap_key: not a point of P-256") from err
     if point.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint) != gateway.unwrap_key:
         raise Unfit("unwrap_key: write the point uncompressed, 65 bytes")
+    if gateway.batch_certificate:
+        certificate, spki = _issued_by(root, "batch_certificate", gateway.batch_certificate)
+        try:
+            uris = uris_of(certificate)
+        except ValueError as err:
+            raise Unfit("batch_certificate: not an X.509 certificate in DER") from err
+        if uris != [key_uri("batch", gateway.gateway_id)]:
+            raise Unfit(f"batch_certificate: it does not name the batch key of {gateway.gateway_id}")
+        if spki != gateway.batch_key:
+            raise Unfit("batch_certificate: it binds another key than batch_key")
 
 
 def check_tariff(tariff: registry_pb2.Tariff, *, currency: str | None) -> None:
@@ -264,16 +275,22 @@ def _p256(name: str, spki: bytes) -> None:
         raise Unfit(f"{name}: keys are on P-256")
 
 
-def _check_certificate(device: registry_pb2.Device, root: x509.Certificate, now: datetime) -> None:
+def _issued_by(root: x509.Certificate, name: str, der: bytes) -> tuple[x509.Certificate, bytes]:
+    """The certificate and its key (SubjectPublicKeyInfo), if the root itself issued it."""
     try:
-        certificate = x509.load_der_x509_certificate(device.certificate)
+        certificate = x509.load_der_x509_certificate(der)
         spki = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     except (ValueError, UnsupportedAlgorithm) as err:
-        raise Unfit("certificate: not an X.509 certificate in DER") from err
+        raise Unfit(f"{name}: not an X.509 certificate in DER") from err
     try:
         certificate.verify_directly_issued_by(root)
     except (ValueError, TypeError, InvalidSignature) as err:
-        raise Unfit("certificate: the factory's CA did not issue it") from err
+        raise Unfit(f"{name}: the factory's CA did not issue it") from err
+    return certificate, spki
+
+
+def _check_certificate(device: registry_pb2.Device, root: x509.Certificate, now: datetime) -> None:
+    certificate, spki = _issued_by(root, "certificate", device.certificate)
     names = [str(name.value) for name in certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
     if names != [device.record.device_id]:
         raise Unfit(f"certificate: it names {', '.join(names) or 'nobody'}, not {device.record.device_id}")

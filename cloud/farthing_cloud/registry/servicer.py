@@ -45,6 +45,10 @@ from farthing_cloud.registry.life import IllegalStep, device_step, gateway_step
 from farthing_cloud.wishes import CALL_TIMEOUT_S, Wishes, WishRefused, add_wish, keep_sending, waits
 
 MAX_REASON_LENGTH = 500
+#: Changes of devices in one answer: some 2 kB each, well below what one message may have.
+MAX_CHANGES = 1_000
+#: PostgreSQL keeps signed 64-bit integers.
+MAX_PLACE = 2**63 - 1
 #: Epochs count from 1, so that 0 on the wire is "not said".
 FIRST_DEVICE_EPOCH = 1
 
@@ -137,7 +141,7 @@ class RegistryServicer(registry_pb2_grpc.RegistryServicer):
         """A gateway and its public keys. It is told everything it must know before anything else happens to it."""
         gateway = request.gateway
         async with refusals(context, _CODES):
-            check_gateway(gateway)
+            check_gateway(gateway, root=self._root)
             async with self._change(gateway.operator_id) as connection:
                 await self._currency(connection, gateway.operator_id, dry_run=request.dry_run)
                 site = await self._site(connection, gateway.site_id, gateway.operator_id, dry_run=request.dry_run)
@@ -443,6 +447,23 @@ class RegistryServicer(registry_pb2_grpc.RegistryServicer):
             return registry_pb2.ListEntitlementsResponse(
                 entitlements=await store.list_entitlements(connection, request.operator_id)
             )
+
+    @override
+    async def ListDeviceChanges(
+        self, request: registry_pb2.ListDeviceChangesRequest, context: Context
+    ) -> registry_pb2.ListDeviceChangesResponse:
+        """Identities and statuses of devices, as they came to be."""
+        async with refusals(context, _CODES):
+            if max(request.after_transaction_id, request.after_sequence) > MAX_PLACE:
+                raise Unfit("after: no such place")
+            async with self._pool.connection() as connection:
+                changes = await store.list_device_changes(
+                    connection,
+                    transaction_id=request.after_transaction_id,
+                    sequence=request.after_sequence,
+                    limit=min(request.limit or MAX_CHANGES, MAX_CHANGES),
+                )
+        return registry_pb2.ListDeviceChangesResponse(changes=changes)
 
     # --- background ---------------------------------------------------------------------------------------------------
 

@@ -47,6 +47,7 @@ _LEAVE_DEVICE_SITES = _sql("leave_device_sites")
 _GATEWAYS_OF_DEVICE = _sql("gateways_of_device")
 _DEVICES_OF_SITE = _sql("devices_of_site")
 _RECORD_STATUS_CHANGE = _sql("record_status_change")
+_LIST_DEVICE_CHANGES = _sql("list_device_changes")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -290,3 +291,20 @@ async def record_status_change(
             "at_us": at_us,
         },
     )
+
+
+async def list_device_changes(
+    connection: Connection, *, transaction_id: int, sequence: int, limit: int
+) -> list[registry_pb2.DeviceChange]:
+    """What became of devices after a place, in order; nothing that a transaction under way can still precede."""
+    rows = await _all(
+        connection, _LIST_DEVICE_CHANGES, transaction_id=str(transaction_id), sequence=sequence, limit=limit
+    )
+    changes = []
+    for row in rows:
+        device = registry_pb2.Device.FromString(bytes(row[2]))
+        device.record.status = row[3]
+        changes.append(
+            registry_pb2.DeviceChange(transaction_id=int(row[0]), sequence=row[1], device=device, at_us=row[4])
+        )
+    return changes

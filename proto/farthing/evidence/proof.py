@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import NameOID
 from google.protobuf.message import DecodeError
@@ -22,6 +22,7 @@ from farthing.evidence import merkle
 from farthing.evidence.batches import BATCH_RECIPIENT, MAX_LEAVES, batch_hash
 from farthing.evidence.bundle import Billed, Bundle, BundledBatch
 from farthing.evidence.detail import EvidenceError, RegisterFacts, VerifiedLeaf, follows, verify_authorization
+from farthing.evidence.keys import issued, uris_of
 from farthing.money import format_micros
 from farthing.tariff import Tariff, TariffError, parse
 from farthing.v1 import batch_pb2
@@ -125,10 +126,10 @@ def _device(bundle: Bundle, number: int, der: bytes, roots: Sequence[x509.Certif
         certificate = x509.load_der_x509_certificate(der)
         spki = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
         names = [str(name.value) for name in certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
-        uris = _uris(certificate)
+        uris = uris_of(certificate)
     except (ValueError, UnsupportedAlgorithm) as err:
         raise BundleFault(where, "not an X.509 certificate in DER") from err
-    if roots and not any(_issued(certificate, root) for root in roots):
+    if roots and not any(issued(certificate, root) for root in roots):
         raise BundleFault(where, "none of the CAs given issued it")
     # The same CA names gateways and people, by a URI; their names may be a device's.
     if names != [bundle.billed.device] or uris:
@@ -136,23 +137,6 @@ def _device(bundle: Bundle, number: int, der: bytes, roots: Sequence[x509.Certif
             where, f"it names {', '.join((*names, *uris)) or 'nobody'}, not device {bundle.billed.device}"
         )
     return DeviceKey(key=_key(where, spki), certificate=certificate)
-
-
-def _uris(certificate: x509.Certificate) -> list[str]:
-    try:
-        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except x509.ExtensionNotFound:
-        return []
-    return names.get_values_for_type(x509.UniformResourceIdentifier)
-
-
-def _issued(certificate: x509.Certificate, root: x509.Certificate) -> bool:
-    try:
-        constraints = root.extensions.get_extension_for_class(x509.BasicConstraints).value
-        certificate.verify_directly_issued_by(root)
-    except (ValueError, TypeError, InvalidSignature, x509.ExtensionNotFound):
-        return False
-    return constraints.ca
 
 
 def _key(where: str, spki: bytes) -> VerifyingKey:

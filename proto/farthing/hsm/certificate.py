@@ -46,11 +46,6 @@ class CertificateRequest:
     excluded_uri_hosts: Sequence[str] = ()
 
 
-def key_uri(role: str, owner: str) -> str:
-    """The URI that names a signing key in its certificate: ``role`` is "batch", "receipt" or "log". No door takes it for a caller's."""
-    return f"spiffe://farthing/key/{role}/{owner}"
-
-
 def sign_certificate(
     token: Token, issuer_label: str, request: CertificateRequest, *, issuer_certificate: bytes | None
 ) -> bytes:

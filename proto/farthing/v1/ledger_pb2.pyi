@@ -2459,3 +2459,99 @@ class ExportEvidenceResponse(message.Message):
     _ClearFieldArgType: _TypeAlias = typing.Literal["part", b"part"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class BatchName(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
+    GATEWAY_ID_FIELD_NUMBER: builtins.int
+    INCARNATION_FIELD_NUMBER: builtins.int
+    SEQUENCE_FIELD_NUMBER: builtins.int
+    gateway_id: builtins.str
+    incarnation: builtins.int
+    sequence: builtins.int
+    def __init__(
+        self,
+        *,
+        gateway_id: builtins.str = ...,
+        incarnation: builtins.int = ...,
+        sequence: builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["gateway_id", b"gateway_id", "incarnation", b"incarnation", "sequence", b"sequence"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ReadReceiptsRequest(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
+    BATCHES_FIELD_NUMBER: builtins.int
+    @builtins.property
+    def batches(self) -> containers.RepeatedCompositeFieldContainer[BatchName]:
+        """At most 200."""
+
+    def __init__(
+        self,
+        *,
+        batches: abc.Iterable[BatchName] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["batches", b"batches"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class PostedReceipt(message.Message):
+    """SHA-256 of the batch's bytes and of its receipt's."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    BATCH_FIELD_NUMBER: builtins.int
+    LEDGER_EPOCH_FIELD_NUMBER: builtins.int
+    BATCH_HASH_FIELD_NUMBER: builtins.int
+    RECEIPT_HASH_FIELD_NUMBER: builtins.int
+    ledger_epoch: builtins.int
+    batch_hash: builtins.bytes
+    receipt_hash: builtins.bytes
+    @builtins.property
+    def batch(self) -> BatchName: ...
+    def __init__(
+        self,
+        *,
+        batch: BatchName | None = ...,
+        ledger_epoch: builtins.int = ...,
+        batch_hash: builtins.bytes = ...,
+        receipt_hash: builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["batch", b"batch"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["batch", b"batch", "batch_hash", b"batch_hash", "ledger_epoch", b"ledger_epoch", "receipt_hash", b"receipt_hash"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ReadReceiptsResponse(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
+    LEDGER_EPOCH_FIELD_NUMBER: builtins.int
+    RECEIPTS_FIELD_NUMBER: builtins.int
+    ledger_epoch: builtins.int
+    """The ledger's own, now."""
+    @builtins.property
+    def receipts(self) -> containers.RepeatedCompositeFieldContainer[PostedReceipt]:
+        """Those that were posted, in the order they were asked for."""
+
+    def __init__(
+        self,
+        *,
+        ledger_epoch: builtins.int = ...,
+        receipts: abc.Iterable[PostedReceipt] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["ledger_epoch", b"ledger_epoch", "receipts", b"receipts"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...

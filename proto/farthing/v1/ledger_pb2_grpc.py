@@ -185,6 +185,11 @@ class LedgerStub:
                 request_serializer=farthing_dot_v1_dot_ledger__pb2.ExportEvidenceRequest.SerializeToString,
                 response_deserializer=farthing_dot_v1_dot_ledger__pb2.ExportEvidenceResponse.FromString,
                 _registered_method=True)
+        self.ReadReceipts = channel.unary_unary(
+                '/farthing.v1.Ledger/ReadReceipts',
+                request_serializer=farthing_dot_v1_dot_ledger__pb2.ReadReceiptsRequest.SerializeToString,
+                response_deserializer=farthing_dot_v1_dot_ledger__pb2.ReadReceiptsResponse.FromString,
+                _registered_method=True)
         self.ShowExposure = channel.unary_unary(
                 '/farthing.v1.Ledger/ShowExposure',
                 request_serializer=farthing_dot_v1_dot_ledger__pb2.ShowExposureRequest.SerializeToString,
@@ -385,6 +390,13 @@ class LedgerServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReadReceipts(self, request, context):
+        """What the public log says of posted batches.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ShowExposure(self, request, context):
         """The most that could be lost now.
         """
@@ -544,6 +556,11 @@ def add_LedgerServicer_to_server(servicer, server):
                     servicer.ExportEvidence,
                     request_deserializer=farthing_dot_v1_dot_ledger__pb2.ExportEvidenceRequest.FromString,
                     response_serializer=farthing_dot_v1_dot_ledger__pb2.ExportEvidenceResponse.SerializeToString,
+            ),
+            'ReadReceipts': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReadReceipts,
+                    request_deserializer=farthing_dot_v1_dot_ledger__pb2.ReadReceiptsRequest.FromString,
+                    response_serializer=farthing_dot_v1_dot_ledger__pb2.ReadReceiptsResponse.SerializeToString,
             ),
             'ShowExposure': grpc.unary_unary_rpc_method_handler(
                     servicer.ShowExposure,
@@ -1362,6 +1379,33 @@ class Ledger:
             '/farthing.v1.Ledger/ExportEvidence',
             farthing_dot_v1_dot_ledger__pb2.ExportEvidenceRequest.SerializeToString,
             farthing_dot_v1_dot_ledger__pb2.ExportEvidenceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReadReceipts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/farthing.v1.Ledger/ReadReceipts',
+            farthing_dot_v1_dot_ledger__pb2.ReadReceiptsRequest.SerializeToString,
+            farthing_dot_v1_dot_ledger__pb2.ReadReceiptsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -72,6 +72,8 @@ class LedgerStub:
     ExecuteCorrectionPlan: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.ExecuteCorrectionPlanRequest, _ledger_pb2.ExecuteCorrectionPlanResponse]
     ExportEvidence: _grpc.UnaryStreamMultiCallable[_ledger_pb2.ExportEvidenceRequest, _ledger_pb2.ExportEvidenceResponse]
     """What one authorization was billed, down to the devices' signatures: one bundle in parts."""
+    ReadReceipts: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.ReadReceiptsRequest, _ledger_pb2.ReadReceiptsResponse]
+    """What the public log says of posted batches."""
     ShowExposure: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.ShowExposureRequest, _ledger_pb2.ShowExposureResponse]
     """The most that could be lost now."""
 
@@ -119,6 +121,8 @@ class LedgerAsyncStub(LedgerStub):
     ExecuteCorrectionPlan: _aio.UnaryUnaryMultiCallable[_ledger_pb2.ExecuteCorrectionPlanRequest, _ledger_pb2.ExecuteCorrectionPlanResponse]  # type: ignore[assignment]
     ExportEvidence: _aio.UnaryStreamMultiCallable[_ledger_pb2.ExportEvidenceRequest, _ledger_pb2.ExportEvidenceResponse]  # type: ignore[assignment]
     """What one authorization was billed, down to the devices' signatures: one bundle in parts."""
+    ReadReceipts: _aio.UnaryUnaryMultiCallable[_ledger_pb2.ReadReceiptsRequest, _ledger_pb2.ReadReceiptsResponse]  # type: ignore[assignment]
+    """What the public log says of posted batches."""
     ShowExposure: _aio.UnaryUnaryMultiCallable[_ledger_pb2.ShowExposureRequest, _ledger_pb2.ShowExposureResponse]  # type: ignore[assignment]
     """The most that could be lost now."""
 
@@ -343,6 +347,14 @@ class LedgerServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_ledger_pb2.ExportEvidenceResponse], _abc.AsyncIterator[_ledger_pb2.ExportEvidenceResponse]]:
         """What one authorization was billed, down to the devices' signatures: one bundle in parts."""
+
+    @_abc_1.abstractmethod
+    def ReadReceipts(
+        self,
+        request: _ledger_pb2.ReadReceiptsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ledger_pb2.ReadReceiptsResponse, _abc.Awaitable[_ledger_pb2.ReadReceiptsResponse]]:
+        """What the public log says of posted batches."""
 
     @_abc_1.abstractmethod
     def ShowExposure(

@@ -172,6 +172,7 @@ class Gateway(message.Message):
     GRANT_KEY_FIELD_NUMBER: builtins.int
     UNWRAP_KEY_FIELD_NUMBER: builtins.int
     STATUS_FIELD_NUMBER: builtins.int
+    BATCH_CERTIFICATE_FIELD_NUMBER: builtins.int
     gateway_id: builtins.str
     operator_id: builtins.str
     site_id: builtins.str
@@ -183,6 +184,8 @@ class Gateway(message.Message):
     """P-256 public point, uncompressed: site keys are wrapped for it."""
     status: GatewayStatus.ValueType
     """In PutGateway unspecified: SetGatewayStatus changes it."""
+    batch_certificate: builtins.bytes
+    """The root's certificate (DER) of batch_key, URI spiffe://farthing/key/batch/<id>; empty: nobody vouches for the key."""
     def __init__(
         self,
         *,
@@ -194,10 +197,11 @@ class Gateway(message.Message):
         grant_key: builtins.bytes = ...,
         unwrap_key: builtins.bytes = ...,
         status: GatewayStatus.ValueType = ...,
+        batch_certificate: builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["batch_key", b"batch_key", "exposure_micros", b"exposure_micros", "gateway_id", b"gateway_id", "grant_key", b"grant_key", "operator_id", b"operator_id", "site_id", b"site_id", "status", b"status", "unwrap_key", b"unwrap_key"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["batch_certificate", b"batch_certificate", "batch_key", b"batch_key", "exposure_micros", b"exposure_micros", "gateway_id", b"gateway_id", "grant_key", b"grant_key", "operator_id", b"operator_id", "site_id", b"site_id", "status", b"status", "unwrap_key", b"unwrap_key"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -748,5 +752,76 @@ class ListEntitlementsResponse(message.Message):
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = typing.Literal["entitlements", b"entitlements"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ListDeviceChangesRequest(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
+    AFTER_TRANSACTION_ID_FIELD_NUMBER: builtins.int
+    AFTER_SEQUENCE_FIELD_NUMBER: builtins.int
+    LIMIT_FIELD_NUMBER: builtins.int
+    after_transaction_id: builtins.int
+    """After this place; 0 and 0: from the beginning."""
+    after_sequence: builtins.int
+    limit: builtins.int
+    """At most 1,000; 0 stands for that."""
+    def __init__(
+        self,
+        *,
+        after_transaction_id: builtins.int = ...,
+        after_sequence: builtins.int = ...,
+        limit: builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["after_sequence", b"after_sequence", "after_transaction_id", b"after_transaction_id", "limit", b"limit"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class DeviceChange(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
+    TRANSACTION_ID_FIELD_NUMBER: builtins.int
+    SEQUENCE_FIELD_NUMBER: builtins.int
+    DEVICE_FIELD_NUMBER: builtins.int
+    AT_US_FIELD_NUMBER: builtins.int
+    transaction_id: builtins.int
+    sequence: builtins.int
+    at_us: builtins.int
+    """When it was written, real time."""
+    @builtins.property
+    def device(self) -> Device: ...
+    def __init__(
+        self,
+        *,
+        transaction_id: builtins.int = ...,
+        sequence: builtins.int = ...,
+        device: Device | None = ...,
+        at_us: builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["device", b"device"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["at_us", b"at_us", "device", b"device", "sequence", b"sequence", "transaction_id", b"transaction_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ListDeviceChangesResponse(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
+    CHANGES_FIELD_NUMBER: builtins.int
+    @builtins.property
+    def changes(self) -> containers.RepeatedCompositeFieldContainer[DeviceChange]: ...
+    def __init__(
+        self,
+        *,
+        changes: abc.Iterable[DeviceChange] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["changes", b"changes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...

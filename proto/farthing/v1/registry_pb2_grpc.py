@@ -115,6 +115,11 @@ class RegistryStub:
                 request_serializer=farthing_dot_v1_dot_registry__pb2.ListEntitlementsRequest.SerializeToString,
                 response_deserializer=farthing_dot_v1_dot_registry__pb2.ListEntitlementsResponse.FromString,
                 _registered_method=True)
+        self.ListDeviceChanges = channel.unary_unary(
+                '/farthing.v1.Registry/ListDeviceChanges',
+                request_serializer=farthing_dot_v1_dot_registry__pb2.ListDeviceChangesRequest.SerializeToString,
+                response_deserializer=farthing_dot_v1_dot_registry__pb2.ListDeviceChangesResponse.FromString,
+                _registered_method=True)
 
 
 class RegistryServicer:
@@ -220,6 +225,13 @@ class RegistryServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListDeviceChanges(self, request, context):
+        """For the public log: every device's identity and status as it came to be, in order.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RegistryServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -302,6 +314,11 @@ def add_RegistryServicer_to_server(servicer, server):
                     servicer.ListEntitlements,
                     request_deserializer=farthing_dot_v1_dot_registry__pb2.ListEntitlementsRequest.FromString,
                     response_serializer=farthing_dot_v1_dot_registry__pb2.ListEntitlementsResponse.SerializeToString,
+            ),
+            'ListDeviceChanges': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListDeviceChanges,
+                    request_deserializer=farthing_dot_v1_dot_registry__pb2.ListDeviceChangesRequest.FromString,
+                    response_serializer=farthing_dot_v1_dot_registry__pb2.ListDeviceChangesResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -737,6 +754,33 @@ class Registry:
             '/farthing.v1.Registry/ListEntitlements',
             farthing_dot_v1_dot_registry__pb2.ListEntitlementsRequest.SerializeToString,
             farthing_dot_v1_dot_registry__pb2.ListEntitlementsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListDeviceChanges(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/farthing.v1.Registry/ListDeviceChanges',
+            farthing_dot_v1_dot_registry__pb2.ListDeviceChangesRequest.SerializeToString,
+            farthing_dot_v1_dot_registry__pb2.ListDeviceChangesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -52,6 +52,8 @@ class RegistryStub:
     ListTariffs: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ListTariffsRequest, _registry_pb2.ListTariffsResponse]
     ListDevices: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ListDevicesRequest, _registry_pb2.ListDevicesResponse]
     ListEntitlements: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ListEntitlementsRequest, _registry_pb2.ListEntitlementsResponse]
+    ListDeviceChanges: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ListDeviceChangesRequest, _registry_pb2.ListDeviceChangesResponse]
+    """For the public log: every device's identity and status as it came to be, in order."""
 
 @_typing.type_check_only
 class RegistryAsyncStub(RegistryStub):
@@ -77,6 +79,8 @@ class RegistryAsyncStub(RegistryStub):
     ListTariffs: _aio.UnaryUnaryMultiCallable[_registry_pb2.ListTariffsRequest, _registry_pb2.ListTariffsResponse]  # type: ignore[assignment]
     ListDevices: _aio.UnaryUnaryMultiCallable[_registry_pb2.ListDevicesRequest, _registry_pb2.ListDevicesResponse]  # type: ignore[assignment]
     ListEntitlements: _aio.UnaryUnaryMultiCallable[_registry_pb2.ListEntitlementsRequest, _registry_pb2.ListEntitlementsResponse]  # type: ignore[assignment]
+    ListDeviceChanges: _aio.UnaryUnaryMultiCallable[_registry_pb2.ListDeviceChangesRequest, _registry_pb2.ListDeviceChangesResponse]  # type: ignore[assignment]
+    """For the public log: every device's identity and status as it came to be, in order."""
 
 class RegistryServicer(metaclass=_abc_1.ABCMeta):
     """Operators, sites, gateways, devices, tariffs, and what each gateway must know of them."""
@@ -195,5 +199,13 @@ class RegistryServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_pb2.ListEntitlementsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_registry_pb2.ListEntitlementsResponse, _abc.Awaitable[_registry_pb2.ListEntitlementsResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def ListDeviceChanges(
+        self,
+        request: _registry_pb2.ListDeviceChangesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.ListDeviceChangesResponse, _abc.Awaitable[_registry_pb2.ListDeviceChangesResponse]]:
+        """For the public log: every device's identity and status as it came to be, in order."""
 
 def add_RegistryServicer_to_server(servicer: RegistryServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

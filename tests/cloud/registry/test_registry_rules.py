@@ -78,7 +78,7 @@ def test_a_device_that_cannot_work_is_refused_by_field(
         check_device(device(parties, **changes), root=root)
 
 
-def test_other_things_that_cannot_be_meant(parties: Path) -> None:
+def test_other_things_that_cannot_be_meant(parties: Path, root: x509.Certificate) -> None:
     with pytest.raises(Unfit, match="currency"):
         check_operator(operator(currency="EURO"))
     with pytest.raises(Unfit, match="time_zone"):
@@ -88,11 +88,33 @@ def test_other_things_that_cannot_be_meant(parties: Path) -> None:
     with pytest.raises(Unfit, match=r"floor\.currency"):
         check_site(site(floor=directive_pb2.FloorPolicy(currency="USD")), currency="EUR")
     with pytest.raises(Unfit, match="one key, one purpose"):
-        check_gateway(gateway(parties, grant_key=gateway(parties).batch_key))
+        check_gateway(gateway(parties, grant_key=gateway(parties).batch_key), root=root)
     with pytest.raises(Unfit, match="unwrap_key"):
-        check_gateway(gateway(parties, unwrap_key=b"\x04" + b"\x01" * 64))
+        check_gateway(gateway(parties, unwrap_key=b"\x04" + b"\x01" * 64), root=root)
     with pytest.raises(Unfit, match="exposure"):
-        check_gateway(gateway(parties, exposure_micros=-1))
+        check_gateway(gateway(parties, exposure_micros=-1), root=root)
+
+
+def test_a_gateways_batch_key_is_vouched_for_by_the_root_or_by_nobody(parties: Path, root: x509.Certificate) -> None:
+    check_gateway(gateway(parties), root=root)
+
+    def der(party: str, name: str) -> bytes:
+        return x509.load_pem_x509_certificate(load_party(parties / party).certificate(name)).public_bytes(Encoding.DER)
+
+    check_gateway(gateway(parties, batch_certificate=der("gw-1", "batch")), root=root)
+    other = x509.load_pem_x509_certificate(load_party(parties / "cloud").certificate("issuing"))
+    for word, certificate, by in (
+        ("does not name the batch key", der("gw-2", "batch"), root),
+        ("does not name the batch key", der("gw-1", "tls"), root),
+        ("did not issue", der("gw-1", "batch"), other),
+        ("not an X.509", b"certificate", root),
+    ):
+        with pytest.raises(Unfit, match=word):
+            check_gateway(gateway(parties, batch_certificate=certificate), root=by)
+    good = gateway(parties, batch_certificate=der("gw-1", "batch"))
+    good.batch_key, good.grant_key = good.grant_key, good.batch_key
+    with pytest.raises(Unfit, match="another key"):
+        check_gateway(good, root=root)
 
 
 def test_every_step_that_is_not_in_the_table_is_illegal() -> None:

@@ -8,6 +8,7 @@ from farthing.v1 import (
     gateway_sync_pb2,
     ledger_pb2,
     movements_pb2,
+    publiclog_pb2,
     registry_pb2,
     settlement_pb2,
     vault_pb2,
@@ -23,7 +24,16 @@ from farthing_cloud.callers import (
 
 FILES: tuple[FileDescriptor, ...] = tuple(
     module.DESCRIPTOR
-    for module in (fraud_pb2, gateway_sync_pb2, ledger_pb2, movements_pb2, registry_pb2, settlement_pb2, vault_pb2)
+    for module in (
+        fraud_pb2,
+        gateway_sync_pb2,
+        ledger_pb2,
+        movements_pb2,
+        publiclog_pb2,
+        registry_pb2,
+        settlement_pb2,
+        vault_pb2,
+    )
 )
 METHODS = [
     f"/{service.full_name}/{method.name}"

@@ -80,6 +80,26 @@ def test_apply_makes_everything_once(place: Path, parties: Path, cloud: RunningC
         "toll-1": "active",
     }
     assert alice.json("ledger", "verify")["ok"] is True
+
+    # The devices stand in the public log, which anybody can follow with its key alone.
+    wait_until(
+        lambda: {row["log"]: row["published"] for row in alice.json("log", "list")} == {"batches": 0, "devices": 2},
+        "the devices to be published",
+    )
+    [published] = [row for row in alice.json("log", "list") if row["log"] == "devices"]
+    looked = run_command(
+        "farthing-witness", "look", "--entries",
+        *("--log", published["verifier_key"], "--from", published["directory"], "--state", place / "seen"),
+    )  # fmt: skip
+    assert looked.returncode == 0, looked.stderr
+    assert [line.split()[2] for line in looked.stdout.splitlines()] == ["chg-1", "toll-1"]
+    shown = alice("log", "checkpoint", "--log", "devices").stdout
+    assert shown == (place / "seen").read_text()
+    assert shown in alice("log", "prove", "device", "chg-1").stdout
+    assert shown in alice("log", "prove", "growth", "1", "--log", "devices").stdout
+    done = alice("log", "prove", "batch", "--gateway", "gw-1", "--sequence", "1")
+    assert (done.returncode, done.stderr) == (1, "batch 1/1 of gw-1 was not posted\n")
+    assert "devices goes on: 0 leaves taken back" in alice("log", "reconcile", "--log", "devices").stdout
     [token] = alice.json("tokens", "list")
     assert token["label"] == "fleet 1"
     alice.json("devices", "suspend", "chg-1", "--reason", "noisy")

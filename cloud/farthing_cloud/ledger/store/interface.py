@@ -228,6 +228,9 @@ class LedgerStore(Protocol):
     async def batch(self, gateway_id: GatewayId, incarnation: int, sequence: int) -> StoredBatch | None:
         """A posted batch."""
 
+    async def receipts(self, names: Sequence[tuple[GatewayId, int, int]]) -> Sequence[ReceiptContent]:
+        """What the receipts of posted batches (gateway, incarnation, sequence) say, in that order; who was not posted is left out."""
+
     async def claims_of(self, operator_id: OperatorId, authorization_id: AuthorizationId) -> Sequence[Claimed]:
         """The highest claims of an authorization, one for each gateway that claims it."""
 

@@ -571,6 +571,9 @@ class MemoryStore:
             floor=stored.added.floor,
         )
 
+    async def receipts(self, names: Sequence[tuple[GatewayId, int, int]]) -> Sequence[ReceiptContent]:
+        return [self._batches[name].receipt for name in names if name in self._batches]
+
     def keep_detail(
         self, gateway_id: GatewayId, incarnation: int, sequence: int, detail: Detail, *, now: Instant
     ) -> None:

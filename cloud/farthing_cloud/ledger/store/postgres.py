@@ -95,6 +95,7 @@ LIST_SETTLED_FLOORS = _sql("list_settled_floors")
 NEXT_CASE_IDS = _sql("next_case_ids")
 POST = _sql("post")
 READ_BATCH = _sql("read_batch")
+READ_RECEIPTS = _sql("read_receipts")
 KEEP_DETAIL = _sql("keep_detail")
 LIST_DETAILS = _sql("list_details")
 FORGET_DETAILS = _sql("forget_details")
@@ -245,6 +246,29 @@ class PostgresStore:
             ),
             floor={AccountId(account_id): micros for account_id, micros in row[8].items()},
         )
+
+    async def receipts(self, names: Sequence[tuple[GatewayId, int, int]]) -> Sequence[ReceiptContent]:
+        rows = await self._rows(
+            READ_RECEIPTS,
+            {
+                "gateway_ids": [name[0] for name in names],
+                "incarnations": [name[1] for name in names],
+                "sequences": [name[2] for name in names],
+            },
+        )
+        return [
+            ReceiptContent(
+                ledger_epoch=row[4],
+                gateway_id=GatewayId(row[0]),
+                incarnation=row[1],
+                sequence=row[2],
+                batch_hash=row[3],
+                posted_at=Instant(row[5]),
+                parked=tuple((line, reason) for line, reason in row[7]),
+                audit_head=row[6],
+            )
+            for row in rows
+        ]
 
     async def claims_of(self, operator_id: OperatorId, authorization_id: AuthorizationId) -> Sequence[Claimed]:
         rows = await self._rows(FIND_CLAIMS, {"operator_id": operator_id, "authorization_id": authorization_id})

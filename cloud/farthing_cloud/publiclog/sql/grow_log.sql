@@ -1,0 +1,1 @@
+UPDATE log SET size = %(size)s WHERE name = %(log)s
