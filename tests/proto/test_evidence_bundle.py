@@ -277,7 +277,7 @@ def test_a_parked_line_is_said() -> None:
 
 def test_both_forms_are_read_back_as_the_same_bundle() -> None:
     assert decode(ENCODED) == WHOLE == decode(WHOLE.encode_json().encode())
-    assert cbor2.loads(ENCODED)["format"] == "farthing/evidence/1"
+    assert cbor2.loads(ENCODED)["format"] == "farthing/evidence/2"
 
 
 @given(st.integers(0, len(ENCODED) - 1), st.integers(1, 255))
@@ -305,7 +305,7 @@ def test_whatever_the_bytes_are_the_only_exception_is_ours(data: bytes) -> None:
     [
         (lambda it: it.pop("gateway"), "the bundle: gateway is missing"),
         (lambda it: it.update(more=1), "the bundle: more is no field of it"),
-        (lambda it: it.update(format="farthing/evidence/2"), "another format"),
+        (lambda it: it.update(format="farthing/evidence/3"), "another format"),
         (lambda it: it.update(authorization="00"), "authorization: expected 16 bytes"),
         (lambda it: it.update(gateway="a/b"), "an id is"),
         (lambda it: it.update(gateway_key="AB"), "not plain lower-case hexadecimal"),

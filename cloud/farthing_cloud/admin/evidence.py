@@ -4,14 +4,25 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
+import grpc
 import typer
 
-from farthing.evidence.bundle import MAX_BUNDLE_SIZE, MAX_NAMED, Bundle, BundleError, decode
+from farthing.evidence.batches import batch_hash
+from farthing.evidence.bundle import (
+    MAX_BUNDLE_SIZE,
+    MAX_NAMED,
+    MAX_PUBLISHED,
+    Bundle,
+    BundleError,
+    PublishedEntry,
+    decode,
+)
 from farthing.evidence.command import MaybeCa, read_certificate, read_roots, tell
 from farthing.evidence.command import verify as verify_bundle
 from farthing.evidence.proof import BundleFault, prove
 from farthing.ids import AUTHORIZATION_ID_SIZE
-from farthing.v1 import ledger_pb2, ledger_pb2_grpc, registry_pb2, registry_pb2_grpc
+from farthing.tlog.entries import BATCHES, DEVICES
+from farthing.v1 import ledger_pb2, ledger_pb2_grpc, publiclog_pb2, publiclog_pb2_grpc, registry_pb2, registry_pb2_grpc
 from farthing_cloud.admin.session import CALL_TIMEOUT_S, Operator, back_office, fail
 
 evidence = typer.Typer(help="What a bill rests on.", no_args_is_help=True)
@@ -113,9 +124,42 @@ def _fetch(
         devices = registry_pb2_grpc.RegistryStub(channel).ListDevices(
             registry_pb2.ListDevicesRequest(operator_id=operator), timeout=CALL_TIMEOUT_S
         )
-    try:
-        bundle = decode(bytes(data))
-    except BundleError as err:
-        fail(f"the ledger's answer cannot be read: {err}")
+        gateways = registry_pb2_grpc.RegistryStub(channel).ListGateways(
+            registry_pb2.ListGatewaysRequest(operator_id=operator), timeout=CALL_TIMEOUT_S
+        )
+        try:
+            bundle = decode(bytes(data))
+        except BundleError as err:
+            fail(f"the ledger's answer cannot be read: {err}")
+        published = _published(channel, bundle)
     certificates = [device.certificate for device in devices.devices if device.record.device_id == bundle.billed.device]
-    return replace(bundle, certificates=tuple((*certificates, *given)[:MAX_NAMED]))
+    vouchers = [
+        each.batch_certificate
+        for each in gateways.gateways
+        if each.gateway_id == bundle.gateway and each.batch_certificate
+    ]
+    return replace(
+        bundle,
+        certificates=tuple((*certificates, *given)[:MAX_NAMED]),
+        key_certificates=(*bundle.key_certificates, *vouchers),
+        published=tuple(published),
+    )
+
+
+def _published(channel: grpc.Channel, bundle: Bundle) -> list[PublishedEntry]:
+    """What the public logs say of the bundle's batches and device; nothing where they do not answer, which is said."""
+    hashes = [batch_hash(batch.batch.body) for batch in bundle.batches]
+    found = []
+    for log, subjects in ((BATCHES, hashes), (DEVICES, [bundle.billed.device.encode()])):
+        try:
+            answer = publiclog_pb2_grpc.PublicLogStub(channel).ProveEntries(
+                publiclog_pb2.ProveEntriesRequest(log=log, subjects=subjects), timeout=CALL_TIMEOUT_S
+            )
+        except grpc.RpcError as err:
+            typer.echo(f"without entries of the public log {log}: {err.details()}", err=True)
+            continue
+        found += [
+            PublishedEntry(checkpoint=answer.checkpoint, index=entry.index, entry=entry.entry, path=tuple(entry.path))
+            for entry in answer.entries
+        ]
+    return found[:MAX_PUBLISHED]

@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from typing import Final
 
 import structlog
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from farthing.clock import SECOND_US, BusinessClock, Instant
-from farthing.hsm import Token
+from farthing.hsm import Party, Token
 from farthing.money import MICROS
 from farthing.v1 import gateway_sync_pb2_grpc, ledger_pb2_grpc, movements_pb2_grpc
 from farthing_cloud.callers import caller
@@ -169,7 +171,7 @@ def build(
         back_office=LedgerServicer(
             ledger=ledger,
             reports=Reports(pool),
-            bundles=Bundles(store, receipt_keys=(keys.receipt,)),
+            bundles=Bundles(store, receipt_keys=(keys.receipt,), key_certificates=_key_certificates(token.party)),
             plans=CorrectionPlans(ledger),
             clock=clock,
             directives_wanted=signatures.wanted,
@@ -184,3 +186,12 @@ def build(
         silent_us=settings.silent_after_s * SECOND_US,
         keep_detail_us=settings.keep_detail_s * SECOND_US,
     )
+
+
+def _key_certificates(party: Party) -> list[bytes]:
+    """By what the root vouches for the keys that sign receipts and public logs (DER); a party of an earlier ceremony has none."""
+    return [
+        x509.load_pem_x509_certificate(party.certificate(name)).public_bytes(Encoding.DER)
+        for name in ("receipt", "log")
+        if (party.certificates / f"{name}.pem").is_file()
+    ]

@@ -49,9 +49,12 @@ class _Told:
 class Bundles:
     """Puts bundles together; reads only."""
 
-    def __init__(self, store: LedgerStore, *, receipt_keys: Sequence[bytes]) -> None:
+    def __init__(
+        self, store: LedgerStore, *, receipt_keys: Sequence[bytes], key_certificates: Sequence[bytes] = ()
+    ) -> None:
         self._store = store
         self._receipt_keys = tuple(receipt_keys)
+        self._key_certificates = tuple(key_certificates)
 
     async def of(
         self,
@@ -92,6 +95,7 @@ class Bundles:
             registers=tuple(register for _, register in sorted(told.registers.items())),
             certificates=(),
             batches=tuple(batches),
+            key_certificates=self._key_certificates,
         )
         encoded = await asyncio.to_thread(bundle.encode)
         if len(encoded) > MAX_BUNDLE_SIZE:

@@ -25,7 +25,9 @@ from farthing.ids import (
     parse_id,
 )
 
-FORMAT: Final = "farthing/evidence/1"
+FORMAT: Final = "farthing/evidence/2"
+#: What was written before keys had certificates and logs were published; still read.
+FORMAT_1: Final = "farthing/evidence/1"
 #: Batches of one bundle: a session that is read every quarter of an hour has as many in ten days.
 MAX_BATCHES: Final = 1_024
 #: The largest bundle that is read: a session of MAX_BATCHES batches of ordinary size (40 kB), with room.
@@ -36,6 +38,10 @@ MAX_NAMED: Final = 64
 MAX_OWN_LEAVES: Final = 20_000
 #: A tree of 2^32 leaves is that high.
 MAX_PATH: Final = 32
+#: Entries of the public logs: one or two for each batch, and a device's life.
+MAX_PUBLISHED: Final = 2 * MAX_BATCHES + 64
+#: A public log has fewer than 2^63 leaves.
+MAX_LOG_PATH: Final = 63
 
 T = TypeVar("T")
 
@@ -88,6 +94,16 @@ class BundledBatch:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PublishedEntry:
+    """An entry of a public log, its index, its path, and the checkpoint (a signed note) that it leads to."""
+
+    checkpoint: bytes
+    index: int
+    entry: bytes
+    path: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NamedTariff:
     """A version of a tariff: the OCPI object as the operator gave it (JSON, UTF-8)."""
 
@@ -111,7 +127,8 @@ class NamedRegister:
 class Bundle:
     """The evidence of one authorization; batches in the order in which their gateway sealed them.
 
-    ``gateway_key`` and ``receipt_keys`` are SubjectPublicKeyInfo (DER) as the ledger has them on record; ``certificates`` are the device's (DER).
+    ``gateway_key`` and ``receipt_keys`` are SubjectPublicKeyInfo (DER) as the ledger has them on record; ``certificates`` are the device's (DER),
+    ``key_certificates`` (DER) are those by which a root vouches for the gateway's batch key and the cloud's receipt and log keys.
     """
 
     operator: OperatorId
@@ -125,6 +142,8 @@ class Bundle:
     registers: tuple[NamedRegister, ...]
     certificates: tuple[bytes, ...]
     batches: tuple[BundledBatch, ...]
+    key_certificates: tuple[bytes, ...] = ()
+    published: tuple[PublishedEntry, ...] = ()
 
     def encode(self) -> bytes:
         """The one CBOR encoding."""
@@ -169,6 +188,16 @@ class Bundle:
                 for register in self.registers
             ],
             "certificates": list(self.certificates),
+            "key_certificates": list(self.key_certificates),
+            "published": [
+                {
+                    "checkpoint": published.checkpoint,
+                    "index": published.index,
+                    "entry": published.entry,
+                    "path": list(published.path),
+                }
+                for published in self.published
+            ],
             "batches": [
                 {
                     "batch": _sealed(batch.batch),
@@ -288,7 +317,8 @@ _KINDS: Final[Mapping[type, str]] = {str: "text", bool: "a boolean", int: "an in
 
 
 def _bundle(fields: _Fields) -> Bundle:
-    if fields.text("format") != FORMAT:
+    form = fields.text("format")
+    if form not in (FORMAT, FORMAT_1):
         raise BundleError(f"another format than {FORMAT}")
     try:
         authorization = AuthorizationId(parse_bytes(fields.octets("authorization"), AUTHORIZATION_ID_SIZE))
@@ -306,9 +336,22 @@ def _bundle(fields: _Fields) -> Bundle:
         registers=tuple(map(_register, fields.many("registers", MAX_NAMED))),
         certificates=fields.byte_strings("certificates", MAX_NAMED),
         batches=tuple(map(_batch, fields.many("batches", MAX_BATCHES))),
+        key_certificates=() if form == FORMAT_1 else fields.byte_strings("key_certificates", MAX_NAMED),
+        published=() if form == FORMAT_1 else tuple(map(_published, fields.many("published", MAX_PUBLISHED))),
     )
     fields.end()
     return bundle
+
+
+def _published(fields: _Fields) -> PublishedEntry:
+    published = PublishedEntry(
+        checkpoint=fields.octets("checkpoint"),
+        index=fields.count("index"),
+        entry=fields.octets("entry"),
+        path=fields.byte_strings("path", MAX_LOG_PATH),
+    )
+    fields.end()
+    return published
 
 
 def _billed(fields: _Fields) -> Billed:

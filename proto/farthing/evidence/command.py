@@ -13,6 +13,7 @@ from farthing.device.messages import MessageError
 from farthing.evidence import telling
 from farthing.evidence.bundle import MAX_BUNDLE_SIZE, BundleError, decode
 from farthing.evidence.proof import BundleFault, Proof, prove
+from farthing.tlog.note import NoteError, NoteKey
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -29,6 +30,10 @@ CloudKey = Annotated[
     Path | None,
     typer.Option("--cloud-key", help="The cloud's receipt key (public, DER), where you have it from elsewhere."),
 ]
+LogKeys = Annotated[
+    list[str] | None,
+    typer.Option("--log-key", help="A public log's verifier key, name+id+key, where you have it from elsewhere."),
+]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document.")]
 
 
@@ -39,10 +44,15 @@ def farthing_evidence() -> None:
 
 @app.command("verify")
 def verify(
-    bundle: BundleFile, ca: Ca, gateway_key: GatewayKey = None, cloud_key: CloudKey = None, as_json: Json = False
+    bundle: BundleFile,
+    ca: Ca,
+    gateway_key: GatewayKey = None,
+    cloud_key: CloudKey = None,
+    log_key: LogKeys = None,
+    as_json: Json = False,
 ) -> None:
     """Say what a bundle proves and what not; a fault is named, with status 1."""
-    proof = _prove(bundle, ca, gateway_key, cloud_key)
+    proof = _prove(bundle, ca, gateway_key, cloud_key, log_key)
     if as_json:
         document = {
             "authorization": proof.bundle.authorization.hex(),
@@ -58,9 +68,15 @@ def verify(
 
 
 @app.command("show")
-def show(bundle: BundleFile, ca: MaybeCa = None, gateway_key: GatewayKey = None, cloud_key: CloudKey = None) -> None:
+def show(
+    bundle: BundleFile,
+    ca: MaybeCa = None,
+    gateway_key: GatewayKey = None,
+    cloud_key: CloudKey = None,
+    log_key: LogKeys = None,
+) -> None:
     """The whole chain from what was billed to the device's signatures, once it was checked."""
-    tell(_prove(bundle, ca, gateway_key, cloud_key))
+    tell(_prove(bundle, ca, gateway_key, cloud_key, log_key))
 
 
 def tell(proof: Proof) -> None:
@@ -69,13 +85,20 @@ def tell(proof: Proof) -> None:
         typer.echo(line)
 
 
-def _prove(bundle: Path, ca: Path | None, gateway_key: Path | None, cloud_key: Path | None) -> Proof:
+def _prove(
+    bundle: Path, ca: Path | None, gateway_key: Path | None, cloud_key: Path | None, log_keys: list[str] | None
+) -> Proof:
+    try:
+        logs = [NoteKey.parse(text) for text in log_keys or ()]
+    except NoteError as err:
+        _fail(f"--log-key: {err}")
     try:
         return prove(
             decode(_bytes(bundle, MAX_BUNDLE_SIZE)),
             roots=() if ca is None else read_roots(ca),
             gateway_key=None if gateway_key is None else _key(gateway_key),
             receipt_key=None if cloud_key is None else _key(cloud_key),
+            log_keys=logs,
         )
     except BundleError as err:
         _fail(f"{bundle}: not a bundle: {err}")

@@ -7,6 +7,7 @@ Rule 3: what it shows is P6 and no more: what a device measured, for which autho
 this costs what was billed. Who stood there, and which quota or account paid, no device signs.
 """
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -22,9 +23,13 @@ from farthing.evidence import merkle
 from farthing.evidence.batches import BATCH_RECIPIENT, MAX_LEAVES, batch_hash
 from farthing.evidence.bundle import Billed, Bundle, BundledBatch
 from farthing.evidence.detail import EvidenceError, RegisterFacts, VerifiedLeaf, follows, verify_authorization
-from farthing.evidence.keys import issued, uris_of
+from farthing.evidence.keys import certified, issued, read_certificate, uris_of
+from farthing.evidence.published import PublishedFault, Shown, check_batch, show
+from farthing.evidence.published import log_keys as raw_log_keys
 from farthing.money import format_micros
 from farthing.tariff import Tariff, TariffError, parse
+from farthing.tlog.entries import BatchEntry, DeviceEntry
+from farthing.tlog.note import NoteKey
 from farthing.v1 import batch_pb2
 
 
@@ -79,12 +84,14 @@ def prove(
     roots: Sequence[x509.Certificate],
     gateway_key: VerifyingKey | None = None,
     receipt_key: VerifyingKey | None = None,
+    log_keys: Sequence[NoteKey] = (),
 ) -> Proof:
     """Check everything in ``bundle``; raise ``BundleFault`` at the first fault.
 
     ``roots`` are the CAs that the verifier trusts to name devices; without any, the certificates are only read, and that is said.
     ``gateway_key`` and ``receipt_key`` are the gateway's batch key and the cloud's receipt key where the verifier has them from elsewhere; else
-    the bundle's own are used, which are the operator's word.
+    the bundle's own are used, which are the operator's word, unless a certificate in the bundle, issued by one of ``roots``, says whose they are.
+    ``log_keys`` are the verifier keys of public logs, where the verifier has them from elsewhere.
     """
     devices = tuple(
         _device(bundle, number, certificate, roots) for number, certificate in enumerate(bundle.certificates)
@@ -104,17 +111,109 @@ def prove(
         batches.append(proven)
     gaps = _check_stood(batches)
     highest = _highest(bundle.billed, batches)
+    vouchers = _vouchers(bundle, roots)
+    vouched_gateway = batch_key.spki in certified(vouchers, roots, role="batch", owner=bundle.gateway)
+    vouched_cloud = _receipts_vouched(bundle, certified(vouchers, roots, role="receipt", owner=""), receipt_keys)
+    shown = _shown(bundle, batches, log_keys, certified(vouchers, roots, role="log", owner=""))
     return Proof(
         bundle=bundle,
         devices=devices,
         batches=tuple(batches),
-        proven=_proven(bundle, batches, highest, rooted=bool(roots)),
+        proven=(
+            *_proven(bundle, batches, highest, rooted=bool(roots)),
+            *(("the batch key is the gateway's: the root says so",) if vouched_gateway else ()),
+            *(("the receipt key is the cloud's: the root says so",) if vouched_cloud else ()),
+            *_published_lines(bundle, batches, shown),
+        ),
         not_proven=(
-            *_always_open(rooted=bool(roots), gateway=gateway_key is not None, cloud=receipt_key is not None),
+            *_always_open(
+                rooted=bool(roots),
+                gateway=gateway_key is not None or vouched_gateway,
+                cloud=receipt_key is not None or vouched_cloud,
+                logged=any(isinstance(each.entry, DeviceEntry) for each in shown),
+            ),
             *_open(bundle.billed, batches, highest),
             *gaps,
+            *_unpublished(bundle, shown),
         ),
     )
+
+
+# Certificates of keys, and the public logs -------------------------------------------------------------------------------
+
+
+def _vouchers(bundle: Bundle, roots: Sequence[x509.Certificate]) -> list[x509.Certificate]:
+    vouchers = []
+    for number, der in enumerate(bundle.key_certificates):
+        try:
+            certificate = read_certificate(der)
+        except ValueError as err:
+            raise BundleFault(f"key certificate {number}", "not an X.509 certificate in DER") from err
+        if roots and not any(issued(certificate, root) for root in roots):
+            raise BundleFault(f"key certificate {number}", "none of the CAs given issued it")
+        vouchers.append(certificate)
+    return vouchers
+
+
+def _receipts_vouched(bundle: Bundle, vouched: Sequence[bytes], keys: Sequence[VerifyingKey]) -> bool:
+    ids = {key.key_id for key in keys if key.spki in vouched}
+    used = {batch.receipt.key_id for batch in bundle.batches if batch.receipt is not None}
+    return bool(used) and used <= ids
+
+
+def _shown(
+    bundle: Bundle, batches: Sequence[ProvenBatch], given: Sequence[NoteKey], vouched: Sequence[bytes]
+) -> list[Shown]:
+    """What the public logs say, checked: of this device, and of these batches with their receipts."""
+    receipts = {
+        proven.batch_hash: None if bundled.receipt is None else bundled.receipt.body
+        for proven, bundled in zip(batches, bundle.batches, strict=True)
+    }
+    certificates = {hashlib.sha256(der).digest() for der in bundle.certificates}
+    raw = raw_log_keys(vouched)
+    shown = []
+    for number, entry in enumerate(bundle.published):
+        where = f"published[{number}]"
+        try:
+            found = show(entry, given=given, vouched=raw)
+            if found is None:
+                continue
+            if isinstance(found.entry, BatchEntry):
+                if check_batch(found.entry, receipts):
+                    shown.append(found)
+                continue
+        except PublishedFault as err:
+            raise BundleFault(where, str(err)) from err
+        if found.entry.device != bundle.billed.device:
+            raise BundleFault(where, f"of device {found.entry.device}, not {bundle.billed.device}")
+        # Earlier and later keys of the device stand in the log too; they say nothing of this one.
+        if found.entry.certificate_hash in certificates:
+            shown.append(found)
+    return shown
+
+
+def _published_lines(bundle: Bundle, batches: Sequence[ProvenBatch], shown: Sequence[Shown]) -> list[str]:
+    names = {proven.batch_hash: proven.name for proven in batches}
+    lines = [
+        f"batch {names[each.entry.batch_hash]} and its receipt stand in the public log {each.checkpoint.origin}: entry {each.index} of {each.checkpoint.size}"
+        for each in shown
+        if isinstance(each.entry, BatchEntry)
+    ]
+    devices = [each for each in shown if isinstance(each.entry, DeviceEntry)]
+    if devices:
+        last = max(devices, key=lambda each: each.index)
+        assert isinstance(last.entry, DeviceEntry)
+        lines.append(
+            f"the certificate of {bundle.billed.device} stands in the public log {last.checkpoint.origin}: entry {last.index} of"
+            f" {last.checkpoint.size}, then {last.entry.status}"
+        )
+    return lines
+
+
+def _unpublished(bundle: Bundle, shown: Sequence[Shown]) -> list[str]:
+    if len(shown) < len(bundle.published) and not shown:
+        return ["what the public logs say: neither was a log's key given, nor does a root vouch for one"]
+    return []
 
 
 # Keys and what the operator says ------------------------------------------------------------------------------------------
@@ -364,13 +463,14 @@ def _proven(
     return tuple(said)
 
 
-def _always_open(*, rooted: bool, gateway: bool, cloud: bool) -> tuple[str, ...]:
+def _always_open(*, rooted: bool, gateway: bool, cloud: bool, logged: bool) -> tuple[str, ...]:
     return (
         "that the payer stood there: only a token that signs could show it",
         "which account and quota paid: that is the gateway's word",
         "that nothing was given back since: refunds stand in the ledger, not here",
         "that this is the tariff's text and the register's unit: that is the operator's word, to be compared with what it published",
-        "that the device's certificate was not revoked, and stands in the published device log",
+        "that the device's certificate was not revoked"
+        + ("" if logged else ", and stands in the published device log"),
         *(() if rooted else ("that the device's key is a device's: no CA was given",)),
         *(() if gateway else ("that the batch key is the gateway's: it is the one that the ledger has on record",)),
         *(() if cloud else ("that the receipt key is the cloud's: it is the one that the ledger names",)),

@@ -10,15 +10,27 @@ import grpc
 import pytest
 from click.testing import Result
 from cryptography.hazmat.primitives.serialization import Encoding
-from evidence_bundles import ROOT, bundle, certificate, der
+from evidence_bundles import ROOT, certificate, der
 from evidence_scene import PRIVATE_KEYS
+from published_entries import BATCH_VOUCHER, ENTRIES, LOG_VOUCHER, PLAIN, RECEIPT_VOUCHER, published
 from typer.testing import CliRunner
 
+from farthing.evidence.batches import batch_hash
 from farthing.evidence.bundle import decode
-from farthing.v1 import directive_pb2, ledger_pb2, ledger_pb2_grpc, registry_pb2, registry_pb2_grpc
+from farthing.tlog.entries import BatchEntry, DeviceEntry
+from farthing.tlog.entries import decode as decode_entry
+from farthing.v1 import (
+    directive_pb2,
+    ledger_pb2,
+    ledger_pb2_grpc,
+    publiclog_pb2,
+    publiclog_pb2_grpc,
+    registry_pb2,
+    registry_pb2_grpc,
+)
 from farthing_cloud.admin.evidence import evidence
 
-WHOLE = bundle()
+WHOLE = PLAIN
 NAME = WHOLE.authorization.hex()
 Run = Callable[..., Result]
 
@@ -52,11 +64,48 @@ class Registry(registry_pb2_grpc.RegistryServicer):
 
     ListDevices = list_devices
 
+    def list_gateways(self, _request: Any, _context: Any) -> registry_pb2.ListGatewaysResponse:
+        return registry_pb2.ListGatewaysResponse(
+            gateways=[
+                registry_pb2.Gateway(gateway_id="another", batch_certificate=b"another's"),
+                registry_pb2.Gateway(gateway_id=WHOLE.gateway, batch_certificate=BATCH_VOUCHER),
+            ]
+        )
+
+    ListGateways = list_gateways
+
+
+class PublicLog(publiclog_pb2_grpc.PublicLogServicer):
+    """Has published what the bundle is about."""
+
+    def prove_entries(self, request: Any, _context: Any) -> publiclog_pb2.ProveEntriesResponse:
+        wanted = {"batches": BatchEntry, "devices": DeviceEntry}[request.log]
+        subjects = {
+            "batches": [batch_hash(each.batch.body) for each in WHOLE.batches],
+            "devices": [WHOLE.billed.device.encode()],
+        }
+        assert list(request.subjects) == subjects[request.log]
+        found = [each for each in published(ENTRIES) if isinstance(decode_entry(each.entry), wanted)]
+        return publiclog_pb2.ProveEntriesResponse(
+            checkpoint=found[0].checkpoint,
+            entries=[publiclog_pb2.ProvenEntry(index=each.index, entry=each.entry, path=each.path) for each in found],
+        )
+
+    ProveEntries = prove_entries
+
 
 @pytest.fixture
-def run() -> Iterator[Run]:
+def logs() -> list[PublicLog]:
+    """The public log, where one runs."""
+    return []
+
+
+@pytest.fixture
+def run(logs: list[PublicLog]) -> Iterator[Run]:
     with ThreadPoolExecutor(max_workers=2) as pool:
         server = grpc.server(pool)
+        for log in logs:
+            publiclog_pb2_grpc.add_PublicLogServicer_to_server(log, server)
         ledger_pb2_grpc.add_LedgerServicer_to_server(Ledger(), server)
         registry_pb2_grpc.add_RegistryServicer_to_server(Registry(), server)
         port = server.add_insecure_port("127.0.0.1:0")
@@ -80,7 +129,9 @@ def test_a_bill_is_shown_exported_and_verified(run: Run, tmp_path: Path) -> None
     for name in ("b.cbor", "b.json"):
         exported = run("export", NAME, *OP, "--out", tmp_path / name)
         assert exported.exit_code == 0, exported.output
-        assert decode((tmp_path / name).read_bytes()) == WHOLE
+        # No public log runs: that is said, and the bundle is whole without it.
+        assert "without entries of the public log batches" in exported.output
+        assert decode((tmp_path / name).read_bytes()) == replace(WHOLE, key_certificates=(BATCH_VOUCHER,))
         assert run("verify", tmp_path / name, "--ca", tmp_path / "ca.pem").exit_code == 0
     # A key of before, which the registry does not keep any more.
     earlier = certificate("charger", PRIVATE_KEYS["stranger"])
@@ -89,6 +140,23 @@ def test_a_bill_is_shown_exported_and_verified(run: Run, tmp_path: Path) -> None
     assert decode((tmp_path / "c.cbor").read_bytes()).certificates == (*WHOLE.certificates, der(earlier))
     again = run("export", NAME, *OP, "--out", tmp_path / "b.cbor")
     assert (again.exit_code, "File exists" in again.output) == (1, True)
+
+
+@pytest.mark.parametrize("logs", [[PublicLog()]], ids=["published"])
+def test_a_bundle_brings_what_the_root_and_the_public_logs_say(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "ca.pem").write_bytes(ROOT.public_bytes(Encoding.PEM))
+    of_the_cloud = replace(WHOLE, certificates=(), key_certificates=(RECEIPT_VOUCHER, LOG_VOUCHER))
+    monkeypatch.setattr(Ledger, "data", of_the_cloud.encode())
+    assert run("export", NAME, *OP, "--out", tmp_path / "b.cbor").exit_code == 0
+    verified = run("verify", tmp_path / "b.cbor", "--ca", tmp_path / "ca.pem")
+    assert verified.exit_code == 0, verified.output
+    said = " ".join(verified.output.split())
+    assert "the batch key is the gateway's: the root says so" in said
+    assert "the receipt key is the cloud's: the root says so" in said
+    assert said.count("and its receipt stand in the public log") == 2
+    assert "the certificate of charger stands in the public log" in said
 
 
 def test_what_does_not_hold_is_said(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
