@@ -218,6 +218,11 @@ class CloudOfOne(GatewaySyncServicer):
         """There is one quota, and it is large."""
         return gateway_sync_pb2.RequestQuotaResponse(answer=gateway_sync_pb2.QUOTA_ANSWER_NOTHING_AVAILABLE)
 
+    async def ShowDirectives(self, request_iterator: Any, context: Any) -> AsyncIterator[Any]:  # noqa: ARG002, N802 gRPC's signature
+        """Nobody is asked to show anything."""
+        async for _ in request_iterator:
+            yield gateway_sync_pb2.ShowDirectivesResponse()
+
     async def UploadEvidence(self, request_iterator: Any, context: Any) -> AsyncIterator[Any]:  # noqa: ARG002, N802 gRPC's signature
         """Taken as it is."""
         async for upload in request_iterator:

@@ -91,6 +91,7 @@ DEFAULT_CALLERS: Mapping[str, tuple[str, ...]] = {
     _DOOR + "FollowDirectives": (_GATEWAYS,),
     _DOOR + "RequestQuota": (_GATEWAYS,),
     _DOOR + "UploadEvidence": (_GATEWAYS,),
+    _DOOR + "ShowDirectives": (_GATEWAYS,),
     # Health on both listeners, reflection inside only.
     _HEALTH + "Check": (_GATEWAYS, _PERSONS, _SERVICES),
     _HEALTH + "List": (_PERSONS, _SERVICES),
@@ -153,6 +154,7 @@ DEFAULT_CALLERS: Mapping[str, tuple[str, ...]] = {
     _L + "ShowExposure": (_PERSONS, _FRAUD, _SETTLEMENT),
     _M + "ListMovements": (_PERSONS, _DOCUMENTS),
     _M + "ShowUse": (_PERSONS, _DOCUMENTS),
+    _L + "ShowEpoch": (_PERSONS,),
     # Vault.
     _V + "PutToken": (_PERSONS,),
     _V + "DenyToken": (_PERSONS, _FRAUD),

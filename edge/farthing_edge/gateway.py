@@ -29,6 +29,7 @@ from farthing.ids import DeviceId
 from farthing.refusal import Refusal
 from farthing.v1 import directive_pb2
 from farthing_edge.authorization.commands import DeviceStatement, TicksArrived
+from farthing_edge.authorization.events import DirectiveApplied
 from farthing_edge.authorization.state import CoreSettings
 from farthing_edge.broker import client_key
 from farthing_edge.broker_key import BrokerKey
@@ -197,6 +198,21 @@ class _ForUplink:
 
     async def batches_to_send(self, after_sequence: int, most: int, /) -> Sequence[SignedBatchRow]:
         return await asyncio.to_thread(self._engine.batches_to_send, after_sequence, most)
+
+    async def directives(self, after_version: int, most: int, /) -> Sequence[DirectiveApplied]:
+        return await asyncio.to_thread(self._engine.directives, after_version, most)
+
+    async def directive_links(self) -> Sequence[tuple[int, bytes]]:
+        return await asyncio.to_thread(self._engine.directive_links)
+
+    def last_receipt(self) -> tuple[bytes, bytes, bytes]:
+        return self._view.last_receipt
+
+    async def earlier_incarnations(self) -> Sequence[int]:
+        return await asyncio.to_thread(self._engine.earlier_incarnations)
+
+    async def earlier_batches(self, incarnation: int, after_sequence: int, most: int, /) -> Sequence[SignedBatchRow]:
+        return await asyncio.to_thread(self._engine.batches_to_send, after_sequence, most, incarnation=incarnation)
 
     async def wait_for_batch(self, after_sequence: int, /) -> None:
         await self._engine.wait_for_batch(after_sequence)

@@ -63,6 +63,8 @@ RARE = frozenset({"Disclaimed journaled"})
         "stories with suspense",
         "disk faults",
         "gateways gone",
+        "ledgers restored",
+        "quotas held again",
         "incarnation posted",
         "Adopted journaled",
         "EndCarried journaled",

@@ -64,7 +64,7 @@ CALL_TIMEOUT_S = 10
 
 GATEWAY = "gw-1"
 OPERATOR = "city"
-CLERK = "clerk"
+CLERK, CHECKER = "clerk", "checker"
 CARD = "card-1"
 #: Registered: a parking meter, and transponders. ``STRANGER`` has keys and a certificate, and is registered nowhere.
 PARKING, TOLL, SPARE, SUSPECT = "park-1", "toll-1", "toll-2", "toll-3"
@@ -313,15 +313,15 @@ class Town:
         """The configuration file ``name``.toml."""
         return self.folder / f"{name}.toml"
 
-    def admin(self, *arguments: object) -> Any:
+    def admin(self, *arguments: object, person: str = "admin") -> Any:
         """What ``farthing-admin`` prints as JSON; it must succeed."""
-        done = self.try_admin(*arguments, "--json")
+        done = self.try_admin(*arguments, "--json", person=person)
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
 
-    def try_admin(self, *arguments: object) -> subprocess.CompletedProcess[str]:
-        """``farthing-admin``, whatever comes of it."""
-        return call("farthing-admin", "--config", self.config("admin"), *arguments)
+    def try_admin(self, *arguments: object, person: str = "admin") -> subprocess.CompletedProcess[str]:
+        """``farthing-admin``, whatever comes of it; ``person`` names the configuration."""
+        return call("farthing-admin", "--config", self.config(person), *arguments)
 
     def status(self) -> dict[str, Any]:
         """The gateway's status page."""
@@ -428,7 +428,7 @@ def small_town() -> Iterator[Town]:
     town: Town | None = None
     try:
         parties = hold(
-            Plan(gateways=(GATEWAY,), devices=DEVICES, people=(CLERK,), shared_tokens=True), folder / "parties"
+            Plan(gateways=(GATEWAY,), devices=DEVICES, people=(CLERK, CHECKER), shared_tokens=True), folder / "parties"
         )
         with Hsm.of(parties.cloud) as hsm, httpx.Client(timeout=PAGE_TIMEOUT_S) as pages:
             town = _open(folder, parties, hsm, pages, started)
@@ -495,6 +495,9 @@ def _open(folder: Path, parties: Parties, hsm: Hsm, pages: httpx.Client, started
 
     (folder / "admin.toml").write_text(
         keys({"address": addresses["back_office"], "party": parties.people[CLERK].folder, "ca_file": ca_file})
+    )
+    (folder / "checker.toml").write_text(
+        keys({"address": addresses["back_office"], "party": parties.people[CHECKER].folder, "ca_file": ca_file})
     )
     (folder / "all.toml").write_text(_everything(parties))
     town = Town(

@@ -1,4 +1,4 @@
-"""``farthing-admin gateways incarnation``, ``gateways forced-void`` and ``gateways cases``: what two persons decide about a gateway.
+"""``farthing-admin gateways incarnation``, ``forced-void``, ``give-up`` and ``cases``, and ``ledger restored``: what two persons decide.
 
 One proposes, another approves exactly what was proposed, by the hash of its bytes; the ledger asks that they are two.
 """
@@ -8,10 +8,24 @@ from typing import Annotated
 import typer
 
 from farthing.v1 import ledger_pb2, ledger_pb2_grpc
-from farthing_cloud.admin.session import CALL_TIMEOUT_S, Json, Operator, Row, back_office, fail, show, show_one
+from farthing_cloud.admin.session import (
+    CALL_TIMEOUT_S,
+    Json,
+    Operator,
+    Row,
+    back_office,
+    fail,
+    print_json,
+    show,
+    show_one,
+)
 
 incarnation = typer.Typer(help="A journal that is not the one the ledger knows: begin anew.", no_args_is_help=True)
 forced_void = typer.Typer(help="A gateway that is gone: end what is held for it.", no_args_is_help=True)
+give_up = typer.Typer(help="A gateway that a restored ledger shall not wait for.", no_args_is_help=True)
+restored = typer.Typer(
+    help="The ledger's database is an older one: stop, and begin its next epoch.", no_args_is_help=True
+)
 
 GatewayId = Annotated[str, typer.Argument(help="The gateway's id.")]
 DecisionId = Annotated[str, typer.Argument(help="As in 'list'.")]
@@ -34,6 +48,7 @@ def _row(decision: ledger_pb2.Decision) -> Row:
         "operator_id": content.operator_id,
         "gateway_id": content.gateway_id,
         "incarnation": content.incarnation,
+        "ledger_epoch": content.ledger_epoch,
         "reason": content.reason,
         "waits_because": content.waits_because,
         "proposed_by": content.proposed_by,
@@ -44,8 +59,8 @@ def _row(decision: ledger_pb2.Decision) -> Row:
     }
 
 
-def _propose(ctx: typer.Context, kind: str, gateway_id: str, reason: str, *, as_json: bool) -> None:
-    request = ledger_pb2.ProposeDecisionRequest(kind=kind, gateway_id=gateway_id, reason=reason)
+def _propose(ctx: typer.Context, kind: str, gateway_id: str, reason: str, *, as_json: bool, operator: str = "") -> None:
+    request = ledger_pb2.ProposeDecisionRequest(kind=kind, gateway_id=gateway_id, reason=reason, operator_id=operator)
     with back_office(ctx) as channel:
         answer = ledger_pb2_grpc.LedgerStub(channel).ProposeDecision(request, timeout=CALL_TIMEOUT_S)
     show_one(_row(answer.decision), as_json=as_json)
@@ -112,6 +127,84 @@ def approve_forced_void(
 def list_forced_voids(ctx: typer.Context, operator: Operator, as_json: Json = False) -> None:
     """Proposed and approved."""
     _list(ctx, "forced-void", operator, as_json=as_json)
+
+
+@give_up.command("propose")
+def propose_give_up(ctx: typer.Context, gateway_id: GatewayId, reason: Why, as_json: Json = False) -> None:
+    """Propose to wait for the gateway no longer: what it was told since the backup is lost, and it begins a new incarnation."""
+    _propose(ctx, "given-up", gateway_id, reason, as_json=as_json)
+
+
+@give_up.command("approve")
+def approve_give_up(
+    ctx: typer.Context, decision_id: DecisionId, content_hash: ContentHash, as_json: Json = False
+) -> None:
+    """Approve what another person proposed: the ledger no longer waits for the gateway."""
+    _approve(ctx, decision_id, content_hash, as_json=as_json)
+
+
+@give_up.command("list")
+def list_given_up(ctx: typer.Context, operator: Operator, as_json: Json = False) -> None:
+    """Proposed and approved."""
+    _list(ctx, "given-up", operator, as_json=as_json)
+
+
+@restored.command("propose")
+def propose_restored(ctx: typer.Context, operator: Operator, reason: Why, as_json: Json = False) -> None:
+    """Say that the database was restored: the ledger stops at once. Another person's approval begins its next epoch."""
+    _propose(ctx, "restored", "", reason, as_json=as_json, operator=operator)
+
+
+@restored.command("approve")
+def approve_restored(
+    ctx: typer.Context, decision_id: DecisionId, content_hash: ContentHash, as_json: Json = False
+) -> None:
+    """Approve what another person proposed: gateways show what they were told, and push their batches again."""
+    _approve(ctx, decision_id, content_hash, as_json=as_json)
+
+
+@restored.command("list")
+def list_restored(ctx: typer.Context, operator: Operator, as_json: Json = False) -> None:
+    """Proposed and approved."""
+    _list(ctx, "restored", operator, as_json=as_json)
+
+
+def show_epoch(ctx: typer.Context, as_json: Json = False) -> None:
+    """Whether the ledger is open; after a restore, which gateways have rewound, what came back, and what is missing."""
+    with back_office(ctx) as channel:
+        answer = ledger_pb2_grpc.LedgerStub(channel).ShowEpoch(ledger_pb2.ShowEpochRequest(), timeout=CALL_TIMEOUT_S)
+    gateways: list[Row] = [
+        {
+            "gateway_id": row.gateway_id,
+            "operator_id": row.operator_id,
+            "standing": row.standing,
+            "shown_at_us": row.shown_at_us,
+            "directives": row.directives,
+            "set_aside": row.set_aside,
+            "quotas": row.quotas,
+            "reinstated_micros": row.reinstated_micros,
+            "short_micros": row.short_micros,
+            "incarnation": row.incarnation,
+            "receipted_sequence": row.receipted_sequence,
+            "posted_sequence": row.posted_sequence,
+        }
+        for row in answer.gateways
+    ]
+    epoch: Row = {
+        "ledger_epoch": answer.ledger_epoch,
+        "state": answer.state,
+        "since_us": answer.since_us,
+        "why": answer.why,
+    }
+    if as_json:
+        print_json({**epoch, "gateways": gateways})
+        return
+    show_one(epoch, as_json=False)
+    columns = (
+        "gateway_id", "standing", "directives", "quotas", "reinstated_micros", "short_micros", "incarnation", "receipted_sequence",
+        "posted_sequence",
+    )  # fmt: skip
+    show(gateways, columns, as_json=False)
 
 
 def list_cases(

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from farthing.v1 import directive_pb2, ledger_pb2, ledger_pb2_grpc
+from farthing_cloud.admin.decisions import restored, show_epoch
 from farthing_cloud.admin.session import (
     CALL_TIMEOUT_S,
     DryRun,
@@ -23,6 +24,8 @@ accounts = typer.Typer(help="Who pays.", no_args_is_help=True)
 quotas = typer.Typer(help="What gateways may spend on their own.", no_args_is_help=True)
 batches = typer.Typer(help="What gateways have billed.", no_args_is_help=True)
 ledger = typer.Typer(help="The books.", no_args_is_help=True)
+ledger.add_typer(restored, name="restored")
+ledger.command("epoch")(show_epoch)
 
 #: Transfers in one answer of the ledger.
 PAGE_TRANSFERS = 1_000

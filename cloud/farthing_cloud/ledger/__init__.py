@@ -23,7 +23,7 @@ from farthing_cloud.ledger.bell import Bell
 from farthing_cloud.ledger.bundles import Bundles
 from farthing_cloud.ledger.core.exposure import loss_of
 from farthing_cloud.ledger.core.quotas import GrantTerms
-from farthing_cloud.ledger.core.rows import Gateway
+from farthing_cloud.ledger.core.rows import Gateway, LedgerState
 from farthing_cloud.ledger.door import GatewaySyncServicer
 from farthing_cloud.ledger.movements import Movements, MovementsServicer
 from farthing_cloud.ledger.operations import OVERDUE_AT_ONCE, Ledger
@@ -39,6 +39,8 @@ SCHEMA: Final = "ledger"
 SMALLEST_QUOTA_MICROS: Final = MICROS // 2
 #: How often settled debts are looked for, real seconds: nobody waits for it at a device.
 RESOLVE_EVERY_S: Final = 2.0
+#: How often a restored ledger looks whether every gateway has rewound, real seconds.
+OPEN_EVERY_S: Final = 1.0
 #: How often silent gateways are looked for, real seconds: holds outlive for days.
 SILENCE_EVERY_S: Final = 10.0
 #: How often details older than their retention are looked for, real seconds, and how many are forgotten in one round.
@@ -80,6 +82,7 @@ class LedgerService:
             tasks.create_task(self._end_silent())
             tasks.create_task(self._measure_exposure())
             tasks.create_task(self._forget_details())
+            tasks.create_task(self._open_again())
 
     async def _end_silent(self) -> None:
         while True:
@@ -91,6 +94,16 @@ class LedgerService:
                 _log.warning("silent gateways wait to be looked at", cause=str(err))
             # A full round has more behind it.
             await asyncio.sleep(RESOLVE_EVERY_S if looked_at == OVERDUE_AT_ONCE else SILENCE_EVERY_S)
+
+    async def _open_again(self) -> None:
+        while True:
+            try:
+                if await self.ledger.restored.open_again(now=self.clock.now()):
+                    _log.warning("every gateway has rewound: the ledger grants, refunds and pays again")
+                metrics.LEDGER_OPEN.set((await self.ledger.store.epoch()).state is LedgerState.OPEN)
+            except StoreError as err:
+                _log.warning("the ledger waits to be opened again", cause=str(err))
+            await asyncio.sleep(OPEN_EVERY_S)
 
     async def _forget_details(self) -> None:
         while True:

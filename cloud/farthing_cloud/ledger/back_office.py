@@ -26,10 +26,19 @@ from farthing.v1 import directive_pb2, ledger_pb2
 from farthing_cloud.callers import Caller
 from farthing_cloud.ledger.bell import Bell
 from farthing_cloud.ledger.bundles import Bundles
+from farthing_cloud.ledger.core import restoring
 from farthing_cloud.ledger.core.directives import Body
 from farthing_cloud.ledger.core.exposure import Loss, loss_of, total
 from farthing_cloud.ledger.core.funds import Funding, UnknownName
-from farthing_cloud.ledger.core.rows import AccountStatus, Decision, DecisionKind, Gateway
+from farthing_cloud.ledger.core.rows import (
+    NEVER,
+    AccountStatus,
+    Decision,
+    DecisionKind,
+    Gateway,
+    LedgerState,
+    Rewinding,
+)
 from farthing_cloud.ledger.core.windows import SplitRule
 from farthing_cloud.ledger.operations import Ledger
 from farthing_cloud.ledger.orders import message_of, order_of
@@ -38,7 +47,7 @@ from farthing_cloud.ledger.plans import CorrectionPlans
 from farthing_cloud.ledger.refusals import Context, Refused, malformed, refusals
 from farthing_cloud.ledger.reports import Reports
 from farthing_cloud.ledger.signing import LOOK_AGAIN_MS
-from farthing_cloud.ledger.store.interface import Cursor
+from farthing_cloud.ledger.store.interface import Cursor, GatewayRewinding
 
 MAX_TRANSFERS: Final = 1_000
 MAX_CORRECTIONS: Final = 1_000
@@ -369,7 +378,7 @@ class LedgerServicer(PlanServicer):
                 raise malformed(f"at most {RECEIPTS_AT_ONCE} batches at once")
             if any(max(name.incarnation, name.sequence) > MAX_COUNT for name in request.batches):
                 raise malformed("an incarnation or sequence above 2^63 - 1")
-            epoch = await self._store.ledger_epoch()
+            epoch = (await self._store.epoch()).number
             found = await self._store.receipts(
                 [(GatewayId(parse_id(name.gateway_id)), name.incarnation, name.sequence) for name in request.batches]
             )
@@ -418,7 +427,9 @@ class LedgerServicer(PlanServicer):
     async def Reconcile(self, request: ledger_pb2.ReconcileRequest, context: Context) -> ledger_pb2.ReconcileResponse:
         """Every sum of an operator, in one snapshot."""
         async with refusals(context):
-            return await self._reports.reconcile(request.operator_id, now=self._clock.now(), silent_us=self._silent_us)
+            sums = await self._reports.reconcile(request.operator_id, now=self._clock.now(), silent_us=self._silent_us)
+            sums.restoring = restoring.why_not_open(await self._store.epoch())
+        return sums
 
     # --- gateways that people decide about ----------------------------------------------------------------------------
 
@@ -457,13 +468,13 @@ class LedgerServicer(PlanServicer):
                 kind = DecisionKind(request.kind)
             except ValueError as err:
                 raise malformed(f"a decision is one of {', '.join(DecisionKind)}") from err
-            decision = await self._ledger.propose(
-                kind,
-                GatewayId(parse_id(request.gateway_id)),
-                reason=_text("reason", request.reason),
-                person=person,
-                now=self._clock.now(),
-            )
+            reason, now = _text("reason", request.reason), self._clock.now()
+            if kind is DecisionKind.RESTORED:
+                operator_id = OperatorId(parse_id(request.operator_id))
+                decision = await self._ledger.restored.propose(operator_id, reason=reason, person=person, now=now)
+            else:
+                gateway_id = GatewayId(parse_id(request.gateway_id))
+                decision = await self._ledger.propose(kind, gateway_id, reason=reason, person=person, now=now)
         return ledger_pb2.ProposeDecisionResponse(decision=_decision(decision))
 
     @override
@@ -490,6 +501,20 @@ class LedgerServicer(PlanServicer):
         async with refusals(context):
             decisions = await self._store.decisions(OperatorId(parse_id(request.operator_id)))
         return ledger_pb2.ListDecisionsResponse(decisions=[_decision(decision) for decision in decisions])
+
+    @override
+    async def ShowEpoch(self, request: ledger_pb2.ShowEpochRequest, context: Context) -> ledger_pb2.ShowEpochResponse:
+        """Whether the ledger is open, and how far each gateway is."""
+        async with refusals(context):
+            epoch = await self._store.epoch()
+            gateways = await self._store.rewindings()
+        return ledger_pb2.ShowEpochResponse(
+            ledger_epoch=epoch.number,
+            state=epoch.state.value,
+            since_us=epoch.since if epoch.state is not LedgerState.OPEN else 0,
+            why=epoch.why,
+            gateways=[_rewinding(gateway) for gateway in gateways],
+        )
 
     # --- corrections --------------------------------------------------------------------------------------------------
 
@@ -540,6 +565,32 @@ def _decision(decision: Decision) -> ledger_pb2.Decision:
         content_hash=decision.content_hash,
         approved_by=decision.approved_by,
         approved_at_us=decision.approved_at or 0,
+    )
+
+
+def _rewinding(gateway: GatewayRewinding) -> ledger_pb2.GatewayRewinding:
+    back = gateway.rewinding
+    if back is not None and back.given_up:
+        standing = "given-up"
+    elif not gateway.has_shown:
+        standing = "missing"
+    else:
+        standing = "rewound" if gateway.is_done else "shown"
+    if back is None:
+        back = Rewinding(gateway_id=gateway.gateway_id, epoch=0, shown_at=NEVER)
+    return ledger_pb2.GatewayRewinding(
+        gateway_id=gateway.gateway_id,
+        operator_id=gateway.operator_id,
+        standing=standing,
+        shown_at_us=back.shown_at,
+        directives=back.directives,
+        set_aside=back.set_aside,
+        quotas=back.quotas,
+        reinstated_micros=back.reinstated_micros,
+        short_micros=back.short_micros,
+        incarnation=back.incarnation,
+        receipted_sequence=back.sequence,
+        posted_sequence=gateway.posted_sequence,
     )
 
 

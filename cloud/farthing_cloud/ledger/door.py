@@ -28,6 +28,7 @@ from farthing_cloud.callers import Caller
 from farthing_cloud.ledger import metrics
 from farthing_cloud.ledger.ahead import ahead
 from farthing_cloud.ledger.bell import Bell
+from farthing_cloud.ledger.core import restoring
 from farthing_cloud.ledger.core.batches import ChainStep
 from farthing_cloud.ledger.core.incarnations import Standing
 from farthing_cloud.ledger.core.posting import Event
@@ -37,6 +38,7 @@ from farthing_cloud.ledger.core.rows import Gateway
 from farthing_cloud.ledger.facts import Facts, GatewayFacts
 from farthing_cloud.ledger.operations import Ledger
 from farthing_cloud.ledger.refusals import Context, Refused, malformed, refusals
+from farthing_cloud.ledger.showing import Witnesses, links_of
 from farthing_cloud.ledger.signing import LOOK_AGAIN_MS, Signatures, receipt_message
 from farthing_cloud.ledger.store.interface import Detail, ReceiptContent, StoredDirective
 
@@ -61,6 +63,7 @@ _STANDINGS: Final = {
     Standing.AGREED: gateway_sync_pb2.HELLO_STANDING_AGREED,
     Standing.BEGIN: gateway_sync_pb2.HELLO_STANDING_BEGIN,
     Standing.WAITS: gateway_sync_pb2.HELLO_STANDING_WAITS,
+    Standing.REWIND: gateway_sync_pb2.HELLO_STANDING_REWIND,
 }
 
 
@@ -85,6 +88,7 @@ class GatewaySyncServicer(gateway_sync_pb2_grpc.GatewaySyncServicer):
         self._events = events
         self._head_interval_s = head_interval_s
         self._facts = Facts(ledger.store)
+        self._witnesses = Witnesses(signatures.keys)
 
     async def _gateway(self, context: Context) -> Gateway:
         """The gateway that calls; raise ``Refused`` for everybody else."""
@@ -103,6 +107,7 @@ class GatewaySyncServicer(gateway_sync_pb2_grpc.GatewaySyncServicer):
         """Agree on incarnation and positions."""
         async with refusals(context):
             gateway = await self._gateway(context)
+            proof = self._witnesses.proof(gateway.gateway_id, request)
             parse_bytes(request.start_id, START_ID_SIZE)
             if max(request.position, request.incarnation, request.last_sealed_sequence) > MAX_COUNT:
                 raise malformed("a position, incarnation or sequence above 2^63 - 1")
@@ -114,6 +119,8 @@ class GatewaySyncServicer(gateway_sync_pb2_grpc.GatewaySyncServicer):
                 sealed_sequence=request.last_sealed_sequence,
                 suspects_rollback=request.suspects_rollback,
                 salvaged=request.salvaged,
+                directive_version=request.directive_version,
+                proof=proof,
                 now=self._clock.now(),
             )
             metrics.HELLOS.labels(greeting.standing.value).inc()
@@ -131,17 +138,55 @@ class GatewaySyncServicer(gateway_sync_pb2_grpc.GatewaySyncServicer):
                         grpc.StatusCode.FAILED_PRECONDITION,
                         f"{greeting.why}. A new incarnation needs two persons' approval",
                     )
-            epoch = await self._store.ledger_epoch()
+            epoch = await self._store.epoch()
         return gateway_sync_pb2.HelloResponse(
             incarnation=greeting.gateway.incarnation,
-            ledger_epoch=epoch,
+            ledger_epoch=epoch.number,
             posted_sequence=greeting.chain.sequence,
             proven_sequence=greeting.chain.proven_sequence,
             witnessed_start_id=greeting.gateway.witness_start_id,
             witnessed_position=greeting.gateway.witness_position,
             standing=_STANDINGS[greeting.standing],
             waits_because=greeting.why,
+            earlier=[
+                gateway_sync_pb2.PostedChain(incarnation=chain.incarnation, posted_sequence=chain.sequence)
+                for chain in greeting.earlier or ()
+            ],
+            wants_batches=greeting.earlier is not None,
         )
+
+    # --- a restored ledger --------------------------------------------------------------------------------------------
+
+    @override
+    async def ShowDirectives(
+        self, request_iterator: AsyncIterator[gateway_sync_pb2.ShowDirectivesRequest], context: Context
+    ) -> AsyncIterator[gateway_sync_pb2.ShowDirectivesResponse]:
+        """Find the fork, take back what follows it."""
+        async with refusals(context):
+            gateway = await self._gateway(context)
+            first = await anext(request_iterator, None)
+            if first is None:
+                raise malformed("a showing begins with links")
+            receipt = self._witnesses.receipted(gateway.gateway_id, first)
+            fork = await self._ledger.restored.common(gateway.gateway_id, links_of(first))
+            yield gateway_sync_pb2.ShowDirectivesResponse(after_version=fork.version)
+            shown = await self._witnesses.shown(gateway.gateway_id, request_iterator)
+            back = await self._ledger.restored.take_back(gateway, fork, shown, receipt, now=self._clock.now())
+            self._events.ring()
+            self._signatures.wanted.ring()
+            _log.warning(
+                "a gateway has shown what it was told",
+                gateway=gateway.gateway_id,
+                directives=back.directives,
+                quotas=back.quotas,
+                reinstated_micros=back.reinstated_micros,
+            )
+            yield gateway_sync_pb2.ShowDirectivesResponse(
+                after_version=fork.version,
+                directive_version=back.directive_version,
+                directives=back.directives,
+                quotas=back.quotas,
+            )
 
     # --- batches ------------------------------------------------------------------------------------------------------
 
@@ -158,10 +203,15 @@ class GatewaySyncServicer(gateway_sync_pb2_grpc.GatewaySyncServicer):
             gateway = await self._gateway(context)
             try:
                 # Thousands of lines: not on the event loop.
-                return gateway, await asyncio.to_thread(_verified, gateway, signed)
-            except Refused:
+                batch = await asyncio.to_thread(_verified, gateway, signed)
+                if batch.directive_version > gateway.directive_version:
+                    # Directives may have been written since this row was read.
+                    gateway = await self._gateway(context)
+                restoring.must_know_what_it_rests_on(gateway, batch.directive_version)
+            except (Refused, restoring.LedgerRestoring):
                 metrics.BATCHES.labels("refused").inc()
                 raise
+            return gateway, batch
 
         async with (
             refusals(context),
@@ -217,6 +267,7 @@ class GatewaySyncServicer(gateway_sync_pb2_grpc.GatewaySyncServicer):
         """Signed directives, gapless, and dated heads in between."""
         async with refusals(context):
             gateway = await self._gateway(context)
+            restoring.must_have_shown((gateway,), await self._store.epoch())
             version, body_hash = await self._start_of(gateway, request.after_version)
             head_due = 0.0
             while True:
@@ -235,6 +286,8 @@ class GatewaySyncServicer(gateway_sync_pb2_grpc.GatewaySyncServicer):
                 now = time.monotonic()
                 # A head says where the chain ends: not while a link waits for its signature.
                 if not rows and version and now >= head_due:
+                    # Stopped since: then this may not be where the chain ends.
+                    restoring.must_have_shown((), await self._store.epoch())
                     head = await self._signatures.head(
                         gateway.gateway_id, version=version, body_hash=body_hash, at=self._clock.now()
                     )

@@ -27,6 +27,8 @@ class GatewayFacts:
     """Devices and tariffs of one gateway, up to a version of its chain."""
 
     version: int = 0
+    #: Of the directive at that version: a ledger that was restored may have another one there.
+    body_hash: bytes = b""
     keys: dict[tuple[str, bytes], VerifyingKey] = field(default_factory=dict)
     registers: dict[tuple[str, str, int], RegisterFacts] = field(default_factory=dict)
     tariffs: dict[tuple[str, int], Tariff] = field(default_factory=dict)
@@ -79,8 +81,15 @@ class Facts:
         self._known.move_to_end(gateway_id)
         if len(self._known) > MAX_GATEWAYS:
             self._known.popitem(last=False)
-        while rows := await self._store.directives(gateway_id, facts.version, _PAGE):
+        # From the last one that is known: the chain must still go through it.
+        first = True
+        while rows := await self._store.directives(gateway_id, max(0, facts.version - first), _PAGE):
+            if first and facts.version and rows[0].body_hash != facts.body_hash and rows[0].version == facts.version:
+                facts = self._known[gateway_id] = GatewayFacts()
+                continue
+            first = False
             for row in rows:
                 if row.version == facts.version + 1:  # another call may have read on meanwhile
                     facts.learn(directive_pb2.Directive.FromString(row.body))
+                    facts.body_hash = row.body_hash
         return facts

@@ -23,6 +23,10 @@ LATE = Gauge(
 GATEWAYS_WAITING = Gauge(
     "farthing_ledger_gateways_waiting", "Gateways about which people have to decide.", ("operator",)
 )
+LEDGER_OPEN = Gauge(
+    "farthing_ledger_open",
+    "1 while the ledger grants and pays; 0 while it is stopped or restoring after a backup was restored.",
+)
 SILENCED = Counter(
     "farthing_ledger_quotas_silenced", "Quotas looked at because their gateway has been silent for too long."
 )

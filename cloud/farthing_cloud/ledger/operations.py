@@ -23,6 +23,7 @@ from farthing_cloud.ledger.core import (
     incarnations,
     policy,
     quotas,
+    restoring,
     silence,
     windows,
 )
@@ -36,6 +37,7 @@ from farthing_cloud.ledger.core.incarnations import Hello, Standing
 from farthing_cloud.ledger.core.posting import Event
 from farthing_cloud.ledger.core.quotas import GrantTerms, QuotaRequest
 from farthing_cloud.ledger.core.received import ReceivedBatch
+from farthing_cloud.ledger.core.restoring import Proof
 from farthing_cloud.ledger.core.rows import (
     AccountStatus,
     Chain,
@@ -45,18 +47,22 @@ from farthing_cloud.ledger.core.rows import (
     Decision,
     DecisionKind,
     Gateway,
+    LedgerState,
     Payer,
     QuotaRequested,
     Touch,
 )
 from farthing_cloud.ledger.core.uses import UsePart, accounts_of, disputed_micros, parts_of
 from farthing_cloud.ledger.core.windows import SplitRule
+from farthing_cloud.ledger.restored import RestoredLedger
 from farthing_cloud.ledger.store.interface import Detail, LedgerStore, ReceiptContent, Signed, StoreError, Transaction
 
 #: Rows resolved in one round; the next round takes the rest.
 FLOORS_AT_ONCE: Final = 100
 #: How often a correction looks for quotas that were granted while it did: each look takes one more grant than the last.
 LOOKS_AT_QUOTAS: Final = 5
+#: What a gateway shows that has neither a directive nor a receipt.
+NO_PROOF: Final = Proof(0, b"", 0, 0, 0, b"", 0)
 #: Quotas that silence ends in one round.
 OVERDUE_AT_ONCE: Final = 100
 
@@ -79,6 +85,8 @@ class Greeting:
     standing: Standing
     #: Why it waits; empty when it does not.
     why: str
+    #: Batches are wanted again: how far the chains of earlier incarnations are. None: they are not.
+    earlier: tuple[Chain, ...] | None = None
 
 
 class ReadsCarriedEnds(Protocol):
@@ -100,6 +108,7 @@ class Ledger:
         carried_ends: ReadsCarriedEnds | None = None,
     ) -> None:
         self.store = store
+        self.restored = RestoredLedger(store)
         self._terms = terms
         self._receipt_keys = receipt_keys
         self._carried_ends = carried_ends if carried_ends is not None else CarriedEnds(store)
@@ -206,12 +215,23 @@ class Ledger:
         sealed_sequence: int | None = None,
         suspects_rollback: bool = False,
         salvaged: bool = False,
+        directive_version: int = 0,
+        proof: Proof = NO_PROOF,
     ) -> Greeting:
-        """Agree on the incarnation, or open a case for people.
+        """Agree on the incarnation, or open a case for people; or find out that this ledger was restored.
 
-        Raises ``UnknownIncarnation`` for an incarnation that this ledger has not begun.
+        Raises ``UnknownIncarnation`` for an incarnation that this ledger has not begun, ``LedgerRestoring`` while it is stopped.
         """
         gateway = await self._gateway(gateway_id)
+        if await self.restored.hear(gateway, proof, directive_version=directive_version, now=now):
+            await self.store.contact(gateway_id, now=now)
+            return Greeting(
+                gateway=gateway, chain=Chain(incarnation=gateway.incarnation), standing=Standing.REWIND, why=""
+            )
+        earlier: tuple[Chain, ...] | None = None
+        if await self.restored.wants_batches(gateway_id):
+            chains = await self.store.chains(gateway_id)
+            earlier = tuple(chain for chain in chains if chain.incarnation < gateway.incarnation)
         chain = await self.store.chain(gateway_id, gateway.incarnation)
         hello = Hello(
             incarnation=incarnation,
@@ -249,7 +269,7 @@ class Ledger:
             )
         else:
             await self.store.contact(gateway_id, now=now)
-        return Greeting(gateway=gateway, chain=chain, standing=standing, why=why)
+        return Greeting(gateway=gateway, chain=chain, standing=standing, why=why, earlier=earlier)
 
     async def propose(
         self, kind: DecisionKind, gateway_id: GatewayId, *, reason: str, person: str, now: Instant
@@ -276,6 +296,9 @@ class Ledger:
         if books is None:
             raise UnknownName(f"no decision {decision_id}")
         operator_id, currency, gateway_id = books
+        if not gateway_id:
+            about = Touch(operator_id=operator_id, currency=currency, decision_id=decision_id)
+            return await self.restored.begin(about, decision_id, content_hash=content_hash, person=person, now=now)
         touch = Touch(
             operator_id=operator_id,
             currency=currency,
@@ -301,6 +324,8 @@ class Ledger:
 
     async def end_silent(self, *, now: Instant) -> int:
         """Listen, and end holds that silence has ended, a bounded number; how many quotas there were to look at."""
+        if (await self.store.epoch()).state is not LedgerState.OPEN:
+            return 0
         outage_us = self._terms.outage_us
         since = await self.store.listen(now=now, break_us=silence.break_us(outage_us))
         if not silence.has_listened(since, outage_us=outage_us, now=now):
@@ -317,7 +342,10 @@ class Ledger:
             )
 
             async def work(tx: Transaction, touch: Touch = touch, gateway_id: GatewayId = gateway_id) -> None:
-                posting = silence.void(await tx.load(touch), gateway_id, outage_us=self._terms.outage_us, now=now)
+                view = await tx.load(touch)
+                if view.epoch.state is not LedgerState.OPEN:
+                    return
+                posting = silence.void(view, gateway_id, outage_us=self._terms.outage_us, now=now)
                 if posting is not None:
                     await tx.post(posting)
 
@@ -349,13 +377,14 @@ class Ledger:
             view = await tx.load(batches.touch(batch, currency, carried))
             step = batches.fit(view, batch)
             assert view.chain is not None
+            restoring.must_have_shown(view.gateways.values(), view.epoch)
             if step is not ChainStep.NEXT:
                 return BatchOutcome(step=step, expected=view.chain.sequence + 1, receipt=None)
             posting = batches.plan(view, batch, carried, now=now)
             posted = await tx.post(posting)
             assert posting.batch is not None
             receipt = ReceiptContent(
-                ledger_epoch=view.ledger_epoch,
+                ledger_epoch=view.epoch.number,
                 gateway_id=batch.gateway_id,
                 incarnation=batch.incarnation,
                 sequence=batch.sequence,
@@ -457,6 +486,8 @@ class Ledger:
                     )
                 touch = replace(touch, account_ids=tuple(accounts_of(parts)))
             view = await tx.load(touch)
+            if view.correction is None:
+                restoring.must_be_open(view.epoch)
             if any(quota.gateway_id not in view.gateways for quota in view.quotas.values()):
                 return None  # granted since we looked: its gateway's row comes before the account's
             posting = corrections.correct(view, order, parts, told=told, person=person, now=now, planned=planned)
@@ -511,6 +542,7 @@ class Ledger:
 
         async def work(tx: Transaction) -> bool:
             view = await tx.load(Touch(operator_id=operator_id, currency=currency, case_id=case_id))
+            restoring.must_be_open(view.epoch)
             posting = cases.decide(view, case_id, release=release, now=now)
             if posting is not None:
                 await tx.post(posting)
@@ -533,6 +565,7 @@ class Ledger:
             view = await tx.load(Touch(operator_id=operator_id, currency=currency, exclusive=True))
             if view.window != window:
                 return None
+            restoring.must_be_open(view.epoch)
             posting = windows.close(view, rules, now=now)
             await tx.post(posting)
             assert posting.window_closed is not None
@@ -619,6 +652,8 @@ class Ledger:
 
     async def resolve_floors(self, *, now: Instant) -> int:
         """Give room of floors back where debts were settled; how many accounts and gateways there were to look at."""
+        if (await self.store.epoch()).state is not LedgerState.OPEN:
+            return 0
         settled = await self.store.settled_floors(FLOORS_AT_ONCE)
         for gateway_id, account_id in settled:
             gateway = await self._gateway(gateway_id)

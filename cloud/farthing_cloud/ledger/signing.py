@@ -46,6 +46,7 @@ class Signatures:
     """Signs what the ledger says."""
 
     def __init__(self, *, signer: Signer, keys: PublicKeys, store: LedgerStore) -> None:
+        self.keys = keys
         self._signer = signer
         self._store = store
         self._receipt_key_id = key_id(keys.receipt)

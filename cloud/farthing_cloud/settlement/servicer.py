@@ -381,6 +381,9 @@ class SettlementServicer(settlement_pb2_grpc.SettlementServicer):
                 if balance.currency == currency
             }
             totals = await self._reconcile(operator_id)
+            if totals.restoring:
+                # What was paid since the backup may not stand in these figures.
+                raise Refused(grpc.StatusCode.FAILED_PRECONDITION, totals.restoring)
             if sum(balances_micros.values()) == totals.agencies_micros + totals.fees_micros:
                 return _Books(
                     balances_micros=balances_micros,

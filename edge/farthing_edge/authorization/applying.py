@@ -674,6 +674,7 @@ def _receipted(state: GatewayState, event: events.Receipted) -> None:
     batch = state.batches.get(event.sequence)
     if event.incarnation != state.incarnation or batch is None:
         return
+    state.last_receipt = (event.raw, event.signature, event.key_id)
     state.receipted_sequence = event.sequence
     state.receipted_position = max(state.receipted_position, batch.last_position)
     state.usage.contact()

@@ -84,6 +84,8 @@ class ReceiptArrived:
 
     receipt: batch_pb2.Receipt
     raw: bytes
+    signature: bytes = b""
+    key_id: bytes = b""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

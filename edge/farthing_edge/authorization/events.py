@@ -357,6 +357,9 @@ class Receipted(NamedTuple):
     sequence: int
     batch_hash: bytes
     raw: bytes
+    #: Shown to a ledger that was restored: what it signed proves to it that it was. Empty in an older program's journal.
+    signature: bytes = b""
+    key_id: bytes = b""
 
 
 class RollbackSuspected(NamedTuple):

@@ -95,6 +95,8 @@ def decide_receipt(state: GatewayState, command: commands.ReceiptArrived, now: I
                 sequence=receipt.sequence,
                 batch_hash=receipt.batch_hash,
                 raw=command.raw,
+                signature=command.signature,
+                key_id=command.key_id,
             ),
         )
     )

@@ -299,6 +299,11 @@ def _obey_authorizing_stopped(state: GatewayState, stopped: directive_pb2.Author
         state.authorizing_stopped = stopped.reason or "the cloud has heard two stories of this gateway"
 
 
+def _obey_ledger_restored(state: GatewayState, restored: directive_pb2.LedgerRestored) -> None:
+    """What was granted stands, and so does every record; the uplink sends again what the ledger has lost."""
+    state.ledger_epoch = max(state.ledger_epoch, restored.ledger_epoch)
+
+
 def _obey_floor_resolved(state: GatewayState, record: directive_pb2.FloorResolved) -> None:
     floor = state.floor
     amount = min(record.amount_micros, floor.by_account.get(record.account_id, 0))
@@ -411,4 +416,5 @@ _OBEY: dict[str, Callable[[GatewayState, Any], None]] = {
     "online_check": _obey_online_check,
     "end_carried": _obey_end_carried,
     "authorizing_stopped": _obey_authorizing_stopped,
+    "ledger_restored": _obey_ledger_restored,
 }

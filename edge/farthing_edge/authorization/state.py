@@ -912,6 +912,10 @@ class GatewayState:
         self.to_seal_again: deque[ToSealAgain] = deque()
         self.receipted_sequence = 0
         self.receipted_position = 0
+        #: As it was signed: (receipt, signature, key id); empty before the first.
+        self.last_receipt: tuple[bytes, bytes, bytes] = (b"", b"", b"")
+        #: The ledger's, as the chain of directives says: it counts up when the ledger was restored from a backup.
+        self.ledger_epoch = 1
         self.statistics = Statistics()
         self.totals = Statistics()
         self.parked = 0

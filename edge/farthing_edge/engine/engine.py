@@ -71,6 +71,9 @@ from farthing_edge.journal.store import (
     Group,
     Journal,
     read_batch_position,
+    read_directive_links,
+    read_directive_positions,
+    read_earlier_incarnations,
     read_entries,
     read_entry,
     read_signed_batches,
@@ -923,8 +926,10 @@ class Engine:
             await self._sealed_witness.remember(SealedInToken(incarnation, sequence, sealed))
             self._witnessed = (incarnation, sequence)
 
-    def batches_to_send(self, after_sequence: int, limit: int = 64) -> list[SignedBatchRow]:
-        """Signed batches of this incarnation with a higher sequence, ascending, at most ``limit``."""
+    def batches_to_send(
+        self, after_sequence: int, limit: int = 64, *, incarnation: int | None = None
+    ) -> list[SignedBatchRow]:
+        """Signed batches of this incarnation (or an earlier one) with a higher sequence, ascending, at most ``limit``."""
         connection = self._journal.reader()
         try:
             return [
@@ -936,11 +941,39 @@ class Engine:
                     key_id=key_id,
                 )
                 for incarnation, sequence, position, signature, key_id in read_signed_batches(
-                    connection, self._state.incarnation, after_sequence, limit
+                    connection,
+                    self._state.incarnation if incarnation is None else incarnation,
+                    after_sequence,
+                    limit,
                 )
             ]
         finally:
             connection.close()
+
+    def earlier_incarnations(self) -> list[int]:
+        """The incarnations before this one of which the journal has batches."""
+        with contextlib.closing(self._journal.reader()) as connection:
+            return read_earlier_incarnations(connection, self._state.incarnation)
+
+    def directives(self, after_version: int, limit: int = 64) -> list[DirectiveApplied]:
+        """Directives after a version as they were signed, ascending, at most ``limit``."""
+        with contextlib.closing(self._journal.reader()) as connection:
+            return [
+                _directive_at(read_entry(connection, position))
+                for position in read_directive_positions(connection, after_version, limit)
+            ]
+
+    def directive_links(self) -> list[tuple[int, bytes]]:
+        """(version, hash): the newest directive, older ones at distances that double, and the oldest that is not pruned."""
+        links: list[tuple[int, bytes]] = []
+        distance, wanted = 1, self._state.directive_version
+        last = None
+        with contextlib.closing(self._journal.reader()) as connection:
+            for last in read_directive_links(connection):
+                if last[0] <= wanted:
+                    links.append(last)
+                    wanted, distance = last[0] - distance, 2 * distance
+        return links if last is None or links[-1] == last else [*links, last]
 
     async def wait_for_batch(self, after_sequence: int) -> None:
         """Return when a signed batch with a higher sequence exists; ``EngineError`` when there will be none."""
@@ -1019,6 +1052,13 @@ def _resolve(item: _Item, answer: Answer | None) -> None:
 def _cancel(signing: _Signing | None) -> None:
     if signing is not None:
         signing.signatures.cancel()
+
+
+def _directive_at(entry: Entry) -> DirectiveApplied:
+    event = decode(entry.kind, entry.body)
+    if not isinstance(event, DirectiveApplied):
+        raise JournalError(f"position {entry.position} is no directive")
+    return event
 
 
 def _sealed_at(entry: Entry) -> Sealed:

@@ -232,9 +232,10 @@ class Upkeep:
         state = self._state()
         with closing(self._journal.reader()) as connection:
             proven = read_batch_span(connection, state.incarnation, self._proven_sequence())
+            receipted = retention.receipted_by(connection, self._now() - self._limits.backup_horizon_us)
         return retention.prunable(
             state,
-            proven_position=proven,
+            proven_position=min(proven, receipted),
             covered=snapshots.covered(self._journal.path),
             at_us=self._now() - max(retention_us, self._limits.backup_horizon_us),
         )

@@ -121,6 +121,16 @@ class GatewayView:
         return self._state.receipted_sequence
 
     @property
+    def last_receipt(self) -> tuple[bytes, bytes, bytes]:
+        """The last receipt, its signature and key id; empty before the first."""
+        return self._state.last_receipt
+
+    @property
+    def ledger_epoch(self) -> int:
+        """The ledger's epoch, as the last directive said that named one."""
+        return self._state.ledger_epoch
+
+    @property
     def receipt_keys(self) -> tuple[bytes, ...]:
         """SubjectPublicKeyInfo (DER) of the keys that sign receipts; empty before the first directive."""
         return self._state.receipt_keys

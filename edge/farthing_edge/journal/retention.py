@@ -1,7 +1,8 @@
 """What may leave the journal, and how: in small pieces, behind an anchor from which the hash chain goes on.
 
 Rule 1: an entry goes only when everything up to it is receipted by the cloud, its batch's detail is proven, it is older than the
-operator's retention and outside the backup horizon, and two proven snapshots have taken it in.
+operator's retention and outside the backup horizon, and two proven snapshots have taken it in. So is its receipt: what was receipted
+after a backup was taken is not in the backup, however long before it was written.
 Rule 2: what something living still refers to stays (where an authorization opened, what its device was told), and so does what was parked:
 that waits for a person, however long.
 Rule 3: each piece is one transaction: entries gone, anchor moved, sums carried. A start in between finds a whole journal.
@@ -11,14 +12,15 @@ import sqlite3
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from farthing_edge.authorization.events import KIND_OF, DirectiveApplied, Sealed, StatementParked, decode
+from farthing_edge.authorization.events import KIND_OF, DirectiveApplied, Receipted, Sealed, StatementParked, decode
 from farthing_edge.authorization.state import GatewayState
 from farthing_edge.journal.sentences import sentence
-from farthing_edge.journal.store import Anchor, Entry, checked_entries, read_anchor
+from farthing_edge.journal.store import Anchor, Entry, checked_entries, read_anchor, read_batch_span
 
 #: Entries in one piece: some 5 ms of the journal's thread, so that a group waits no longer for its commit.
 PIECE = 256
 _PARKED = KIND_OF[StatementParked]
+_RECEIPTED = KIND_OF[Receipted]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +53,28 @@ def prunable(state: GatewayState, *, proven_position: int, covered: int, at_us: 
     return Prunable(
         position=min(state.receipted_position, proven_position, covered), at_us=at_us, kept=frozenset(living)
     )
+
+
+def receipted_by(connection: sqlite3.Connection, at_us: int) -> int:
+    """The last position that the cloud had receipted at an instant; 0 for none, or none that is still here.
+
+    Times hardly ever go back in a journal, so the instant is looked for by halves.
+    """
+    newest = connection.execute(sentence("last_entry")).fetchone()
+    low, high = read_anchor(connection).position, newest[0] if newest is not None else 0
+    while low < high:
+        middle = (low + high + 1) // 2
+        position, written_us = connection.execute(sentence("time_at"), (middle,)).fetchone()
+        if written_us <= at_us:
+            low = middle
+        else:
+            high = position - 1
+    row = connection.execute(sentence("last_of_kind"), (_RECEIPTED, low)).fetchone()
+    if row is None:
+        return 0
+    receipt = decode(row[2], row[3])
+    assert isinstance(receipt, Receipted)
+    return read_batch_span(connection, receipt.incarnation, receipt.sequence)
 
 
 def next_piece(connection: sqlite3.Connection, may: Prunable, most: int = PIECE) -> Piece | None:

@@ -409,6 +409,21 @@ def read_signed_batches(
     return connection.execute(sentence("signed_batches"), (incarnation, after_sequence, limit)).fetchall()
 
 
+def read_directive_positions(connection: sqlite3.Connection, after_version: int, limit: int) -> list[int]:
+    """Where the directives after a version stand, ascending, at most ``limit``."""
+    return [row[0] for row in connection.execute(sentence("directive_positions"), (after_version, limit))]
+
+
+def read_directive_links(connection: sqlite3.Connection) -> Iterator[tuple[int, bytes]]:
+    """(version, hash) of the directives that are not pruned, the newest first."""
+    yield from connection.execute(sentence("directive_links"))
+
+
+def read_earlier_incarnations(connection: sqlite3.Connection, incarnation: int) -> list[int]:
+    """The incarnations before ``incarnation`` of which there are batches."""
+    return [row[0] for row in connection.execute(sentence("earlier_incarnations"), (incarnation,))]
+
+
 def read_unsigned_batches(connection: sqlite3.Connection) -> Sequence[tuple[int, int, int]]:
     """(incarnation, sequence, position) of batches still to be signed, ascending."""
     return connection.execute(sentence("unsigned_batches")).fetchall()

@@ -36,7 +36,9 @@ from farthing_edge.authorization.commands import (
 from farthing_edge.backoff import Backoff
 from farthing_edge.config import UplinkSection
 from farthing_edge.metrics import Metrics
+from farthing_edge.uplink import rewinding
 from farthing_edge.uplink.pace import Pace, Progress
+from farthing_edge.uplink.rewinding import SignedBatch
 from farthing_edge.uplink.signed import NotSigned, check_directive, check_head, check_receipt
 
 if TYPE_CHECKING:
@@ -46,23 +48,12 @@ _log = structlog.get_logger(__name__)
 
 #: Of one message. A batch of 2,000 records is below 300 kB, its compressed detail below 4 MB.
 MAX_MESSAGE_SIZE = 16 * 1024 * 1024
+#: Longest that a showing, or a bunch of batches of an earlier incarnation, may take: a hundred thousand directives are verified.
+SHOWING_TIMEOUT_S = 600.0
 #: Batches read from the journal at once.
 BATCHES_READ = 64
 
 Command: TypeAlias = Connected | UplinkChanged | DirectiveArrived | HeadArrived | ReceiptArrived | QuotaAnswered
-
-
-class SignedBatch(Protocol):
-    """A sealed batch as the journal keeps it."""
-
-    @property
-    def sequence(self) -> int: ...
-    @property
-    def batch(self) -> bytes: ...
-    @property
-    def signature(self) -> bytes: ...
-    @property
-    def key_id(self) -> bytes: ...
 
 
 class QuotaRequest(Protocol):
@@ -92,7 +83,7 @@ class Position:
     suspects_rollback: bool
 
 
-class Engine(Protocol):
+class Engine(rewinding.Journal, Protocol):
     """What the uplink asks of the engine."""
 
     async def submit(self, command: Command, /) -> object:
@@ -101,10 +92,6 @@ class Engine(Protocol):
 
     def position(self) -> Position:
         """How far this gateway is."""
-        ...
-
-    def receipt_keys(self) -> Sequence[VerifyingKey]:
-        """The keys that the present incarnation's welcome named."""
         ...
 
     def receipted_sequence(self) -> int:
@@ -223,9 +210,13 @@ class Uplink:
                     last_sealed_sequence=at.last_sealed_sequence,
                     suspects_rollback=at.suspects_rollback,
                     hears_standing=True,
+                    last_directive=await rewinding.last_directive(self._engine, at.directive_version),
+                    last_receipt=rewinding.last_receipt(self._engine),
                 ),
                 timeout=section.call_timeout_s,
             )
+            if hello.standing == gateway_sync_pb2.HELLO_STANDING_REWIND:
+                await self._show(stub, at)
             await self._engine.submit(Connected(hello=hello))
             self._check_suspicion(at)
             self.online = True
@@ -246,6 +237,12 @@ class Uplink:
             if waits:
                 _log.warning("waiting_for_a_new_incarnation", reason=hello.waits_because)
             same = hello.incarnation == at.incarnation and not waits
+            if same and hello.wants_batches:
+                posted_before = {chain.incarnation: chain.posted_sequence for chain in hello.earlier}
+                again = await rewinding.send_earlier(
+                    stub, self._engine, self._gateway, posted_before, timeout_s=SHOWING_TIMEOUT_S
+                )
+                _log.info("earlier_batches_sent_again", batches=again)
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(_part(self._follow_directives(stub, at)))
                 # A chain that the cloud does not know yet, or no longer, has nothing to say before its welcome.
@@ -257,6 +254,18 @@ class Uplink:
                     tasks.create_task(_part(self._take_receipts(call, at.incarnation, in_flight)))
                     tasks.create_task(_part(self._upload_evidence(stub, at.incarnation, in_flight)))
                     tasks.create_task(_part(self._request_quotas(stub, at.incarnation)))
+
+    async def _show(self, stub: "GatewaySyncAsyncStub", at: Position) -> None:
+        """Hand back what the cloud signed and the restored ledger has lost; then this connection is over."""
+        taken = await rewinding.show(stub, self._engine, at.directive_version, timeout_s=SHOWING_TIMEOUT_S)
+        _log.warning(
+            "the_ledger_was_restored",
+            shown=taken.directives,
+            quotas=taken.quotas,
+            after_version=taken.after_version,
+            directive_version=taken.directive_version,
+        )
+        raise SessionOver("the ledger was restored, and has seen what it told this gateway")
 
     # Down -------------------------------------------------------------------------------------------------------------
 

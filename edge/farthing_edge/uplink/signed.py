@@ -99,7 +99,7 @@ def check_receipt(
         raise NotSigned(f"a receipt for incarnation {receipt.incarnation}, not {incarnation}")
     if len(receipt.batch_hash) != HASH_SIZE:
         raise NotSigned("a receipt without a hash")
-    return ReceiptArrived(receipt=receipt, raw=raw)
+    return ReceiptArrived(receipt=receipt, raw=raw, signature=signed.signature, key_id=signed.key_id)
 
 
 def directive_hash(raw: bytes) -> bytes:

@@ -145,6 +145,7 @@ class Directive(message.Message):
     VERSION_FIELD_NUMBER: builtins.int
     PREVIOUS_HASH_FIELD_NUMBER: builtins.int
     DATED_AT_US_FIELD_NUMBER: builtins.int
+    LEDGER_EPOCH_FIELD_NUMBER: builtins.int
     WELCOME_FIELD_NUMBER: builtins.int
     SITE_KEY_FIELD_NUMBER: builtins.int
     TARIFF_FIELD_NUMBER: builtins.int
@@ -166,11 +167,14 @@ class Directive(message.Message):
     SCORECARD_FIELD_NUMBER: builtins.int
     ONLINE_CHECK_FIELD_NUMBER: builtins.int
     ENTITLEMENT_FIELD_NUMBER: builtins.int
+    LEDGER_RESTORED_FIELD_NUMBER: builtins.int
     gateway_id: builtins.str
     version: builtins.int
     previous_hash: builtins.bytes
     """SHA-256 of the directive before it; 32 zero bytes in the first."""
     dated_at_us: builtins.int
+    ledger_epoch: builtins.int
+    """The ledger's epoch in which it was written; 0 for the first."""
     @builtins.property
     def welcome(self) -> Welcome: ...
     @builtins.property
@@ -217,6 +221,8 @@ class Directive(message.Message):
     def online_check(self) -> OnlineCheck: ...
     @builtins.property
     def entitlement(self) -> EntitlementRecord: ...
+    @builtins.property
+    def ledger_restored(self) -> LedgerRestored: ...
     def __init__(
         self,
         *,
@@ -224,6 +230,7 @@ class Directive(message.Message):
         version: builtins.int = ...,
         previous_hash: builtins.bytes = ...,
         dated_at_us: builtins.int = ...,
+        ledger_epoch: builtins.int = ...,
         welcome: Welcome | None = ...,
         site_key: SiteKey | None = ...,
         tariff: TariffRecord | None = ...,
@@ -245,12 +252,13 @@ class Directive(message.Message):
         scorecard: Scorecard | None = ...,
         online_check: OnlineCheck | None = ...,
         entitlement: EntitlementRecord | None = ...,
+        ledger_restored: LedgerRestored | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["account", b"account", "authorizing_stopped", b"authorizing_stopped", "body", b"body", "device", b"device", "end_carried", b"end_carried", "entitlement", b"entitlement", "floor", b"floor", "floor_resolved", b"floor_resolved", "online_check", b"online_check", "parked_decided", b"parked_decided", "place", b"place", "quota_granted", b"quota_granted", "quota_recalled", b"quota_recalled", "scorecard", b"scorecard", "seal", b"seal", "site_key", b"site_key", "tariff", b"tariff", "token", b"token", "token_denied", b"token_denied", "usage_limits", b"usage_limits", "use_closed", b"use_closed", "welcome", b"welcome"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["account", b"account", "authorizing_stopped", b"authorizing_stopped", "body", b"body", "device", b"device", "end_carried", b"end_carried", "entitlement", b"entitlement", "floor", b"floor", "floor_resolved", b"floor_resolved", "ledger_restored", b"ledger_restored", "online_check", b"online_check", "parked_decided", b"parked_decided", "place", b"place", "quota_granted", b"quota_granted", "quota_recalled", b"quota_recalled", "scorecard", b"scorecard", "seal", b"seal", "site_key", b"site_key", "tariff", b"tariff", "token", b"token", "token_denied", b"token_denied", "usage_limits", b"usage_limits", "use_closed", b"use_closed", "welcome", b"welcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["account", b"account", "authorizing_stopped", b"authorizing_stopped", "body", b"body", "dated_at_us", b"dated_at_us", "device", b"device", "end_carried", b"end_carried", "entitlement", b"entitlement", "floor", b"floor", "floor_resolved", b"floor_resolved", "gateway_id", b"gateway_id", "online_check", b"online_check", "parked_decided", b"parked_decided", "place", b"place", "previous_hash", b"previous_hash", "quota_granted", b"quota_granted", "quota_recalled", b"quota_recalled", "scorecard", b"scorecard", "seal", b"seal", "site_key", b"site_key", "tariff", b"tariff", "token", b"token", "token_denied", b"token_denied", "usage_limits", b"usage_limits", "use_closed", b"use_closed", "version", b"version", "welcome", b"welcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["account", b"account", "authorizing_stopped", b"authorizing_stopped", "body", b"body", "dated_at_us", b"dated_at_us", "device", b"device", "end_carried", b"end_carried", "entitlement", b"entitlement", "floor", b"floor", "floor_resolved", b"floor_resolved", "gateway_id", b"gateway_id", "ledger_epoch", b"ledger_epoch", "ledger_restored", b"ledger_restored", "online_check", b"online_check", "parked_decided", b"parked_decided", "place", b"place", "previous_hash", b"previous_hash", "quota_granted", b"quota_granted", "quota_recalled", b"quota_recalled", "scorecard", b"scorecard", "seal", b"seal", "site_key", b"site_key", "tariff", b"tariff", "token", b"token", "token_denied", b"token_denied", "usage_limits", b"usage_limits", "use_closed", b"use_closed", "version", b"version", "welcome", b"welcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_body: _TypeAlias = typing.Literal["welcome", "site_key", "tariff", "device", "account", "token", "token_denied", "quota_granted", "quota_recalled", "floor", "seal", "floor_resolved", "use_closed", "parked_decided", "end_carried", "authorizing_stopped", "usage_limits", "place", "scorecard", "online_check", "entitlement"]  # noqa: Y015
+    _WhichOneofReturnType_body: _TypeAlias = typing.Literal["welcome", "site_key", "tariff", "device", "account", "token", "token_denied", "quota_granted", "quota_recalled", "floor", "seal", "floor_resolved", "use_closed", "parked_decided", "end_carried", "authorizing_stopped", "usage_limits", "place", "scorecard", "online_check", "entitlement", "ledger_restored"]  # noqa: Y015
     _WhichOneofArgType_body: _TypeAlias = typing.Literal["body", b"body"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_body) -> _WhichOneofReturnType_body | None: ...
 
@@ -1101,5 +1109,33 @@ class ParkedDecided(message.Message):
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = typing.Literal["accept", b"accept", "counter", b"counter", "decision", b"decision", "device_epoch", b"device_epoch", "device_id", b"device_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class LedgerRestored(message.Message):
+    """The ledger was restored from a backup and has taken this chain back from its gateway: a new epoch. What was signed before stands; batches
+    after the high-water marks of the next hello are wanted again.
+    """
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    LEDGER_EPOCH_FIELD_NUMBER: builtins.int
+    DIRECTIVES_FIELD_NUMBER: builtins.int
+    LAST_VERSION_FIELD_NUMBER: builtins.int
+    ledger_epoch: builtins.int
+    directives: builtins.int
+    """How many directives the gateway handed back, and the version of the last of them."""
+    last_version: builtins.int
+    def __init__(
+        self,
+        *,
+        ledger_epoch: builtins.int = ...,
+        directives: builtins.int = ...,
+        last_version: builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["directives", b"directives", "last_version", b"last_version", "ledger_epoch", b"ledger_epoch"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...

@@ -3,9 +3,12 @@
 isort:skip_file
 """
 
+from collections import abc as abc
+from farthing.v1 import batch_pb2 as batch_pb2
 from farthing.v1 import directive_pb2 as directive_pb2
 from google.protobuf import descriptor as descriptor
 from google.protobuf import message as message
+from google.protobuf.internal import containers as containers
 from google.protobuf.internal import enum_type_wrapper as enum_type_wrapper
 import builtins as builtins
 import sys
@@ -33,6 +36,10 @@ class _HelloStandingEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_HelloSta
     """A new incarnation waits for people. Authorize and seal nothing, go on metering, say hello again later; obey no welcome of
     HelloResponse.incarnation or one before it.
     """
+    HELLO_STANDING_REWIND: _HelloStanding.ValueType  # 4
+    """The ledger was restored, and has not yet seen this gateway's directives: call ShowDirectives, then say hello again. Nothing else of this
+    answer counts.
+    """
 
 class HelloStanding(_HelloStanding, metaclass=_HelloStandingEnumTypeWrapper):
     """What a gateway may do until the next hello."""
@@ -45,6 +52,10 @@ HELLO_STANDING_BEGIN: HelloStanding.ValueType  # 2
 HELLO_STANDING_WAITS: HelloStanding.ValueType  # 3
 """A new incarnation waits for people. Authorize and seal nothing, go on metering, say hello again later; obey no welcome of
 HelloResponse.incarnation or one before it.
+"""
+HELLO_STANDING_REWIND: HelloStanding.ValueType  # 4
+"""The ledger was restored, and has not yet seen this gateway's directives: call ShowDirectives, then say hello again. Nothing else of this
+answer counts.
 """
 
 class _QuotaAnswer:
@@ -61,6 +72,8 @@ class _QuotaAnswerEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_QuotaAnswe
     QUOTA_ANSWER_ACCOUNT_UNKNOWN: _QuotaAnswer.ValueType  # 5
     QUOTA_ANSWER_ACCOUNT_SUSPENDED: _QuotaAnswer.ValueType  # 6
     QUOTA_ANSWER_INCARNATION_DIFFERS: _QuotaAnswer.ValueType  # 7
+    QUOTA_ANSWER_LEDGER_RESTORING: _QuotaAnswer.ValueType  # 8
+    """The ledger was restored and grants nothing before all gateways have rewound. Not kept: a later request is a new one."""
 
 class QuotaAnswer(_QuotaAnswer, metaclass=_QuotaAnswerEnumTypeWrapper): ...
 
@@ -72,6 +85,8 @@ QUOTA_ANSWER_EXPOSURE_REACHED: QuotaAnswer.ValueType  # 4
 QUOTA_ANSWER_ACCOUNT_UNKNOWN: QuotaAnswer.ValueType  # 5
 QUOTA_ANSWER_ACCOUNT_SUSPENDED: QuotaAnswer.ValueType  # 6
 QUOTA_ANSWER_INCARNATION_DIFFERS: QuotaAnswer.ValueType  # 7
+QUOTA_ANSWER_LEDGER_RESTORING: QuotaAnswer.ValueType  # 8
+"""The ledger was restored and grants nothing before all gateways have rewound. Not kept: a later request is a new one."""
 
 @typing.final
 class HelloRequest(message.Message):
@@ -85,6 +100,8 @@ class HelloRequest(message.Message):
     SUSPECTS_ROLLBACK_FIELD_NUMBER: builtins.int
     SALVAGED_FIELD_NUMBER: builtins.int
     HEARS_STANDING_FIELD_NUMBER: builtins.int
+    LAST_DIRECTIVE_FIELD_NUMBER: builtins.int
+    LAST_RECEIPT_FIELD_NUMBER: builtins.int
     incarnation: builtins.int
     """0: has none yet."""
     start_id: builtins.bytes
@@ -97,6 +114,12 @@ class HelloRequest(message.Message):
     """The journal was salvaged: entries may be missing. It asks for a new incarnation."""
     hears_standing: builtins.bool
     """It obeys HelloResponse.standing. Without it a gateway that would have to wait is refused (FAILED_PRECONDITION)."""
+    @builtins.property
+    def last_directive(self) -> directive_pb2.SignedDirective:
+        """The last directive and the last receipt it has, as the cloud signed them: what proves to a restored ledger that it was."""
+
+    @builtins.property
+    def last_receipt(self) -> batch_pb2.SignedReceipt: ...
     def __init__(
         self,
         *,
@@ -108,10 +131,12 @@ class HelloRequest(message.Message):
         suspects_rollback: builtins.bool = ...,
         salvaged: builtins.bool = ...,
         hears_standing: builtins.bool = ...,
+        last_directive: directive_pb2.SignedDirective | None = ...,
+        last_receipt: batch_pb2.SignedReceipt | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["last_directive", b"last_directive", "last_receipt", b"last_receipt"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["directive_version", b"directive_version", "hears_standing", b"hears_standing", "incarnation", b"incarnation", "last_sealed_sequence", b"last_sealed_sequence", "position", b"position", "salvaged", b"salvaged", "start_id", b"start_id", "suspects_rollback", b"suspects_rollback"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["directive_version", b"directive_version", "hears_standing", b"hears_standing", "incarnation", b"incarnation", "last_directive", b"last_directive", "last_receipt", b"last_receipt", "last_sealed_sequence", b"last_sealed_sequence", "position", b"position", "salvaged", b"salvaged", "start_id", b"start_id", "suspects_rollback", b"suspects_rollback"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -127,6 +152,8 @@ class HelloResponse(message.Message):
     WITNESSED_POSITION_FIELD_NUMBER: builtins.int
     STANDING_FIELD_NUMBER: builtins.int
     WAITS_BECAUSE_FIELD_NUMBER: builtins.int
+    WANTS_BATCHES_FIELD_NUMBER: builtins.int
+    EARLIER_FIELD_NUMBER: builtins.int
     incarnation: builtins.int
     ledger_epoch: builtins.int
     posted_sequence: builtins.int
@@ -139,6 +166,12 @@ class HelloResponse(message.Message):
     standing: HelloStanding.ValueType
     waits_because: builtins.str
     """Why it waits, for people; empty otherwise."""
+    wants_batches: builtins.bool
+    """A restored ledger wants batches again that it had receipted. Those of earlier incarnations come first: from its high-water marks on, from
+    the first batch where none is named.
+    """
+    @builtins.property
+    def earlier(self) -> containers.RepeatedCompositeFieldContainer[PostedChain]: ...
     def __init__(
         self,
         *,
@@ -150,10 +183,34 @@ class HelloResponse(message.Message):
         witnessed_position: builtins.int = ...,
         standing: HelloStanding.ValueType = ...,
         waits_because: builtins.str = ...,
+        wants_batches: builtins.bool = ...,
+        earlier: abc.Iterable[PostedChain] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["incarnation", b"incarnation", "ledger_epoch", b"ledger_epoch", "posted_sequence", b"posted_sequence", "proven_sequence", b"proven_sequence", "standing", b"standing", "waits_because", b"waits_because", "witnessed_position", b"witnessed_position", "witnessed_start_id", b"witnessed_start_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["earlier", b"earlier", "incarnation", b"incarnation", "ledger_epoch", b"ledger_epoch", "posted_sequence", b"posted_sequence", "proven_sequence", b"proven_sequence", "standing", b"standing", "waits_because", b"waits_because", "wants_batches", b"wants_batches", "witnessed_position", b"witnessed_position", "witnessed_start_id", b"witnessed_start_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class PostedChain(message.Message):
+    """The highest batch posted in an incarnation."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    INCARNATION_FIELD_NUMBER: builtins.int
+    POSTED_SEQUENCE_FIELD_NUMBER: builtins.int
+    incarnation: builtins.int
+    posted_sequence: builtins.int
+    def __init__(
+        self,
+        *,
+        incarnation: builtins.int = ...,
+        posted_sequence: builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["incarnation", b"incarnation", "posted_sequence", b"posted_sequence"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -299,5 +356,92 @@ class UploadEvidenceResponse(message.Message):
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = typing.Literal["fault", b"fault", "incarnation", b"incarnation", "sequence", b"sequence", "verified", b"verified"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ChainLink(message.Message):
+    """A link of the gateway's chain."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: builtins.int
+    HASH_FIELD_NUMBER: builtins.int
+    version: builtins.int
+    hash: builtins.bytes
+    """SHA-256 of the directive."""
+    def __init__(
+        self,
+        *,
+        version: builtins.int = ...,
+        hash: builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["hash", b"hash", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ShowDirectivesRequest(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
+    LINKS_FIELD_NUMBER: builtins.int
+    DIRECTIVES_FIELD_NUMBER: builtins.int
+    LAST_FIELD_NUMBER: builtins.int
+    LAST_RECEIPT_FIELD_NUMBER: builtins.int
+    last: builtins.bool
+    """With the last of them."""
+    @builtins.property
+    def links(self) -> containers.RepeatedCompositeFieldContainer[ChainLink]:
+        """Only in the first message, alone: the newest link, then ever older ones at distances that double, the oldest that the journal has last."""
+
+    @builtins.property
+    def directives(self) -> containers.RepeatedCompositeFieldContainer[directive_pb2.SignedDirective]:
+        """From then on: directives in order after the answer's after_version, whole as they were signed."""
+
+    @builtins.property
+    def last_receipt(self) -> batch_pb2.SignedReceipt:
+        """With the links: the last receipt it has. Batches up to there are wanted again."""
+
+    def __init__(
+        self,
+        *,
+        links: abc.Iterable[ChainLink] | None = ...,
+        directives: abc.Iterable[directive_pb2.SignedDirective] | None = ...,
+        last: builtins.bool = ...,
+        last_receipt: batch_pb2.SignedReceipt | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["last_receipt", b"last_receipt"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["directives", b"directives", "last", b"last", "last_receipt", b"last_receipt", "links", b"links"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ShowDirectivesResponse(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
+    AFTER_VERSION_FIELD_NUMBER: builtins.int
+    DIRECTIVE_VERSION_FIELD_NUMBER: builtins.int
+    DIRECTIVES_FIELD_NUMBER: builtins.int
+    QUOTAS_FIELD_NUMBER: builtins.int
+    after_version: builtins.int
+    """To the links: the newest one that the ledger has too; 0 for none."""
+    directive_version: builtins.int
+    """To the last message: where the chain ends now, and what the ledger took back of it."""
+    directives: builtins.int
+    quotas: builtins.int
+    def __init__(
+        self,
+        *,
+        after_version: builtins.int = ...,
+        directive_version: builtins.int = ...,
+        directives: builtins.int = ...,
+        quotas: builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["after_version", b"after_version", "directive_version", b"directive_version", "directives", b"directives", "quotas", b"quotas"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...

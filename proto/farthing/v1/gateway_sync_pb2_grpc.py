@@ -61,6 +61,11 @@ class GatewaySyncStub:
                 request_serializer=farthing_dot_v1_dot_gateway__sync__pb2.UploadEvidenceRequest.SerializeToString,
                 response_deserializer=farthing_dot_v1_dot_gateway__sync__pb2.UploadEvidenceResponse.FromString,
                 _registered_method=True)
+        self.ShowDirectives = channel.stream_stream(
+                '/farthing.v1.GatewaySync/ShowDirectives',
+                request_serializer=farthing_dot_v1_dot_gateway__sync__pb2.ShowDirectivesRequest.SerializeToString,
+                response_deserializer=farthing_dot_v1_dot_gateway__sync__pb2.ShowDirectivesResponse.FromString,
+                _registered_method=True)
 
 
 class GatewaySyncServicer:
@@ -102,6 +107,14 @@ class GatewaySyncServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ShowDirectives(self, request_iterator, context):
+        """Only where Hello's standing is REWIND: hand back what the cloud signed and the restored ledger has lost. First where the chain may be known,
+        then what follows from there.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_GatewaySyncServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -129,6 +142,11 @@ def add_GatewaySyncServicer_to_server(servicer, server):
                     servicer.UploadEvidence,
                     request_deserializer=farthing_dot_v1_dot_gateway__sync__pb2.UploadEvidenceRequest.FromString,
                     response_serializer=farthing_dot_v1_dot_gateway__sync__pb2.UploadEvidenceResponse.SerializeToString,
+            ),
+            'ShowDirectives': grpc.stream_stream_rpc_method_handler(
+                    servicer.ShowDirectives,
+                    request_deserializer=farthing_dot_v1_dot_gateway__sync__pb2.ShowDirectivesRequest.FromString,
+                    response_serializer=farthing_dot_v1_dot_gateway__sync__pb2.ShowDirectivesResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -267,6 +285,33 @@ class GatewaySync:
             '/farthing.v1.GatewaySync/UploadEvidence',
             farthing_dot_v1_dot_gateway__sync__pb2.UploadEvidenceRequest.SerializeToString,
             farthing_dot_v1_dot_gateway__sync__pb2.UploadEvidenceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ShowDirectives(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/farthing.v1.GatewaySync/ShowDirectives',
+            farthing_dot_v1_dot_gateway__sync__pb2.ShowDirectivesRequest.SerializeToString,
+            farthing_dot_v1_dot_gateway__sync__pb2.ShowDirectivesResponse.FromString,
             options,
             channel_credentials,
             insecure,

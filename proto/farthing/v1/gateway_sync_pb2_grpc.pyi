@@ -44,6 +44,10 @@ class GatewaySyncStub:
     """The answer says only that it was heard: a quota travels as a directive."""
     UploadEvidence: _grpc.StreamStreamMultiCallable[_gateway_sync_pb2.UploadEvidenceRequest, _gateway_sync_pb2.UploadEvidenceResponse]
     """Detail of batches that have been posted, one message per batch."""
+    ShowDirectives: _grpc.StreamStreamMultiCallable[_gateway_sync_pb2.ShowDirectivesRequest, _gateway_sync_pb2.ShowDirectivesResponse]
+    """Only where Hello's standing is REWIND: hand back what the cloud signed and the restored ledger has lost. First where the chain may be known,
+    then what follows from there.
+    """
 
 @_typing.type_check_only
 class GatewaySyncAsyncStub(GatewaySyncStub):
@@ -60,6 +64,10 @@ class GatewaySyncAsyncStub(GatewaySyncStub):
     """The answer says only that it was heard: a quota travels as a directive."""
     UploadEvidence: _aio.StreamStreamMultiCallable[_gateway_sync_pb2.UploadEvidenceRequest, _gateway_sync_pb2.UploadEvidenceResponse]  # type: ignore[assignment]
     """Detail of batches that have been posted, one message per batch."""
+    ShowDirectives: _aio.StreamStreamMultiCallable[_gateway_sync_pb2.ShowDirectivesRequest, _gateway_sync_pb2.ShowDirectivesResponse]  # type: ignore[assignment]
+    """Only where Hello's standing is REWIND: hand back what the cloud signed and the restored ledger has lost. First where the chain may be known,
+    then what follows from there.
+    """
 
 class GatewaySyncServicer(metaclass=_abc_1.ABCMeta):
     """The gateways' door. The caller is the gateway that its TLS certificate names (URI spiffe://farthing/gateway/<id>)."""
@@ -103,5 +111,15 @@ class GatewaySyncServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_gateway_sync_pb2.UploadEvidenceResponse], _abc.AsyncIterator[_gateway_sync_pb2.UploadEvidenceResponse]]:
         """Detail of batches that have been posted, one message per batch."""
+
+    @_abc_1.abstractmethod
+    def ShowDirectives(
+        self,
+        request_iterator: _MaybeAsyncIterator[_gateway_sync_pb2.ShowDirectivesRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_gateway_sync_pb2.ShowDirectivesResponse], _abc.AsyncIterator[_gateway_sync_pb2.ShowDirectivesResponse]]:
+        """Only where Hello's standing is REWIND: hand back what the cloud signed and the restored ledger has lost. First where the chain may be known,
+        then what follows from there.
+        """
 
 def add_GatewaySyncServicer_to_server(servicer: GatewaySyncServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

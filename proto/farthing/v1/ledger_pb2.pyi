@@ -1320,6 +1320,7 @@ class ReconcileResponse(message.Message):
     OPEN_QUOTAS_FIELD_NUMBER: builtins.int
     MAXIMUM_LOSS_MICROS_FIELD_NUMBER: builtins.int
     CORRECTIONS_MICROS_FIELD_NUMBER: builtins.int
+    RESTORING_FIELD_NUMBER: builtins.int
     window: builtins.str
     claimed_micros: builtins.int
     payers_micros: builtins.int
@@ -1340,6 +1341,8 @@ class ReconcileResponse(message.Message):
     maximum_loss_micros: builtins.int
     corrections_micros: builtins.int
     """What corrections took from payers: paid back, charged back."""
+    restoring: builtins.str
+    """Why the ledger neither pays nor closes (it was restored); empty when it does."""
     def __init__(
         self,
         *,
@@ -1361,10 +1364,11 @@ class ReconcileResponse(message.Message):
         open_quotas: builtins.int = ...,
         maximum_loss_micros: builtins.int = ...,
         corrections_micros: builtins.int = ...,
+        restoring: builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["agencies_micros", b"agencies_micros", "bank_micros", b"bank_micros", "claimed_micros", b"claimed_micros", "clearing_micros", b"clearing_micros", "corrections_micros", b"corrections_micros", "debt_micros", b"debt_micros", "fees_micros", b"fees_micros", "maximum_loss_micros", b"maximum_loss_micros", "open_quotas", b"open_quotas", "overspent_accounts", b"overspent_accounts", "payers_micros", b"payers_micros", "payers_own_micros", b"payers_own_micros", "risk_micros", b"risk_micros", "suspense_micros", b"suspense_micros", "tax_micros", b"tax_micros", "unproven_batches", b"unproven_batches", "unproven_micros", b"unproven_micros", "window", b"window"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["agencies_micros", b"agencies_micros", "bank_micros", b"bank_micros", "claimed_micros", b"claimed_micros", "clearing_micros", b"clearing_micros", "corrections_micros", b"corrections_micros", "debt_micros", b"debt_micros", "fees_micros", b"fees_micros", "maximum_loss_micros", b"maximum_loss_micros", "open_quotas", b"open_quotas", "overspent_accounts", b"overspent_accounts", "payers_micros", b"payers_micros", "payers_own_micros", b"payers_own_micros", "restoring", b"restoring", "risk_micros", b"risk_micros", "suspense_micros", b"suspense_micros", "tax_micros", b"tax_micros", "unproven_batches", b"unproven_batches", "unproven_micros", b"unproven_micros", "window", b"window"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1457,8 +1461,9 @@ class DecisionContent(message.Message):
     WAITS_BECAUSE_FIELD_NUMBER: builtins.int
     PROPOSED_BY_FIELD_NUMBER: builtins.int
     PROPOSED_AT_US_FIELD_NUMBER: builtins.int
+    LEDGER_EPOCH_FIELD_NUMBER: builtins.int
     kind: builtins.str
-    """"incarnation" or "forced-void"."""
+    """"incarnation", "forced-void", "restored" or "given-up"."""
     operator_id: builtins.str
     gateway_id: builtins.str
     incarnation: builtins.int
@@ -1469,6 +1474,8 @@ class DecisionContent(message.Message):
     proposed_by: builtins.str
     """The person's id, from the certificate."""
     proposed_at_us: builtins.int
+    ledger_epoch: builtins.int
+    """Of "restored": the epoch that begins. Of "given-up": the present one."""
     def __init__(
         self,
         *,
@@ -1480,10 +1487,11 @@ class DecisionContent(message.Message):
         waits_because: builtins.str = ...,
         proposed_by: builtins.str = ...,
         proposed_at_us: builtins.int = ...,
+        ledger_epoch: builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["gateway_id", b"gateway_id", "incarnation", b"incarnation", "kind", b"kind", "operator_id", b"operator_id", "proposed_at_us", b"proposed_at_us", "proposed_by", b"proposed_by", "reason", b"reason", "waits_because", b"waits_because"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["gateway_id", b"gateway_id", "incarnation", b"incarnation", "kind", b"kind", "ledger_epoch", b"ledger_epoch", "operator_id", b"operator_id", "proposed_at_us", b"proposed_at_us", "proposed_by", b"proposed_by", "reason", b"reason", "waits_because", b"waits_because"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1524,19 +1532,23 @@ class ProposeDecisionRequest(message.Message):
     KIND_FIELD_NUMBER: builtins.int
     GATEWAY_ID_FIELD_NUMBER: builtins.int
     REASON_FIELD_NUMBER: builtins.int
+    OPERATOR_ID_FIELD_NUMBER: builtins.int
     kind: builtins.str
     gateway_id: builtins.str
     reason: builtins.str
+    operator_id: builtins.str
+    """Only for "restored", which names no gateway: in whose books it is recorded. The proposal already stops the ledger."""
     def __init__(
         self,
         *,
         kind: builtins.str = ...,
         gateway_id: builtins.str = ...,
         reason: builtins.str = ...,
+        operator_id: builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["gateway_id", b"gateway_id", "kind", b"kind", "reason", b"reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["gateway_id", b"gateway_id", "kind", b"kind", "operator_id", b"operator_id", "reason", b"reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2553,5 +2565,106 @@ class ReadReceiptsResponse(message.Message):
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = typing.Literal["ledger_epoch", b"ledger_epoch", "receipts", b"receipts"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ShowEpochRequest(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ShowEpochResponse(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
+    LEDGER_EPOCH_FIELD_NUMBER: builtins.int
+    STATE_FIELD_NUMBER: builtins.int
+    SINCE_US_FIELD_NUMBER: builtins.int
+    WHY_FIELD_NUMBER: builtins.int
+    GATEWAYS_FIELD_NUMBER: builtins.int
+    ledger_epoch: builtins.int
+    state: builtins.str
+    """"open"; "stopped": it was restored, and waits for two persons; "restoring": gateways rewind."""
+    since_us: builtins.int
+    """Since when it is not open, and why; 0 and empty when it is."""
+    why: builtins.str
+    @builtins.property
+    def gateways(self) -> containers.RepeatedCompositeFieldContainer[GatewayRewinding]: ...
+    def __init__(
+        self,
+        *,
+        ledger_epoch: builtins.int = ...,
+        state: builtins.str = ...,
+        since_us: builtins.int = ...,
+        why: builtins.str = ...,
+        gateways: abc.Iterable[GatewayRewinding] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["gateways", b"gateways", "ledger_epoch", b"ledger_epoch", "since_us", b"since_us", "state", b"state", "why", b"why"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class GatewayRewinding(message.Message):
+    """How far a gateway is in the ledger's present epoch."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    GATEWAY_ID_FIELD_NUMBER: builtins.int
+    OPERATOR_ID_FIELD_NUMBER: builtins.int
+    STANDING_FIELD_NUMBER: builtins.int
+    SHOWN_AT_US_FIELD_NUMBER: builtins.int
+    DIRECTIVES_FIELD_NUMBER: builtins.int
+    SET_ASIDE_FIELD_NUMBER: builtins.int
+    QUOTAS_FIELD_NUMBER: builtins.int
+    REINSTATED_MICROS_FIELD_NUMBER: builtins.int
+    SHORT_MICROS_FIELD_NUMBER: builtins.int
+    INCARNATION_FIELD_NUMBER: builtins.int
+    RECEIPTED_SEQUENCE_FIELD_NUMBER: builtins.int
+    POSTED_SEQUENCE_FIELD_NUMBER: builtins.int
+    gateway_id: builtins.str
+    operator_id: builtins.str
+    standing: builtins.str
+    """"missing": not heard of; "shown": its directives are back, batches are not; "rewound"; "given-up"."""
+    shown_at_us: builtins.int
+    directives: builtins.int
+    """What it handed back, and those of the ledger's own that had to give way and follow after."""
+    set_aside: builtins.int
+    quotas: builtins.int
+    reinstated_micros: builtins.int
+    short_micros: builtins.int
+    """Of what it was granted, what the account no longer had: not held, and recalled."""
+    incarnation: builtins.int
+    """The last batch that the cloud had receipted, and the last that is posted of that incarnation."""
+    receipted_sequence: builtins.int
+    posted_sequence: builtins.int
+    def __init__(
+        self,
+        *,
+        gateway_id: builtins.str = ...,
+        operator_id: builtins.str = ...,
+        standing: builtins.str = ...,
+        shown_at_us: builtins.int = ...,
+        directives: builtins.int = ...,
+        set_aside: builtins.int = ...,
+        quotas: builtins.int = ...,
+        reinstated_micros: builtins.int = ...,
+        short_micros: builtins.int = ...,
+        incarnation: builtins.int = ...,
+        receipted_sequence: builtins.int = ...,
+        posted_sequence: builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["directives", b"directives", "gateway_id", b"gateway_id", "incarnation", b"incarnation", "operator_id", b"operator_id", "posted_sequence", b"posted_sequence", "quotas", b"quotas", "receipted_sequence", b"receipted_sequence", "reinstated_micros", b"reinstated_micros", "set_aside", b"set_aside", "short_micros", b"short_micros", "shown_at_us", b"shown_at_us", "standing", b"standing"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...

@@ -195,6 +195,11 @@ class LedgerStub:
                 request_serializer=farthing_dot_v1_dot_ledger__pb2.ShowExposureRequest.SerializeToString,
                 response_deserializer=farthing_dot_v1_dot_ledger__pb2.ShowExposureResponse.FromString,
                 _registered_method=True)
+        self.ShowEpoch = channel.unary_unary(
+                '/farthing.v1.Ledger/ShowEpoch',
+                request_serializer=farthing_dot_v1_dot_ledger__pb2.ShowEpochRequest.SerializeToString,
+                response_deserializer=farthing_dot_v1_dot_ledger__pb2.ShowEpochResponse.FromString,
+                _registered_method=True)
 
 
 class LedgerServicer:
@@ -404,6 +409,13 @@ class LedgerServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ShowEpoch(self, request, context):
+        """Whether the ledger was restored from a backup, and what is still missing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_LedgerServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -566,6 +578,11 @@ def add_LedgerServicer_to_server(servicer, server):
                     servicer.ShowExposure,
                     request_deserializer=farthing_dot_v1_dot_ledger__pb2.ShowExposureRequest.FromString,
                     response_serializer=farthing_dot_v1_dot_ledger__pb2.ShowExposureResponse.SerializeToString,
+            ),
+            'ShowEpoch': grpc.unary_unary_rpc_method_handler(
+                    servicer.ShowEpoch,
+                    request_deserializer=farthing_dot_v1_dot_ledger__pb2.ShowEpochRequest.FromString,
+                    response_serializer=farthing_dot_v1_dot_ledger__pb2.ShowEpochResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -1433,6 +1450,33 @@ class Ledger:
             '/farthing.v1.Ledger/ShowExposure',
             farthing_dot_v1_dot_ledger__pb2.ShowExposureRequest.SerializeToString,
             farthing_dot_v1_dot_ledger__pb2.ShowExposureResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ShowEpoch(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/farthing.v1.Ledger/ShowEpoch',
+            farthing_dot_v1_dot_ledger__pb2.ShowEpochRequest.SerializeToString,
+            farthing_dot_v1_dot_ledger__pb2.ShowEpochResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -76,6 +76,8 @@ class LedgerStub:
     """What the public log says of posted batches."""
     ShowExposure: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.ShowExposureRequest, _ledger_pb2.ShowExposureResponse]
     """The most that could be lost now."""
+    ShowEpoch: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.ShowEpochRequest, _ledger_pb2.ShowEpochResponse]
+    """Whether the ledger was restored from a backup, and what is still missing."""
 
 @_typing.type_check_only
 class LedgerAsyncStub(LedgerStub):
@@ -125,6 +127,8 @@ class LedgerAsyncStub(LedgerStub):
     """What the public log says of posted batches."""
     ShowExposure: _aio.UnaryUnaryMultiCallable[_ledger_pb2.ShowExposureRequest, _ledger_pb2.ShowExposureResponse]  # type: ignore[assignment]
     """The most that could be lost now."""
+    ShowEpoch: _aio.UnaryUnaryMultiCallable[_ledger_pb2.ShowEpochRequest, _ledger_pb2.ShowEpochResponse]  # type: ignore[assignment]
+    """Whether the ledger was restored from a backup, and what is still missing."""
 
 class LedgerServicer(metaclass=_abc_1.ABCMeta):
     """The only one that moves money."""
@@ -363,5 +367,13 @@ class LedgerServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_ledger_pb2.ShowExposureResponse, _abc.Awaitable[_ledger_pb2.ShowExposureResponse]]:
         """The most that could be lost now."""
+
+    @_abc_1.abstractmethod
+    def ShowEpoch(
+        self,
+        request: _ledger_pb2.ShowEpochRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ledger_pb2.ShowEpochResponse, _abc.Awaitable[_ledger_pb2.ShowEpochResponse]]:
+        """Whether the ledger was restored from a backup, and what is still missing."""
 
 def add_LedgerServicer_to_server(servicer: LedgerServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -169,7 +169,7 @@ def test_amounts_that_cannot_be_added_up_are_no_batch(claims: int, share: int, l
 def test_a_window_closes_with_more_in_it_than_one_amount_may_be() -> None:
     income = 2 * MAX_AMOUNT_MICROS + 7  # nine thousand million a site: little, in some currencies
     clearing = SiteClearing(site_id=SiteId("S1"), balance_micros=income, unproven_micros=0)
-    view = View(operator_id=OP, currency=EUR, window="w1", ledger_epoch=1, clearings=(clearing,))
+    view = View(operator_id=OP, currency=EUR, window="w1", clearings=(clearing,))
     posting = windows.close(view, {SiteId("S1"): SPLIT}, now=NOW)
     assert sum(transfer.amount_micros for transfer in posting.transfers) == income
     assert posting.changes["clearing/S1/w1"].debits_posted == income

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 from varied_day import VariedDay, facts_of
 
-from farthing_edge.authorization.events import KINDS, BaselineTaken, StatementParked
+from farthing_edge.authorization.events import KINDS, BaselineTaken, Receipted, StatementParked, decode
 from farthing_edge.authorization.state import CoreSettings
 from farthing_edge.engine.upkeep import BufferGauge, UpkeepLimits
 from farthing_edge.journal import Journal, JournalError, retention, snapshots, verify
 from farthing_edge.journal.replaying import recall
 from farthing_edge.journal.snapshotting import write_snapshot
-from farthing_edge.journal.store import connect_to_read
+from farthing_edge.journal.store import connect_to_read, read_batch_span
 
 FOR_EVER = 2**62
 
@@ -133,6 +133,24 @@ def test_what_is_not_receipted_stays_whoever_asks(pruned: Pruned) -> None:
     pruned.day.gateway.state.receipted_position = 0
     assert pruned.prune(pruned.may()) == 1
     assert pruned.positions()[0] == 1
+
+
+def test_what_was_receipted_inside_the_backup_horizon_stays_however_old_it_is(pruned: Pruned) -> None:
+    with closing(connect_to_read(pruned.path)) as connection:
+        receipts = [
+            (position, at_us, decode(kind, body))
+            for position, at_us, kind, body in connection.execute("SELECT position, at_us, kind, body FROM entries")
+            if KINDS[kind] is Receipted
+        ]
+        spans = [read_batch_span(connection, event.incarnation, event.sequence) for _, _, event in receipts]
+        assert len(receipts) > 2
+        for (position, at_us, _), span in zip(receipts, spans, strict=True):
+            # What a batch takes in was written before its receipt came.
+            assert span < position
+            assert retention.receipted_by(connection, at_us) >= span
+            assert retention.receipted_by(connection, at_us - 1) < span
+        assert retention.receipted_by(connection, 0) == 0
+        assert retention.receipted_by(connection, FOR_EVER) == max(spans) == pruned.day.gateway.state.receipted_position
 
 
 def test_without_a_snapshot_a_pruned_journal_does_not_pretend(pruned: Pruned) -> None:

@@ -25,6 +25,7 @@ from farthing_edge.authorization.commands import (
     ReceiptArrived,
     UplinkChanged,
 )
+from farthing_edge.authorization.events import DirectiveApplied
 from farthing_edge.config import UplinkSection
 from farthing_edge.metrics import Metrics
 from farthing_edge.uplink.session import Position, Uplink
@@ -85,6 +86,9 @@ class Gateway:
     keys: list[VerifyingKey] = field(default_factory=list)
     requests: dict[int, Request] = field(default_factory=dict)
     request_counter: int = 0
+    applied: list[DirectiveApplied] = field(default_factory=list)
+    receipt: tuple[bytes, bytes, bytes] = (b"", b"", b"")
+    earlier: dict[int, list[Row]] = field(default_factory=dict)
     changed: asyncio.Condition = field(default_factory=asyncio.Condition)
 
     async def submit(self, command: Any, /) -> None:
@@ -92,11 +96,13 @@ class Gateway:
         match command:
             case DirectiveArrived():
                 self.version, self.directive_hash = command.body.version, batch_hash(command.raw)
+                self.applied.append(DirectiveApplied(self.version, command.raw, command.signature, command.key_id))
                 if command.body.WhichOneof("body") == "welcome":
                     self.incarnation = command.body.welcome.incarnation
                     self.keys = [VerifyingKey.from_spki(each) for each in command.body.welcome.receipt_keys]
             case ReceiptArrived():
                 self.receipted = max(self.receipted, command.receipt.sequence)
+                self.receipt = (command.raw, command.signature, command.key_id)
             case QuotaAnswered():
                 self.requests.pop(command.counter, None)
         await self.tell()
@@ -134,6 +140,21 @@ class Gateway:
 
     async def batches_to_send(self, after_sequence: int, most: int, /) -> Sequence[Row]:
         return self.rows[after_sequence : after_sequence + most]
+
+    async def directives(self, after_version: int, most: int, /) -> Sequence[DirectiveApplied]:
+        return [row for row in self.applied if row.version > after_version][:most]
+
+    async def directive_links(self) -> Sequence[tuple[int, bytes]]:
+        return [(row.version, batch_hash(row.raw)) for row in reversed(self.applied)]
+
+    def last_receipt(self) -> tuple[bytes, bytes, bytes]:
+        return self.receipt
+
+    async def earlier_incarnations(self) -> Sequence[int]:
+        return sorted(self.earlier)
+
+    async def earlier_batches(self, incarnation: int, after_sequence: int, most: int, /) -> Sequence[Row]:
+        return self.earlier[incarnation][after_sequence : after_sequence + most]
 
     async def wait_for_batch(self, after_sequence: int, /) -> None:
         async with self.changed:

@@ -67,6 +67,15 @@ class CrashLedger(Action):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RestoreLedger(Action):
+    """The ledger's database is backed up, and ``after_s`` seconds later replaced by that backup. ``noticed``: a person says so at once."""
+
+    after_s: float
+    down_s: float
+    noticed: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Cut(Action):
     """Nothing gets through between two parties for a while."""
 
@@ -181,6 +190,7 @@ Any: TypeAlias = (
     | CrashGateway
     | CrashDevice
     | CrashLedger
+    | RestoreLedger
     | Cut
     | RestoreDisk
     | LoseDisk
@@ -204,6 +214,7 @@ KINDS: dict[str, type[Action]] = {
         CrashGateway,
         CrashDevice,
         CrashLedger,
+        RestoreLedger,
         Cut,
         RestoreDisk,
         LoseDisk,
@@ -281,6 +292,12 @@ def draw_actions(rng: Random, cast: Cast) -> tuple[Action, ...]:
         actions.append(Deny(at_s=at(), account=rng.choice(accounts), for_s=round(rng.uniform(20, 150), 3)))
     if rng.random() < 0.2:
         actions.append(Freeze(at_s=at(), account=rng.choice(accounts), for_s=round(rng.uniform(20, 150), 3)))
+    faults = (LoseDisk, RestoreDisk, FindDisk, Gone, ForceVoid, Clone)
+    # One failure at a time: what two losses take together is nobody's to give back.
+    if not any(isinstance(action, faults) for action in actions) and rng.random() < 0.9:
+        down_s, noticed = rng.choice((1.0, 30.0)), rng.random() < 0.5
+        at_s, after_s = at(), round(rng.choice((5, 60, length_s)) * rng.random(), 3)
+        actions.append(RestoreLedger(at_s=at_s, after_s=after_s, down_s=down_s, noticed=noticed))
     return tuple(sorted(actions, key=lambda action: action.at_s))
 
 

@@ -16,12 +16,22 @@ from farthing.evidence.batches import batch_hash
 from farthing.ids import GatewayId, StartId
 from farthing.money import format_micros
 from farthing.v1 import batch_pb2
+from farthing_cloud.ledger.core.restoring import Proof
 from farthing_edge.authorization import commands
 from farthing_edge.authorization.applying import apply
 from farthing_edge.authorization.commands import Command, DeviceStatement
 from farthing_edge.authorization.deciding import decide
 from farthing_edge.authorization.decision import Decision
-from farthing_edge.authorization.events import KIND_OF, Adopted, Disclaimed, Granted, Metered, Sealed, Settled
+from farthing_edge.authorization.events import (
+    KIND_OF,
+    Adopted,
+    DirectiveApplied,
+    Disclaimed,
+    Granted,
+    Metered,
+    Sealed,
+    Settled,
+)
 from farthing_edge.authorization.state import CoreSettings, GatewayState
 from farthing_edge.metering.sealing import facts_of_record, leaves_of, sheet_of
 from simulation.actions import CrashGateway
@@ -60,6 +70,9 @@ class Said:
     position: int
     sealed_sequence: int
     suspects_rollback: bool
+    directive_version: int
+    #: The last directive and the last receipt, as the cloud signed them.
+    proof: Proof
 
 
 @dataclass(slots=True)
@@ -109,6 +122,10 @@ class GatewayNode:
         self._working = False
         #: The hellos said so far: an answer to any but the last comes too late.
         self._hellos = 0
+        #: The connection broke: nothing is said before the next hello is answered.
+        self._must_greet = False
+        #: What the ledger said to the last hello that it has posted.
+        self._posted = 0
         #: (incarnation, sequence) → what the journal has of it, kept decoded.
         self.sealed: dict[tuple[int, int], Sealing] = {}
         #: Merkle root → leaves, of every batch that any journal here has sealed.
@@ -416,7 +433,7 @@ class GatewayNode:
         if state is None or not self.is_online:
             return
         ledger = world.ledger
-        if times % 8 == 0 or not self._agrees:
+        if times % 8 == 0 or not self._agrees or self._must_greet:
             self._hellos += 1
             said = Said(
                 incarnation=state.incarnation,
@@ -424,9 +441,11 @@ class GatewayNode:
                 position=state.position,
                 sealed_sequence=state.sequence,
                 suspects_rollback=bool(state.rollback_suspected),
+                directive_version=state.directive_version,
+                proof=self._proof(state),
             )
             self._ask("hello", ledger.hello, self._hellos, self.starts, said)
-        if state.expected_incarnation is None:
+        if state.expected_incarnation is None or self._must_greet:
             return  # a session begins with the answer to its hello
         self._ask(f"directives after {state.directive_version}?", ledger.follow, state.directive_version)
         if state.to_seal_again and state.may_seal:
@@ -437,7 +456,8 @@ class GatewayNode:
         waiting = sorted(
             sequence
             for incarnation, sequence in self.sealed
-            if incarnation == state.incarnation and state.receipted_sequence < sequence <= state.sequence
+            if incarnation == state.incarnation
+            and min(self._posted, state.receipted_sequence) < sequence <= state.sequence
         )
         for sequence in waiting[:3]:
             sealing = self.sealed[state.incarnation, sequence]
@@ -460,10 +480,43 @@ class GatewayNode:
     def greeted(self, number: int, start: int, command: commands.Connected) -> None:
         """The answer to a hello; a session has one, so an answer to an earlier one is nobody's."""
         if (number, start) == (self._hellos, self.starts):
+            self._must_greet = False
+            self._posted = command.hello.posted_sequence
             self.submit(command)
 
+    def hang_up(self) -> None:
+        """The ledger refused a call: the session is over, and the next begins with a hello."""
+        self._must_greet = True
+
+    def show(self) -> None:
+        """The ledger was restored: hand back all that it said."""
+        state = self.state
+        if state is not None:
+            raws = [event.raw for _, event in self.disk.entries if isinstance(event, DirectiveApplied)]
+            self._ask(f"shows {len(raws)} directives", self.world.ledger.shown, raws, self._proof(state))
+
+    def receipted(self, arrived: commands.ReceiptArrived) -> None:
+        """A receipt came."""
+        if self.state is not None and arrived.receipt.incarnation == self.state.incarnation:
+            self._posted = max(self._posted, arrived.receipt.sequence)
+        self.submit(arrived)
+
+    @staticmethod
+    def _proof(state: GatewayState) -> Proof:
+        receipt = batch_pb2.Receipt.FromString(state.last_receipt[0])
+        return Proof(
+            version=state.directive_version,
+            directive_hash=state.directive_hash,
+            directive_epoch=state.ledger_epoch,
+            incarnation=receipt.incarnation,
+            sequence=receipt.sequence,
+            batch_hash=receipt.batch_hash,
+            receipt_epoch=max(1, receipt.ledger_epoch),
+        )
+
     def _ask(self, what: str, deliver: Any, *arguments: Any) -> None:
-        self.world.send(self.id, "ledger", what, deliver, self, *arguments)
+        ledger = self.world.ledger
+        self.world.send(self.id, "ledger", what, ledger.in_session, ledger.sessions, deliver, self, *arguments)
 
     def _keep_house(self, times: int) -> None:
         world = self.world

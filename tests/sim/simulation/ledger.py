@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections import defaultdict
 from collections.abc import Coroutine
@@ -16,14 +17,16 @@ from farthing.money import format_micros
 from farthing.tariff import Tariff
 from farthing.v1 import batch_pb2, directive_pb2, gateway_sync_pb2
 from farthing_cloud.ledger.carried_ends import prove
+from farthing_cloud.ledger.core import restoring
 from farthing_cloud.ledger.core.batches import ChainStep
 from farthing_cloud.ledger.core.carried import Carried, NotProven
-from farthing_cloud.ledger.core.funds import Funding, OtherContent
+from farthing_cloud.ledger.core.funds import Funding, LedgerRefusal, OtherContent
 from farthing_cloud.ledger.core.incarnations import Standing
 from farthing_cloud.ledger.core.posting import Posting
 from farthing_cloud.ledger.core.quotas import GrantTerms, QuotaRequest
 from farthing_cloud.ledger.core.received import ReceivedBatch, receive
-from farthing_cloud.ledger.core.rows import AccountStatus, Balances, DecisionKind
+from farthing_cloud.ledger.core.restoring import LedgerRestoring, Link, Proof, Shown
+from farthing_cloud.ledger.core.rows import AccountStatus, Balances, DecisionKind, LedgerState
 from farthing_cloud.ledger.operations import Ledger
 from farthing_cloud.ledger.store.interface import Posted
 from farthing_cloud.ledger.store.memory import MemoryStore
@@ -146,9 +149,30 @@ class LedgerNode:
         self.world = world
         self.is_up = True
         self.facts = Facts(world.units)
-        terms = world.story.cast.terms
         self.store = self.make_store()
-        self.ledger = Ledger(
+        self.ledger = self._serve()
+        self.receipts: dict[tuple[str, int, int], bytes] = {}
+        #: What was posted, by its receipt.
+        self.batches: dict[tuple[str, int, int], bytes] = {}
+        self._asked: set[str] = set()
+        self._decisions = 0
+        self.funds_micros: defaultdict[str, int] = defaultdict(int)
+        self._payments = 0
+        self._issued = 0
+        #: Counts up when the database was replaced: who was connected is no longer.
+        self.sessions = 0
+        self._backup: WatchedStore | None = None
+        #: What people would put back: payments, accounts' states, directives with the numbers of their wishes.
+        self._paid: list[Funding] = []
+        self._statuses: dict[str, AccountStatus] = {}
+        self._wishes: list[tuple[int, str, Any]] = []
+        self._wished_before = 0
+        #: Not while people put back what is missing: sums are of no moment.
+        self.is_whole = True
+
+    def _serve(self) -> Ledger:
+        terms = self.world.story.cast.terms
+        return Ledger(
             self.store,
             terms=GrantTerms(
                 share_ppm=terms.share_ppm,
@@ -160,14 +184,6 @@ class LedgerNode:
             receipt_keys=(b"receipt-key",),
             carried_ends=Readers(self),
         )
-        self.receipts: dict[tuple[str, int, int], bytes] = {}
-        #: What was posted, by its receipt.
-        self.batches: dict[tuple[str, int, int], bytes] = {}
-        self._asked: set[str] = set()
-        self._decisions = 0
-        self.funds_micros: defaultdict[str, int] = defaultdict(int)
-        self._payments = 0
-        self._issued = 0
 
     def make_store(self) -> WatchedStore:
         """Where everything is kept."""
@@ -184,7 +200,79 @@ class LedgerNode:
         self.is_up = True
 
     def _say(self, gateway: GatewayNode, what: str, deliver: Any, *arguments: Any) -> None:
-        self.world.send("ledger", gateway.id, what, deliver, *arguments)
+        self.world.send("ledger", gateway.id, what, self.in_session, self.sessions, deliver, *arguments)
+
+    def in_session(self, session: int, deliver: Any, *arguments: Any) -> None:
+        """What was on its way when the database was replaced went with its connection."""
+        if session == self.sessions:
+            deliver(*arguments)
+
+    # ---- its database is an older one
+
+    def back_up(self) -> None:
+        """A copy of the database, as it is now."""
+        self._backup = copy.deepcopy(self.store, {id(self.world): self.world})
+        self._wished_before = self._issued
+
+    def restore(self, down_s: float, noticed: bool) -> None:
+        """The database is the copy. People put back what no gateway knows; what gateways know they show."""
+        world = self.world
+        world.note("the ledger's database is replaced by its backup")
+        world.watch.counted["ledgers restored"] += 1
+        self.is_up = self.is_whole = False
+        self.sessions += 1
+        assert self._backup is not None
+        self.store = self._backup
+        self.ledger = self._serve()
+        for name in list(self.batches):
+            if drive(self.store.batch(GatewayId(name[0]), name[1], name[2])) is None:
+                del self.batches[name], self.receipts[name]
+        for gateway in world.gateways.values():
+            gateway.hang_up()
+        world.after(down_s, self._start)
+        if noticed:
+            drive(self.ledger.restored.stop("a person says so", now=world.now))
+        for payment in self._paid:
+            drive(self.ledger.fund(payment, now=world.now))
+        for account, status in self._statuses.items():
+            self.put_account(account, status=status)
+        for number, gateway_id, body in list(self._wishes):
+            if number > self._wished_before:
+                self._wish(number, gateway_id, body)
+
+    def _refused(self, gateway: GatewayNode, why: str) -> None:
+        epoch = drive(self.store.epoch())
+        if epoch.state is LedgerState.STOPPED and "ledger" not in self._asked:
+            self._asked.add("ledger")
+            wait_s = 5.0 if self.world.calm else self.world.lots.between(f"people and epoch {epoch.number}", 5, 60)
+            self.world.after(wait_s, self._begin_epoch)
+        self._say(gateway, f"refused | {why}", gateway.hang_up)
+
+    def _begin_epoch(self) -> None:
+        self.world.note("two persons begin the next epoch")
+        self._asked.discard("ledger")
+        restored, now = self.ledger.restored, self.world.now
+        decision = drive(restored.propose(OP, reason="simulation", person="alice", now=now))
+        drive(self.ledger.approve(decision.decision_id, content_hash=decision.content_hash, person="bob", now=now))
+
+    def shown(self, gateway: GatewayNode, raws: list[bytes], proof: Proof) -> None:
+        """A gateway hands back what it was told."""
+        if not self.is_up:
+            return
+        links = [Link(version, hashlib.sha256(raw).digest()) for version, raw in enumerate(raws, start=1)]
+        stored = drive(self.store.gateway(GatewayId(gateway.id)))
+        assert stored is not None
+        fork = drive(self.ledger.restored.common(stored.gateway_id, links[::-1]))
+        shown = [
+            Shown(directive_pb2.Directive.FromString(raw), raw, bytes(64), bytes(8)) for raw in raws[fork.version :]
+        ]
+        receipted = (proof.incarnation, proof.sequence)
+        try:
+            back = drive(self.ledger.restored.take_back(stored, fork, shown, receipted, now=self.world.now))
+        except LedgerRefusal as err:
+            self.world.note("{} shows too often: {}", gateway.id, err)
+            return
+        self.world.watch.counted["quotas held again"] += back.quotas
 
     # ---- the gateways' door
 
@@ -192,17 +280,26 @@ class LedgerNode:
         """Agree on the incarnation, and on how much of the journal is known; or let the gateway wait for people."""
         if not self.is_up:
             return
-        greeting = drive(
-            self.ledger.hello(
-                GatewayId(gateway.id),
-                incarnation=said.incarnation,
-                start_id=said.start_id,
-                position=said.position,
-                sealed_sequence=said.sealed_sequence,
-                suspects_rollback=said.suspects_rollback,
-                now=self.world.now,
+        try:
+            greeting = drive(
+                self.ledger.hello(
+                    GatewayId(gateway.id),
+                    incarnation=said.incarnation,
+                    start_id=said.start_id,
+                    position=said.position,
+                    sealed_sequence=said.sealed_sequence,
+                    suspects_rollback=said.suspects_rollback,
+                    directive_version=said.directive_version,
+                    proof=said.proof,
+                    now=self.world.now,
+                )
             )
-        )
+        except LedgerRestoring as err:
+            self._refused(gateway, str(err))
+            return
+        if greeting.standing is Standing.REWIND:
+            self._say(gateway, "show what you were told", gateway.show)
+            return
         before, chain = greeting.gateway, greeting.chain
         hello = gateway_sync_pb2.HelloResponse(
             incarnation=before.incarnation,
@@ -252,11 +349,20 @@ class LedgerNode:
         if self.is_up:
             drive(self.ledger.end_silent(now=self.world.now))
             drive(self.ledger.resolve_floors(now=self.world.now))
+            if drive(self.ledger.restored.open_again(now=self.world.now)):
+                self.world.note("every gateway has rewound: the ledger is open")
+                self.is_whole = True
+                self.world.watch.check_all_accounts(self.store)
         self.world.after(LISTENS_EVERY_S, self.listen)
 
     def follow(self, gateway: GatewayNode, after_version: int) -> None:
         """The next directives of its chain, or its dated head."""
         if not self.is_up:
+            return
+        stored = drive(self.store.gateway(GatewayId(gateway.id)))
+        assert stored is not None
+        if stored.epoch < drive(self.store.epoch()).number or after_version > stored.directive_version:
+            self._refused(gateway, "its chain is not whole")
             return
         rows = drive(self.store.directives(GatewayId(gateway.id), after_version, DIRECTIVES_AT_ONCE))
         for row in rows:
@@ -300,11 +406,15 @@ class LedgerNode:
         raw = sealing.batch
         if not self.is_up:
             return
-        outcome = drive(
-            self.ledger.post_batch(
-                receive(raw, signature=b"", key_id=b"", currency=EUR), currency=EUR, now=self.world.now
-            )
-        )
+        received = receive(raw, signature=b"", key_id=b"", currency=EUR)
+        stored = drive(self.store.gateway(GatewayId(gateway.id)))
+        assert stored is not None
+        try:
+            restoring.must_know_what_it_rests_on(stored, received.directive_version)
+            outcome = drive(self.ledger.post_batch(received, currency=EUR, now=self.world.now))
+        except LedgerRestoring as err:
+            self._refused(gateway, str(err))
+            return
         name = f"batch {incarnation}/{sequence} of {gateway.id}"
         if outcome.receipt is None:
             if outcome.step is ChainStep.FORK and gateway.disk_faults:
@@ -326,7 +436,7 @@ class LedgerNode:
             self.world.after(wait_s, self.prove, gateway, incarnation, sequence, sealing)
         arrived = commands.ReceiptArrived(receipt=batch_pb2.Receipt.FromString(receipt), raw=receipt)
         self._note_money(gateway, incarnation, sequence, raw)
-        self._say(gateway, f"receipt {incarnation}/{sequence}", gateway.submit, arrived)
+        self._say(gateway, f"receipt {incarnation}/{sequence}", gateway.receipted, arrived)
 
     def _note_money(self, gateway: GatewayNode, incarnation: int, sequence: int, raw: bytes) -> None:
         if not self.world.history.keep:
@@ -344,6 +454,8 @@ class LedgerNode:
 
     def prove(self, gateway: GatewayNode, incarnation: int, sequence: int, sealing: Sealing) -> None:
         """P6: every leaf proves itself, then the ledger hears of it."""
+        if drive(self.store.batch(GatewayId(gateway.id), incarnation, sequence)) is None:
+            return  # the ledger was restored: it is posted again, and then proven
         batch = batch_pb2.Batch.FromString(sealing.batch)
         try:
             detail.verify(
@@ -405,9 +517,13 @@ class LedgerNode:
     def issue(self, gateway_id: str, body: Any) -> None:
         """Put a directive on a gateway's chain."""
         self._issued += 1
+        self._wishes.append((self._issued, gateway_id, body))
+        self._wish(self._issued, gateway_id, body)
+
+    def _wish(self, number: int, gateway_id: str, body: Any) -> None:
         drive(
             self.ledger.issue_directive(
-                OP, GatewayId(gateway_id), body, idempotency_key=str(self._issued), now=self.world.now
+                OP, GatewayId(gateway_id), body, idempotency_key=str(number), now=self.world.now
             )
         )
 
@@ -428,11 +544,13 @@ class LedgerNode:
             payment_id=str(self._payments),
             source="bank/main",
         )
+        self._paid.append(payment)
         for _ in range(2):
             drive(self.ledger.fund(payment, now=self.world.now))
 
     def put_account(self, account: str, *, status: AccountStatus = AccountStatus.ACTIVE) -> None:
         """Create it, or change its status."""
+        self._statuses[account] = status
         terms = self.world.accounts[account]
         drive(
             self.ledger.put_account(

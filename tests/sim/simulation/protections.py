@@ -12,8 +12,10 @@ from typing import Any
 from unittest.mock import patch
 
 from farthing.refusal import Refusal
+from farthing_cloud.ledger.core.book import Book
 from farthing_cloud.ledger.core.incarnations import Standing
-from farthing_cloud.ledger.core.rows import Touch, View
+from farthing_cloud.ledger.core.posting import Cause
+from farthing_cloud.ledger.core.rows import Quota, Touch, View
 from farthing_edge.authorization.decision import no
 from simulation.cast import Air
 from simulation.gateway import GatewayNode
@@ -92,6 +94,14 @@ class LyingDiskGateway(GatewayNode):
         if len(self.disk):
             self.disk.forget_last(min(3, len(self.disk)))
         super().crash(when, down_s)
+
+
+class EmptyHandedBook(Book):
+    """Takes note of what a gateway was granted, and holds nothing for it."""
+
+    def hold(self, quota: Quota, cause: Cause = Cause.GRANT) -> None:
+        super().hold(quota, cause)
+        self.void(quota, quota.amount_micros, Cause.SHORT)
 
 
 class ForgetfulStore(WatchedStore):
@@ -363,6 +373,11 @@ PROTECTIONS: dict[str, Protection] = {
                 Seam(f"{_EDGE}.witnesses", "disagreement", _suspects_nothing),
             ),
             breaks=("P1", "P3", "P4", "rest"),
+        ),
+        Protection(
+            name="holds of shown grants",
+            seams=(Seam("farthing_cloud.ledger.core.restoring", "Book", lambda _: EmptyHandedBook),),
+            breaks=("P1",),
         ),
         Protection(
             name="stop before close",

@@ -275,6 +275,9 @@ class World:
                 self.devices[name].crash(down_s)
             case actions.CrashLedger(down_s=down_s):
                 self.ledger.crash(down_s)
+            case actions.RestoreLedger(after_s=after_s, down_s=down_s, noticed=noticed):
+                self.ledger.back_up()
+                self.after(after_s, self.ledger.restore, down_s, noticed)
             case actions.Cut(one=one, other=other, for_s=for_s):
                 self._cut(one, other, for_s)
             case actions.RestoreDisk(gateway=name, back_s=back_s, token=token, down_s=down_s):

@@ -57,6 +57,10 @@ def subject(posting: Posting) -> str:
         return f"{approved.plan_id}/{approved.content_hash.hex()}/{approved.approved_by}"
     if posting.proven is not None:
         return f"{posting.proven.gateway_id}/{posting.proven.incarnation}/{posting.proven.sequence}"
+    if posting.epoch_begun is not None:
+        return "{}/{}".format(*posting.epoch_begun)
+    if posting.rewinding is not None:
+        return f"{posting.rewinding.gateway_id}/{posting.rewinding.epoch}"
     if posting.correction is not None:
         correction = posting.correction
         content_hash = hashlib.sha256(correction.content).hexdigest()

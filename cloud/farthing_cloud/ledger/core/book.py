@@ -148,10 +148,10 @@ class Book:
             self._transfers.append(Transfer(TransferKind.POST, debit, tax_path, tax, quota_id, Cause.USE, line, None))
         return True
 
-    def hold(self, quota: Quota) -> None:
+    def hold(self, quota: Quota, cause: Cause = Cause.GRANT) -> None:
         """Hold a new quota's amount."""
         self._pend(quota, quota.amount_micros)
-        self._pending(TransferKind.HOLD, quota, quota.amount_micros, Cause.GRANT, None)
+        self._pending(TransferKind.HOLD, quota, quota.amount_micros, cause, None)
 
     def void(self, quota: Quota, amount_micros: int, cause: Cause, *, line: int | None = None) -> None:
         """Give a part of a hold back. Nothing is written for 0."""

@@ -11,7 +11,7 @@ from dataclasses import replace
 from farthing.clock import Instant
 from farthing.ids import GatewayId
 from farthing.v1 import ledger_pb2
-from farthing_cloud.ledger.core import incarnations, silence
+from farthing_cloud.ledger.core import incarnations, restoring, silence
 from farthing_cloud.ledger.core.funds import LedgerRefusal, UnknownName
 from farthing_cloud.ledger.core.posting import Posting
 from farthing_cloud.ledger.core.rows import Decision, DecisionKind, View
@@ -31,6 +31,7 @@ def propose(
         waits_because=gateway.waits_because,
         proposed_by=person,
         proposed_at_us=now,
+        ledger_epoch=view.epoch.number if kind is DecisionKind.GIVEN_UP else 0,
     ).SerializeToString(deterministic=True)
     content_hash = hashlib.sha256(content).digest()
     decision = Decision(
@@ -76,13 +77,22 @@ def approve(
         raise LedgerRefusal(f"{decision_id} was approved by {decision.approved_by} before")
     if decision.proposed_by == person:
         raise LedgerRefusal(f"{person} proposed {decision_id}: another person has to approve it")
+    approved = replace(decision, approved_by=person, approved_at=now)
+    if decision.kind is DecisionKind.RESTORED:
+        _, posting = restoring.begin(view, decision, now=now)
+        return replace(posting, approved=approved)
     gateway = view.gateways[decision.gateway_id]
     if gateway.incarnation != decision.incarnation:
         raise LedgerRefusal(
             f"{decision_id} is about incarnation {decision.incarnation}, {gateway.gateway_id} is in {gateway.incarnation}"
         )
-    if decision.kind is DecisionKind.INCARNATION:
+    if decision.kind is DecisionKind.GIVEN_UP:
+        posting = restoring.give_up(view, decision.gateway_id, receipt_keys=receipt_keys, now=now)
+    elif decision.kind is DecisionKind.INCARNATION:
+        # Before its chain is whole again nobody knows which incarnation is its next.
+        restoring.must_have_shown((gateway,), view.epoch)
         posting = incarnations.begin(view, decision.gateway_id, receipt_keys=receipt_keys, now=now)
     else:
+        restoring.must_be_open(view.epoch)
         posting = silence.force(view, decision.gateway_id, now=now)
-    return replace(posting, approved=replace(decision, approved_by=person, approved_at=now))
+    return replace(posting, approved=approved)

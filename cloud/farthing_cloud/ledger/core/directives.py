@@ -31,6 +31,7 @@ Body: TypeAlias = (
     | directive_pb2.AuthorizingStopped
     | directive_pb2.UseClosed
     | directive_pb2.ParkedDecided
+    | directive_pb2.LedgerRestored
 )
 
 _FIELDS = {
@@ -55,7 +56,9 @@ _FIELDS = {
     directive_pb2.AuthorizingStopped: "authorizing_stopped",
     directive_pb2.UseClosed: "use_closed",
     directive_pb2.ParkedDecided: "parked_decided",
+    directive_pb2.LedgerRestored: "ledger_restored",
 }
+_BODIES = {field: body for body, field in _FIELDS.items()}
 
 
 def link(gateway: Gateway, body: Body, *, dated_at: Instant, idempotency_key: str = "") -> tuple[Gateway, DirectiveRow]:
@@ -65,6 +68,8 @@ def link(gateway: Gateway, body: Body, *, dated_at: Instant, idempotency_key: st
         version=gateway.directive_version + 1,
         previous_hash=gateway.directive_hash,
         dated_at_us=dated_at,
+        # The first epoch's are as they were before there was another.
+        ledger_epoch=gateway.epoch if gateway.epoch > 1 else 0,
     )
     getattr(directive, _FIELDS[type(body)]).CopyFrom(body)
     raw = directive.SerializeToString(deterministic=True)
@@ -115,3 +120,10 @@ def account_record(payer: Payer, currency: str) -> directive_pb2.AccountRecord:
     return directive_pb2.AccountRecord(
         account_id=payer.account_id, currency=currency, status=status, preload_micros=payer.preload_micros
     )
+
+
+def body_of(directive: directive_pb2.Directive) -> Body | None:
+    """What a directive says; None for a kind that this program does not know."""
+    kind = directive.WhichOneof("body")
+    body: Body | None = getattr(directive, kind) if kind in _BODIES else None
+    return body

@@ -54,7 +54,9 @@ def prove(
 
 def resolve(view: View, gateway_id: GatewayId, *, now: Instant) -> Posting | None:
     """Give room back for spending whose account owes nothing any more; None when there is none."""
-    waiting = [(account, micros) for (where, account), micros in view.floors.items() if where == gateway_id and micros]
+    waiting = [
+        (account, micros) for (where, account), micros in view.floors.items() if where == gateway_id and micros > 0
+    ]
     gateway, directives, floors = _resolve(view, view.gateways[gateway_id], waiting, now=now)
     if not directives:
         return None
@@ -76,6 +78,10 @@ def _resolve(
     book = Book(view)
     directives, floors = [], []
     for account_id, micros in spent:
+        if micros <= 0:
+            # A restored ledger had resolved as much before it was proven again.
+            floors.append((gateway.gateway_id, account_id, micros))
+            continue
         owes = book.debt(account_id) > 0
         if not owes:
             body = directive_pb2.FloorResolved(account_id=account_id, amount_micros=micros)

@@ -3,14 +3,14 @@
 from dataclasses import dataclass, replace
 
 from farthing.clock import Instant
-from farthing.ids import AccountId, OperatorId, parse_id
+from farthing.ids import AccountId, GatewayId, OperatorId, parse_id
 from farthing.money import Currency
 from farthing.v1 import events_pb2
 from farthing_cloud.ledger.core import paths
 from farthing_cloud.ledger.core.book import Book
 from farthing_cloud.ledger.core.directives import account_record, link, welcome
 from farthing_cloud.ledger.core.posting import Cause, DirectiveRow, Event, Posting
-from farthing_cloud.ledger.core.rows import AccountStatus, Balances, Gateway, Payer, Payment, Touch, View
+from farthing_cloud.ledger.core.rows import AccountStatus, Balances, Gateway, LedgerState, Payer, Payment, Touch, View
 
 
 class LedgerRefusal(ValueError):
@@ -134,7 +134,11 @@ def put_gateway(view: View, gateway: Gateway, *, receipt_keys: list[bytes], now:
     """Create a gateway with its first incarnation, or change its exposure and keys; None when nothing changes."""
     before = view.gateways.get(gateway.gateway_id)
     directives: tuple[DirectiveRow, ...] = ()
+    epochs: tuple[tuple[GatewayId, int], ...] = ()
     if before is None:
+        # Made while the ledger is restored it may have a past: it has to show it, or that it has none.
+        epoch = view.epoch.number if view.epoch.state is LedgerState.OPEN else 0
+        gateway, epochs = replace(gateway, epoch=epoch), ((gateway.gateway_id, epoch),)
         gateway, row = link(gateway, welcome(gateway, receipt_keys, []), dated_at=now)
         directives = (row,)
     else:
@@ -161,5 +165,6 @@ def put_gateway(view: View, gateway: Gateway, *, receipt_keys: list[bytes], now:
         business_at=now,
         changes={paths.quota(gateway.gateway_id): Balances()},
         gateways=(gateway,),
+        gateway_epochs=epochs,
         directives=directives,
     )

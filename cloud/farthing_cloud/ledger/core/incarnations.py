@@ -40,6 +40,8 @@ class Standing(StrEnum):
     AGREED = "agreed"
     BEGIN = "begin"
     WAITS = "waits"
+    #: The ledger was restored: the gateway shows what it was told before anything else.
+    REWIND = "rewind"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,15 +182,15 @@ def equivocation(view: View, gateway_id: GatewayId, incarnation: int, detail: st
     )
 
 
-def begin(view: View, gateway_id: GatewayId, *, receipt_keys: list[bytes], now: Instant) -> Posting:
-    """The next incarnation: its welcome with the open claims, the old quotas frozen, the open cases closed.
+def begin(view: View, gateway_id: GatewayId, *, receipt_keys: list[bytes], now: Instant, step: int = 1) -> Posting:
+    """The next incarnation, ``step`` after this one: its welcome with the open claims, the old quotas frozen, the open cases closed.
 
     ``view`` was loaded with ``Touch.incarnations``. Whoever approved it is added by the caller.
     """
     before = view.gateways[gateway_id]
     after = replace(
         before,
-        incarnation=before.incarnation + 1,
+        incarnation=before.incarnation + step,
         adopted=False,
         quarantined=False,
         witness_start_id=b"",

@@ -29,6 +29,7 @@ from farthing_cloud.ledger.core.rows import (
     Payment,
     Quota,
     QuotaRequested,
+    Rewinding,
 )
 
 
@@ -69,6 +70,9 @@ class Cause(StrEnum):
     DISPUTE_WON = "dispute-won"
     DISPUTE_LOST = "dispute-lost"
     WRITE_OFF = "write-off"
+    #: A hold that the restored ledger takes back, and the part of it that the account no longer has.
+    REINSTATED = "reinstated"
+    SHORT = "short"
 
 
 class Transfer(NamedTuple):
@@ -148,6 +152,9 @@ class DirectiveRow:
     body_hash: bytes
     #: Names the wish of another service; empty when the ledger caused it itself.
     idempotency_key: str = ""
+    #: Only of one that its gateway handed back to a restored ledger.
+    signature: bytes = b""
+    key_id: bytes = b""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -275,6 +282,17 @@ class Posting:
     plan_approved: CorrectionPlan | None = None
     #: Accounts whose spending on floors waits for nothing any more: the operator bears it, so no room returns.
     floors_forgotten: tuple[AccountId, ...] = ()
+    #: Requests that directives handed back show to have been granted.
+    requests_shown: tuple[tuple[GatewayId, int, QuotaRequested], ...] = ()
+    #: Gateways whose chain is whole in an epoch.
+    gateway_epochs: tuple[tuple[GatewayId, int], ...] = ()
+    rewinding: Rewinding | None = None
+    #: What was voided of each gateway's quotas because their account had less after a restore.
+    short: tuple[tuple[GatewayId, int], ...] = ()
+    #: The gateway's directives after this version are not the ledger's any more: kept apart, and what ``directives`` says takes their place.
+    chain_replaced: tuple[GatewayId, int] | None = None
+    #: The epoch that begins with this posting, and the decision that began it.
+    epoch_begun: tuple[int, str] | None = None
 
     def authorizations(self) -> tuple[AuthorizationId, ...]:
         """Those whose claim this raises."""

@@ -12,7 +12,7 @@ from farthing_cloud.ledger.core.book import Book
 from farthing_cloud.ledger.core.demand import decayed
 from farthing_cloud.ledger.core.directives import link, quota_granted
 from farthing_cloud.ledger.core.posting import Event, Posting, QuotaAfter
-from farthing_cloud.ledger.core.rows import AccountStatus, Quota, QuotaRequested, QuotaStatus, Touch, View
+from farthing_cloud.ledger.core.rows import AccountStatus, LedgerState, Quota, QuotaRequested, QuotaStatus, Touch, View
 from farthing_cloud.ledger.core.waterfall import room_of
 
 
@@ -77,6 +77,9 @@ def grant(
         )
         told_two = incarnations.equivocation(view, request.gateway_id, request.incarnation, detail, now=now)
         return _differs(request), told_two
+    if view.epoch.state is not LedgerState.OPEN or gateway.epoch < view.epoch.number:
+        # Not kept either: what was granted since the backup may not be known yet.
+        return _none(request, gateway_sync_pb2.QUOTA_ANSWER_LEDGER_RESTORING), None
     if request.incarnation != gateway.incarnation:
         # Not kept: when that incarnation comes to be, its first requests are new ones.
         return _differs(request), None
@@ -162,11 +165,15 @@ def grant(
 
 def _differs(request: QuotaRequest) -> QuotaRequested:
     """The answer to who speaks for no journal that the ledger trusts."""
+    return _none(request, gateway_sync_pb2.QUOTA_ANSWER_INCARNATION_DIFFERS)
+
+
+def _none(request: QuotaRequest, answer: gateway_sync_pb2.QuotaAnswer.ValueType) -> QuotaRequested:
     return QuotaRequested(
         counter=request.counter,
         account_id=request.account_id,
         wanted_micros=request.wanted_micros,
-        answer=gateway_sync_pb2.QUOTA_ANSWER_INCARNATION_DIFFERS,
+        answer=answer,
         quota_id="",
         amount_micros=0,
     )

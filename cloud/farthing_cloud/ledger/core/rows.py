@@ -25,6 +25,26 @@ class Balances:
     credits_posted: int = 0
 
 
+class LedgerState(StrEnum):
+    """What the ledger may do (DESIGN 5.10)."""
+
+    OPEN = "open"
+    #: It was restored from a backup: until two persons begin a new epoch it grants, refunds, pays, voids and posts nothing.
+    STOPPED = "stopped"
+    #: A new epoch has begun: gateways show what it lost and push their batches again. Money out waits until all have.
+    RESTORING = "restoring"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Epoch:
+    """The ledger's epoch, and what it may do in it. ``since`` and ``why``: why it is not open."""
+
+    number: int = 1
+    state: LedgerState = LedgerState.OPEN
+    since: Instant = NEVER
+    why: str = ""
+
+
 class AccountStatus(StrEnum):
     """Whether a payer's account may be given quotas. Posting never asks."""
 
@@ -78,6 +98,8 @@ class Gateway:
     #: Why it waits for a new incarnation; empty when it does not. ``waits_start_id``: the start that did not agree.
     waits_because: str = ""
     waits_start_id: bytes = b""
+    #: The ledger's epoch in which its chain of directives is whole: behind the ledger's, it has to show what it was told.
+    epoch: int = 1
 
     @property
     def trusted(self) -> bool:
@@ -242,11 +264,18 @@ class DecisionKind(StrEnum):
 
     INCARNATION = "incarnation"
     FORCED_VOID = "forced-void"
+    #: The ledger was restored from a backup: its next epoch begins. Names no gateway.
+    RESTORED = "restored"
+    #: The restored ledger waits for this gateway no longer.
+    GIVEN_UP = "given-up"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
-    """A proposal, and who approved it. ``content`` is what both persons saw, byte for byte."""
+    """A proposal, and who approved it. ``content`` is what both persons saw, byte for byte.
+
+    ``incarnation``: what has to be so still when it is approved; for ``RESTORED`` the epoch that begins.
+    """
 
     decision_id: str
     kind: DecisionKind
@@ -430,6 +459,25 @@ class Touch:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Rewinding:
+    """What a restored ledger took back from a gateway in an epoch; micros. (incarnation, sequence): its last receipt."""
+
+    gateway_id: GatewayId
+    epoch: int
+    shown_at: Instant
+    directives: int = 0
+    #: Directives that the ledger had written since it was restored, and that come after those it took back.
+    set_aside: int = 0
+    quotas: int = 0
+    reinstated_micros: int = 0
+    #: Of what it was granted, what its accounts no longer had when all had rewound: voided, and recalled.
+    short_micros: int = 0
+    incarnation: int = 0
+    sequence: int = 0
+    given_up: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SiteClearing:
     """What stands in a site's clearing of the open window; ``unproven_micros`` of it has no verified detail yet."""
 
@@ -446,7 +494,7 @@ class View:
     currency: Currency
     #: The open window, e.g. "w1".
     window: str
-    ledger_epoch: int
+    epoch: Epoch = Epoch()
     gateways: Mapping[GatewayId, Gateway] = field(default_factory=dict)
     #: ``payer/*`` and ``debt/*`` of the touched accounts, ``quota/*`` of the touched gateways.
     balances: Mapping[str, Balances] = field(default_factory=dict)

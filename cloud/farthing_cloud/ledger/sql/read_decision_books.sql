@@ -1,3 +1,3 @@
-SELECT operator_id, currency, gateway_id, kind
+SELECT operator_id, currency, coalesce(gateway_id, ''), kind
 FROM decisions
 WHERE decision_id = %(decision_id)s

@@ -1,1 +1,1 @@
-SELECT epoch FROM epoch
+SELECT epoch, state, since_us, why FROM epoch

@@ -1,4 +1,4 @@
-SELECT b.open_window, e.epoch
-FROM books b CROSS JOIN epoch e
+SELECT b.open_window
+FROM books b
 WHERE b.operator_id = %(operator_id)s AND b.currency = %(currency)s
 FOR UPDATE OF b

@@ -14,6 +14,7 @@ from farthing.ids import AccountId, AuthorizationId, GatewayId, OperatorId, Quot
 from farthing.money import Currency
 from farthing.v1 import batch_pb2
 from farthing_cloud.ledger.core.posting import Posting, Transfer
+from farthing_cloud.ledger.core.restoring import Tail
 from farthing_cloud.ledger.core.rows import (
     Balances,
     Chain,
@@ -21,9 +22,11 @@ from farthing_cloud.ledger.core.rows import (
     Correction,
     CorrectionPlan,
     Decision,
+    Epoch,
     Gateway,
     GatewayCase,
     Quota,
+    Rewinding,
     Touch,
     View,
 )
@@ -154,6 +157,23 @@ class StoredGatewayCase:
     closed_at: Instant | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GatewayRewinding:
+    """How far a gateway is in the ledger's present epoch. ``posted_sequence``: of the incarnation of its last receipt."""
+
+    gateway_id: GatewayId
+    operator_id: OperatorId
+    has_shown: bool
+    rewinding: Rewinding | None
+    posted_sequence: int
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the ledger waits for it no longer."""
+        back = self.rewinding
+        return self.has_shown and (back is None or back.given_up or self.posted_sequence >= back.sequence)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
 class Cursor:
     """Where a reader of the outbox stands."""
@@ -206,6 +226,15 @@ class Transaction(Protocol):
     ) -> None:
         """Keep a posted batch's detail; the one kept first wins."""
 
+    async def take_all_books(self) -> Sequence[tuple[OperatorId, Currency]]:
+        """Lock all books alone: nobody posts anything until the transaction ends. To be asked first."""
+
+    async def set_epoch(self, epoch: Epoch) -> None:
+        """What the ledger may do from now on; all books are locked alone. An epoch that opens makes silence begin anew."""
+
+    async def tail(self, gateway_id: GatewayId, after_version: int) -> Sequence[Tail]:
+        """A gateway's directives after a version; its row is locked."""
+
 
 class LedgerStore(Protocol):
     """Rows of the ledger."""
@@ -216,8 +245,17 @@ class LedgerStore(Protocol):
         Raises ``StoreError`` where the store cannot be reached, and whatever ``work`` raises, with nothing written.
         """
 
-    async def ledger_epoch(self) -> int:
-        """Counts up when the ledger was restored."""
+    async def epoch(self) -> Epoch:
+        """Counts up when the ledger was restored; and what it may do."""
+
+    async def rewindings(self) -> Sequence[GatewayRewinding]:
+        """How far each gateway is in the present epoch, by operator and id."""
+
+    async def overdrawn(self, limit: int) -> Sequence[tuple[OperatorId, Currency, AccountId]]:
+        """Accounts that hold and have spent more than they have; only while a ledger is restored, or after an outside event."""
+
+    async def chains(self, gateway_id: GatewayId) -> Sequence[Chain]:
+        """The batches of each incarnation, the oldest first."""
 
     async def gateway(self, gateway_id: GatewayId) -> Gateway | None:
         """As committed last."""

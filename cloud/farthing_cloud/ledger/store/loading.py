@@ -32,6 +32,7 @@ from farthing_cloud.ledger.core.rows import (
     Touch,
     View,
 )
+from farthing_cloud.ledger.store import restoring
 from farthing_cloud.ledger.store.arrays import names, numbers, octets
 from farthing_cloud.ledger.store.corrections import READ_ACCOUNT_QUOTAS, corrected
 from farthing_cloud.ledger.store.plans import planned
@@ -133,6 +134,8 @@ class Loading:
         run = self._connection.execute
         async with self._connection.pipeline():
             books = await run(take_books, operator)
+            # After the lock: who stops the ledger holds all of these alone.
+            epoch = await run(restoring.READ_EPOCH)
             gateways = await run(TAKE_GATEWAYS, named)
             case = await run(TAKE_CASE, named) if touch.case_id is not None else None
             asides = await run(READ_ASIDES, named) if touch.case_id is not None else None
@@ -173,7 +176,7 @@ class Loading:
             if touch.claims
             else {}
         )
-        window, epoch = await self._books(await books.fetchone(), take_books, operator)
+        window = await self._books(await books.fetchone(), take_books, operator)
         chain_row = await chain.fetchone() if chain is not None else None
         posted_row = await posted.fetchone() if posted is not None else None
         asked_row = await asked.fetchone() if asked is not None else None
@@ -185,7 +188,7 @@ class Loading:
             operator_id=touch.operator_id,
             currency=touch.currency,
             window=window,
-            ledger_epoch=epoch,
+            epoch=restoring.epoch_of(await epoch.fetchone()),
             gateways={GatewayId(row[0]): gateway_of(row) for row in await gateways.fetchall()},
             balances={row[0]: balances_of(row[1:]) for row in await balances.fetchall()},
             payers={
@@ -292,13 +295,14 @@ class Loading:
             "operator_id": touch.operator_id,
         }
 
-    async def _books(self, row: TupleRow | None, take_books: bytes, operator: Mapping[str, str]) -> tuple[str, int]:
+    async def _books(self, row: TupleRow | None, take_books: bytes, operator: Mapping[str, str]) -> str:
         if row is None:
             # The first of this operator and currency: there is nothing yet that a lock could have come too late for.
             await self._connection.execute(OPEN_BOOKS, operator)
             row = await (await self._connection.execute(take_books, operator)).fetchone()
             assert row is not None
-        return row[0], row[1]
+        window: str = row[0]
+        return window
 
     async def _case(
         self, case: psycopg.AsyncCursor[TupleRow] | None, asides: psycopg.AsyncCursor[TupleRow] | None

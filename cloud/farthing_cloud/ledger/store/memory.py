@@ -13,6 +13,7 @@ from farthing_cloud.ledger.core import audit, paths
 from farthing_cloud.ledger.core.incarnations import MAX_OPEN_CLAIMS
 from farthing_cloud.ledger.core.posting import BatchAdded, Posting, Transfer
 from farthing_cloud.ledger.core.replay import fault_of
+from farthing_cloud.ledger.core.restoring import Tail
 from farthing_cloud.ledger.core.rows import (
     ZERO_HASH,
     Aside,
@@ -27,6 +28,7 @@ from farthing_cloud.ledger.core.rows import (
     CorrectionPlan,
     Decision,
     Demand,
+    Epoch,
     Gateway,
     GatewayCaseKind,
     KeptSplit,
@@ -37,6 +39,7 @@ from farthing_cloud.ledger.core.rows import (
     QuotaRequested,
     QuotaStatus,
     RegisterKey,
+    Rewinding,
     SiteClearing,
     Touch,
     View,
@@ -50,6 +53,7 @@ from farthing_cloud.ledger.store.interface import (
     Cursor,
     Detail,
     DetailedBatch,
+    GatewayRewinding,
     LedgerStore,
     Posted,
     ReceiptContent,
@@ -96,8 +100,11 @@ class _Batch:
 class MemoryStore:
     """A :class:`LedgerStore` without a disk; one transaction at a time."""
 
-    def __init__(self, *, ledger_epoch: int = 1) -> None:
-        self._epoch = ledger_epoch
+    def __init__(self) -> None:
+        self._epoch = Epoch()
+        self._rewindings: dict[tuple[GatewayId, int], Rewinding] = {}
+        #: By gateway and epoch: what the ledger had written, and the gateway had not.
+        self._directives_set_aside: dict[tuple[GatewayId, int], list[StoredDirective]] = {}
         self._lock = asyncio.Lock()
         self._books: dict[tuple[OperatorId, Currency], _Books] = {}
         self._gateways: dict[GatewayId, Gateway] = {}
@@ -173,7 +180,7 @@ class MemoryStore:
             operator_id=touch.operator_id,
             currency=touch.currency,
             window=books.window,
-            ledger_epoch=self._epoch,
+            epoch=self._epoch,
             gateways={g: self._gateways[g] for g in touch.gateway_ids if g in self._gateways},
             balances={path: books.balances[path] for path in wanted if path in books.balances},
             payers={a: books.payers[a] for a in accounts if a in books.payers},
@@ -416,6 +423,7 @@ class MemoryStore:
             operator_id, currency, case = self._cases[posting.case_decided.case_id]
             self._cases[case.case_id] = (operator_id, currency, replace(case, status=posting.case_decided.status))
             self._decided_by[case.case_id] = posting_id
+        self._make_room(posting)
         for row in posting.directives:
             chain_of = self._directives.setdefault(row.gateway_id, [])
             assert row.version == len(chain_of) + 1
@@ -425,8 +433,8 @@ class MemoryStore:
                     version=row.version,
                     body=row.body,
                     body_hash=row.body_hash,
-                    signature=b"",
-                    key_id=b"",
+                    signature=row.signature,
+                    key_id=row.key_id,
                 )
             )
             if row.idempotency_key:
@@ -435,8 +443,8 @@ class MemoryStore:
             self._floors[gateway_id, account_id] = micros
         for gateway_id, account_id in posting.told:
             self._told.setdefault((posting.operator_id, account_id), {})[gateway_id] = None
-        if posting.quota_request is not None:
-            gateway_id, incarnation, answered = posting.quota_request
+        requests = [posting.quota_request] if posting.quota_request is not None else []
+        for gateway_id, incarnation, answered in (*requests, *posting.requests_shown):
             self._requests[gateway_id, incarnation, answered.counter] = answered
         if posting.payment is not None:
             books.payments[posting.payment.payment_id] = posting.payment
@@ -469,6 +477,26 @@ class MemoryStore:
                 )
             )
         return Posted(posting_id=len(self._links), audit_head=head, case_ids=case_ids)
+
+    def _make_room(self, posting: Posting) -> None:
+        for gateway_id, epoch in posting.gateway_epochs:
+            assert self._gateways[gateway_id].epoch == epoch
+        back = posting.rewinding
+        if back is not None:
+            self._rewindings[back.gateway_id, back.epoch] = back
+        for gateway_id, micros in posting.short:
+            known = self._rewindings.get((gateway_id, self._epoch.number))
+            if known is not None:
+                after = replace(known, short_micros=known.short_micros + micros)
+                self._rewindings[gateway_id, known.epoch] = after
+        if posting.chain_replaced is not None:
+            assert back is not None
+            gateway_id, version = posting.chain_replaced
+            chain = self._directives[gateway_id]
+            self._directives_set_aside[gateway_id, back.epoch] = chain[version:]
+            del chain[version:]
+            for key in [key for key, at in self._wishes.items() if key[0] == gateway_id and at > version]:
+                del self._wishes[key]
 
     def _keep_decisions(self, posting: Posting) -> None:
         for closed in posting.gateway_cases_closed:
@@ -522,7 +550,7 @@ class MemoryStore:
                 currency=posting.currency,
                 posting_id=len(self._links),
                 receipt=ReceiptContent(
-                    ledger_epoch=self._epoch,
+                    ledger_epoch=self._epoch.number,
                     gateway_id=added.gateway_id,
                     incarnation=added.incarnation,
                     sequence=added.sequence,
@@ -549,8 +577,52 @@ class MemoryStore:
 
     # ---- reading
 
-    async def ledger_epoch(self) -> int:
+    async def epoch(self) -> Epoch:
         return self._epoch
+
+    def set_epoch(self, epoch: Epoch) -> None:
+        """What the ledger may do from now on."""
+        self._epoch = epoch
+        self._listening = (epoch.since, epoch.since)
+
+    def all_books(self) -> Sequence[tuple[OperatorId, Currency]]:
+        """Whose there are."""
+        return sorted(self._books)
+
+    def tail(self, gateway_id: GatewayId, after_version: int) -> Sequence[Tail]:
+        """A gateway's directives after a version."""
+        keys = {at: key for (owner, key), at in self._wishes.items() if owner == gateway_id}
+        rows = self._directives.get(gateway_id, [])[after_version:]
+        return [Tail(row.version, row.body, keys.get(row.version, "")) for row in rows]
+
+    async def rewindings(self) -> Sequence[GatewayRewinding]:
+        out = []
+        for gateway in sorted(self._gateways.values(), key=lambda g: (g.operator_id, g.gateway_id)):
+            back = self._rewindings.get((gateway.gateway_id, self._epoch.number))
+            posted = await self.chain(gateway.gateway_id, back.incarnation) if back is not None else None
+            out.append(
+                GatewayRewinding(
+                    gateway_id=gateway.gateway_id,
+                    operator_id=gateway.operator_id,
+                    has_shown=gateway.epoch >= self._epoch.number,
+                    rewinding=back,
+                    posted_sequence=posted.sequence if posted is not None else 0,
+                )
+            )
+        return out
+
+    async def overdrawn(self, limit: int) -> Sequence[tuple[OperatorId, Currency, AccountId]]:
+        out = []
+        for (operator_id, currency), books in sorted(self._books.items()):
+            for account_id, payer in sorted(books.payers.items()):
+                balance = books.balances.get(paths.payer(account_id), Balances())
+                most = balance.credits_posted + payer.credit_limit_micros
+                if most < balance.debits_posted + balance.debits_pending:
+                    out.append((operator_id, currency, account_id))
+        return out[:limit]
+
+    async def chains(self, gateway_id: GatewayId) -> Sequence[Chain]:
+        return [chain for (owner, _), chain in sorted(self._chains.items()) if owner == gateway_id]
 
     async def gateway(self, gateway_id: GatewayId) -> Gateway | None:
         return self._gateways.get(gateway_id)
@@ -913,6 +985,15 @@ class _MemoryTransaction:
         self, gateway_id: GatewayId, incarnation: int, sequence: int, detail: Detail, *, now: Instant
     ) -> None:
         self._store.keep_detail(gateway_id, incarnation, sequence, detail, now=now)
+
+    async def take_all_books(self) -> Sequence[tuple[OperatorId, Currency]]:
+        return self._store.all_books()
+
+    async def set_epoch(self, epoch: Epoch) -> None:
+        self._store.set_epoch(epoch)
+
+    async def tail(self, gateway_id: GatewayId, after_version: int) -> Sequence[Tail]:
+        return self._store.tail(gateway_id, after_version)
 
 
 def _name_of(stored: StoredGatewayCase) -> tuple[GatewayId, int, GatewayCaseKind]:

@@ -17,7 +17,8 @@ from farthing.ids import AccountId, AuthorizationId, GatewayId, OperatorId, Quot
 from farthing.money import Currency
 from farthing_cloud.database import sentence
 from farthing_cloud.ledger.core import audit
-from farthing_cloud.ledger.core.posting import Posting, Transfer
+from farthing_cloud.ledger.core.posting import DirectiveRow, Posting, Transfer
+from farthing_cloud.ledger.core.restoring import Tail
 from farthing_cloud.ledger.core.rows import (
     Balances,
     Chain,
@@ -25,13 +26,14 @@ from farthing_cloud.ledger.core.rows import (
     Correction,
     CorrectionPlan,
     Decision,
+    Epoch,
     Gateway,
     GatewayCase,
     GatewayCaseKind,
     Quota,
 )
 from farthing_cloud.ledger.core.uses import UseHistory
-from farthing_cloud.ledger.store import plans
+from farthing_cloud.ledger.store import plans, restoring
 from farthing_cloud.ledger.store.arrays import names, numbers, octets
 from farthing_cloud.ledger.store.corrections import (
     LIST_CORRECTIONS,
@@ -49,6 +51,7 @@ from farthing_cloud.ledger.store.interface import (
     Cursor,
     Detail,
     DetailedBatch,
+    GatewayRewinding,
     LedgerStore,
     Posted,
     ReceiptContent,
@@ -114,7 +117,6 @@ LIST_EXPOSURES = _sql("list_exposures")
 READ_DIRECTIVES = _sql("read_directives")
 READ_UNSIGNED = _sql("read_unsigned")
 KEEP_SIGNATURES = _sql("keep_signatures")
-READ_EPOCH = _sql("read_epoch")
 READ_TOLD = _sql("read_told")
 LIST_OPEN_QUOTAS = _sql("list_open_quotas")
 READ_CURRENCY_OF = _sql("read_currency_of")
@@ -136,10 +138,15 @@ class _PostgresTransaction(Loading):
 
     async def post(self, posting: Posting) -> Posted:
         case_ids = await self._case_ids(posting)
+        await restoring.make_room(self._connection, posting)
         row = await (await self._connection.execute(POST, arguments(posting, case_ids, self.places))).fetchone()
         assert row is not None
         await keep(self._connection, posting, row[0])
         await plans.keep(self._connection, posting)
+        await restoring.keep(self._connection, posting)
+        handed_back = [row for row in posting.directives if row.signature]
+        if handed_back:
+            await self._connection.execute(KEEP_SIGNATURES, _signatures(handed_back))
         return Posted(posting_id=row[0], audit_head=row[1], case_ids=case_ids)
 
     async def keep_detail(
@@ -157,6 +164,18 @@ class _PostgresTransaction(Loading):
             },
         )
 
+    async def take_all_books(self) -> Sequence[tuple[OperatorId, Currency]]:
+        rows = await (await self._connection.execute(restoring.TAKE_ALL_BOOKS)).fetchall()
+        return [(OperatorId(row[0]), Currency(row[1])) for row in rows]
+
+    async def set_epoch(self, epoch: Epoch) -> None:
+        state = {"epoch": epoch.number, "state": epoch.state.value, "since_us": epoch.since, "why": epoch.why}
+        await self._connection.execute(restoring.SET_EPOCH, state)
+        await self._connection.execute(restoring.LISTEN_ANEW, {"now_us": epoch.since})
+
+    async def tail(self, gateway_id: GatewayId, after_version: int) -> Sequence[Tail]:
+        return await restoring.tail(self._connection, gateway_id, after_version)
+
     async def _case_ids(self, posting: Posting) -> tuple[int, ...]:
         """Ids of new cases first: their events carry them. Rare, so the extra round trip is too."""
         count = sum(case.case_id is None for case in posting.cases)
@@ -164,6 +183,15 @@ class _PostgresTransaction(Loading):
         if count:
             fresh = [r[0] for r in await (await self._connection.execute(NEXT_CASE_IDS, {"count": count})).fetchall()]
         return tuple(case.case_id if case.case_id is not None else fresh.pop(0) for case in posting.cases)
+
+
+def _signatures(rows: Sequence[StoredDirective | DirectiveRow]) -> dict[str, str]:
+    return {
+        "gateways": names(row.gateway_id for row in rows),
+        "versions": numbers(row.version for row in rows),
+        "signatures": octets(row.signature for row in rows),
+        "key_ids": octets(row.key_id for row in rows),
+    }
 
 
 # --- the store --------------------------------------------------------------------------------------------------------
@@ -210,11 +238,20 @@ class PostgresStore:
         except (psycopg.OperationalError, psycopg_pool.PoolTimeout) as err:
             raise StoreError("the ledger's database is out of reach; nothing was written") from err
 
-    async def ledger_epoch(self) -> int:
-        row = await self._row(READ_EPOCH, {})
-        assert row is not None
-        epoch: int = row[0]
-        return epoch
+    async def epoch(self) -> Epoch:
+        return restoring.epoch_of(await self._row(restoring.READ_EPOCH, {}))
+
+    async def rewindings(self) -> Sequence[GatewayRewinding]:
+        epoch = (await self.epoch()).number
+        return [restoring.rewinding_of(row, epoch) for row in await self._rows(restoring.LIST_REWINDINGS, {})]
+
+    async def overdrawn(self, limit: int) -> Sequence[tuple[OperatorId, Currency, AccountId]]:
+        rows = await self._rows(restoring.LIST_OVERDRAWN, {"limit": limit})
+        return [(OperatorId(row[0]), Currency(row[1]), AccountId(row[2])) for row in rows]
+
+    async def chains(self, gateway_id: GatewayId) -> Sequence[Chain]:
+        rows = await self._rows(restoring.LIST_CHAINS, {"gateway_id": gateway_id})
+        return [chain_of(row[0], row[1:]) for row in rows]
 
     async def gateway(self, gateway_id: GatewayId) -> Gateway | None:
         row = await self._row(READ_GATEWAY, {"gateway_id": gateway_id})
@@ -378,7 +415,7 @@ class PostgresStore:
 
     async def exposures(self, operator_id: str) -> Sequence[tuple[Gateway, int]]:
         rows = await self._rows(LIST_EXPOSURES, {"operator_id": operator_id})
-        return [(gateway_of(row), int(row[22])) for row in rows]
+        return [(gateway_of(row), int(row[23])) for row in rows]
 
     async def overdue_quotas(
         self, *, now: Instant, outage_us: int, limit: int
@@ -423,17 +460,7 @@ class PostgresStore:
         return [directive_of(row) for row in await self._rows(READ_UNSIGNED, {"limit": limit})]
 
     async def keep_signatures(self, signed: Sequence[StoredDirective]) -> None:
-        await self._write(
-            (
-                KEEP_SIGNATURES,
-                {
-                    "gateways": names(row.gateway_id for row in signed),
-                    "versions": numbers(row.version for row in signed),
-                    "signatures": octets(row.signature for row in signed),
-                    "key_ids": octets(row.key_id for row in signed),
-                },
-            )
-        )
+        await self._write((KEEP_SIGNATURES, _signatures(signed)))
 
     async def told(self, operator_id: OperatorId, account_id: AccountId) -> Sequence[GatewayId]:
         rows = await self._rows(READ_TOLD, {"operator_id": operator_id, "account_id": account_id})

@@ -46,6 +46,7 @@ def gateway_of(row: TupleRow) -> Gateway:
         late_micros=int(row[19]),
         waits_because=row[20],
         waits_start_id=row[21],
+        epoch=row[22],
     )
 
 

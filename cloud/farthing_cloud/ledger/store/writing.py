@@ -227,8 +227,9 @@ def _rest(posting: Posting, case_ids: Sequence[int]) -> dict[str, Any]:
     if posting.case_decided is not None:
         decided = posting.case_decided
         rest["decided"] = [{"case_id": decided.case_id, "status": decided.status.value}]
-    if posting.quota_request is not None:
-        gateway_id, incarnation, answered = posting.quota_request
+    requests = [posting.quota_request] if posting.quota_request is not None else []
+    requests += posting.requests_shown
+    if requests:
         rest["requests"] = [
             {
                 "gateway_id": gateway_id,
@@ -240,6 +241,7 @@ def _rest(posting: Posting, case_ids: Sequence[int]) -> dict[str, Any]:
                 "quota_id": answered.quota_id,
                 "amount_micros": answered.amount_micros,
             }
+            for gateway_id, incarnation, answered in requests
         ]
     if posting.payment is not None:
         payment = posting.payment
@@ -346,7 +348,7 @@ def _incarnation_rest(posting: Posting) -> dict[str, Any]:
             {
                 "decision_id": proposed.decision_id,
                 "kind": proposed.kind.value,
-                "gateway_id": proposed.gateway_id,
+                "gateway_id": proposed.gateway_id or None,
                 "incarnation": proposed.incarnation,
                 "reason": proposed.reason,
                 "content": hexed(proposed.content),

@@ -1,0 +1,2 @@
+DELETE FROM directives
+WHERE gateway_id = %(gateway_id)s AND version > %(version)s

@@ -1,0 +1,1 @@
+UPDATE listening SET since_us = %(now_us)s, last_us = %(now_us)s

@@ -1,0 +1,4 @@
+SELECT operator_id, currency
+FROM books
+ORDER BY operator_id, currency
+FOR UPDATE

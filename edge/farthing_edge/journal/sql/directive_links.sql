@@ -1,0 +1,1 @@
+SELECT version, directive_hash FROM directives ORDER BY version DESC;

@@ -1,0 +1,1 @@
+SELECT position FROM directives WHERE version > ? ORDER BY version LIMIT ?;

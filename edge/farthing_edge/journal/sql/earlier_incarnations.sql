@@ -1,0 +1,1 @@
+SELECT DISTINCT incarnation FROM batches WHERE incarnation < ? ORDER BY incarnation;

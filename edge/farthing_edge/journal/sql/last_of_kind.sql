@@ -1,0 +1,1 @@
+SELECT position, at_us, kind, body FROM entries WHERE kind = ? AND position <= ? ORDER BY position DESC LIMIT 1;
