@@ -126,6 +126,8 @@ class GatewayNode:
         self._must_greet = False
         #: What the ledger said to the last hello that it has posted.
         self._posted = 0
+        #: Incarnation → what it has posted of it; None while it does not want batches of earlier ones again.
+        self._earlier: dict[int, int] | None = None
         #: (incarnation, sequence) → what the journal has of it, kept decoded.
         self.sealed: dict[tuple[int, int], Sealing] = {}
         #: Merkle root → leaves, of every batch that any journal here has sealed.
@@ -453,6 +455,14 @@ class GatewayNode:
             self.submit(commands.SealAgain(raw=self.sealed[old.incarnation, old.sequence].batch))
         if not self._agrees:
             return
+        if self._earlier is not None:
+            older = sorted(
+                (incarnation, sequence)
+                for incarnation, sequence in self.sealed
+                if incarnation < state.incarnation and sequence > self._earlier.get(incarnation, 0)
+            )
+            for name in older[:3]:
+                self._ask(f"batch {name[0]}/{name[1]}", ledger.push, *name, self.sealed[name])
         waiting = sorted(
             sequence
             for incarnation, sequence in self.sealed
@@ -481,7 +491,10 @@ class GatewayNode:
         """The answer to a hello; a session has one, so an answer to an earlier one is nobody's."""
         if (number, start) == (self._hellos, self.starts):
             self._must_greet = False
-            self._posted = command.hello.posted_sequence
+            hello = command.hello
+            self._posted = hello.posted_sequence
+            posted = {chain.incarnation: chain.posted_sequence for chain in hello.earlier}
+            self._earlier = posted if hello.wants_batches else None
             self.submit(command)
 
     def hang_up(self) -> None:
@@ -499,6 +512,8 @@ class GatewayNode:
         """A receipt came."""
         if self.state is not None and arrived.receipt.incarnation == self.state.incarnation:
             self._posted = max(self._posted, arrived.receipt.sequence)
+        elif self._earlier is not None:
+            self._earlier[arrived.receipt.incarnation] = arrived.receipt.sequence
         self.submit(arrived)
 
     @staticmethod

@@ -310,6 +310,11 @@ class LedgerNode:
             witnessed_position=before.witness_position,
             standing=STANDINGS[greeting.standing],
             waits_because=greeting.why,
+            wants_batches=greeting.earlier is not None,
+            earlier=[
+                gateway_sync_pb2.PostedChain(incarnation=chain.incarnation, posted_sequence=chain.sequence)
+                for chain in greeting.earlier or ()
+            ],
         )
         if greeting.standing is Standing.WAITS:
             self.ask_people(gateway.id, greeting.why)
@@ -332,7 +337,12 @@ class LedgerNode:
         gateway = drive(self.store.gateway(GatewayId(gateway_id)))
         assert gateway is not None
         if gateway.waits_because or gateway.quarantined or is_certain:
-            self._decide(DecisionKind.INCARNATION, gateway_id)
+            try:
+                self._decide(DecisionKind.INCARNATION, gateway_id)
+            except LedgerRestoring:
+                # Its next incarnation is known when it has shown what it was told.
+                self._asked.add(gateway_id)
+                self.world.after(5.0, self._decide_incarnation, gateway_id, is_certain)
 
     def force_void(self, gateway_id: str) -> None:
         """Two persons decide that a gateway is gone."""
