@@ -82,6 +82,7 @@ _F = "/farthing.v1.Fraud/"
 _S = "/farthing.v1.Settlement/"
 _M = "/farthing.v1.Movements/"
 _P = "/farthing.v1.PublicLog/"
+_D = "/farthing.v1.Documents/"
 
 #: Method → SAN URIs that may call it; "*" at the end stands for any id.
 DEFAULT_CALLERS: Mapping[str, tuple[str, ...]] = {
@@ -176,6 +177,18 @@ DEFAULT_CALLERS: Mapping[str, tuple[str, ...]] = {
     _P + "ProveEntries": (_PERSONS,),
     _P + "ProveGrowth": (_PERSONS,),
     _P + "ReconcileLog": (_PERSONS,),
+    # Documents.
+    _D + "PutSeller": (_PERSONS,),
+    _D + "ListSellers": (_PERSONS,),
+    _D + "PutBuyer": (_PERSONS,),
+    _D + "ListBuyers": (_PERSONS,),
+    _D + "MakeReceipt": (_PERSONS,),
+    _D + "MakeStatement": (_PERSONS,),
+    _D + "IssueInvoice": (_PERSONS,),
+    _D + "ReplaceInvoice": (_PERSONS,),
+    _D + "ListDocuments": (_PERSONS,),
+    _D + "ShowDocument": (_PERSONS,),
+    _D + "VerifyDocuments": (_PERSONS,),
 }
 
 _PATTERN = re.compile(r"spiffe://farthing/(gateway|person|service)/(\*|[A-Za-z0-9-]{1,64})\Z")

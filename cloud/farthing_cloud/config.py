@@ -20,8 +20,8 @@ from farthing.configuration import (
 from farthing.money import PPM
 
 #: All services there are, in the order in which they start.
-ServiceName: TypeAlias = Literal["ledger", "vault", "registry", "settlement", "fraud", "publiclog"]
-SERVICE_NAMES: tuple[ServiceName, ...] = ("ledger", "vault", "registry", "settlement", "fraud", "publiclog")
+ServiceName: TypeAlias = Literal["ledger", "vault", "registry", "settlement", "fraud", "publiclog", "documents"]
+SERVICE_NAMES: tuple[ServiceName, ...] = ("ledger", "vault", "registry", "settlement", "fraud", "publiclog", "documents")
 
 
 class ListenSection(Section):
@@ -100,6 +100,13 @@ class SettlementSection(Section):
     minimum_payout_micros: Annotated[int, Field(ge=0)] = 0
 
 
+class DocumentsSection(Section):
+    """Payers' documents."""
+
+    #: When a use was and by which code its payer finds it is kept this long, as long as the ledger keeps its detail.
+    keep_sessions_s: Annotated[int, Field(ge=86_400)] = 730 * 86_400
+
+
 class RegistrySection(Section):
     """Identities."""
 
@@ -141,6 +148,7 @@ class CloudConfig(Section):
     ledger: LedgerSection = LedgerSection()
     fraud: FraudSection = FraudSection()
     settlement: SettlementSection = SettlementSection()
+    documents: DocumentsSection = DocumentsSection()
     registry: RegistrySection = RegistrySection()
     vault: VaultSection = VaultSection()
     publiclog: PublicLogSection = PublicLogSection()

@@ -82,6 +82,11 @@ def build_service(
             from farthing_cloud import publiclog
 
             return publiclog.build(pool=pool, token=token, channel=channel, clock=clock, settings=config.publiclog)
+
+        case "documents":
+            from farthing_cloud import documents
+
+            return documents.build(pool=pool, token=token, channel=channel, clock=clock, settings=config.documents)
     assert_never(name)
 
 

@@ -5,6 +5,7 @@ registry, broker and gateway, so that none of them can be read as a path, a topi
 Rule 2: an authorization's id follows from its intent and its gateway: anyone can recompute it, nobody can choose it.
 """
 
+import base64
 import hashlib
 import re
 from typing import NewType
@@ -32,6 +33,10 @@ AUTHORIZATION_ID_SIZE = 16
 START_ID_SIZE = 16
 TOKEN_REF_SIZE = 32
 COMMITMENT_SIZE = 32
+#: 80 bits: nobody guesses one, and 16 characters are still typed.
+RECEIPT_CODE_SIZE = 10
+_CODE = re.compile(r"[A-Z2-7]{16}\Z")
+_READ_ALIKE = str.maketrans({"0": "O", "1": "I", "8": "B", "-": None, " ": None})
 
 _ID = re.compile(r"[A-Za-z0-9-]{1,64}\Z")
 
@@ -76,3 +81,25 @@ def token_commitment(token: bytes, salt: bytes) -> bytes:
 def key_uri(role: str, owner: str) -> str:
     """The URI that names a signing key in its certificate: ``role`` is "batch", "receipt" or "log". No door takes it for a caller's."""
     return f"spiffe://farthing/key/{role}/{owner}"
+
+
+def receipt_code(commitment: bytes) -> bytes:
+    """By what a payer finds the receipt of a use, without an account: 80 bits of a hash of the token's commitment.
+
+    Its device shows it, and whoever knows token and salt can work it out; from the code nobody finds the token.
+    """
+    return hashlib.sha256(b"farthing/receipt-code/1" + commitment).digest()[:RECEIPT_CODE_SIZE]
+
+
+def format_receipt_code(code: bytes) -> str:
+    """A code as devices show it: base32 (RFC 4648, section 6) in four groups of four."""
+    text = base64.b32encode(parse_bytes(code, RECEIPT_CODE_SIZE)).decode()
+    return "-".join(text[start : start + 4] for start in range(0, len(text), 4))
+
+
+def parse_receipt_code(text: str) -> bytes:
+    """Read what a person typed: any case and grouping, and 0, 1 and 8 for the letters they look like; raise ``IdError``."""
+    plain = text.upper().translate(_READ_ALIKE)
+    if not _CODE.match(plain):
+        raise IdError("a receipt's code is 16 letters and digits, as its device showed it")
+    return base64.b32decode(plain)

@@ -48,15 +48,23 @@ def parse_amount_micros(value: object) -> int:
     return value
 
 
-def round_down_to_minor_unit(amount_micros: int, currency: Currency) -> int:
-    """The whole minor units (cents, yen) in ``amount_micros``; the rest stays with whom it is owed to.
+def minor_unit_exponent(currency: Currency) -> int:
+    """How many decimals a currency has: 2 for cents, 0 for yen.
 
     Raise ``MoneyError`` for a currency without minor units (gold, test codes): nobody is paid in it.
     """
     exponent = Iso4217Currency(currency).exponent
     if exponent is None:
         raise MoneyError(f"{currency} has no minor unit to pay in")
-    unit_micros: int = MICROS // 10**exponent
+    return int(exponent)
+
+
+def round_down_to_minor_unit(amount_micros: int, currency: Currency) -> int:
+    """The whole minor units (cents, yen) in ``amount_micros``; the rest stays with whom it is owed to.
+
+    Raise ``MoneyError`` for a currency without minor units (gold, test codes): nobody is paid in it.
+    """
+    unit_micros = MICROS // 10 ** minor_unit_exponent(currency)
     return amount_micros // unit_micros * unit_micros
 
 

@@ -4,6 +4,7 @@ import pytest
 from google.protobuf.descriptor import FileDescriptor
 
 from farthing.v1 import (
+    documents_pb2,
     fraud_pb2,
     gateway_sync_pb2,
     ledger_pb2,
@@ -25,6 +26,7 @@ from farthing_cloud.callers import (
 FILES: tuple[FileDescriptor, ...] = tuple(
     module.DESCRIPTOR
     for module in (
+        documents_pb2,
         fraud_pb2,
         gateway_sync_pb2,
         ledger_pb2,

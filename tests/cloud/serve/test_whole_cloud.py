@@ -226,11 +226,11 @@ def test_services_run_as_processes_of_their_own(place: Path, parties: Path) -> N
             f'[back_office]\nlisten = "127.0.0.1:{ports[own]}"\n[back_office.addresses]\n{rows}\n'
         )
 
-    rest = dict.fromkeys(("vault", "registry", "settlement", "fraud"), "rest")
+    rest = dict.fromkeys(("vault", "registry", "settlement", "fraud", "documents"), "rest")
     first = write_cloud(place / "first", parties, text("ledger", rest))
     first.services = ("ledger",)
     second = write_cloud(place / "second", parties, text("rest", {"ledger": "ledger"}))
-    second.services = ("registry", "vault", "fraud", "settlement")
+    second.services = ("registry", "vault", "fraud", "settlement", "documents")
     try:
         door = first.start()
         assert "door" in door
