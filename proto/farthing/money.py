@@ -64,7 +64,7 @@ def round_down_to_minor_unit(amount_micros: int, currency: Currency) -> int:
 
     Raise ``MoneyError`` for a currency without minor units (gold, test codes): nobody is paid in it.
     """
-    unit_micros = MICROS // 10 ** minor_unit_exponent(currency)
+    unit_micros: int = MICROS // 10 ** minor_unit_exponent(currency)
     return amount_micros // unit_micros * unit_micros
 
 

@@ -126,6 +126,12 @@ def _agencies() -> typer.Typer:
     return agencies
 
 
+def _documents() -> typer.Typer:
+    from farthing_cloud.admin.documents import documents
+
+    return documents
+
+
 def _apply() -> typer.Typer:
     from farthing_cloud.admin.apply import apply_command
 
@@ -153,6 +159,7 @@ _GROUPS: Mapping[str, Callable[[], typer.Typer]] = {
     "log": _log,
     "fraud": _fraud,
     "settlement": _settlement,
+    "documents": _documents,
 }
 
 

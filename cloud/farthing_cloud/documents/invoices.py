@@ -1,7 +1,8 @@
 """Invoices and credit notes: which lines they have, and what they add up to.
 
 Rule 1: an invoice's lines are what was billed of one site, tariff version, tax rate and evidence class; each billed part stands on one.
-Rule 2: what is given back stands on a credit note of the invoice that billed it, line by line, and never more than is left of a line.
+Rule 2: what is given back stands on a credit note of the invoice that billed it, line by line, and never more than is left of a line (net
+and tax together: between them the ledger's cuts may differ by micros).
 Rule 3: an invoice is never changed: what is wrong about it is credited whole, and billed again by an invoice that names it.
 """
 
@@ -136,7 +137,7 @@ def credit_of(
     lines = []
     for left in standing.left:
         net, tax = taken.get(left.number, (0, 0))
-        if net > left.net_micros or tax > left.tax_micros:
+        if net + tax > left.net_micros + left.tax_micros:
             raise InvoiceError(
                 f"of line {left.number} of {standing.number} {left.net_micros} + {left.tax_micros} micros are left,"
                 f" not {net} + {tax}"
@@ -154,22 +155,6 @@ def credit_of(
         line_minor=_line_minor(lines, rates, currency),
         given_back=tuple(given_back),
     )
-
-
-def after(standing: Standing, note: CreditNote) -> Standing:
-    """What is left when the credit note has been issued."""
-    taken = {line.number: line for line in note.lines}
-    left = tuple(
-        replace(
-            line,
-            net_micros=line.net_micros - taken[line.number].net_micros,
-            tax_micros=line.tax_micros - taken[line.number].tax_micros,
-        )
-        if line.number in taken
-        else line
-        for line in standing.left
-    )
-    return replace(standing, left=left)
 
 
 def whole(standing: Standing) -> Mapping[int, tuple[int, int]]:

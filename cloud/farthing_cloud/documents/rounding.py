@@ -47,9 +47,8 @@ def unit_micros(currency: Currency) -> int:
 
 
 def half_up(amount: int, unit: int) -> int:
-    """How many ``unit`` are nearest to ``amount`` (not negative), halves up."""
-    assert amount >= 0
-    return (2 * amount + unit) // (2 * unit)
+    """How many ``unit`` are nearest to ``amount``, halves up; 0 below 0 (a net may be micros short of what its tax has too much)."""
+    return max(0, (2 * amount + unit) // (2 * unit))
 
 
 def summed(parts: Iterable[RateSum]) -> tuple[RateSum, ...]:
@@ -81,20 +80,22 @@ def _rounded(sums: RateSum, unit: int) -> RoundedRate:
 def credited(left: Sequence[RateSum], taken: Sequence[RateSum], currency: Currency) -> tuple[RoundedRate, ...]:
     """What a credit note says of ``taken`` when ``left`` was left of its invoice: rounded(left) − rounded(left − taken).
 
-    Raise ``MoneyError`` where more is taken than is left.
+    What is taken may differ from what is left by micros between net and tax (the ledger cuts what ``risk`` bore off a sum of both), never
+    in the sum. Raise ``MoneyError`` where more is taken than is left.
     """
     before = {each.rate_ppm: each for each in rounded(left, currency)}
     found = []
     for part in taken:
         of = before.get(part.rate_ppm)
-        if of is None or part.net_micros > of.net_micros or part.tax_micros > of.tax_micros:
+        if of is None or part.net_micros + part.tax_micros > of.net_micros + of.tax_micros:
             raise MoneyError(f"more is credited at {part.rate_ppm} ppm than is left of the invoice")
         rest = RateSum(
             rate_ppm=part.rate_ppm,
             net_micros=of.net_micros - part.net_micros,
             tax_micros=of.tax_micros - part.tax_micros,
         )
-        after = _rounded(rest, unit_micros(currency))
+        nothing = RateSum(rate_ppm=part.rate_ppm, net_micros=0, tax_micros=0)
+        after = _rounded(rest if rest.net_micros + rest.tax_micros else nothing, unit_micros(currency))
         found.append(
             RoundedRate(
                 rate_ppm=part.rate_ppm,
@@ -108,7 +109,7 @@ def credited(left: Sequence[RateSum], taken: Sequence[RateSum], currency: Curren
 
 
 def spread(total_minor: int, exact_micros: Sequence[int], currency: Currency) -> tuple[int, ...]:
-    """Whole minor units for each of ``exact_micros`` (not negative) that sum to ``total_minor``, each rounded along the running sum.
+    """Whole minor units for each of ``exact_micros`` that sum to ``total_minor``, each rounded along the running sum.
 
     ``total_minor`` is the rounded sum, or nearly: what is missing or too much goes to the largest.
     """
