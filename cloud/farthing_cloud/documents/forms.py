@@ -119,6 +119,8 @@ class Heading:
     """What every numbered document says of itself."""
 
     number: str
+    #: SHA-256 of the document before it in its series; empty in the first.
+    previous_hash: bytes
     issued_at: Instant
     seller: Seller
     buyer: Buyer | None
@@ -137,7 +139,7 @@ def invoice_form(heading: Heading, invoice: Invoice, *, replaces: str = "", reas
     due_minor = min(due, invoice.gross_minor)
     return {
         **_numbered("invoice", heading, names=replaces, reason=reason),
-        "lines": _lines(invoice.lines, invoice.line_minor, currency),
+        "lines": line_forms(invoice.lines, invoice.line_minor, currency),
         "vat_breakdown": breakdown(invoice.rates, currency),
         "totals": {
             **totals_form(invoice.rates, invoice.exact_micros, currency),
@@ -155,7 +157,7 @@ def credit_note_form(heading: Heading, note: CreditNote, *, reason: str, cancels
     currency = heading.currency
     return {
         **_numbered("credit-note", heading, names=note.of.number, reason=reason),
-        "lines": _lines(note.lines, note.line_minor, currency),
+        "lines": line_forms(note.lines, note.line_minor, currency),
         "vat_breakdown": breakdown(note.rates, currency),
         "totals": totals_form(note.rates, note.exact_micros, currency),
         "cancels": cancels,
@@ -180,6 +182,7 @@ def _numbered(kind: str, heading: Heading, *, names: str, reason: str) -> Form:
         **_head(kind, heading.currency),
         "type_code": TYPE_CODES[kind],
         "number": heading.number,
+        "previous_document_hash": heading.previous_hash.hex(),
         "issued_at": utc(heading.issued_at),
         "issue_date": utc(heading.issued_at)[:10],
         "seller": seller_form(heading.seller),
@@ -195,7 +198,8 @@ def _numbered(kind: str, heading: Heading, *, names: str, reason: str) -> Form:
     }
 
 
-def _lines(lines: Sequence[Line], line_minor: Sequence[int], currency: Currency) -> list[Form]:
+def line_forms(lines: Sequence[Line], line_minor: Sequence[int], currency: Currency) -> list[Form]:
+    """BG-25, with what was booked beside it."""
     return [
         {
             "id": str(line.number),

@@ -191,10 +191,12 @@ class Issuer:
         )
 
     async def _put(self, draft: Draft, places: tuple[int, int, Instant], form: Callable[[Heading], Form]) -> Stored:
-        number, ordinal = NO_NUMBER, 0
+        number, ordinal, previous_hash = NO_NUMBER, 0, b""
         if not self.dry_run:
             try:
-                number, ordinal = await self.store.next_number(draft.operator_id, draft.prefix, draft.kind)
+                number, ordinal, previous_hash = await self.store.next_number(
+                    draft.operator_id, draft.prefix, draft.kind
+                )
             except SeriesTaken as err:
                 raise Refused(grpc.StatusCode.FAILED_PRECONDITION, str(err)) from err
         after_position, to_position, until = places
@@ -202,6 +204,7 @@ class Issuer:
             form(
                 Heading(
                     number=number,
+                    previous_hash=previous_hash,
                     issued_at=self.now,
                     seller=self.seller,
                     buyer=self.buyer,

@@ -451,9 +451,16 @@ class DocumentsServicer(documents_pb2_grpc.DocumentsServicer):
             store = DocumentStore(connection)
             # Nobody takes a number while series and documents are held against each other.
             await store.lock(operator_id)
-            fault = verifying.series_fault(
-                await store.series(operator_id), await _of_account(store, operator_id, "", content=False)
-            )
+            everything = await _of_account(store, operator_id, "", content=False)
+            fault = verifying.series_fault(await store.series(operator_id), everything)
+        last: dict[str, Stored] = {}
+        async with self._pool.connection() as connection:
+            store = DocumentStore(connection)
+            for each in everything:
+                stored = await store.document(operator_id, each.number)
+                assert stored is not None  # nobody deletes documents: their number was just listed
+                fault = fault or verifying.chain_fault(stored, last.get(each.draft.prefix))
+                last[each.draft.prefix] = each
         faults += [fault] if fault else []
         if not faults and exact != answer.billed_micros - answer.given_back_micros:
             faults = [

@@ -169,13 +169,16 @@ class DocumentStore:
         rows = await self._all(_LIST_SERIES, operator_id=operator_id)
         return [(row["prefix"], row["kind"], int(row["issued"])) for row in rows]
 
-    async def next_number(self, operator_id: str, prefix: str, kind: str) -> tuple[str, int]:
-        """Take the next number of a series; with the transaction it is taken, or was never given."""
+    async def next_number(self, operator_id: str, prefix: str, kind: str) -> tuple[str, int, bytes]:
+        """Take the next number of a series, and the hash of the document before it (empty for the first).
+
+        With the transaction the number is taken, or was never given.
+        """
         row = await self._one(_NEXT_NUMBER, operator_id=operator_id, prefix=prefix, kind=kind)
         assert row is not None
         if row["kind"] != kind:
             raise SeriesTaken(f"the prefix {prefix} numbers {row['kind']}s: choose another one for {kind}s")
-        return document_number(prefix, row["issued"]), int(row["issued"])
+        return document_number(prefix, row["issued"]), int(row["issued"]), row["previous_hash"] or b""
 
     async def put_document(self, draft: Draft, *, number: str, ordinal: int, content: bytes) -> Stored:
         """Write a document for ever."""

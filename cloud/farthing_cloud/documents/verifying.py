@@ -29,17 +29,26 @@ class AccountSums:
 
 def series_fault(series: Sequence[tuple[str, str, int]], documents: Iterable[Stored]) -> str:
     """A number that is missing, or was given twice, or that nobody gave."""
-    seen: dict[str, set[int]] = {}
+    seen: dict[str, dict[int, bytes]] = {}
     for each in documents:
-        seen.setdefault(each.draft.prefix, set()).add(each.ordinal)
+        seen.setdefault(each.draft.prefix, {})[each.ordinal] = each.content_hash
         if each.number != document_number(each.draft.prefix, each.ordinal):
             return f"{each.number} is not number {each.ordinal} of its series"
     for prefix, _, issued in series:
-        missing = set(range(1, issued + 1)) - seen.get(prefix, set())
+        missing = set(range(1, issued + 1)) - seen.get(prefix, {}).keys()
         if missing:
             return f"{document_number(prefix, min(missing))} is missing"
         if len(seen.get(prefix, ())) > issued:
             return f"more documents begin with {prefix} than numbers were given"
+    return ""
+
+
+def chain_fault(stored: Stored, previous: Stored | None) -> str:
+    """A document that does not name the hash of the one before it in its series: that one is not what it was."""
+    expected = b"" if previous is None else previous.content_hash
+    if forms.decode(stored.content)["previous_document_hash"] != expected.hex():
+        before = "nothing" if previous is None else previous.number
+        return f"{stored.number} does not follow {before} as that is now"
     return ""
 
 

@@ -1,13 +1,18 @@
 """The documents service before a real ledger in which the worked example happens, and a registry in memory."""
 
-from collections.abc import AsyncIterator
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any
 
 import grpc.aio
+import psycopg
 import pytest
 from ledger_story import OP, ORDER, Story, grants, seal_all
+from psycopg import sql
+from psycopg.conninfo import make_conninfo
 
 from farthing.clock import real_clock
 from farthing.v1 import (
@@ -29,6 +34,8 @@ from farthing_cloud.ledger.bundles import Bundles
 from farthing_cloud.ledger.movements import Movements, MovementsServicer
 from farthing_cloud.ledger.reports import Reports
 from farthing_cloud.ledger.store.postgres import PostgresStore
+
+_numbers = itertools.count(1)
 
 CHARGE = (
     b'{"elements": [{"price_components": [{"type": "FLAT", "price": 0.50, "step_size": 1, "vat": 20},'
@@ -127,12 +134,36 @@ class _As(grpc.aio.ServerInterceptor):
         )
 
 
+@pytest.fixture(scope="session")
+def documents_template(database_server: str) -> str:
+    """A database with both schemas, to be copied: that is quicker than to make them for each test."""
+    name = "documents_template"
+    with psycopg.connect(database_server, autocommit=True) as connection:
+        connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+    url = make_conninfo(database_server, dbname=name)
+    for schema in ("ledger", "documents"):
+        asyncio.run(migrate(url, f"farthing_cloud.{schema}.schema", schema))
+    return name
+
+
+@pytest.fixture
+def database_url(database_server: str, documents_template: str) -> Iterator[str]:
+    """URL of a database with an empty ledger and no documents."""
+    name = f"documents_{next(_numbers)}"
+    with psycopg.connect(database_server, autocommit=True) as connection:
+        connection.execute(
+            sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), sql.Identifier(documents_template))
+        )
+    yield make_conninfo(database_server, dbname=name)
+    with psycopg.connect(database_server, autocommit=True) as connection:
+        connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
 @pytest.fixture
 async def office(database_url: str, ledger_pool: Pool) -> AsyncIterator[Office]:
     store = PostgresStore(ledger_pool)
     story = Story(store)
     await grants(story)
-    await migrate(database_url, "farthing_cloud.documents.schema", "documents")
     async with AsyncExitStack() as stack:
         ledger = grpc.aio.server()
         servicer = LedgerServicer(
