@@ -8,6 +8,7 @@ import json
 import os
 from pathlib import Path
 
+from farthing.ids import format_receipt_code, receipt_code
 from farthing_firmware_sim.device.values import Finished, Nameplate, RefusedIntent, State
 from farthing_firmware_sim.store import Row
 
@@ -24,6 +25,8 @@ def use_row(event: Finished) -> Row:
             "last_counter": event.last_counter,
             "gateway": event.gateway,
             "authorization": event.authorization.hex(),
+            # What a real device would show its payer.
+            "receipt_code": format_receipt_code(receipt_code(event.commitment)),
             "register": event.register_id,
             "register_epoch": event.register_epoch,
             "unit": event.unit,

@@ -1114,6 +1114,7 @@ class _Draft:
                 last_counter=last_counter,
                 gateway=use.gateway,
                 authorization=self._authorization(use),
+                commitment=use.commitment,
                 register_id=plate.register_id,
                 register_epoch=plate.register_epoch,
                 unit=plate.unit,

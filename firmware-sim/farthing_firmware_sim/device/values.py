@@ -328,6 +328,8 @@ class Finished:
     last_counter: int
     gateway: GatewayId
     authorization: AuthorizationId
+    #: To the token that was shown.
+    commitment: bytes
     register_id: RegisterId
     register_epoch: int
     unit: str

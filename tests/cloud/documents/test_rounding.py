@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from farthing.money import PPM, Currency, MoneyError
@@ -72,6 +72,7 @@ def test_an_invoice_adds_up_and_rounds_within_half_a_unit_per_rate(parts: list[B
 STEPS = st.lists(st.tuples(st.integers(0, 3), st.integers(0, PPM), st.integers(0, PPM), st.integers(-2, 2)), max_size=4)
 
 
+@settings(max_examples=60)
 @given(billed(), CURRENCIES, STEPS)
 def test_credit_notes_take_what_the_invoice_gave_and_no_more(
     parts: list[Billed], currency: Currency, steps: list[tuple[int, int, int, int]]
