@@ -33,6 +33,12 @@ class Books:
         )
         self._channel = grpc.aio.secure_channel(self._address, credentials)
 
+    @property
+    def channel(self) -> grpc.aio.Channel:
+        """The open channel."""
+        assert self._channel is not None
+        return self._channel
+
     async def close(self) -> None:
         """Close the channel, then the token."""
         if self._channel is not None:

@@ -89,6 +89,9 @@ SMALL = "visitor"
 #: Charges where nothing can be stopped: uses more than it has, and owes it.
 LATE = "late-payer"
 
+#: Whose invoice is shown.
+INVOICED = "bela"
+
 _ACCOUNTS = (
     AccountPart(account=SHARED, funds="60.00", preload="12.00", tokens=("fleet-card-a", "fleet-card-b")),
     AccountPart(account=SMALL, funds="2.00", preload="1.00", tokens=("visitor-card",)),

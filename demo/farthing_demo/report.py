@@ -9,10 +9,11 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from farthing.money import format_micros
+from farthing.money import exact_micros, format_micros
 from farthing.refusal import Refusal
 from farthing.tariff import Tariff
 from farthing_demo import cast, page, proof
+from farthing_demo.paperwork import Paperwork, with_receipt
 from farthing_demo.proof import Check, Claimed, at_least_one, equal, none_of
 from farthing_demo.settings import Settings
 from farthing_demo.story import Story
@@ -35,6 +36,8 @@ class Findings:
     quotas: Sequence[Mapping[str, Any]]
     cases: Sequence[Mapping[str, Any]]
     fraud_cases: Sequence[Mapping[str, Any]]
+    #: None where a whole file is played: its payers are drawn, and nobody asks for their invoices.
+    paperwork: Paperwork | None
     before_closing: Mapping[str, Any]
     after_closing: Mapping[str, Any]
     closing: Sequence[Mapping[str, Any]]
@@ -83,6 +86,7 @@ def write_report(findings: Findings, console: Console) -> bool:
         "refusal_names": {str(number): (_name(number), count) for number, count in sorted(refusals.items())},
         "clones_caught": sum(1 for case in findings.fraud_cases if case["status"] == "acted"),
         "kills": findings.kills,
+        "invoices": {} if findings.paperwork is None else dict(findings.paperwork.invoices),
         "replay": findings.summary.get("replay"),
         "seed": findings.settings.seed,
         "seconds": round(findings.seconds, 1),
@@ -133,6 +137,7 @@ def _checks(
         none_of("quotas_closed", "quotas still open", [row["quota_id"] for row in findings.quotas if row["status"] != "closed"]),
         none_of("journals_verify", "faults in journals", faults),
         none_of("ledger_verifies", "faults in the ledger, all transfers replayed", [] if findings.verified["ok"] else [findings.verified["fault"]]),
+        *(() if findings.paperwork is None else _checks_of_the_paperwork(findings, findings.paperwork)),
         *(_checks_of_the_day(findings) if findings.file_quantity is None else ()),
     ]  # fmt: skip
 
@@ -147,6 +152,20 @@ def _checks_of_the_file(findings: Findings) -> list[Check]:
         Check(name="rows", what="rows of the file = played + skipped, each with its reason", left=str(replay["rows"]), right=str(accounted), holds=replay["rows"] == accounted),
         Check(name="file_is_delivered", what="the file's quantities = what registers moved", left=str(findings.file_quantity), right=str(moved), holds=findings.file_quantity == moved),
         none_of("none_refused", "uses of the file that were refused", refused),
+    ]  # fmt: skip
+
+
+def _checks_of_the_paperwork(findings: Findings, paperwork: Paperwork) -> list[Check]:
+    """Payers' documents say what was posted, and what the device counted."""
+    before, receipt = findings.before_closing, paperwork.receipt
+    row = with_receipt(findings.device_rows)
+    (use,) = proof.delivered([row], findings.tariffs)
+    said = exact_micros(receipt["totals"]["exact_gross_amount"]) + exact_micros(receipt["exact_not_billed"])
+    fault = paperwork.verified.fault
+    return [
+        equal("invoices_are_paid", "payers' invoices = payers + debt", paperwork.invoiced_micros, before["payers_micros"] + before["debt_micros"]),
+        equal("receipt_is_delivered", f"receipt by {row['device']}'s code = its own count, priced", said, use.amount_micros),
+        none_of("documents_verify", "faults in documents, held against the ledger", [fault] if fault else []),
     ]  # fmt: skip
 
 

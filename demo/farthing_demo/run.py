@@ -7,6 +7,7 @@ import shutil
 import signal
 import tempfile
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,11 @@ import httpx
 
 from farthing_demo import cast, proof, scene
 from farthing_demo.back_office import Books
+from farthing_demo.paperwork import Clerk, Paperwork, with_receipt
 from farthing_demo.processes import DemoError, Stage, Started, command, free_port, read_json, until
 from farthing_demo.relay import Relay, Wire
 from farthing_demo.report import Findings, write_report
-from farthing_demo.settings import Settings
+from farthing_demo.settings import DAY_BEGINS_US, Settings
 from farthing_demo.story import Cut, GatewaySample, Happening, Sample, Story
 from farthing_demo.view import View
 
@@ -470,6 +472,8 @@ class Run:
         shown = await self._call_admin("settlement", "show", plan[0]["plan_id"])
         if shown != plan:
             raise DemoError(f"the plan that is shown is not the plan that was made: {plan[0]['plan_id']}")
+        device_rows = proof.read_rows(self._folders.out / "devices" / "sessions.jsonl")
+        paperwork = await self._paperwork(device_rows) if self._file_quantity is None else None
         findings = Findings(
             settings=self._settings,
             town=self._town,
@@ -478,7 +482,7 @@ class Run:
             tariffs=proof.read_tariffs(
                 {name: self._folders.out / "config" / f"tariff-{name}.json" for name in cast.TARIFFS}
             ),
-            device_rows=proof.read_rows(self._folders.out / "devices" / "sessions.jsonl"),
+            device_rows=device_rows,
             clone_rows=proof.read_rows(self._folders.out / "clone" / "sessions.jsonl"),
             summary=read_json(self._folders.out / "devices" / "summary.json") or {},
             claims=claims,
@@ -486,6 +490,7 @@ class Run:
             quotas=await self._call_admin("quotas", "list", *operator),
             cases=await self._call_admin("ledger", "cases", *operator),
             fraud_cases=await self._call_admin("fraud", "cases", "list", *operator),
+            paperwork=paperwork,
             before_closing=before_closing,
             after_closing=await self._call_admin("ledger", "reconcile", *operator),
             closing=closing,
@@ -514,6 +519,37 @@ class Run:
             seconds=time.monotonic() - self._began,
         )
         return write_report(findings, self._view.console)
+
+    async def _paperwork(self, device_rows: Sequence[Mapping[str, Any]]) -> Paperwork:
+        """Invoices for everybody; one of them and one receipt as pages."""
+        assert self._books is not None
+        clerk, operator, out = Clerk(self._books.channel), ("--operator", cast.OPERATOR), self._folders.out
+        row = with_receipt(device_rows)
+        # Now, by the business clock that everything here runs on.
+        passed_us = (time.time_ns() // 1_000 - self._real_epoch_us) * self._settings.rate
+        until_us = DAY_BEGINS_US + passed_us
+        invoices, invoiced_micros = await clerk.invoice_everyone(
+            [account.account for account in self._town.accounts], until_us=until_us
+        )
+        await until(
+            lambda: clerk.finds(row["receipt_code"]), what="the receipt's code to be known", within_s=END_WITHIN_S
+        )
+        receipt, invoice, verified = await asyncio.gather(
+            self._call_admin("documents", "receipt", "--code", row["receipt_code"], "--html", str(out / "receipt.html"), *operator),
+            self._call_admin("documents", "show", invoices[cast.INVOICED], "--html", str(out / "invoice.html"), *operator),
+            clerk.verify(),
+        )  # fmt: skip
+        self._view.say(
+            f"receipt {receipt['receipt_id']}: {receipt['totals']['exact_gross_amount']} {cast.CURRENCY} for "
+            f"{receipt['use']['quantity']} {receipt['use']['unit']} at {receipt['use']['device_id']}, by code {row['receipt_code']}"
+        )
+        self._view.say(
+            f"invoice {invoice['number']} of {cast.INVOICED}: {invoice['totals']['gross_amount']} {cast.CURRENCY} with "
+            f"{invoice['totals']['vat_amount']} VAT, exactly {invoice['totals']['exact_gross_amount']}"
+        )
+        return Paperwork(
+            invoices=invoices, invoiced_micros=invoiced_micros, verified=verified, receipt=receipt, invoice=invoice
+        )
 
     async def _attempts_after_the_case(self) -> dict[str, int | None]:
         """Ask for the cloned device at every gateway; return the refusal numbers."""

@@ -22,6 +22,7 @@ MAX_TAX_RATE_PPM = PPM
 Currency = NewType("Currency", str)
 
 _ALPHA_3 = re.compile(r"[A-Z]{3}\Z")
+_EXACT = re.compile(r"(-)?([0-9]{1,32})(?:\.([0-9]{1,6}))?\Z")
 
 
 class MoneyError(ValueError):
@@ -103,3 +104,12 @@ def format_micros(amount_micros: int) -> str:
     sign = "-" if amount_micros < 0 else ""
     whole, rest = divmod(abs(amount_micros), MICROS)
     return f"{sign}{whole}.{f'{rest:06d}'.rstrip('0'):0<2}"
+
+
+def exact_micros(text: str) -> int:
+    """Read what :func:`format_micros` wrote; raise ``MoneyError`` for what is no exact amount of at most six decimals."""
+    match = _EXACT.match(text)
+    if match is None:
+        raise MoneyError(f"not an exact amount: {text!r:.40}")
+    micros = int(match[2]) * MICROS + int(f"{match[3] or '':0<6}")
+    return -micros if match[1] else micros

@@ -14,7 +14,7 @@ from typing import Any, Final, TypeAlias
 from zoneinfo import ZoneInfo
 
 from farthing.clock import QUARTER_US, SECOND_US, Instant
-from farthing.money import MICROS, PPM, Currency, format_micros, minor_unit_exponent, rate_name
+from farthing.money import PPM, Currency, exact_micros, format_micros, minor_unit_exponent, rate_name
 from farthing_cloud.documents.invoices import CreditNote, Invoice, Line, Standing
 from farthing_cloud.documents.parties import Address, Buyer, Seller
 from farthing_cloud.documents.rounding import RoundedRate, unit_micros
@@ -47,14 +47,6 @@ def decode(content: bytes) -> Form:
     if not isinstance(form, dict) or form.get("schema") != SCHEMA:
         raise ValueError(f"not a document of {SCHEMA}")
     return form
-
-
-def micros_of(text: str) -> int:
-    """An exact amount of a document in micros."""
-    value = Decimal(text) * MICROS
-    if value != int(value):
-        raise ValueError(f"{text!r} has more than six decimals")
-    return int(value)
 
 
 def minor(units: int, currency: Currency) -> str:
@@ -272,8 +264,8 @@ def lines_from(form: Mapping[str, Any]) -> tuple[Line, ...]:
             evidence=line["evidence"],
             first_quarter=_quarter(line["used_from"]),
             last_quarter=max(0, _quarter(line["used_until"]) - 1),
-            net_micros=micros_of(line["exact_net_amount"]),
-            tax_micros=micros_of(line["exact_vat_amount"]),
+            net_micros=exact_micros(line["exact_net_amount"]),
+            tax_micros=exact_micros(line["exact_vat_amount"]),
             authorization_ids=tuple(bytes.fromhex(each) for each in line["uses"]),
         )
         for line in form["lines"]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import grpc
 
 from farthing.clock import Instant
-from farthing.money import Currency
+from farthing.money import Currency, exact_micros
 from farthing_cloud.documents import forms
 from farthing_cloud.documents.billing import GivenBack, Key
 from farthing_cloud.documents.forms import Form, Heading
@@ -129,7 +129,7 @@ class Issuer:
         issued = [await self._credit_note(note, places, reason=reason, cancels=True)]
         left: Sequence[Line] = [line for line in standing.left if line.net_micros + line.tax_micros]
         again = invoice_of(
-            left, currency, debt_micros=min(forms.micros_of(form["totals"]["exact_due"]), note.exact_micros)
+            left, currency, debt_micros=min(exact_micros(form["totals"]["exact_due"]), note.exact_micros)
         )
         issued.append(
             await self._invoice(

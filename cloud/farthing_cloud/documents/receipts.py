@@ -13,7 +13,7 @@ from typing import Any
 
 from farthing.clock import QUARTER_US, Instant
 from farthing.ids import format_receipt_code
-from farthing.money import Currency, format_micros, rate_name
+from farthing.money import Currency, exact_micros, format_micros, rate_name
 from farthing.tariff.zones import zone
 from farthing.v1 import batch_pb2, movements_pb2
 from farthing_cloud.documents import forms
@@ -174,7 +174,7 @@ def _components(ocpi_json: bytes | None, rate_ppm: int) -> list[Form]:
         }
         for element in tariff["elements"]
         for component in element["price_components"]
-        if forms.micros_of(component.get("vat") or "0") == rate_ppm * 100
+        if exact_micros(component.get("vat") or "0") == rate_ppm * 100
     ]
 
 

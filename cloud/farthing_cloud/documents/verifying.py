@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+from farthing.money import exact_micros
 from farthing_cloud.documents import forms
 from farthing_cloud.documents.billing import Billed, GivenBack, Key
 from farthing_cloud.documents.parties import document_number
@@ -62,11 +63,9 @@ def document_fault(stored: Stored) -> str:
         return f"{name} says that it is {form['kind']} {form['number']}"
     lines = forms.lines_from(form)
     exact = sum(line.net_micros + line.tax_micros for line in lines)
-    if not exact == forms.micros_of(form["totals"]["exact_gross_amount"]) == stored.draft.exact_micros:
+    if not exact == exact_micros(form["totals"]["exact_gross_amount"]) == stored.draft.exact_micros:
         return f"{name}: its lines do not sum to its total"
-    if sum(forms.micros_of(line["net_amount"]) for line in form["lines"]) != forms.micros_of(
-        form["totals"]["net_amount"]
-    ):
+    if sum(exact_micros(line["net_amount"]) for line in form["lines"]) != exact_micros(form["totals"]["net_amount"]):
         return f"{name}: its rounded lines do not sum to its net amount"
     return ""
 

@@ -32,6 +32,7 @@ from farthing_cloud.ledger.back_office import LedgerServicer
 from farthing_cloud.ledger.bell import Bell
 from farthing_cloud.ledger.bundles import Bundles
 from farthing_cloud.ledger.movements import Movements, MovementsServicer
+from farthing_cloud.ledger.plans import CorrectionPlans
 from farthing_cloud.ledger.reports import Reports
 from farthing_cloud.ledger.store.postgres import PostgresStore
 
@@ -170,6 +171,7 @@ async def office(database_url: str, ledger_pool: Pool) -> AsyncIterator[Office]:
             ledger=story.ledger,
             reports=Reports(ledger_pool),
             bundles=Bundles(store, receipt_keys=()),
+            plans=CorrectionPlans(story.ledger),
             clock=real_clock(),
             directives_wanted=Bell(),
             events=Bell(),
