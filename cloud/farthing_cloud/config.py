@@ -21,7 +21,15 @@ from farthing.money import PPM
 
 #: All services there are, in the order in which they start.
 ServiceName: TypeAlias = Literal["ledger", "vault", "registry", "settlement", "fraud", "publiclog", "documents"]
-SERVICE_NAMES: tuple[ServiceName, ...] = ("ledger", "vault", "registry", "settlement", "fraud", "publiclog", "documents")
+SERVICE_NAMES: tuple[ServiceName, ...] = (
+    "ledger",
+    "vault",
+    "registry",
+    "settlement",
+    "fraud",
+    "publiclog",
+    "documents",
+)
 
 
 class ListenSection(Section):
