@@ -1,7 +1,7 @@
 """A journal written by a process of its own, on whatever disk it is given; a process for each word on standard input, what is needed is imported once.
 
 A word is CBOR: ``path``, ``groups`` of entries ([position, at_us, kind, body] each; what is there is passed over, and ``most`` are written),
-``marks`` (where a failed disk's mark lies), ``wal_pages`` (when the write-ahead log is folded back), ``prune`` (take old entries away in
+``marks`` (where a failed disk's mark lies), ``wal_size`` (when the write-ahead log is folded back), ``prune`` (take old entries away in
 between), ``keep_ballast``, and ``pragmas`` (to spoil it with). After every commit the position goes to the file ``spoken`` beside the
 journal: it has been said to somebody. What became of it is one line of JSON on standard output.
 """
@@ -33,7 +33,7 @@ def write(journal: Journal, told: dict, spoken: int) -> None:
 
 def live(told: dict) -> dict:
     path = Path(told["path"])
-    store.WAL_PAGES = told["wal_pages"]
+    store.WAL_SIZE = told["wal_size"]
     journal = Journal(path, mark_directory=Path(told["marks"]), keep_ballast=told["keep_ballast"])
     spoken = os.open(path.with_name("spoken"), os.O_CREAT | os.O_WRONLY | os.O_APPEND)
     fault = said = ""

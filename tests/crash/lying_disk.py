@@ -1,6 +1,7 @@
 """A folder whose disk fails, is full or loses power (``disk_that_lies.c``), and what a power loss leaves of it."""
 
 import random
+import shutil
 import subprocess
 import sysconfig
 from collections.abc import Iterator
@@ -36,6 +37,11 @@ class LyingDisk:
         scratch = self.folder / ".disk.new"
         scratch.write_text("".join(f"{word}\n" for word in words))
         scratch.replace(self.folder / ".disk")
+
+    def begin_anew(self) -> None:
+        """An empty one."""
+        shutil.rmtree(self.folder)
+        self.folder.mkdir()
 
     def size(self) -> int:
         """Bytes in all of its files, as the library counts them."""

@@ -1,7 +1,7 @@
 """What happened, as the journal keeps it. Applying an event is the only way the state changes; replay is applying them again.
 
 Rule 1: an event says what became of things, not what was asked: replay needs no settings, clock or price.
-Rule 2: its body is a CBOR array in the order of the fields; a field is only ever appended, and a kind's number never changes.
+Rule 2: its body is a CBOR array in the order of the fields (as it is kept: see ``packing``); a field is only ever appended, and a kind's number never changes.
 Rule 3: volatile events change the state but are not written: what they say is told again after a start.
 """
 
@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, TypeAlias
 import cbor2
 
 from farthing.tariff import Placed
+from farthing_edge.authorization.packing import PackingError, pack, unpack
 from farthing_edge.authorization.state import Charge
 
 
@@ -462,7 +463,7 @@ _CHARGED = (Granted, Metered, Settled)
 
 def encode(event: Event) -> tuple[int, bytes]:
     """The journal's kind and body of a durable event."""
-    return KIND_OF[event.__class__], cbor2.dumps(event)
+    return KIND_OF[event.__class__], pack(cbor2.dumps(event))
 
 
 def decode(kind: int, body: bytes) -> Event:
@@ -471,9 +472,9 @@ def decode(kind: int, body: bytes) -> Event:
     if event_class is None:
         raise EventError(f"no event has kind {kind}")
     try:
-        fields = cbor2.loads(body)
+        fields = cbor2.loads(unpack(body))
         event: Event = event_class(*[_frozen(value) if value.__class__ is list else value for value in fields])
-    except (cbor2.CBORDecodeError, TypeError) as err:
+    except (cbor2.CBORDecodeError, PackingError, TypeError) as err:
         raise EventError(f"not a body of {event_class.__name__}") from err
     if event.__class__ in _CHARGED:
         event = event._replace(charges=tuple(Charge(*charge) for charge in event.charges))

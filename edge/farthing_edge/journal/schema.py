@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from sqlite_utils import Database
 
-VERSION = 2
+#: 3 has the tables of 2: bodies of entries may be packed, which an older program would take for damage.
+VERSION = 3
 
 
 def migrate(connection: sqlite3.Connection) -> None:

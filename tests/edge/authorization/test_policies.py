@@ -15,6 +15,7 @@ from farthing.refusal import Refusal
 from farthing.v1 import directive_pb2, gateway_sync_pb2
 from farthing_edge.authorization.commands import QuotaAnswered, Started, UplinkChanged
 from farthing_edge.authorization.events import Event, Granted, Metered, decode, encode
+from farthing_edge.authorization.packing import unpack
 from farthing_edge.authorization.place import distance_m
 from farthing_edge.authorization.usage import day_of, hour_of
 
@@ -545,7 +546,7 @@ def test_an_older_journal_has_no_caps_and_no_places(site: Gateway) -> None:
     meter, _ = start(site, "c1")
     granted = next(event for event in site.journal if isinstance(event, Granted))
     kind, body = encode(granted)
-    old = cbor2.dumps(cbor2.loads(body)[:-2])
+    old = cbor2.dumps(cbor2.loads(unpack(body))[:-2])
     assert decode(kind, old) == granted._replace(cap=None, position=None)
     assert meter.authorization == granted.authorization
 

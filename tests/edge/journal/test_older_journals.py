@@ -23,7 +23,11 @@ from farthing_edge.journal.store import connect_to_read
 
 JOURNALS = Path(__file__).with_name("journals")
 #: Format → kinds of entries that it has.
-FORMATS = {1: {1, 2, 3, 10, 11, 12, 13, 14, 15, 20, 21, 22, 30, 31, 40}}
+FORMATS = {
+    1: {1, 2, 3, 10, 11, 12, 13, 14, 15, 20, 21, 22, 30, 31, 40},
+    2: {1, 2, 3, 10, 11, 12, 13, 14, 15, 20, 21, 22, 30, 31, 40},
+    3: {1, 2, 3, 10, 11, 12, 13, 14, 15, 20, 21, 22, 30, 31, 40},
+}
 SETTINGS = VariedDay().gateway.settings
 
 
