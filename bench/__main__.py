@@ -26,6 +26,8 @@ FIGURES = {
     "E2-ticks": ("bench.ticks", "e2_ticks"),
     "E4": ("bench.ticks", "e4"),
     "E5": ("bench.sessions", "e5"),
+    "E6": ("bench.journal", "e6"),
+    "E8": ("bench.journal", "e8"),
     "flood": ("bench.flood", "flood"),
     "C1": ("bench.ledger", "c1"),
     "C2": ("bench.ledger", "c2"),
@@ -37,7 +39,7 @@ FIGURES = {
 LONG = {"soak": ("bench.sessions", "soak")}
 
 #: Their modules draw what bars cannot show.
-DRAWN = frozenset({"E1", "E2", "E5", "flood", "soak"})
+DRAWN = frozenset({"E1", "E2", "E5", "E8", "flood", "soak"})
 _NUMBER = re.compile(r"[≤≥] ([0-9][0-9,.]*)")
 
 UNBROKEN = ("id", "value", "unit", "floor", "ratio", "budget", "met")

@@ -205,6 +205,11 @@ class Journal:
         return self._position
 
     @property
+    def chain(self) -> bytes:
+        """The hash of everything up to the last entry."""
+        return self._chain
+
+    @property
     def has_reserve(self) -> bool:
         """Whether the reserved extent is there, or was never wanted."""
         return self._has_reserve
