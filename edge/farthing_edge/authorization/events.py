@@ -458,7 +458,9 @@ KINDS: dict[int, type[Any]] = {
 }
 KIND_OF: dict[type[Any], int] = {event: kind for kind, event in KINDS.items()}
 
-_CHARGED = (Granted, Metered, Settled)
+#: Where a body has what is more than plain values: read one by one, tens of thousands of times in a start.
+_CHARGES_AT = {known: known._fields.index("charges") for known in (Granted, Metered, Settled)}
+_PLACED_AT = {known: known._fields.index("placed") for known in (Metered, Settled)}
 
 
 def encode(event: Event) -> tuple[int, bytes]:
@@ -473,15 +475,17 @@ def decode(kind: int, body: bytes) -> Event:
         raise EventError(f"no event has kind {kind}")
     try:
         fields = cbor2.loads(unpack(body))
+        charges_at = _CHARGES_AT.get(event_class)
+        if charges_at is not None:
+            fields[charges_at] = tuple([Charge(*charge) for charge in fields[charges_at]])
+            placed_at = _PLACED_AT.get(event_class, len(fields))
+            if placed_at < len(fields) and fields[placed_at] is not None:
+                fields[placed_at] = Placed(*_frozen(fields[placed_at]))
         event: Event = event_class(*[_frozen(value) if value.__class__ is list else value for value in fields])
-    except (cbor2.CBORDecodeError, PackingError, TypeError) as err:
+    except (cbor2.CBORDecodeError, PackingError, TypeError, LookupError) as err:
         raise EventError(f"not a body of {event_class.__name__}") from err
-    if event.__class__ in _CHARGED:
-        event = event._replace(charges=tuple(Charge(*charge) for charge in event.charges))
-    if isinstance(event, Metered | Settled) and event.placed is not None:
-        event = event._replace(placed=Placed(*event.placed))
     return event
 
 
 def _frozen(value: Any) -> Any:
-    return tuple(_frozen(item) if item.__class__ is list else item for item in value)
+    return tuple([_frozen(item) if item.__class__ is list else item for item in value])
