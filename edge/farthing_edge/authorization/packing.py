@@ -1,4 +1,4 @@
-"""Event bodies as the journal keeps them: deflated against what most of them look like. Flash wears by the byte, and half of a record is structure.
+"""Event bodies as the journal keeps them: deflated against what most of them look like. Flash wears by the byte, and much of a record is structure.
 
 Rule 1: the first byte says how: below 0x80 it is the number of a dictionary, and raw deflate (RFC 1951) follows; a CBOR array begins above.
 Rule 2: a dictionary's bytes never change; a better one gets the next number. What would not shrink stays as it is.

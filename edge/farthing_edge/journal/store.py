@@ -32,7 +32,7 @@ BUSY_TIMEOUT_MS = 5_000
 #: The write-ahead log is folded back at this size, so a start reads no more than that.
 WAL_SIZE = 4_096_000
 #: Of a new file; what is there keeps its own. A commit writes whole pages, and most commits hold a few hundred bytes: SQLite's usual 4 KiB
-#: wrote half as much again to flash in groups of eight.
+#: writes a third more to flash in groups of sixteen.
 PAGE_SIZE = 1_024
 #: Entries read at once: a reader that goes on for long would keep the write-ahead log from being folded back.
 READ_AT_ONCE = 4_096

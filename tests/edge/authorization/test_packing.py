@@ -19,7 +19,7 @@ def test_every_body_comes_back(fields: list[object]) -> None:
     assert unpack(body) == body
 
 
-def test_half_of_a_record_is_structure() -> None:
+def test_an_event_is_read_packed_or_as_it_was() -> None:
     event = Ticked(authorization=bytes(16), tick_index=7, tick_preimage=bytes(range(200)), heard_at=10**15)
     kind, kept = encode(event)
     assert kept[0] < 0x80
