@@ -28,6 +28,12 @@ def test_not_bytes(value: object) -> None:
         ids.parse_bytes(value, 16)
 
 
+@given(device_epoch=st.integers(0, 2**32 - 1), counter=st.integers(0, 2**63 - 1))
+def test_an_authorization_is_of_one_array_whatever_its_numbers(device_epoch: int, counter: int) -> None:
+    body = cbor2.dumps(["farthing/authorization/1", "meter-7", device_epoch, counter, "gw-1"])
+    assert ids.authorization_id("meter-7", device_epoch, counter, "gw-1") == hashlib.sha256(body).digest()[:16]
+
+
 def test_authorizations_follow_from_intent_and_gateway() -> None:
     """Any implementation must come to these bytes; they are part of the contract."""
     body = cbor2.dumps(["farthing/authorization/1", "meter-7", 1, 42, "gw-1"])

@@ -7,8 +7,6 @@ grant names, which are still the old incarnation's; beyond it on new ones. What 
 Rule 4: what this journal does know is never adopted: a grant that it gave and whose authorization it has forgotten is over.
 """
 
-from dataclasses import replace
-
 from farthing.clock import SECOND_US, Instant
 from farthing.device.messages import FLOOR, AnswerStatus, End, Grant, Intent, Reading, encode
 from farthing.ids import AccountId, AuthorizationId, authorization_id, standing_authorization_id
@@ -138,7 +136,7 @@ def decide_adoption(
     fault = not_believed(device, authorization, statement, value, now)
     if fault is not None:
         parked = park(command, statement, digest, fault, now, authorization, value)
-        return replace(parked, events=(adopted, *parked.events))
+        return parked._replace(events=(adopted, *parked.events))
     metered = meter(
         state,
         command,

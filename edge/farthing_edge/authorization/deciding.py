@@ -9,7 +9,6 @@ authorization is new use.)
 """
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 from farthing.clock import Instant
@@ -55,12 +54,12 @@ def _statement(state: GatewayState, command: DeviceStatement, now: Instant) -> D
         if begins or (asks_for_more and (decision.events or decision.wait)):
             # What was about to be granted, or begun, is not: the next try meets the rule.
             decision = no(statement, Refusal.NOT_AUTHORIZING)
-        decision = replace(decision, events=(*decision.events, suspected))
+        decision = decision._replace(events=(*decision.events, suspected))
     reply = decision.reply
     if reply is not None:
         asked = asks(state, command, reply, now)
         if asked:
-            decision = replace(decision, reply=replace(reply, asks=asked))
+            decision = decision._replace(reply=reply._replace(asks=asked))
     return decision
 
 
@@ -109,7 +108,7 @@ def _seal(state: GatewayState, command: commands.SealDue, now: Instant) -> Decis
 def _tick(state: GatewayState, command: commands.Tick, now: Instant) -> Decision:
     settled = carry_out(state, now)
     tick = decide_tick(state, command, now)
-    return replace(tick, events=(*settled, *tick.events)) if settled else tick
+    return tick._replace(events=(*settled, *tick.events)) if settled else tick
 
 
 _DECIDE: dict[type[Any], Callable[[GatewayState, Any, Instant], Decision]] = {

@@ -1,7 +1,7 @@
 """What a decision is, and the answers that every kind of statement shares."""
 
 import hashlib
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from farthing.device.messages import AnswerStatus, Chain, End, Intent, Reading, Statement
 from farthing.refusal import Refusal
@@ -16,9 +16,8 @@ from farthing_edge.authorization.state import (
 DIGEST_SIZE = 16
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
-    """What happens and what is said.
+class Decision(NamedTuple):
+    """What happens and what is said. (A tuple, as ``Reply``.)
 
     ``reply`` answers a statement; ``wait`` says that it is to be decided again. ``refused`` counts a no that is not journaled.
     """

@@ -5,7 +5,6 @@ allows it in the time. What went back is parked: nothing is billed below what wa
 register epoch only. A value beyond rated power is parked, and so is whatever comes at or above it before somebody has decided.
 """
 
-from dataclasses import replace
 from typing import NamedTuple
 
 from farthing.clock import SECOND_US, Instant
@@ -127,7 +126,7 @@ def decide_chain(state: GatewayState, command: DeviceStatement, chain: Chain, no
         start=value,
     )
     metered, *more = decision.events
-    return replace(decision, events=(metered, started, *more))
+    return decision._replace(events=(metered, started, *more))
 
 
 def decide_end(state: GatewayState, command: DeviceStatement, end: End, now: Instant) -> Decision:

@@ -6,8 +6,6 @@ Rule 2: a disclaimer closes an authorization where its last claim ended: nothing
 is released.
 """
 
-from dataclasses import replace
-
 from farthing.clock import SECOND_US, Instant
 from farthing.device.messages import MAX_ASKED, AnswerStatus, Disclaimer
 from farthing.ids import AuthorizationId
@@ -73,4 +71,4 @@ def decide_disclaimer(state: GatewayState, command: DeviceStatement, disclaimer:
         authorization=authorization.id,
         at=disclaimer.at,
     )
-    return replace(over, events=(*settle_ticks(state, device, authorization, now), disclaimed))
+    return over._replace(events=(*settle_ticks(state, device, authorization, now), disclaimed))

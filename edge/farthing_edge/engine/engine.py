@@ -14,8 +14,9 @@ import contextlib
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, Protocol, TypeVar
 
@@ -184,6 +185,16 @@ class _Signing(NamedTuple):
     signatures: "asyncio.Future[list[bytes]]"
 
 
+class _Written(NamedTuple):
+    """A group, decided: what is to be written of it, and what is said then."""
+
+    group: Group
+    items: list[_Item]
+    drafts: list[_Draft]
+    signing: _Signing | None
+    happened: list[Event]
+
+
 class _Bell:
     """Wakes everybody who waits for something to have changed."""
 
@@ -232,7 +243,14 @@ class Engine:
         self.on_directive: list[Callable[[directive_pb2.Directive], None]] = []
         self._journal_thread: JournalThread | None = None
         self._queue: Lanes[_Item] = Lanes()
-        self._arrived = asyncio.Event()
+        #: Set for ``run`` to look: something has ended, or is to be seen to.
+        self._attend = asyncio.Event()
+        self._trouble: Callable[[], Awaitable[None]] | None = None
+        self._is_running = False
+        self._is_woken = False
+        self._alarm: asyncio.TimerHandle | None = None
+        #: The group whose commit is under way.
+        self._writing: _Written | None = None
         self._room = _Bell()
         self._is_busy = False
         self._idle_bell = _Bell()
@@ -309,27 +327,35 @@ class Engine:
 
     async def run(self) -> None:
         """Decide until :meth:`stop`; raise what ended the journal."""
-        signing = asyncio.create_task(self._sign_batches(), name="sign batches")
-        saying_again = asyncio.create_task(self._seal_again(), name="seal again")
-        upkeep = asyncio.create_task(self.upkeep.run(), name="upkeep")
+        beside = (
+            asyncio.create_task(self._sign_batches(), name="sign batches"),
+            asyncio.create_task(self._seal_again(), name="seal again"),
+            asyncio.create_task(self.upkeep.run(), name="upkeep"),
+        )
+        for task in beside:
+            # One that ends has failed.
+            task.add_done_callback(lambda _: self._attend.set())
+        self._is_running = True
+        self._go_on()
         try:
-            while not (self._stopping and not self._queue):
-                await self._until_work()
-                self._is_busy = True
-                await self._one_group()
-                if not self._queue:
-                    self._is_busy = False
-                    self._idle_bell.ring()
-                for task in (signing, saying_again, upkeep):
+            while not (self._stopping and not self._queue and self._writing is None):
+                await self._attend.wait()
+                self._attend.clear()
+                for task in beside:
                     if task.done():
                         task.result()
+                if self._trouble is not None:
+                    await self._trouble()
+                    self._trouble = None
+                self._go_on()
             while self._answering:
                 await asyncio.wait(self._answering)
         except BaseException as err:
             self._failure = err
             raise
         finally:
-            for task in (signing, saying_again, upkeep):
+            self._is_running = False
+            for task in beside:
                 task.cancel()
                 with contextlib.suppress(asyncio.CancelledError, EngineError, JournalError):
                     await task
@@ -344,7 +370,7 @@ class Engine:
                 self._queue.put(_no_longer_waiting(item))
         self._waiting.clear()
         self._waiting_count = 0
-        self._arrived.set()
+        self._attend.set()
 
     async def _close(self) -> None:
         if self._journal_thread is not None:
@@ -354,7 +380,12 @@ class Engine:
 
     def _fail_all(self) -> None:
         error = EngineError("the engine has stopped")
-        items = [*self._queue, *(item for items in self._waiting.values() for item in items)]
+        written, self._writing = self._writing, None
+        items = [
+            *([] if written is None else written.items),
+            *self._queue,
+            *(item for items in self._waiting.values() for item in items),
+        ]
         self._queue.clear()
         self._waiting.clear()
         for item in items:
@@ -436,7 +467,7 @@ class Engine:
         self._check_running()
         future: asyncio.Future[Answer | None] = asyncio.get_running_loop().create_future()
         self._queue.put(_Item(command, future))
-        self._arrived.set()
+        self._wake()
         return await future
 
     def hear(self, command: DeviceStatement | TicksArrived, waiting: Waiting) -> None:
@@ -449,7 +480,7 @@ class Engine:
             )
         else:
             self._queue.put(_Item(command, waiting))
-            self._arrived.set()
+            self._wake()
 
     def _check_running(self) -> None:
         if self._failure is not None or self._stopping:
@@ -487,16 +518,38 @@ class Engine:
 
     # The loop ---------------------------------------------------------------------------------------------------------
 
-    async def _until_work(self) -> None:
-        """Return when there is a command, or time itself is due."""
-        if self._queue:
+    def _wake(self) -> None:
+        """Look for work once this turn of the loop has brought all that it brings."""
+        if not self._is_woken:
+            self._is_woken = True
+            asyncio.get_running_loop().call_soon(self._woken)
+
+    def _woken(self) -> None:
+        self._is_woken = False
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Decide what waits, unless a group is being written; else see to it that time itself is not forgotten."""
+        if not self._is_running or self._writing is not None or self._trouble is not None:
             return
-        wait_s = max(0.0, (self._due_ns() - self._monotonic_ns()) / _NS)
-        alarm = asyncio.get_running_loop().call_later(wait_s, self._arrived.set)
-        try:
-            await self._arrived.wait()
-        finally:
-            alarm.cancel()
+        if self._signing_count > self._limits.signing and self._answering:
+            # Too many grants wait for the token: their signatures wake us.
+            return
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
+        if not self._queue:
+            self._is_busy = False
+            self._idle_bell.ring()
+            if self._stopping:
+                self._attend.set()
+                return
+            wait_s = (self._due_ns() - self._monotonic_ns()) / _NS
+            if wait_s > 0:
+                self._alarm = asyncio.get_running_loop().call_later(wait_s, self._go_on)
+                return
+        self._is_busy = True
+        self._next_group()
 
     def _due_ns(self) -> int:
         due = self._next_tick_ns
@@ -507,8 +560,8 @@ class Engine:
                 due = min(due, item.deadline_ns)
         return due
 
-    async def _one_group(self) -> None:
-        self._arrived.clear()
+    def _next_group(self) -> None:
+        """Decide, and hand what follows to the journal and the token; the loop goes on meanwhile."""
         self._expire_waiting()
         was_full = len(self._queue) >= self._limits.queue
         items = self._queue.take(self._limits.group)
@@ -524,30 +577,59 @@ class Engine:
             self._time_itself(group, happened, now)
         except StateError:
             _log.exception("an event did not follow from the state")
-            await self._one_by_one(items)
+            self._see_to(partial(self._one_by_one, items))
             return
-        signing = self._start_signing(drafts)
+        except BaseException as err:  # noqa: BLE001  # a bug: it ends the engine, as its run's own exception
+            self._see_to(partial(_raise, err))
+            return
+        written = _Written(group, items, drafts, self._start_signing(drafts), happened)
+        if not group.entries:
+            self._written(written, None, None)
+            return
+        assert self._journal_thread is not None  # it runs
+        self._writing = written
+        self._journal_thread.tell(partial(self._written, written), self._journal.commit, group)
+
+    def _see_to(self, trouble: Callable[[], Awaitable[None]]) -> None:
+        """Nothing more is decided before ``run`` has done this."""
+        self._trouble = trouble
+        self._attend.set()
+
+    def _written(self, written: _Written, _: None, err: BaseException | None) -> None:
+        """The commit of a group has returned: answer, and go on with what gathered meanwhile."""
+        self._writing = None
+        if not self._is_running:
+            return
+        if err is not None:
+            self._see_to(partial(self._not_written, written, err))
+            return
         try:
-            if group.entries:
-                await self._commit(group)
-        except JournalFull as err:
-            _cancel(signing)
-            await self._nothing_written(items, err)
+            if written.group.entries:
+                self.upkeep.committed(
+                    sum(len(entry.body) for entry in written.group.entries), len(written.group.entries)
+                )
+            self._after_commit(written.items, written.drafts, written.signing, written.happened)
+        except BaseException as fault:  # noqa: BLE001  # a bug: it ends the engine, as its run's own exception
+            self._see_to(partial(_raise, fault))
             return
-        except JournalRejected:
-            _cancel(signing)
-            _log.exception("the journal refused a group")
-            await self._one_by_one(items)
-            return
-        except JournalError:
-            _cancel(signing)
-            for item in items:
+        if written.group.entries:
+            self._go_on()
+        else:
+            # Nothing made it wait: everybody else has his turn first.
+            self._wake()
+
+    async def _not_written(self, written: _Written, err: BaseException) -> None:
+        _cancel(written.signing)
+        if isinstance(err, JournalFull):
+            await self._nothing_written(written.items, err)
+        elif isinstance(err, JournalRejected):
+            _log.error("the journal refused a group", exc_info=err)
+            await self._one_by_one(written.items)
+        else:
+            for item in written.items:
                 if not item.waiting.done():
                     item.waiting.set_exception(EngineError("the journal failed"))
-            raise
-        self._after_commit(items, drafts, signing, happened)
-        if self._signing_count > self._limits.signing and self._answering:
-            await asyncio.wait(self._answering, return_when=asyncio.FIRST_COMPLETED)
+            raise err
 
     def _decide_item(
         self, item: _Item, group: Group, drafts: list[_Draft], happened: list[Event], now: Instant
@@ -653,7 +735,7 @@ class Engine:
         self,
         items: Sequence[_Item],
         drafts: Sequence[_Draft],
-        signing: "_Signing | None",
+        signing: _Signing | None,
         happened: Iterable[Event],
     ) -> None:
         self.groups += 1
@@ -722,7 +804,7 @@ class Engine:
                 self._waiting_count -= len(items)
                 self._queue.put_back([_no_longer_waiting(item) if item.waits_once else item for item in items])
         if self._queue:
-            self._arrived.set()
+            self._wake()
 
     def _expire_waiting(self) -> None:
         if not self._waiting:
@@ -742,7 +824,7 @@ class Engine:
 
     # Answers ----------------------------------------------------------------------------------------------------------
 
-    def _start_signing(self, drafts: Sequence[_Draft]) -> "_Signing | None":
+    def _start_signing(self, drafts: Sequence[_Draft]) -> _Signing | None:
         grants = [draft.grant for draft in drafts if draft.grant is not None]
         if not grants:
             return None
@@ -761,9 +843,11 @@ class Engine:
         return _Signing(payloads, signatures)
 
     def _signed(self, count: int) -> None:
+        if self._signing_count > self._limits.signing:
+            self._wake()
         self._signing_count -= count
 
-    def _answer_signed(self, drafts: Sequence[_Draft], witness: Witness, signing: "_Signing") -> None:
+    def _answer_signed(self, drafts: Sequence[_Draft], witness: Witness, signing: _Signing) -> None:
         self._answering.discard(signing.signatures)
         try:
             signatures = signing.signatures.result()
@@ -1047,6 +1131,10 @@ def _boot_id() -> str:
 def _resolve(item: _Item, answer: Answer | None) -> None:
     if not item.waiting.done():
         item.waiting.set_result(answer)
+
+
+async def _raise(err: BaseException) -> None:
+    raise err
 
 
 def _cancel(signing: _Signing | None) -> None:

@@ -12,6 +12,7 @@ import hmac
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple, Protocol, TypeAlias
 
 import structlog
@@ -249,8 +250,8 @@ class StatementDoor:
             engine=engine, rates=self.rates, metrics=metrics, rubbish=rubbish, monotonic_ns=monotonic_ns
         )
         self._in_flight = 0
-        # The loop keeps only weak references to its tasks.
-        self._looking_up: set[asyncio.Task[None]] = set()
+        # The loop keeps only weak references to what it waits for.
+        self._looking_up: set[asyncio.Future[list[bytes]]] = set()
         metrics.in_flight.set_function(lambda: self._in_flight)
 
     def turn_away(self, peer: str, *, channel: str) -> Answer | None:
@@ -305,9 +306,7 @@ class StatementDoor:
             except Exception as err:  # noqa: BLE001 -- one message must not end the others; whoever sent it is told, and logs
                 each.fail(err)
         if intents:
-            task = asyncio.get_running_loop().create_task(self._look_up(intents))
-            self._looking_up.add(task)
-            task.add_done_callback(self._looking_up.discard)
+            self._look_up(intents)
 
     def _let_in(self, answering: _Answering, arrived: Arrived, channel: str, intents: list[_Answering]) -> None:
         peer, payload = arrived.peer, arrived.payload
@@ -343,32 +342,43 @@ class StatementDoor:
         else:
             self._hand_on(answering, checked, None, None)
 
-    async def _look_up(self, intents: Sequence[_Answering]) -> None:
+    def _look_up(self, intents: Sequence[_Answering]) -> None:
         """Who pays, by the site's key in the token: one way there and back for all of them."""
         site_key = self._engine.site_key()
         if site_key is None:
             for each in intents:
-                assert each.verified is not None  # _let_in
-                self._hand_on(each, each.verified, None, None)
+                self._hand_on(each, _verified(each), None, None)
             return
         label, key_epoch = site_key
         try:
-            references = await self._token.hmac_many(label, [_token_of(each) for each in intents])
-        except HsmBusy:
-            for each in intents:
-                each.later()
-        except HsmError:
-            _log.exception("token_ref_failed", key=label)
-            for each in intents:
-                each.later(Refusal.NOT_AUTHORIZING)
-        except BaseException as err:
+            references = asyncio.ensure_future(self._token.hmac_many(label, [_token_of(each) for each in intents]))
+        except HsmError as err:
+            self._not_looked_up(intents, label, err)
+            return
+        self._looking_up.add(references)
+        references.add_done_callback(partial(self._looked_up, intents, label, key_epoch))
+
+    def _looked_up(
+        self, intents: Sequence[_Answering], label: str, key_epoch: int, pending: "asyncio.Future[list[bytes]]"
+    ) -> None:
+        self._looking_up.discard(pending)
+        try:
+            references = pending.result()
+        except HsmError as err:
+            self._not_looked_up(intents, label, err)
+        except BaseException as err:  # noqa: BLE001 -- nobody else hears of it; whoever sent it is told, and logs
             for each in intents:
                 each.set_exception(err)
-            raise
         else:
             for each, reference in zip(intents, references, strict=True):
-                assert each.verified is not None  # _let_in
-                self._hand_on(each, each.verified, TokenRef(reference), key_epoch)
+                self._hand_on(each, _verified(each), TokenRef(reference), key_epoch)
+
+    def _not_looked_up(self, intents: Sequence[_Answering], label: str, err: HsmError) -> None:
+        busy = isinstance(err, HsmBusy)
+        if not busy:
+            _log.error("token_ref_failed", key=label, exc_info=err)
+        for each in intents:
+            each.later(Refusal.OVERLOADED if busy else Refusal.NOT_AUTHORIZING)
 
     def _hand_on(
         self, answering: _Answering, verified: Verified, token_ref: TokenRef | None, key_epoch: int | None
@@ -435,8 +445,12 @@ class StatementDoor:
         self._metrics.answer_seconds.observe((self._monotonic_ns() - began_ns) / 1e9)
 
 
-def _token_of(answering: _Answering) -> bytes:
+def _verified(answering: _Answering) -> Verified:
     assert answering.verified is not None  # _let_in
-    token = answering.verified.envelope.token
+    return answering.verified
+
+
+def _token_of(answering: _Answering) -> bytes:
+    token = _verified(answering).envelope.token
     assert token is not None  # verify: an intent says whose money it wants
     return token

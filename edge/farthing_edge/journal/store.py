@@ -12,6 +12,7 @@ import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import IO, NamedTuple, TypeVar
 
@@ -36,6 +37,9 @@ WAL_SIZE = 4_096_000
 PAGE_SIZE = 1_024
 #: Entries read at once: a reader that goes on for long would keep the write-ahead log from being folded back.
 READ_AT_ONCE = 4_096
+
+#: Entries written by one statement. Each statement lets the interpreter's lock go and waits for it again, behind whatever the event loop does.
+ROWS_AT_ONCE = 32
 
 # SQLite's primary result codes (sqlite3.h).
 _FULL = 13
@@ -84,6 +88,11 @@ class Group:
     devices: list[tuple[str, int, int]] = field(default_factory=list)
     #: (first position, start id, incarnation)
     starts: list[tuple[int, bytes, int]] = field(default_factory=list)
+
+
+@cache
+def _append_entries(count: int) -> str:
+    return sentence("append_entry") + ", (?, ?, ?, ?, ?)" * (count - 1)
 
 
 def next_chain(chain: bytes, entry: Entry) -> bytes:
@@ -246,7 +255,9 @@ class Journal:
             if group.starts:
                 connection.execute(sentence("close_starts"), (group.starts[0][0] - 1,))
                 connection.executemany(sentence("add_start"), group.starts)
-            connection.executemany(sentence("append_entry"), rows)
+            for first in range(0, len(rows), ROWS_AT_ONCE):
+                some = rows[first : first + ROWS_AT_ONCE]
+                connection.execute(_append_entries(len(some)), [value for row in some for value in row])
             if group.batches:
                 connection.executemany(sentence("add_batch"), group.batches)
             if group.directives:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
-from farthing.hsm.thread import ToLoop
+from farthing.hsm.thread import Told, ToLoop, settles
 
 T = TypeVar("T")
 
@@ -20,17 +20,19 @@ class JournalThread:
     def __init__(self) -> None:
         self._to_loop = ToLoop(asyncio.get_running_loop())
         # Bounded by who asks: the writer waits for each call, and beside it there are a handful of tasks.
-        self._calls: SimpleQueue[tuple[asyncio.Future[Any], Callable[..., Any], tuple[object, ...]] | None] = (
-            SimpleQueue()
-        )
+        self._calls: SimpleQueue[tuple[Told, Callable[..., Any], tuple[object, ...]] | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
         self._thread.start()
 
     def ask(self, call: Callable[..., T], *arguments: object) -> "asyncio.Future[T]":
         """The result of ``call``. Once asked it is done, whether or not anybody still waits for it."""
         future: asyncio.Future[T] = self._to_loop.loop.create_future()
-        self._calls.put((future, call, arguments))
+        self.tell(settles(future), call, *arguments)
         return future
+
+    def tell(self, told: Told, call: Callable[..., object], *arguments: object) -> None:
+        """``told`` hears, on the loop, what became of ``call``."""
+        self._calls.put((told, call, arguments))
 
     def close(self) -> None:
         """Let the thread end, after what was asked before."""
@@ -38,11 +40,11 @@ class JournalThread:
 
     def _run(self) -> None:
         while (asked := self._calls.get()) is not None:
-            future, call, arguments = asked
+            told, call, arguments = asked
             try:
                 result = call(*arguments)
             except BaseException as err:  # noqa: BLE001  # whatever it is belongs to who asked
-                self._to_loop.send(future, None, err)
+                self._to_loop.send(told, None, err)
             else:
-                self._to_loop.send(future, result, None)
-            del asked, future, call, arguments
+                self._to_loop.send(told, result, None)
+            del asked, told, call, arguments

@@ -14,7 +14,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 from farthing.hsm.errors import HsmBusy, HsmError
 
@@ -60,6 +60,10 @@ class Answer(Protocol):
         ...
 
 
+#: Hears of an outcome on its event loop: the result, or what was raised.
+Told: TypeAlias = Callable[[Any, BaseException | None], None]
+
+
 class ToLoop:
     """Outcomes on their way to one event loop, which is woken once for all that are ready: a wake-up is a system call."""
 
@@ -67,12 +71,13 @@ class ToLoop:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
-        self._ready: deque[tuple[asyncio.Future[Any], Any, BaseException | None]] = deque()
+        self._ready: deque[tuple[Told, Any, BaseException | None]] = deque()
         self._is_woken = False
 
-    def send(self, future: "asyncio.Future[Any]", result: Any, err: BaseException | None) -> None:
+    def send(self, told: Told, result: Any, err: BaseException | None) -> None:
+        """From any thread: call ``told`` on the loop."""
         # First what is ready, then the look at the flag; the loop does it the other way round, so nothing is left lying.
-        self._ready.append((future, result, err))
+        self._ready.append((told, result, err))
         if not self._is_woken:
             self._is_woken = True
             # A loop that is closed has nobody left who waits.
@@ -82,13 +87,27 @@ class ToLoop:
     def _deliver(self) -> None:
         self._is_woken = False
         while self._ready:
-            future, result, err = self._ready.popleft()
-            if future.done():
-                continue
-            if err is None:
-                future.set_result(result)
-            else:
-                future.set_exception(err)
+            told, result, err = self._ready.popleft()
+            try:
+                told(result, err)
+            except Exception as fault:  # noqa: BLE001  # what hears of one outcome must not keep others from hearing of theirs
+                self.loop.call_exception_handler(
+                    {"message": "an outcome could not be taken", "exception": fault, "source_traceback": None}
+                )
+
+
+def settles(future: "asyncio.Future[Any]") -> Told:
+    """Who waits in a coroutine."""
+
+    def told(result: Any, err: BaseException | None) -> None:
+        if future.done():
+            return
+        if err is None:
+            future.set_result(result)
+        else:
+            future.set_exception(err)
+
+    return told
 
 
 class _LoopAnswer:
@@ -104,10 +123,10 @@ class _LoopAnswer:
         return not self._future.cancelled()
 
     def set_result(self, result: Any, /) -> None:
-        self._to_loop.send(self._future, result, None)
+        self._to_loop.send(settles(self._future), result, None)
 
     def set_exception(self, err: BaseException, /) -> None:
-        self._to_loop.send(self._future, None, err)
+        self._to_loop.send(settles(self._future), None, err)
 
 
 class Lanes:

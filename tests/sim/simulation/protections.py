@@ -288,7 +288,7 @@ def _heard_and_forgotten(stood: Any) -> Any:
     def decide_end(state: Any, command: Any, end: Any, now: Any) -> Any:
         decision = stood(state, command, end, now)
         if any(event.__class__.__name__ == "IntentCancelled" for event in decision.events):
-            return replace(decision, events=())
+            return decision._replace(events=())
         return decision
 
     return decide_end
