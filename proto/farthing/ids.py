@@ -39,6 +39,8 @@ RECEIPT_CODE_SIZE = 10
 _CODE = re.compile(r"[A-Z2-7]{16}\Z")
 _READ_ALIKE = str.maketrans({"0": "O", "1": "I", "8": "B", "-": None, " ": None})
 
+#: What the pattern says, asked before it: so nothing longer is ever remembered.
+MAX_ID_SIZE = 64
 _ID = re.compile(r"[A-Za-z0-9-]{1,64}\Z")
 
 
@@ -46,9 +48,16 @@ class IdError(ValueError):
     """A name that does not match ``[A-Za-z0-9-]{1,64}`` or bytes of another length."""
 
 
+@lru_cache(
+    maxsize=4_096
+)  # the same few names stand in every message; of strangers' no more than half a megabyte is kept
+def _is_id(text: str) -> bool:
+    return _ID.match(text) is not None
+
+
 def parse_id(value: object) -> str:
     """Return ``value`` if it is a name that every part of Farthing accepts; raise ``IdError`` otherwise."""
-    if not isinstance(value, str) or not _ID.match(value):
+    if not isinstance(value, str) or len(value) > MAX_ID_SIZE or not _is_id(value):
         raise IdError(f"an id is 1 to 64 letters, digits or hyphens, not {value!r:.80}")
     return value
 
