@@ -8,6 +8,7 @@ import grpc.aio
 
 from farthing.v1 import documents_pb2, documents_pb2_grpc
 from farthing_demo import cast
+from farthing_demo.processes import DemoError
 
 #: Each account's movements are read once for its invoice and once to verify.
 ANSWER_WITHIN_S = 60.0
@@ -74,8 +75,8 @@ class Clerk:
 
 
 def with_receipt(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
-    """The device's row of the use whose receipt is asked for: the longest session that is no passage of the cloned kind."""
-    uses = [
-        row for row in rows if row["kind"] == "use" and row["to"] > row["from"] and row["device"].startswith("charge")
-    ]
-    return max(uses, key=lambda row: (row["to"] - row["from"], row["authorization"]))
+    """The device's row of the use whose receipt is asked for: the longest session of a device that has no copy."""
+    uses = [row for row in rows if row["kind"] == "use" and row["to"] > row["from"] and row["device"] != cast.CLONED]
+    if not uses:
+        raise DemoError("no device finished a use: nobody could ask for a receipt")
+    return max(uses, key=lambda row: (row["ended_at_us"] - row["started_at_us"], row["authorization"]))

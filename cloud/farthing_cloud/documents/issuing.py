@@ -103,6 +103,7 @@ class Issuer:
                     until=until,
                     after_position=told.after_position,
                     to_position=told.to_position,
+                    to_head=told.to_head,
                     numbers=tuple(each.number for each in issued),
                 ),
                 person=self.person,

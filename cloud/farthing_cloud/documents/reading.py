@@ -34,6 +34,7 @@ class Told:
     currency: Currency
     after_position: int
     to_position: int
+    to_head: bytes
     opening: Figures
     closing: Figures
     moved: list[Moved] = field(default_factory=list)
@@ -156,6 +157,7 @@ def _told(head: movements_pb2.MovementsHead) -> Told:
         currency=parse_currency(head.currency),
         after_position=head.after_position,
         to_position=head.to_position,
+        to_head=head.to_head,
         opening=_figures(head.opening),
         closing=_figures(head.closing),
     )

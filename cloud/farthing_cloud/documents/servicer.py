@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from typing import Any, Final
 
 import grpc
@@ -22,17 +21,26 @@ from farthing_cloud.callers import caller
 from farthing_cloud.channel import BackOfficeChannel
 from farthing_cloud.config import DocumentsSection
 from farthing_cloud.database import Pool
-from farthing_cloud.documents import forms, verifying
+from farthing_cloud.documents import forms
+from farthing_cloud.documents.checking import check
 from farthing_cloud.documents.forms import StatementHeading
 from farthing_cloud.documents.invoices import InvoiceError
 from farthing_cloud.documents.issuing import Issuer
-from farthing_cloud.documents.parties import Address, Buyer, PartyError, Seller
+from farthing_cloud.documents.messages import (
+    buyer_message,
+    buyer_of,
+    differences,
+    document_message,
+    seller_message,
+    seller_of,
+)
+from farthing_cloud.documents.parties import Buyer, PartyError, Seller
 from farthing_cloud.documents.reading import Peers
 from farthing_cloud.documents.receipts import Surroundings, receipt_form
 from farthing_cloud.documents.rounding import unit_micros
 from farthing_cloud.documents.sessions import KINDS, SessionWatch
 from farthing_cloud.documents.statements import StatementError, statement_of
-from farthing_cloud.documents.store import DocumentStore, Run, Session, Stored
+from farthing_cloud.documents.store import DocumentStore, Session, Stored
 from farthing_cloud.events.consumer import Consumer, ConsumerLimits
 from farthing_cloud.offering import Mounted
 from farthing_cloud.refusals import Refused, refusals
@@ -82,7 +90,7 @@ class DocumentsServicer(documents_pb2_grpc.DocumentsServicer):
         """Name a seller, or change what its documents say from now on."""
         async with refusals(context):
             with _core():
-                return await self._put_seller(_seller(request.seller), _person(context), dry_run=request.dry_run)
+                return await self._put_seller(seller_of(request.seller), _person(context), dry_run=request.dry_run)
 
     @override
     async def ListSellers(
@@ -91,14 +99,14 @@ class DocumentsServicer(documents_pb2_grpc.DocumentsServicer):
         """Sellers as they are named now."""
         async with refusals(context), self._pool.connection() as connection:
             sellers = await DocumentStore(connection).sellers(request.operator_id)
-        return documents_pb2.ListSellersResponse(sellers=[_seller_message(each) for each in sellers])
+        return documents_pb2.ListSellersResponse(sellers=[seller_message(each) for each in sellers])
 
     @override
     async def PutBuyer(self, request: documents_pb2.PutBuyerRequest, context: Any) -> registry_pb2.PutResponse:
         """Say whom an account's invoices are addressed to from now on."""
         async with refusals(context):
             with _core():
-                return await self._put_buyer(_buyer(request.buyer), _person(context), dry_run=request.dry_run)
+                return await self._put_buyer(buyer_of(request.buyer), _person(context), dry_run=request.dry_run)
 
     @override
     async def ListBuyers(
@@ -107,7 +115,7 @@ class DocumentsServicer(documents_pb2_grpc.DocumentsServicer):
         """Buyers of an operator."""
         async with refusals(context), self._pool.connection() as connection:
             buyers = await DocumentStore(connection).buyers(request.operator_id, request.account_id)
-        return documents_pb2.ListBuyersResponse(buyers=[_buyer_message(each) for each in buyers])
+        return documents_pb2.ListBuyersResponse(buyers=[buyer_message(each) for each in buyers])
 
     # --- receipts and statements: made when asked for ---
 
@@ -139,7 +147,9 @@ class DocumentsServicer(documents_pb2_grpc.DocumentsServicer):
         async with refusals(context):
             with _core():
                 changed, issued = await self._issue(request, _person(context))
-        return documents_pb2.IssueInvoiceResponse(changed=changed, documents=[_message(each) for each in issued])
+        return documents_pb2.IssueInvoiceResponse(
+            changed=changed, documents=[document_message(each) for each in issued]
+        )
 
     @override
     async def ReplaceInvoice(
@@ -149,7 +159,9 @@ class DocumentsServicer(documents_pb2_grpc.DocumentsServicer):
         async with refusals(context):
             with _core():
                 changed, issued = await self._replace(request, _person(context))
-        return documents_pb2.ReplaceInvoiceResponse(changed=changed, documents=[_message(each) for each in issued])
+        return documents_pb2.ReplaceInvoiceResponse(
+            changed=changed, documents=[document_message(each) for each in issued]
+        )
 
     @override
     async def ListDocuments(
@@ -163,7 +175,7 @@ class DocumentsServicer(documents_pb2_grpc.DocumentsServicer):
                 found = await DocumentStore(connection).documents(
                     request.operator_id, request.account_id, request.after_number, request.limit or MAX_DOCUMENTS
                 )
-        return documents_pb2.ListDocumentsResponse(documents=[_message(each) for each in found])
+        return documents_pb2.ListDocumentsResponse(documents=[document_message(each) for each in found])
 
     @override
     async def ShowDocument(
@@ -175,7 +187,7 @@ class DocumentsServicer(documents_pb2_grpc.DocumentsServicer):
                 found = await DocumentStore(connection).document(request.operator_id, request.number)
             if found is None:
                 raise _no_document(request.number)
-        return documents_pb2.ShowDocumentResponse(document=_message(found))
+        return documents_pb2.ShowDocumentResponse(document=document_message(found))
 
     @override
     async def VerifyDocuments(
@@ -184,7 +196,7 @@ class DocumentsServicer(documents_pb2_grpc.DocumentsServicer):
         """Hold all documents against the ledger."""
         async with refusals(context):
             with _core():
-                return await self._verify(parse_id(request.operator_id))
+                return await check(self._pool, self._peers, parse_id(request.operator_id))
 
     # --- what they do ---
 
@@ -208,7 +220,7 @@ class DocumentsServicer(documents_pb2_grpc.DocumentsServicer):
                 await store.put_seller(seller, version=version, person=person, at=self._clock.now())
         return registry_pb2.PutResponse(
             change=registry_pb2.CHANGE_CREATED if found is None else registry_pb2.CHANGE_UPDATED,
-            differences=_differences(None if found is None else found[0], seller),
+            differences=differences(None if found is None else found[0], seller),
         )
 
     async def _put_buyer(self, buyer: Buyer, person: str, *, dry_run: bool) -> registry_pb2.PutResponse:
@@ -224,7 +236,7 @@ class DocumentsServicer(documents_pb2_grpc.DocumentsServicer):
                 await store.put_buyer(buyer, person=person, at=self._clock.now())
         return registry_pb2.PutResponse(
             change=registry_pb2.CHANGE_CREATED if found is None else registry_pb2.CHANGE_UPDATED,
-            differences=_differences(found, buyer),
+            differences=differences(found, buyer),
         )
 
     async def _receipt(self, request: documents_pb2.MakeReceiptRequest) -> bytes:
@@ -301,7 +313,7 @@ class DocumentsServicer(documents_pb2_grpc.DocumentsServicer):
                 made = await store.run(operator_id, account_id, until)
                 last = await store.last_run(operator_id, account_id)
                 if made is not None:
-                    return False, await _documents(store, operator_id, made.numbers)
+                    return False, await store.numbered(operator_id, made.numbers)
             if last is not None and until < last.until:
                 raise Refused(
                     grpc.StatusCode.FAILED_PRECONDITION,
@@ -312,6 +324,7 @@ class DocumentsServicer(documents_pb2_grpc.DocumentsServicer):
                     operator_id=operator_id,
                     account_id=account_id,
                     after_position=0 if last is None else last.to_position,
+                    after_head=b"" if last is None else last.to_head,
                     until_us=until,
                 )
             )
@@ -393,98 +406,6 @@ class DocumentsServicer(documents_pb2_grpc.DocumentsServicer):
             )
             return not request.dry_run, await issuer.replace(invoice, request.reason)
 
-    async def _verify(self, operator_id: str) -> documents_pb2.VerifyDocumentsResponse:
-        async with self._pool.connection() as connection:
-            store = DocumentStore(connection)
-            # Before the documents are read: what is issued meanwhile is more, never less.
-            runs: dict[str, list[Run]] = {}
-            for run in await store.runs(operator_id):
-                runs.setdefault(run.account_id, []).append(run)
-        accounts = await self._peers.accounts(operator_id)
-        answer = documents_pb2.VerifyDocumentsResponse(accounts=len(accounts))
-        faults = [
-            f"account {gone} has documents, and the ledger does not know it" for gone in runs.keys() - set(accounts)
-        ]
-        exact = rounded = 0
-        for account_id in accounts:
-            told = await self._peers.movements(
-                movements_pb2.ListMovementsRequest(operator_id=operator_id, account_id=account_id)
-            )
-            of_account = runs.get(account_id, [])
-            to_position = of_account[-1].to_position if of_account else 0
-            async with self._pool.connection() as connection:
-                store = DocumentStore(connection)
-                documents = await _of_account(store, operator_id, account_id)
-                billed = [
-                    part
-                    for part in await store.billed_parts(operator_id, account_id)
-                    if part.key.position <= to_position
-                ]
-                credited = [
-                    part
-                    for part in await store.credited_parts(operator_id, account_id)
-                    if part.correction_position <= to_position
-                ]
-            sums = verifying.account_sums(account_id, to_position, (told.billed, told.given_back), (billed, credited))
-            faults += [
-                fault
-                for fault in (
-                    verifying.runs_fault(of_account),
-                    *map(verifying.document_fault, documents),
-                    verifying.lines_fault(documents, billed),
-                    sums.fault,
-                )
-                if fault
-            ]
-            unit = unit_micros(told.currency)
-            for each in documents:
-                sign = 1 if each.draft.kind == "invoice" else -1
-                exact += sign * each.draft.exact_micros
-                rounded += sign * each.draft.rounded_minor * unit
-            answer.documents += len(documents)
-            answer.billed_micros += sums.billed_micros
-            answer.given_back_micros += sums.given_back_micros
-            answer.not_invoiced_micros += sums.not_invoiced_micros
-        answer.documented_micros = exact
-        answer.rounding_micros = rounded - exact
-        async with self._pool.connection() as connection, connection.transaction():
-            store = DocumentStore(connection)
-            # Nobody takes a number while series and documents are held against each other.
-            await store.lock(operator_id)
-            everything = await _of_account(store, operator_id, "", content=False)
-            fault = verifying.series_fault(await store.series(operator_id), everything)
-        last: dict[str, Stored] = {}
-        async with self._pool.connection() as connection:
-            store = DocumentStore(connection)
-            for each in everything:
-                stored = await store.document(operator_id, each.number)
-                assert stored is not None  # nobody deletes documents: their number was just listed
-                fault = fault or verifying.chain_fault(stored, last.get(each.draft.prefix))
-                last[each.draft.prefix] = each
-        faults += [fault] if fault else []
-        if not faults and exact != answer.billed_micros - answer.given_back_micros:
-            faults = [
-                f"documents sum to {exact} micros, and billed less given back is {answer.billed_micros - answer.given_back_micros}"
-            ]
-        answer.ok = not faults
-        answer.fault = faults[0] if faults else ""
-        return answer
-
-
-async def _documents(store: DocumentStore, operator_id: str, numbers: Sequence[str]) -> list[Stored]:
-    found = [await store.document(operator_id, number) for number in numbers]
-    return [each for each in found if each is not None]
-
-
-async def _of_account(store: DocumentStore, operator_id: str, account_id: str, *, content: bool = True) -> list[Stored]:
-    """All documents of an account (empty: of the operator), in the order of issue."""
-    found: list[Stored] = []
-    after = ""
-    while page := await store.documents(operator_id, account_id, after, MAX_DOCUMENTS):
-        after = page[-1].number
-        found += await _documents(store, operator_id, [each.number for each in page]) if content else page
-    return found
-
 
 def _person(context: Any) -> str:
     return caller(context).id
@@ -492,88 +413,6 @@ def _person(context: Any) -> str:
 
 def _no_document(number: str) -> Refused:
     return Refused(grpc.StatusCode.NOT_FOUND, f"no document {number!r:.80}: 'farthing-admin documents list' names them")
-
-
-def _differences(before: Seller | Buyer | None, after: Seller | Buyer) -> list[str]:
-    old = {} if before is None else _flat(before)
-    return [
-        f"{name}: {old.get(name) or 'none'} -> {value or 'none'}"
-        for name, value in _flat(after).items()
-        if old.get(name, "") != value
-    ]
-
-
-def _flat(party: Seller | Buyer) -> dict[str, str]:
-    fields = asdict(party)
-    return {**{name: text for name, text in fields.items() if name != "address"}, **fields["address"]}
-
-
-def _address(message: documents_pb2.PostalAddress) -> Address:
-    return Address(street=message.street, city=message.city, postcode=message.postcode, country=message.country)
-
-
-def _address_message(address: Address) -> documents_pb2.PostalAddress:
-    return documents_pb2.PostalAddress(
-        street=address.street, city=address.city, postcode=address.postcode, country=address.country
-    )
-
-
-def _seller(message: documents_pb2.Seller) -> Seller:
-    return Seller(
-        operator_id=message.operator_id,
-        name=message.name,
-        address=_address(message.address),
-        vat_id=message.vat_id,
-        invoice_prefix=message.invoice_prefix,
-        credit_note_prefix=message.credit_note_prefix,
-    )
-
-
-def _seller_message(seller: Seller) -> documents_pb2.Seller:
-    return documents_pb2.Seller(
-        operator_id=seller.operator_id,
-        name=seller.name,
-        address=_address_message(seller.address),
-        vat_id=seller.vat_id,
-        invoice_prefix=seller.invoice_prefix,
-        credit_note_prefix=seller.credit_note_prefix,
-    )
-
-
-def _buyer(message: documents_pb2.Buyer) -> Buyer:
-    return Buyer(
-        operator_id=message.operator_id,
-        account_id=message.account_id,
-        name=message.name,
-        address=_address(message.address),
-        vat_id=message.vat_id,
-    )
-
-
-def _buyer_message(buyer: Buyer) -> documents_pb2.Buyer:
-    return documents_pb2.Buyer(
-        operator_id=buyer.operator_id,
-        account_id=buyer.account_id,
-        name=buyer.name,
-        address=_address_message(buyer.address),
-        vat_id=buyer.vat_id,
-    )
-
-
-def _message(stored: Stored) -> documents_pb2.PayersDocument:
-    return documents_pb2.PayersDocument(
-        operator_id=stored.draft.operator_id,
-        number=stored.number,
-        kind=stored.draft.kind,
-        account_id=stored.draft.account_id,
-        currency=stored.draft.currency,
-        issued_at_us=stored.draft.issued_at,
-        person=stored.draft.person,
-        names_number=stored.draft.names_number,
-        exact_micros=stored.draft.exact_micros,
-        content=stored.content,
-        content_hash=stored.content_hash,
-    )
 
 
 class DocumentsService:

@@ -21,6 +21,8 @@ WORDS = {
     "closed": "reservation ended",
     "silence": "reservation ended: its gateway was silent",
     "forced": "reservation ended by decision",
+    "reinstated": "reserved again: the ledger was restored",
+    "short": "reservation ended: the account does not have it any more",
     "debt": "debt paid",
     "refund": "refund",
     "goodwill": "goodwill",

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Final
 
 import psycopg
 from psycopg.rows import dict_row
@@ -38,6 +38,10 @@ _PUT_CREDITED_PARTS = sentence(__package__, "put_credited_parts")
 _PUT_DOCUMENT = sentence(__package__, "put_document")
 _PUT_RUN = sentence(__package__, "put_run")
 _PUT_SELLER = sentence(__package__, "put_seller")
+
+
+#: Documents in one answer of the database.
+PAGE_DOCUMENTS: Final = 1_000
 
 
 class SeriesTaken(Exception):
@@ -86,6 +90,8 @@ class Run:
     until: Instant
     after_position: int
     to_position: int
+    #: The chain's head there, SHA-256.
+    to_head: bytes
     numbers: tuple[str, ...]
 
 
@@ -221,6 +227,20 @@ class DocumentStore:
         """An invoice with its credit notes and what took its place, in the order of issue."""
         return [_stored(row) for row in await self._all(_LIST_ROOT, operator_id=operator_id, root_number=root_number)]
 
+    async def numbered(self, operator_id: str, numbers: Sequence[str]) -> list[Stored]:
+        """Documents by their numbers, in that order."""
+        found = [await self.document(operator_id, number) for number in numbers]
+        return [each for each in found if each is not None]
+
+    async def everything(self, operator_id: str, account_id: str, *, content: bool = True) -> list[Stored]:
+        """All documents of an account (empty: of the operator), in the order of issue."""
+        found: list[Stored] = []
+        after = ""
+        while page := await self.documents(operator_id, account_id, after, PAGE_DOCUMENTS):
+            after = page[-1].number
+            found += await self.numbered(operator_id, [each.number for each in page]) if content else page
+        return found
+
     # --- runs and parts ---
 
     async def run(self, operator_id: str, account_id: str, until: Instant) -> Run | None:
@@ -247,6 +267,7 @@ class DocumentStore:
                 "until_us": run.until,
                 "after_position": run.after_position,
                 "to_position": run.to_position,
+                "to_head": run.to_head,
                 "numbers": list(run.numbers),
                 "person": person,
                 "at_us": at,
@@ -401,6 +422,7 @@ def _run(account_id: str, row: Mapping[str, Any]) -> Run:
         until=Instant(row["until_us"]),
         after_position=int(row["after_position"]),
         to_position=int(row["to_position"]),
+        to_head=bytes(row["to_head"]),
         numbers=tuple(row["numbers"]),
     )
 

@@ -43,6 +43,7 @@ _PACKAGE: Final = "farthing_cloud.ledger"
 _READ_PAYER_PATHS: Final = sentence(_PACKAGE, "read_payer_paths")
 _READ_HEAD_POSITION: Final = sentence(_PACKAGE, "read_head_position")
 _READ_POSITION_BEFORE: Final = sentence(_PACKAGE, "read_position_before")
+_READ_CHAIN_HEAD: Final = sentence(_PACKAGE, "read_chain_head")
 _SUM_MOVEMENTS_AFTER: Final = sentence(_PACKAGE, "sum_movements_after")
 _LIST_MOVING_POSTINGS: Final = sentence(_PACKAGE, "list_moving_postings")
 _LIST_POSTING_TRANSFERS: Final = sentence(_PACKAGE, "list_posting_transfers")
@@ -117,6 +118,10 @@ class Movements:
         async with self._snapshot() as connection:
             payer = await _payer(connection, operator_id, account_id)
             after, to = await _places(connection, request)
+            if request.after_head and await _head_at(connection, operator_id, after) != request.after_head:
+                raise LedgerRefusal(
+                    f"place {after} of the audit chain of {operator_id} is not what it was: the ledger was restored, or is another one"
+                )
             opening = payer.now - await _after(connection, payer, after)
             closing = payer.now - await _after(connection, payer, to)
             yield movements_pb2.ListMovementsResponse(
@@ -128,6 +133,7 @@ class Movements:
                     to_position=to,
                     opening=_balances(opening),
                     closing=_balances(closing),
+                    to_head=await _head_at(connection, operator_id, to),
                 )
             )
             places = {**payer.named, "after": after, "to": to}
@@ -257,6 +263,11 @@ async def _places(connection: Connection, request: movements_pb2.ListMovementsRe
     if to > head:
         raise malformed(f"the audit chain of {request.operator_id} ends at {head}, there is no place {to}")
     return after, max(after, to)
+
+
+async def _head_at(connection: Connection, operator_id: str, position: int) -> bytes:
+    found = await _rows(connection, _READ_CHAIN_HEAD, {"operator_id": operator_id, "position": position})
+    return bytes(found[0][0]) if found else b""
 
 
 async def _after(connection: Connection, payer: _Payer, position: int) -> Change:

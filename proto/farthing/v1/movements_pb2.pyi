@@ -29,6 +29,7 @@ class ListMovementsRequest(message.Message):
     FROM_US_FIELD_NUMBER: builtins.int
     UNTIL_US_FIELD_NUMBER: builtins.int
     TO_POSITION_FIELD_NUMBER: builtins.int
+    AFTER_HEAD_FIELD_NUMBER: builtins.int
     operator_id: builtins.str
     account_id: builtins.str
     after_position: builtins.int
@@ -37,6 +38,8 @@ class ListMovementsRequest(message.Message):
     """Up to the last place before anything that was posted at or after this instant; 0: up to the head."""
     to_position: builtins.int
     """Up to this place; 0: as until_us says."""
+    after_head: builtins.bytes
+    """The head of the chain at after_position, where the caller knows it: another one there (a restored ledger) is refused."""
     def __init__(
         self,
         *,
@@ -46,10 +49,11 @@ class ListMovementsRequest(message.Message):
         from_us: builtins.int = ...,
         until_us: builtins.int = ...,
         to_position: builtins.int = ...,
+        after_head: builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["after_position", b"after_position", "from_us", b"from_us", "start", b"start"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["account_id", b"account_id", "after_position", b"after_position", "from_us", b"from_us", "operator_id", b"operator_id", "start", b"start", "to_position", b"to_position", "until_us", b"until_us"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["account_id", b"account_id", "after_head", b"after_head", "after_position", b"after_position", "from_us", b"from_us", "operator_id", b"operator_id", "start", b"start", "to_position", b"to_position", "until_us", b"until_us"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_start: _TypeAlias = typing.Literal["after_position", "from_us"]  # noqa: Y015
     _WhichOneofArgType_start: _TypeAlias = typing.Literal["start", b"start"]  # noqa: Y015
@@ -128,12 +132,15 @@ class MovementsHead(message.Message):
     TO_POSITION_FIELD_NUMBER: builtins.int
     OPENING_FIELD_NUMBER: builtins.int
     CLOSING_FIELD_NUMBER: builtins.int
+    TO_HEAD_FIELD_NUMBER: builtins.int
     operator_id: builtins.str
     account_id: builtins.str
     currency: builtins.str
     after_position: builtins.int
     """after_position < place <= to_position."""
     to_position: builtins.int
+    to_head: builtins.bytes
+    """The head of the audit chain at to_position, SHA-256; empty at 0."""
     @builtins.property
     def opening(self) -> PayerBalances: ...
     @builtins.property
@@ -148,10 +155,11 @@ class MovementsHead(message.Message):
         to_position: builtins.int = ...,
         opening: PayerBalances | None = ...,
         closing: PayerBalances | None = ...,
+        to_head: builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["closing", b"closing", "opening", b"opening"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["account_id", b"account_id", "after_position", b"after_position", "closing", b"closing", "currency", b"currency", "opening", b"opening", "operator_id", b"operator_id", "to_position", b"to_position"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["account_id", b"account_id", "after_position", b"after_position", "closing", b"closing", "currency", b"currency", "opening", b"opening", "operator_id", b"operator_id", "to_head", b"to_head", "to_position", b"to_position"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -212,6 +212,20 @@ async def test_killed_between_number_and_document(office: Any) -> None:
     assert (await office.verify()).ok
 
 
+async def test_a_run_does_not_go_on_in_a_ledger_that_was_restored_behind_its_back(office: Any) -> None:
+    await office.day()
+    await office.sell()
+    await office.invoice("P", FIRST)
+    async with await psycopg.AsyncConnection.connect(office.url, autocommit=True) as connection:
+        await connection.execute("SET session_replication_role = replica")
+        # Another posting stands where the run ended.
+        await connection.execute(
+            "UPDATE ledger.postings SET head = sha256(head) WHERE position = (SELECT max(to_position) FROM documents.run)"
+        )
+    code, why = await refused(office.invoice("P", SECOND))
+    assert (code, "was restored" in why) == (grpc.StatusCode.FAILED_PRECONDITION, True)
+
+
 async def test_documents_and_parts_cannot_be_changed_or_written_twice(office: Any) -> None:
     await office.day()
     await office.sell()
