@@ -8,6 +8,7 @@ import pytest
 # Tests are not a package: what the cloud's and the contract's tests share is found beside them.
 sys.path.insert(0, str(Path(__file__).parent.parent / "cloud"))
 sys.path.insert(0, str(Path(__file__).parent.parent / "proto"))
+sys.path.insert(0, str(Path(__file__).parent.parent / "edge"))
 
 from cloud_database import database_server, database_url, ledger_pool
 

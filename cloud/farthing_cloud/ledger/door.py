@@ -28,13 +28,14 @@ from farthing_cloud.callers import Caller
 from farthing_cloud.ledger import metrics
 from farthing_cloud.ledger.ahead import ahead
 from farthing_cloud.ledger.bell import Bell
+from farthing_cloud.ledger.continuing import broken
 from farthing_cloud.ledger.core import restoring
 from farthing_cloud.ledger.core.batches import ChainStep
 from farthing_cloud.ledger.core.incarnations import Standing
 from farthing_cloud.ledger.core.posting import Event
 from farthing_cloud.ledger.core.quotas import QuotaRequest
 from farthing_cloud.ledger.core.received import MAX_BATCH_SIZE, BatchError, ReceivedBatch, receive
-from farthing_cloud.ledger.core.rows import Gateway
+from farthing_cloud.ledger.core.rows import Gateway, GatewayCaseKind
 from farthing_cloud.ledger.facts import Facts, GatewayFacts
 from farthing_cloud.ledger.operations import Ledger
 from farthing_cloud.ledger.refusals import Context, Refused, malformed, refusals
@@ -387,6 +388,15 @@ class GatewaySyncServicer(gateway_sync_pb2_grpc.GatewaySyncServicer):
             leaves = await asyncio.to_thread(_check, batch, request.compressed_leaves, facts)
         except (DetailError, EvidenceError) as err:
             return str(err)
+        fault = await broken(self._store, gateway.gateway_id, batch, leaves, facts)
+        if fault:
+            # Each batch holds by itself, and together they do not: somebody signed two stories of one use.
+            opened = await self._ledger.suspect(
+                gateway.gateway_id, request.incarnation, GatewayCaseKind.EVIDENCE, fault, now=self._clock.now()
+            )
+            if opened:
+                self._events.ring()
+            return fault
         await self._ledger.prove(
             gateway.gateway_id,
             request.incarnation,

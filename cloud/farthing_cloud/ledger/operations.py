@@ -47,6 +47,7 @@ from farthing_cloud.ledger.core.rows import (
     Decision,
     DecisionKind,
     Gateway,
+    GatewayCaseKind,
     LedgerState,
     Payer,
     QuotaRequested,
@@ -418,6 +419,24 @@ class Ledger:
                 await tx.post(posting)
 
         await self.store.run(work)
+
+    async def suspect(
+        self, gateway_id: GatewayId, incarnation: int, kind: GatewayCaseKind, detail: str, *, now: Instant
+    ) -> bool:
+        """Open a case about a gateway, unless one of its kind is open in that incarnation; whether one was opened."""
+        gateway = await self._gateway(gateway_id)
+        for stored in await self.store.gateway_cases(gateway.operator_id, open_only=True):
+            case = stored.case
+            if (case.gateway_id, case.incarnation, case.kind) == (gateway_id, incarnation, kind):
+                return False
+        touch = Touch(operator_id=gateway.operator_id, currency=gateway.currency, gateway_ids=(gateway_id,))
+
+        async def work(tx: Transaction) -> None:
+            view = await tx.load(touch)
+            await tx.post(incarnations.suspicion(view, gateway_id, incarnation, kind, detail, now=now))
+
+        await self.store.run(work)
+        return True
 
     async def recall(
         self, operator_id: OperatorId, *, gateway_id: str, account_id: str, reason: str, now: Instant

@@ -22,7 +22,8 @@ from farthing.device.messages import MessageError
 from farthing.evidence import merkle
 from farthing.evidence.batches import BATCH_RECIPIENT, MAX_LEAVES, batch_hash
 from farthing.evidence.bundle import Billed, Bundle, BundledBatch
-from farthing.evidence.detail import EvidenceError, RegisterFacts, VerifiedLeaf, follows, verify_authorization
+from farthing.evidence.continuity import BROKEN, Continuity, continuity, total
+from farthing.evidence.detail import EvidenceError, RegisterFacts, VerifiedLeaf, verify_authorization
 from farthing.evidence.keys import certified, issued, read_certificate, uris_of
 from farthing.evidence.published import PublishedFault, Shown, check_batch, show
 from farthing.evidence.published import log_keys as raw_log_keys
@@ -363,31 +364,23 @@ def _receipt(
 def _check_stood(batches: Sequence[ProvenBatch]) -> list[str]:
     """Where a use stood before a batch's first record follows from an earlier one; what is not there to follow from, in sentences.
 
-    Only a tariff that places asks: any other total is the price from the first statement on. What was billed before a record names the record
-    it goes on from, also where a later incarnation sealed some of them again.
+    Only a tariff that places asks: any other total is the price from the first statement on.
     """
     gaps: list[str] = []
     earlier: list[VerifiedLeaf] = []
     for proven in batches:
         for number, record in enumerate(proven.records):
-            # Within a batch, the check of its claim has seen to it.
-            if number == 0 and record[0].leaf.stood is not None:
-                before = [item for item in earlier if _total(item) == record[0].worth]
-                if not before:
-                    gaps.append(
-                        f"how the use came to stand where it did before batch {proven.name}: the records before it are not in the bundle"
-                    )
-                elif not any(follows(item, record[0]) for item in before):
-                    raise BundleFault(
-                        f"batch {proven.name}",
-                        f"leaf {record[0].index}: stood elsewhere than the record before it left the use",
-                    )
+            if number:
+                continue
+            found = continuity(earlier, record[0])
+            if found is Continuity.UNKNOWN:
+                gaps.append(
+                    f"how the use came to stand where it did before batch {proven.name}: the records before it are not in the bundle"
+                )
+            elif found is Continuity.BROKEN:
+                raise BundleFault(f"batch {proven.name}", f"leaf {record[0].index}: {BROKEN}")
         earlier.extend(record[0] for record in proven.records)
     return gaps
-
-
-def _total(item: VerifiedLeaf) -> tuple[int, int]:
-    return item.leaf.total_net_micros, item.leaf.total_tax_micros
 
 
 def _highest(billed: Billed, batches: Sequence[ProvenBatch]) -> batch_pb2.Claim:
@@ -414,7 +407,7 @@ def _highest(billed: Billed, batches: Sequence[ProvenBatch]) -> batch_pb2.Claim:
             f" the highest signed claim says {format_micros(highest.net_micros)} and {format_micros(highest.tax_micros)},"
             f" {'final' if highest.final else 'not final'}",
         )
-    shown = [_total(record[0]) for proven in batches for record in proven.records]
+    shown = [total(record[0]) for proven in batches for record in proven.records]
     if (highest.net_micros, highest.tax_micros) not in shown:
         raise BundleFault("billed", "no record shows the amounts of the highest claim")
     return highest

@@ -242,7 +242,7 @@ class GatewayCaseOpened(message.Message):
     gateway_id: builtins.str
     incarnation: builtins.int
     kind: builtins.str
-    """"incarnation" or "equivocation"."""
+    """"incarnation", "equivocation", "evidence" or "audit"."""
     detail: builtins.str
     def __init__(
         self,

@@ -242,3 +242,24 @@ def claim_message(claim: Claimed) -> batch_pb2.Claim:
         final=claim.final,
         granted_by=claim.gateway_id,
     )
+
+
+def suspicion(
+    view: View, gateway_id: GatewayId, incarnation: int, kind: GatewayCaseKind, detail: str, *, now: Instant
+) -> Posting:
+    """A case for people, and nothing else: authorizing and posting go on. It is open until a new incarnation begins."""
+    case = GatewayCase(gateway_id=gateway_id, incarnation=incarnation, kind=kind, detail=detail)
+    event = events_pb2.GatewayCaseOpened(
+        operator_id=view.operator_id,
+        gateway_id=gateway_id,
+        incarnation=incarnation,
+        kind=kind.value,
+        detail=detail,
+    )
+    return _posting(
+        view,
+        view.gateways[gateway_id],
+        now,
+        gateway_cases=(case,),
+        events=(Event(kind="gateway.case", key=gateway_id, value=event.SerializeToString()),),
+    )

@@ -247,6 +247,10 @@ class GatewayCaseKind(StrEnum):
 
     INCARNATION = "incarnation"
     EQUIVOCATION = "equivocation"
+    #: Detail that does not go on from other detail of the same use.
+    EVIDENCE = "evidence"
+    #: A batch drawn for audit whose detail did not come in time, or does not hold.
+    AUDIT = "audit"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
