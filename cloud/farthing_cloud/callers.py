@@ -136,6 +136,7 @@ DEFAULT_CALLERS: Mapping[str, tuple[str, ...]] = {
     _L + "IssueDirective": (_REGISTRY, _VAULT, _FRAUD),
     _L + "FollowEvents": (_FRAUD, _SETTLEMENT, _DOCUMENTS, _PUBLICLOG),
     _L + "ReadReceipts": (_PERSONS, _PUBLICLOG),
+    _L + "AuditBatch": (_PUBLICLOG,),
     _L + "CloseWindow": (_SETTLEMENT,),
     _L + "Reconcile": (_PERSONS, _SETTLEMENT),
     _L + "ListGatewayCases": (_PERSONS, _FRAUD),
@@ -176,6 +177,7 @@ DEFAULT_CALLERS: Mapping[str, tuple[str, ...]] = {
     _P + "ShowLogs": (_PERSONS,),
     _P + "ProveEntries": (_PERSONS,),
     _P + "ProveGrowth": (_PERSONS,),
+    _P + "ListAudits": (_PERSONS,),
     _P + "ReconcileLog": (_PERSONS,),
     # Documents.
     _D + "PutSeller": (_PERSONS,),

@@ -135,6 +135,12 @@ class PublicLogSection(Section):
     directory: FilePath | None = None
     #: A checkpoint is published at most this often, real seconds.
     interval_s: Annotated[int, Field(ge=1)] = 10
+    #: How many of a million posted batches are drawn for audit.
+    audit_ppm: Annotated[int, Field(ge=0, le=PPM)] = 10_000
+    #: The same for one operator or one gateway, by id; the gateway's counts before its operator's.
+    audit_ppm_of: dict[str, Annotated[int, Field(ge=0, le=PPM)]] = Field(default_factory=dict)
+    #: From draw to case, real seconds: the longest planned outage and a day.
+    audit_due_s: Annotated[int, Field(ge=1)] = 96 * 3600
 
 
 class CloudConfig(Section):

@@ -13,8 +13,10 @@ from farthing.evidence.detail import RegisterFacts
 from farthing.ids import AccountId, AuthorizationId, GatewayId, OperatorId, SiteId
 from farthing.money import parse_currency
 from farthing.tariff import parse
-from farthing.v1 import batch_pb2
+from farthing.v1 import batch_pb2, ledger_pb2
+from farthing_cloud.ledger.auditing import Auditor
 from farthing_cloud.ledger.continuing import broken
+from farthing_cloud.ledger.core.funds import UnknownName
 from farthing_cloud.ledger.core.received import receive
 from farthing_cloud.ledger.core.rows import AccountStatus, GatewayCaseKind
 from farthing_cloud.ledger.facts import GatewayFacts
@@ -168,3 +170,54 @@ async def test_a_suspicion_is_one_case_for_people_and_stops_nothing(store: Ledge
     assert gateway is not None
     assert not gateway.quarantined
     assert (await store.verify()).fault == ""
+
+
+# --- audits -----------------------------------------------------------------------------------------------------------
+
+
+async def test_an_audit_waits_for_detail_and_then_looks_again_at_what_is_kept(store: LedgerStore) -> None:
+    sealed = session("09:45")
+    arrivals = Arrivals(store, sealed[0].site)
+    await arrivals.open(*sealed)
+    auditor = Auditor(arrivals.ledger)
+
+    async def audit(sequence: int, *, due: bool = False) -> tuple[int, str]:
+        return await auditor.audit(G1, 1, sequence, due=due, now=NOW)
+
+    async def cases() -> list[tuple[GatewayCaseKind, str]]:
+        return [(each.case.kind, each.case.detail) for each in await store.gateway_cases(OP, open_only=True)]
+
+    with pytest.raises(UnknownName):
+        await audit(9)
+    assert await audit(1) == (ledger_pb2.AUDIT_OUTCOME_WAITS, "its detail has not come yet")
+    assert await cases() == []
+    assert await audit(1, due=True) == (ledger_pb2.AUDIT_OUTCOME_UNANSWERED, "its detail has not come, or did not hold")
+    assert await cases() == [
+        (GatewayCaseKind.AUDIT, "batch 1/1, drawn for audit: its detail has not come, or did not hold")
+    ]
+    # Of a gateway that the ledger told nothing of the device, kept detail cannot hold: it does not pass unseen.
+    assert await arrivals.detail(sealed[1]) == ""
+    outcome, why = await audit(2)
+    assert (outcome, bool(why)) == (ledger_pb2.AUDIT_OUTCOME_FALSE, True)
+
+
+async def test_detail_that_holds_passes_whether_it_is_kept_or_not(
+    store: LedgerStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sealed = session("09:45")
+    arrivals = Arrivals(store, sealed[0].site)
+    await arrivals.open(*sealed)
+    auditor = Auditor(arrivals.ledger)
+
+    async def told(_: GatewayId) -> GatewayFacts:
+        return arrivals.facts
+
+    monkeypatch.setattr(auditor._facts, "of", told)
+    assert await arrivals.detail(sealed[0]) == ""
+    assert await auditor.audit(G1, 1, 1, due=True, now=NOW) == (ledger_pb2.AUDIT_OUTCOME_PASSED, "")
+    assert await store.forget_details(Instant(NOW + 1), 10) == 1
+    assert await auditor.audit(G1, 1, 1, due=True, now=NOW) == (
+        ledger_pb2.AUDIT_OUTCOME_PASSED,
+        "its detail was verified on arrival, and is not kept any more",
+    )
+    assert await store.gateway_cases(OP, open_only=True) == []

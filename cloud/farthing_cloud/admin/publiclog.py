@@ -101,6 +101,37 @@ def prove_growth(
     typer.echo(f"\n{answer.checkpoint.decode()}", nl=False)
 
 
+@log.command("audits")
+def audits(
+    ctx: typer.Context,
+    gateway: Annotated[str, typer.Option("--gateway", help="Of this gateway only.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Batches drawn for audit, newest first, the checkpoint's size that each was drawn from, and what came of it."""
+    with back_office(ctx) as channel:
+        answer = publiclog_pb2_grpc.PublicLogStub(channel).ListAudits(
+            publiclog_pb2.ListAuditsRequest(gateway_id=gateway), timeout=CALL_TIMEOUT_S
+        )
+    show(
+        [
+            {
+                "gateway_id": each.gateway_id,
+                "batch": f"{each.incarnation}/{each.sequence}",
+                "batch_hash": each.batch_hash.hex(),
+                "rate_ppm": each.rate_ppm,
+                "checkpoint": each.checkpoint.decode(),
+                "drawn_at_us": each.drawn_at_us,
+                "due_at_us": each.due_at_us,
+                "outcome": each.outcome,
+                "detail": each.detail,
+            }
+            for each in answer.audits
+        ],
+        ("gateway_id", "batch", "outcome", "detail", "rate_ppm", "drawn_at_us", "due_at_us"),
+        as_json=as_json,
+    )
+
+
 @log.command("reconcile")
 def reconcile(
     ctx: typer.Context,

@@ -24,6 +24,7 @@ from farthing.policy import entitlement_of, online_check_ppm_of, place_policy_of
 from farthing.tlog.entries import receipt_hash
 from farthing.v1 import directive_pb2, ledger_pb2
 from farthing_cloud.callers import Caller
+from farthing_cloud.ledger.auditing import Auditor
 from farthing_cloud.ledger.bell import Bell
 from farthing_cloud.ledger.bundles import Bundles
 from farthing_cloud.ledger.core import restoring
@@ -95,6 +96,7 @@ class LedgerServicer(PlanServicer):
         self._store = ledger.store
         self._reports = reports
         self._bundles = bundles
+        self._auditor = Auditor(ledger)
         self._plans = plans
         self._clock = clock
         self._directives_wanted = directives_wanted
@@ -396,6 +398,25 @@ class LedgerServicer(PlanServicer):
                 for content in found
             ],
         )
+
+    @override
+    async def AuditBatch(
+        self, request: ledger_pb2.AuditBatchRequest, context: Context
+    ) -> ledger_pb2.AuditBatchResponse:
+        """Judge a batch that was drawn."""
+        async with refusals(context):
+            name = request.batch
+            if max(name.incarnation, name.sequence) > MAX_COUNT:
+                raise malformed("an incarnation or sequence above 2^63 - 1")
+            outcome, detail = await self._auditor.audit(
+                GatewayId(parse_id(name.gateway_id)),
+                name.incarnation,
+                name.sequence,
+                due=request.due,
+                now=self._clock.now(),
+            )
+        self._events.ring()
+        return ledger_pb2.AuditBatchResponse(outcome=outcome, detail=detail)
 
     # --- settlement ---------------------------------------------------------------------------------------------------
 

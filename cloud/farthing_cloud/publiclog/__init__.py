@@ -23,6 +23,7 @@ from farthing_cloud.config import PublicLogSection
 from farthing_cloud.database import Pool
 from farthing_cloud.events.consumer import Consumer
 from farthing_cloud.offering import Mounted
+from farthing_cloud.publiclog.audits import Audits, AuditTerms
 from farthing_cloud.publiclog.files import Contradiction, LogFiles
 from farthing_cloud.publiclog.sequencer import LEAVES_AT_ONCE, LOG_KEY, Sequencer
 from farthing_cloud.publiclog.servicer import PublicLogServicer
@@ -43,12 +44,13 @@ class PublicLogService:
     sequencers: Mapping[LogName, Sequencer]
     consumer: Consumer
     devices: DeviceChanges
+    audits: Audits
     interval_s: int
 
     @property
     def servicers(self) -> Sequence[Mounted]:
         """The back office's PublicLog."""
-        servicer = PublicLogServicer(self.sequencers)
+        servicer = PublicLogServicer(self.sequencers, self.audits)
         return ((publiclog_pb2_grpc.add_PublicLogServicer_to_server, servicer, "back-office"),)
 
     async def run(self) -> None:
@@ -56,6 +58,7 @@ class PublicLogService:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self.consumer.run())
             tasks.create_task(self.devices.run(every_s=self.interval_s))
+            tasks.create_task(self.audits.run())
             for sequencer in self.sequencers.values():
                 tasks.create_task(self._publish(sequencer))
 
@@ -115,5 +118,12 @@ def build(
             handler=PostedBatches(sequencers[BATCHES], ledger),
         ),
         devices=DeviceChanges(sequencers[DEVICES], pool=pool, registry=channel.to("registry"), ledger=ledger),
+        audits=Audits(
+            pool=pool,
+            ledger=ledger,
+            terms=AuditTerms(
+                rate_ppm=settings.audit_ppm, rate_ppm_of=settings.audit_ppm_of, due_s=settings.audit_due_s
+            ),
+        ),
         interval_s=settings.interval_s,
     )

@@ -12,6 +12,7 @@ from farthing.tlog.note import MAX_NOTE_SIZE
 from farthing.tlog.tiles import TileError
 from farthing.v1 import publiclog_pb2, publiclog_pb2_grpc
 from farthing_cloud.callers import caller
+from farthing_cloud.publiclog.audits import Audits
 from farthing_cloud.publiclog.files import Contradiction
 from farthing_cloud.publiclog.sequencer import Sequencer
 from farthing_cloud.refusals import Context, Refused, refusals
@@ -20,6 +21,8 @@ from farthing_cloud.refusals import Context, Refused, refusals
 MAX_SUBJECTS: Final = 1_024
 #: Entries about one subject: a device changes a few times in its life; the newest count.
 MAX_ENTRIES_EACH: Final = 16
+#: Audits of one answer.
+MAX_AUDITS: Final = 1_000
 
 _CODES = (
     (Contradiction, grpc.StatusCode.FAILED_PRECONDITION),
@@ -32,7 +35,8 @@ _log = structlog.stdlib.get_logger(__name__)
 class PublicLogServicer(publiclog_pb2_grpc.PublicLogServicer):
     """See ``publiclog.proto``."""
 
-    def __init__(self, sequencers: Mapping[LogName, Sequencer]) -> None:
+    def __init__(self, sequencers: Mapping[LogName, Sequencer], audits: Audits) -> None:
+        self._audits = audits
         self._sequencers: dict[str, Sequencer] = {str(name): each for name, each in sequencers.items()}
 
     @override
@@ -80,6 +84,15 @@ class PublicLogServicer(publiclog_pb2_grpc.PublicLogServicer):
         async with refusals(context, _CODES):
             published, old_root, path = await self._sequencer(request.log).growth(request.old_size)
         return publiclog_pb2.ProveGrowthResponse(old_root=old_root, path=path, checkpoint=published.note)
+
+    @override
+    async def ListAudits(
+        self, request: publiclog_pb2.ListAuditsRequest, context: Context
+    ) -> publiclog_pb2.ListAuditsResponse:
+        """What was drawn, and what came of it."""
+        async with refusals(context, _CODES):
+            audits = await self._audits.list(request.gateway_id, min(request.limit or MAX_AUDITS, MAX_AUDITS))
+        return publiclog_pb2.ListAuditsResponse(audits=audits)
 
     @override
     async def ReconcileLog(

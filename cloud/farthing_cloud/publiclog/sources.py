@@ -20,6 +20,7 @@ from farthing.v1 import directive_pb2, events_pb2, ledger_pb2, ledger_pb2_grpc, 
 from farthing_cloud.database import Pool
 from farthing_cloud.events.consumer import Connection, Event, PoisonEvent, WorldNotReady
 from farthing_cloud.publiclog import store
+from farthing_cloud.publiclog.audits import Posted, keep_posted
 from farthing_cloud.publiclog.files import Contradiction
 from farthing_cloud.publiclog.sequencer import Sequencer
 from farthing_cloud.publiclog.store import Leaf
@@ -67,12 +68,22 @@ class PostedBatches:
 
     async def handle(self, connection: Connection, events: Sequence[Event]) -> None:
         """Append, in the transaction that remembers the events."""
-        leaves = []
+        leaves, posted = [], []
         for event in events:
-            leaf = self._leaves.get(_key(_name(event)))
+            name = _name(event)
+            leaf = self._leaves.get(_key(name))
             if leaf is None:
                 raise PoisonEvent("the ledger knows no such batch")
             leaves.append(leaf)
+            posted.append(
+                Posted(
+                    batch_hash=leaf.subject,
+                    operator_id=events_pb2.BatchPosted.FromString(event.value).operator_id,
+                    gateway_id=name.gateway_id,
+                    incarnation=name.incarnation,
+                    sequence=name.sequence,
+                )
+            )
         try:
             await self._sequencer.append(
                 connection, leaves, ledger_epoch=self._epoch, same=lambda before, entry: before == entry
@@ -80,6 +91,7 @@ class PostedBatches:
         except Contradiction as err:
             # Not the event's fault: it waits for people.
             raise WorldNotReady(str(err)) from err
+        await keep_posted(connection, posted)
 
     def committed(self) -> None:
         """The publisher looks by itself."""

@@ -8,6 +8,7 @@ from farthing.v1 import directive_pb2 as directive_pb2
 from google.protobuf import descriptor as descriptor
 from google.protobuf import message as message
 from google.protobuf.internal import containers as containers
+from google.protobuf.internal import enum_type_wrapper as enum_type_wrapper
 import builtins as builtins
 import sys
 import typing as typing
@@ -18,6 +19,34 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: descriptor.FileDescriptor
+
+class _AuditOutcome:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _AuditOutcomeEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_AuditOutcome.ValueType], builtins.type):
+    DESCRIPTOR: descriptor.EnumDescriptor
+    AUDIT_OUTCOME_UNSPECIFIED: _AuditOutcome.ValueType  # 0
+    AUDIT_OUTCOME_WAITS: _AuditOutcome.ValueType  # 1
+    """Its detail has not come yet."""
+    AUDIT_OUTCOME_PASSED: _AuditOutcome.ValueType  # 2
+    """Its detail came, and holds."""
+    AUDIT_OUTCOME_UNANSWERED: _AuditOutcome.ValueType  # 3
+    """Its detail was due and has not come."""
+    AUDIT_OUTCOME_FALSE: _AuditOutcome.ValueType  # 4
+    """What is kept of it does not hold."""
+
+class AuditOutcome(_AuditOutcome, metaclass=_AuditOutcomeEnumTypeWrapper): ...
+
+AUDIT_OUTCOME_UNSPECIFIED: AuditOutcome.ValueType  # 0
+AUDIT_OUTCOME_WAITS: AuditOutcome.ValueType  # 1
+"""Its detail has not come yet."""
+AUDIT_OUTCOME_PASSED: AuditOutcome.ValueType  # 2
+"""Its detail came, and holds."""
+AUDIT_OUTCOME_UNANSWERED: AuditOutcome.ValueType  # 3
+"""Its detail was due and has not come."""
+AUDIT_OUTCOME_FALSE: AuditOutcome.ValueType  # 4
+"""What is kept of it does not hold."""
 
 @typing.final
 class CreateGatewayRequest(message.Message):
@@ -2666,5 +2695,47 @@ class GatewayRewinding(message.Message):
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = typing.Literal["directives", b"directives", "gateway_id", b"gateway_id", "incarnation", b"incarnation", "operator_id", b"operator_id", "posted_sequence", b"posted_sequence", "quotas", b"quotas", "receipted_sequence", b"receipted_sequence", "reinstated_micros", b"reinstated_micros", "set_aside", b"set_aside", "short_micros", b"short_micros", "shown_at_us", b"shown_at_us", "standing", b"standing"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class AuditBatchRequest(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
+    BATCH_FIELD_NUMBER: builtins.int
+    DUE_FIELD_NUMBER: builtins.int
+    due: builtins.bool
+    """Its time is over: what has not come by now does not come."""
+    @builtins.property
+    def batch(self) -> BatchName: ...
+    def __init__(
+        self,
+        *,
+        batch: BatchName | None = ...,
+        due: builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["batch", b"batch"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["batch", b"batch", "due", b"due"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class AuditBatchResponse(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
+    OUTCOME_FIELD_NUMBER: builtins.int
+    DETAIL_FIELD_NUMBER: builtins.int
+    outcome: AuditOutcome.ValueType
+    detail: builtins.str
+    def __init__(
+        self,
+        *,
+        outcome: AuditOutcome.ValueType = ...,
+        detail: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["detail", b"detail", "outcome", b"outcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...

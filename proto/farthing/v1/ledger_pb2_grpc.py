@@ -190,6 +190,11 @@ class LedgerStub:
                 request_serializer=farthing_dot_v1_dot_ledger__pb2.ReadReceiptsRequest.SerializeToString,
                 response_deserializer=farthing_dot_v1_dot_ledger__pb2.ReadReceiptsResponse.FromString,
                 _registered_method=True)
+        self.AuditBatch = channel.unary_unary(
+                '/farthing.v1.Ledger/AuditBatch',
+                request_serializer=farthing_dot_v1_dot_ledger__pb2.AuditBatchRequest.SerializeToString,
+                response_deserializer=farthing_dot_v1_dot_ledger__pb2.AuditBatchResponse.FromString,
+                _registered_method=True)
         self.ShowExposure = channel.unary_unary(
                 '/farthing.v1.Ledger/ShowExposure',
                 request_serializer=farthing_dot_v1_dot_ledger__pb2.ShowExposureRequest.SerializeToString,
@@ -402,6 +407,13 @@ class LedgerServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def AuditBatch(self, request, context):
+        """A batch that was drawn for audit: whether its detail came, and holds. What is false, or due and not there, opens a case.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ShowExposure(self, request, context):
         """The most that could be lost now.
         """
@@ -573,6 +585,11 @@ def add_LedgerServicer_to_server(servicer, server):
                     servicer.ReadReceipts,
                     request_deserializer=farthing_dot_v1_dot_ledger__pb2.ReadReceiptsRequest.FromString,
                     response_serializer=farthing_dot_v1_dot_ledger__pb2.ReadReceiptsResponse.SerializeToString,
+            ),
+            'AuditBatch': grpc.unary_unary_rpc_method_handler(
+                    servicer.AuditBatch,
+                    request_deserializer=farthing_dot_v1_dot_ledger__pb2.AuditBatchRequest.FromString,
+                    response_serializer=farthing_dot_v1_dot_ledger__pb2.AuditBatchResponse.SerializeToString,
             ),
             'ShowExposure': grpc.unary_unary_rpc_method_handler(
                     servicer.ShowExposure,
@@ -1423,6 +1440,33 @@ class Ledger:
             '/farthing.v1.Ledger/ReadReceipts',
             farthing_dot_v1_dot_ledger__pb2.ReadReceiptsRequest.SerializeToString,
             farthing_dot_v1_dot_ledger__pb2.ReadReceiptsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AuditBatch(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/farthing.v1.Ledger/AuditBatch',
+            farthing_dot_v1_dot_ledger__pb2.AuditBatchRequest.SerializeToString,
+            farthing_dot_v1_dot_ledger__pb2.AuditBatchResponse.FromString,
             options,
             channel_credentials,
             insecure,

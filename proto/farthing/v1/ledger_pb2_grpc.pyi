@@ -74,6 +74,8 @@ class LedgerStub:
     """What one authorization was billed, down to the devices' signatures: one bundle in parts."""
     ReadReceipts: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.ReadReceiptsRequest, _ledger_pb2.ReadReceiptsResponse]
     """What the public log says of posted batches."""
+    AuditBatch: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.AuditBatchRequest, _ledger_pb2.AuditBatchResponse]
+    """A batch that was drawn for audit: whether its detail came, and holds. What is false, or due and not there, opens a case."""
     ShowExposure: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.ShowExposureRequest, _ledger_pb2.ShowExposureResponse]
     """The most that could be lost now."""
     ShowEpoch: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.ShowEpochRequest, _ledger_pb2.ShowEpochResponse]
@@ -125,6 +127,8 @@ class LedgerAsyncStub(LedgerStub):
     """What one authorization was billed, down to the devices' signatures: one bundle in parts."""
     ReadReceipts: _aio.UnaryUnaryMultiCallable[_ledger_pb2.ReadReceiptsRequest, _ledger_pb2.ReadReceiptsResponse]  # type: ignore[assignment]
     """What the public log says of posted batches."""
+    AuditBatch: _aio.UnaryUnaryMultiCallable[_ledger_pb2.AuditBatchRequest, _ledger_pb2.AuditBatchResponse]  # type: ignore[assignment]
+    """A batch that was drawn for audit: whether its detail came, and holds. What is false, or due and not there, opens a case."""
     ShowExposure: _aio.UnaryUnaryMultiCallable[_ledger_pb2.ShowExposureRequest, _ledger_pb2.ShowExposureResponse]  # type: ignore[assignment]
     """The most that could be lost now."""
     ShowEpoch: _aio.UnaryUnaryMultiCallable[_ledger_pb2.ShowEpochRequest, _ledger_pb2.ShowEpochResponse]  # type: ignore[assignment]
@@ -359,6 +363,14 @@ class LedgerServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_ledger_pb2.ReadReceiptsResponse, _abc.Awaitable[_ledger_pb2.ReadReceiptsResponse]]:
         """What the public log says of posted batches."""
+
+    @_abc_1.abstractmethod
+    def AuditBatch(
+        self,
+        request: _ledger_pb2.AuditBatchRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ledger_pb2.AuditBatchResponse, _abc.Awaitable[_ledger_pb2.AuditBatchResponse]]:
+        """A batch that was drawn for audit: whether its detail came, and holds. What is false, or due and not there, opens a case."""
 
     @_abc_1.abstractmethod
     def ShowExposure(

@@ -248,3 +248,93 @@ class ReconcileLogResponse(message.Message):
     _ClearFieldArgType: _TypeAlias = typing.Literal["rewritten", b"rewritten", "taken_in", b"taken_in"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ListAuditsRequest(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
+    GATEWAY_ID_FIELD_NUMBER: builtins.int
+    LIMIT_FIELD_NUMBER: builtins.int
+    gateway_id: builtins.str
+    """Empty: of all gateways."""
+    limit: builtins.int
+    """At most 1,000; 0 stands for that."""
+    def __init__(
+        self,
+        *,
+        gateway_id: builtins.str = ...,
+        limit: builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["gateway_id", b"gateway_id", "limit", b"limit"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class Audit(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
+    OPERATOR_ID_FIELD_NUMBER: builtins.int
+    GATEWAY_ID_FIELD_NUMBER: builtins.int
+    INCARNATION_FIELD_NUMBER: builtins.int
+    SEQUENCE_FIELD_NUMBER: builtins.int
+    BATCH_HASH_FIELD_NUMBER: builtins.int
+    RATE_PPM_FIELD_NUMBER: builtins.int
+    CHECKPOINT_FIELD_NUMBER: builtins.int
+    DRAWN_AT_US_FIELD_NUMBER: builtins.int
+    DUE_AT_US_FIELD_NUMBER: builtins.int
+    OUTCOME_FIELD_NUMBER: builtins.int
+    DETAIL_FIELD_NUMBER: builtins.int
+    operator_id: builtins.str
+    gateway_id: builtins.str
+    incarnation: builtins.int
+    sequence: builtins.int
+    batch_hash: builtins.bytes
+    rate_ppm: builtins.int
+    """The draw's rate, parts per million, and the checkpoint (a signed note) that it was made from."""
+    checkpoint: builtins.bytes
+    drawn_at_us: builtins.int
+    """Real time."""
+    due_at_us: builtins.int
+    outcome: builtins.str
+    """"waits", "passed", "unanswered" or "false"."""
+    detail: builtins.str
+    def __init__(
+        self,
+        *,
+        operator_id: builtins.str = ...,
+        gateway_id: builtins.str = ...,
+        incarnation: builtins.int = ...,
+        sequence: builtins.int = ...,
+        batch_hash: builtins.bytes = ...,
+        rate_ppm: builtins.int = ...,
+        checkpoint: builtins.bytes = ...,
+        drawn_at_us: builtins.int = ...,
+        due_at_us: builtins.int = ...,
+        outcome: builtins.str = ...,
+        detail: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["batch_hash", b"batch_hash", "checkpoint", b"checkpoint", "detail", b"detail", "drawn_at_us", b"drawn_at_us", "due_at_us", b"due_at_us", "gateway_id", b"gateway_id", "incarnation", b"incarnation", "operator_id", b"operator_id", "outcome", b"outcome", "rate_ppm", b"rate_ppm", "sequence", b"sequence"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ListAuditsResponse(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
+    AUDITS_FIELD_NUMBER: builtins.int
+    @builtins.property
+    def audits(self) -> containers.RepeatedCompositeFieldContainer[Audit]: ...
+    def __init__(
+        self,
+        *,
+        audits: abc.Iterable[Audit] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["audits", b"audits"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...

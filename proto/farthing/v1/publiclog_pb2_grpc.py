@@ -51,6 +51,11 @@ class PublicLogStub:
                 request_serializer=farthing_dot_v1_dot_publiclog__pb2.ProveGrowthRequest.SerializeToString,
                 response_deserializer=farthing_dot_v1_dot_publiclog__pb2.ProveGrowthResponse.FromString,
                 _registered_method=True)
+        self.ListAudits = channel.unary_unary(
+                '/farthing.v1.PublicLog/ListAudits',
+                request_serializer=farthing_dot_v1_dot_publiclog__pb2.ListAuditsRequest.SerializeToString,
+                response_deserializer=farthing_dot_v1_dot_publiclog__pb2.ListAuditsResponse.FromString,
+                _registered_method=True)
         self.ReconcileLog = channel.unary_unary(
                 '/farthing.v1.PublicLog/ReconcileLog',
                 request_serializer=farthing_dot_v1_dot_publiclog__pb2.ReconcileLogRequest.SerializeToString,
@@ -83,6 +88,13 @@ class PublicLogServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListAudits(self, request, context):
+        """Batches drawn for audit, newest first, and what came of it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ReconcileLog(self, request, context):
         """A person's word after a restore: what was published goes on, from the log's own files or the database, and nothing forks.
         """
@@ -107,6 +119,11 @@ def add_PublicLogServicer_to_server(servicer, server):
                     servicer.ProveGrowth,
                     request_deserializer=farthing_dot_v1_dot_publiclog__pb2.ProveGrowthRequest.FromString,
                     response_serializer=farthing_dot_v1_dot_publiclog__pb2.ProveGrowthResponse.SerializeToString,
+            ),
+            'ListAudits': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAudits,
+                    request_deserializer=farthing_dot_v1_dot_publiclog__pb2.ListAuditsRequest.FromString,
+                    response_serializer=farthing_dot_v1_dot_publiclog__pb2.ListAuditsResponse.SerializeToString,
             ),
             'ReconcileLog': grpc.unary_unary_rpc_method_handler(
                     servicer.ReconcileLog,
@@ -197,6 +214,33 @@ class PublicLog:
             '/farthing.v1.PublicLog/ProveGrowth',
             farthing_dot_v1_dot_publiclog__pb2.ProveGrowthRequest.SerializeToString,
             farthing_dot_v1_dot_publiclog__pb2.ProveGrowthResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListAudits(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/farthing.v1.PublicLog/ListAudits',
+            farthing_dot_v1_dot_publiclog__pb2.ListAuditsRequest.SerializeToString,
+            farthing_dot_v1_dot_publiclog__pb2.ListAuditsResponse.FromString,
             options,
             channel_credentials,
             insecure,

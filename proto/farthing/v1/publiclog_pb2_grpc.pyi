@@ -40,6 +40,8 @@ class PublicLogStub:
     """Entries about something, with their paths to the newest published checkpoint."""
     ProveGrowth: _grpc.UnaryUnaryMultiCallable[_publiclog_pb2.ProveGrowthRequest, _publiclog_pb2.ProveGrowthResponse]
     """That an earlier tree is the beginning of the one published now."""
+    ListAudits: _grpc.UnaryUnaryMultiCallable[_publiclog_pb2.ListAuditsRequest, _publiclog_pb2.ListAuditsResponse]
+    """Batches drawn for audit, newest first, and what came of it."""
     ReconcileLog: _grpc.UnaryUnaryMultiCallable[_publiclog_pb2.ReconcileLogRequest, _publiclog_pb2.ReconcileLogResponse]
     """A person's word after a restore: what was published goes on, from the log's own files or the database, and nothing forks."""
 
@@ -55,6 +57,8 @@ class PublicLogAsyncStub(PublicLogStub):
     """Entries about something, with their paths to the newest published checkpoint."""
     ProveGrowth: _aio.UnaryUnaryMultiCallable[_publiclog_pb2.ProveGrowthRequest, _publiclog_pb2.ProveGrowthResponse]  # type: ignore[assignment]
     """That an earlier tree is the beginning of the one published now."""
+    ListAudits: _aio.UnaryUnaryMultiCallable[_publiclog_pb2.ListAuditsRequest, _publiclog_pb2.ListAuditsResponse]  # type: ignore[assignment]
+    """Batches drawn for audit, newest first, and what came of it."""
     ReconcileLog: _aio.UnaryUnaryMultiCallable[_publiclog_pb2.ReconcileLogRequest, _publiclog_pb2.ReconcileLogResponse]  # type: ignore[assignment]
     """A person's word after a restore: what was published goes on, from the log's own files or the database, and nothing forks."""
 
@@ -85,6 +89,14 @@ class PublicLogServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_publiclog_pb2.ProveGrowthResponse, _abc.Awaitable[_publiclog_pb2.ProveGrowthResponse]]:
         """That an earlier tree is the beginning of the one published now."""
+
+    @_abc_1.abstractmethod
+    def ListAudits(
+        self,
+        request: _publiclog_pb2.ListAuditsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_publiclog_pb2.ListAuditsResponse, _abc.Awaitable[_publiclog_pb2.ListAuditsResponse]]:
+        """Batches drawn for audit, newest first, and what came of it."""
 
     @_abc_1.abstractmethod
     def ReconcileLog(

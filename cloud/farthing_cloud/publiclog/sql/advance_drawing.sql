@@ -1,0 +1,1 @@
+UPDATE drawing SET size = %(size)s
