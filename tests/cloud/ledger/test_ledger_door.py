@@ -45,6 +45,7 @@ from farthing_cloud.ledger.door import GatewaySyncServicer
 from farthing_cloud.ledger.operations import Ledger
 from farthing_cloud.ledger.plans import CorrectionPlans
 from farthing_cloud.ledger.reports import Reports
+from farthing_cloud.ledger.restored import RestoredLedger
 from farthing_cloud.ledger.signing import PublicKeys, Signatures
 from farthing_cloud.ledger.store.interface import Cursor
 from farthing_cloud.ledger.store.postgres import PostgresStore
@@ -681,3 +682,125 @@ async def test_a_person_corrects_once_and_is_named(cloud: Cloud) -> None:
     listed = (await back.ListCorrections(ledger_pb2.ListCorrectionsRequest(operator_id=OP))).corrections
     assert list(listed) == [done.correction]
     assert (await back.Verify(ledger_pb2.VerifyRequest())).ok
+
+
+def lost_directive(cloud: Cloud, version: int, previous: bytes, name: str = "G1") -> directive_pb2.SignedDirective:
+    """A grant that the cloud has signed, and that its ledger has no longer."""
+    granted = directive_pb2.QuotaGranted(
+        quota_id="q-lost",
+        account_id="P",
+        currency=EUR,
+        amount_micros=2_000_000,
+        spend_until_us=NOON,
+        report_until_us=NOON,
+        incarnation=1,
+        request_counter=77,
+    )
+    raw = directive_pb2.Directive(
+        gateway_id=name, version=version, previous_hash=previous, dated_at_us=NOON, quota_granted=granted
+    ).SerializeToString(deterministic=True)
+    key = cloud.token.keys["directive"]
+    return directive_pb2.SignedDirective(
+        directive=raw,
+        signature=key.sign(cose.to_be_signed("directive", name, raw)),
+        key_id=key.public.key_id,
+    )
+
+
+async def show(cloud: Cloud, links: list[tuple[int, bytes]], *directives: directive_pb2.SignedDirective) -> Any:
+    call = cloud.door.ShowDirectives()
+    offered = [gateway_sync_pb2.ChainLink(version=version, hash=digest) for version, digest in links]
+    await call.write(gateway_sync_pb2.ShowDirectivesRequest(links=offered))
+    first = await call.read()
+    assert first.after_version == min(version for version, _ in links)
+    await call.write(gateway_sync_pb2.ShowDirectivesRequest(directives=directives, last=True))
+    await call.done_writing()
+    return await call.read()
+
+
+async def test_what_the_cloud_signed_proves_a_restore_and_is_taken_back(cloud: Cloud) -> None:
+    gateway = Gateway()
+    quota_id = await opened(cloud, gateway)
+    row = await cloud.store.gateway(GatewayId("G1"))
+    assert row is not None
+    here = row.directive_version
+    lost = lost_directive(cloud, here + 1, row.directive_hash)
+    forged = directive_pb2.SignedDirective(directive=lost.directive, signature=bytes(64), key_id=lost.key_id)
+    anothers = lost_directive(cloud, here + 1, row.directive_hash, "G2")
+    strangers = directive_pb2.SignedDirective(directive=lost.directive, signature=bytes(64), key_id=b"unknown!")
+
+    def hello(directive: directive_pb2.SignedDirective | None) -> Any:
+        return cloud.door.Hello(
+            gateway_sync_pb2.HelloRequest(
+                incarnation=1,
+                start_id=START,
+                position=9,
+                directive_version=here + 1,
+                hears_standing=True,
+                last_directive=directive,
+            )
+        )
+
+    # Nobody else's word stops the ledger.
+    assert (await refused(hello(forged)))[0] is grpc.StatusCode.INVALID_ARGUMENT
+    assert (await refused(hello(anothers)))[0] is grpc.StatusCode.INVALID_ARGUMENT
+    for proof in (strangers, None):
+        assert (await hello(proof)).standing == gateway_sync_pb2.HELLO_STANDING_AGREED
+    assert (await cloud.back_office.ShowEpoch(ledger_pb2.ShowEpochRequest())).state == "open"
+    code, why = await refused(push(cloud, replace(gateway).seal(quota_id, directive_version=here + 1)))
+    assert (code, "rests on directive" in why) == (grpc.StatusCode.FAILED_PRECONDITION, True)
+
+    code, why = await refused(hello(lost))
+    assert code is grpc.StatusCode.FAILED_PRECONDITION
+    assert f"G1 has proven it: directive {here + 1}" in why
+    assert (await cloud.back_office.ShowEpoch(ledger_pb2.ShowEpochRequest())).state == "stopped"
+    following = cloud.door.FollowDirectives(gateway_sync_pb2.FollowDirectivesRequest(after_version=here))
+    assert (await refused(following.read()))[0] is grpc.StatusCode.FAILED_PRECONDITION
+    ask = gateway_sync_pb2.RequestQuotaRequest(
+        incarnation=1, counter=2, account_id="P", currency=EUR, wanted_micros=1_000_000
+    )
+    assert (await cloud.door.RequestQuota(ask)).answer == gateway_sync_pb2.QUOTA_ANSWER_LEDGER_RESTORING
+    assert (await cloud.back_office.Reconcile(ledger_pb2.ReconcileRequest(operator_id=OP))).restoring
+
+    cloud.calls("person", "anna")
+    proposed = await cloud.back_office.ProposeDecision(
+        ledger_pb2.ProposeDecisionRequest(kind="restored", operator_id=OP, reason="the disk died")
+    )
+    cloud.calls("person", "ben")
+    content = ledger_pb2.DecisionContent.FromString(proposed.decision.content)
+    assert (content.ledger_epoch, "G1 has proven it" in content.waits_because) == (2, True)
+    assert (
+        await cloud.back_office.ApproveDecision(
+            ledger_pb2.ApproveDecisionRequest(
+                decision_id=proposed.decision.decision_id, content_hash=proposed.decision.content_hash
+            )
+        )
+    ).changed
+    cloud.calls("gateway", "G1")
+    assert (await hello(lost)).standing == gateway_sync_pb2.HELLO_STANDING_REWIND
+    links = [(here + 1, hashlib.sha256(lost.directive).digest()), (here, row.directive_hash)]
+    for wrong in (forged, anothers, strangers):
+        code, _ = await refused(show(cloud, links, wrong))
+        assert code is grpc.StatusCode.INVALID_ARGUMENT
+    code, _ = await refused(show(cloud, links, lost, lost))
+    assert code is grpc.StatusCode.FAILED_PRECONDITION
+    assert (await cloud.back_office.ShowEpoch(ledger_pb2.ShowEpochRequest())).gateways[0].standing == "missing"
+    back = await show(cloud, links, lost)
+    assert (back.directives, back.quotas, back.directive_version) == (1, 1, here + 2)
+
+    following = cloud.door.FollowDirectives(gateway_sync_pb2.FollowDirectivesRequest(after_version=here))
+    first, second = (await following.read()).directive, (await following.read()).directive
+    following.cancel()
+    assert first == lost  # the very signature
+    restored = directive_pb2.Directive.FromString(second.directive)
+    assert (restored.ledger_epoch, restored.ledger_restored.last_version) == (2, here + 1)
+    assert restored.previous_hash == hashlib.sha256(lost.directive).digest()
+    (standing,) = (await cloud.back_office.ShowEpoch(ledger_pb2.ShowEpochRequest())).gateways
+    assert (standing.standing, standing.reinstated_micros) == ("rewound", 2_000_000)
+    assert (await hello(lost)).standing == gateway_sync_pb2.HELLO_STANDING_AGREED
+    (receipt,) = await push(cloud, gateway.seal(quota_id))
+    assert batch_pb2.Receipt.FromString(receipt.receipt).ledger_epoch == 2
+    assert (await cloud.door.RequestQuota(ask)).answer == gateway_sync_pb2.QUOTA_ANSWER_LEDGER_RESTORING
+    assert await RestoredLedger(cloud.store).open_again(now=real_clock().now())
+    assert (await cloud.door.RequestQuota(ask)).answer == gateway_sync_pb2.QUOTA_ANSWER_GRANTED
+    assert (await cloud.back_office.Verify(ledger_pb2.VerifyRequest())).ok

@@ -199,6 +199,11 @@ class Cloud(GatewaySyncServicer):
         self.repeat_receipts = False
         self.break_after: int | None = None
         self.heads: list[directive_pb2.SignedDirectiveHead] = []
+        self.links: list[tuple[int, bytes]] = []
+        self.shown: list[directive_pb2.SignedDirective] = []
+        self.receipts_shown: list[batch_pb2.SignedReceipt] = []
+        #: Where a restored ledger wants batches again: by incarnation.
+        self.wanted: dict[int, int] | None = None
 
     async def sign(self, kind: Any, recipient: str, raw: bytes, label: str) -> bytes:
         return await self.token.sign(label, to_be_signed(kind, recipient, raw))
@@ -237,9 +242,11 @@ class Cloud(GatewaySyncServicer):
             )
         )
 
-    async def receipt(self, sequence: int, digest: bytes, *, label: str = "receipt") -> batch_pb2.SignedReceipt:
+    async def receipt(
+        self, sequence: int, digest: bytes, *, label: str = "receipt", incarnation: int = 1
+    ) -> batch_pb2.SignedReceipt:
         raw = batch_pb2.Receipt(
-            ledger_epoch=1, gateway_id=GATEWAY, incarnation=1, sequence=sequence, batch_hash=digest
+            ledger_epoch=1, gateway_id=GATEWAY, incarnation=incarnation, sequence=sequence, batch_hash=digest
         ).SerializeToString()
         return batch_pb2.SignedReceipt(
             receipt=raw,
@@ -255,12 +262,20 @@ class Cloud(GatewaySyncServicer):
             ledger_epoch=1,
             posted_sequence=max(self.posted, default=0),
             proven_sequence=max(self.proven, default=0),
+            wants_batches=self.wanted is not None,
+            earlier=[
+                gateway_sync_pb2.PostedChain(incarnation=incarnation, posted_sequence=posted)
+                for incarnation, posted in (self.wanted or {}).items()
+            ],
         )
 
     async def PushBatches(self, request_iterator: Any, context: Any) -> AsyncIterator[Any]:  # noqa: N802 gRPC's signature
         async for signed in request_iterator:
             sequence = int(signed.batch.split()[1])
             self.pushed.append(sequence)
+            if signed.batch.startswith(b"earlier"):
+                yield await self.receipt(sequence, batch_hash(signed.batch), incarnation=0)
+                continue
             self.posted.setdefault(sequence, signed.batch)
             if self.break_after is not None and sequence >= self.break_after:
                 self.break_after = None
@@ -281,6 +296,22 @@ class Cloud(GatewaySyncServicer):
             async with self.more:
                 while sent >= len(self.chain) and not self.heads:
                     await self.more.wait()
+
+    async def ShowDirectives(self, request_iterator: Any, context: Any) -> AsyncIterator[Any]:  # noqa: N802, ARG002 gRPC's signature
+        first = await anext(request_iterator)
+        self.links = [(link.version, link.hash) for link in first.links]
+        self.receipts_shown.append(first.last_receipt)
+        known = {batch_hash(each.directive): place for place, each in enumerate(self.chain, 1)}
+        after = max((known.get(digest, 0) for _, digest in self.links), default=0)
+        yield gateway_sync_pb2.ShowDirectivesResponse(after_version=after)
+        async for request in request_iterator:
+            self.chain[after:] = []
+            self.shown += request.directives
+            if request.last:
+                break
+        self.chain += self.shown
+        self.standing = gateway_sync_pb2.HELLO_STANDING_AGREED
+        yield gateway_sync_pb2.ShowDirectivesResponse(after_version=after, directives=len(self.shown))
 
     async def RequestQuota(self, request: Any, context: Any) -> gateway_sync_pb2.RequestQuotaResponse:  # noqa: N802, ARG002 gRPC's signature
         self.asked.append(request.counter)
@@ -609,3 +640,46 @@ async def test_a_backlog_drains_within_the_cap_and_live_traffic_goes_on(world: W
     )
     assert world.line.now_ns / 1e9 >= (sent_bytes + 63 * 64) / 1_000 - 1 - 0.2
     assert world.uplink.measure(0) == (0, 0.0)
+
+
+async def test_a_restored_ledger_is_shown_what_it_signed_and_gets_every_batch_again(world: World) -> None:
+    cloud, gateway = world.cloud, world.gateway
+    gateway.incarnation = 0
+    await cloud.welcome()
+    for records in range(70):  # more than one message takes
+        await cloud.direct(seal=directive_pb2.SealPolicy(records=records))
+    await gateway.seal(3)
+    await gateway.until(lambda: gateway.receipted == 3 and gateway.version == 71)
+    signed = list(cloud.chain)
+    receipt = gateway.receipt
+    hellos = len(cloud.hellos)
+
+    # The ledger is that of some time ago: two directives, one batch.
+    cloud.chain[2:] = []
+    cloud.posted = {1: cloud.posted[1]}
+    cloud.pushed.clear()
+    cloud.standing = gateway_sync_pb2.HELLO_STANDING_REWIND
+    await world.relay.refuse()
+    await world.relay.start()
+    await until(lambda: len(cloud.posted) == 3)
+
+    told = cloud.hellos[hellos]
+    assert told.last_directive == signed[-1]
+    assert (told.last_receipt.receipt, told.last_receipt.signature, told.last_receipt.key_id) == receipt
+    assert cloud.receipts_shown == [told.last_receipt]
+    assert cloud.links[0] == (71, batch_hash(signed[-1].directive))
+    assert cloud.shown == signed[2:]
+    assert cloud.pushed == [2, 3]
+    assert gateway.version == 71
+
+
+async def test_batches_of_earlier_incarnations_come_first(world: World) -> None:
+    cloud, gateway = world.cloud, world.gateway
+    await world.relay.refuse()
+    gateway.earlier = {0: [Row(sequence=n, batch=b"earlier %d" % n) for n in (1, 2, 3)]}
+    cloud.wanted = {0: 1}
+    await gateway.seal(2)
+    await world.relay.start()
+    await until(lambda: len(cloud.pushed) == 4)
+    # Of the earlier one what is missing; of the present one everything.
+    assert cloud.pushed == [2, 3, 1, 2]
