@@ -449,6 +449,7 @@ def reconcile(ctx: typer.Context, operator: Operator, as_json: Json = False) -> 
         "unproven_micros": answer.unproven_micros,
         "open_quotas": answer.open_quotas,
         "maximum_loss_micros": answer.maximum_loss_micros,
+        "restoring": answer.restoring,
     }
     show_one(row, as_json=as_json)
 
