@@ -8,7 +8,7 @@ from typing import Any
 
 import grpc.aio
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from log_parts import append, batch, opened, sequencer
 from typing_extensions import override
@@ -38,6 +38,7 @@ def test_a_draw_by_hand() -> None:
     assert not drawn(of, batch_hash, rate_ppm=rate - 1)
 
 
+@settings(max_examples=30)
 @given(st.text(max_size=20), st.binary(min_size=32, max_size=32), st.integers(0, 1_000_000))
 def test_who_is_drawn_at_a_rate_is_drawn_at_every_higher_one(text: str, batch_hash: bytes, rate_ppm: int) -> None:
     of = seed(text)
