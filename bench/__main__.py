@@ -29,8 +29,10 @@ FIGURES = {
     "E6": ("bench.journal", "e6"),
     "E8": ("bench.journal", "e8"),
     "flood": ("bench.flood", "flood"),
-    "C1": ("bench.ledger", "c1"),
-    "C2": ("bench.ledger", "c2"),
+    "C1": ("bench.posting", "c1"),
+    "C1-writers": ("bench.posting", "c1_writers"),
+    "C1-disk": ("bench.posting", "c1_disk"),
+    "C2": ("bench.door", "c2"),
     "E7": ("bench.backlog", "e7"),
     "daemons": ("bench.daemons", "daemons"),
 }

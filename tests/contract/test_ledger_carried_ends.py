@@ -282,6 +282,47 @@ async def test_another_use_of_its_register_stands_in_the_way_of_it_as_of_any_cla
     assert (await store.verify()).fault == ""
 
 
+@pytest.mark.parametrize("release", [False, True])
+async def test_what_an_end_says_beyond_a_claim_that_is_final_waits_for_people(
+    store: LedgerStore, release: bool
+) -> None:
+    story = await opened(store)
+    # A decision closed the use at the last value its device had proved: its claim is final.
+    closed = batch_pb2.Batch.FromString(seal_own(story, own("1.00", "0.20", 3000, ("1.00", "0.20"))))
+    closed.claims[0].final = True
+    raw = story.sealed["G1"][-1] = closed.SerializeToString(deterministic=True)
+    await story.push(raw)
+    # The device's own end turns up elsewhere, twice.
+    for _ in range(2):
+        await story.push(story.seal("G2", [], [], carried=(carried(INTENT, END, grant=granted(story, "q1")),)))
+    assert await balance(store, "clearing/S1/w1") == (0, micros("1.00"))
+    assert (await balance(store, "payer/P"))[0] == micros("1.20")
+    assert (await balance(store, "suspense/S1"))[0] == micros("0.60")
+    assert (await store.verify()).fault == ""
+
+    await story.ledger.decide_case(1, release=release, now=NOW)
+    assert await balance(store, "clearing/S1/w1") == (0, micros(NET if release else "1.00"))
+    assert (await balance(store, "payer/P"))[0] == micros("1.80" if release else "1.20")
+    suspense = await balance(store, "suspense/S1")
+    assert suspense[0] == suspense[1]
+    assert (await store.verify()).fault == ""
+
+
+async def test_an_end_that_says_again_what_a_final_claim_says_is_priced_by_whoever_saw_the_readings(
+    store: LedgerStore,
+) -> None:
+    story = await opened(store)
+    # Readings in between made it cheaper than its first and last statements say.
+    closed = batch_pb2.Batch.FromString(seal_own(story, own("1.40", "0.28", 5000, ("1.40", "0.28"))))
+    closed.claims[0].final = True
+    raw = story.sealed["G1"][-1] = closed.SerializeToString(deterministic=True)
+    await story.push(raw)
+    await story.push(story.seal("G2", [], [], carried=(carried(INTENT, END, grant=granted(story, "q1")),)))
+    assert await balance(store, "clearing/S1/w1") == (0, micros("1.40"))
+    assert await balance(store, "suspense/S1") == (0, 0)
+    assert (await told(store), (await store.verify()).fault) == ([], "")
+
+
 FORGED = (
     lambda story: batch_pb2.CarriedEnd(
         granted_by="G1",

@@ -6,7 +6,8 @@ Rule 3: it is posted from what the grant's quotas still hold; then, as far as th
 was billed before the newest grant, from what else the old gateway's quotas hold for who pays: it stood on one of them. What is left goes down the
 waterfall: as ``overrun`` what the grant never covered, as ``late`` the rest. Who pays is the account that the grant names, else its quotas'.
 A grant that names neither leaves it to the operator.
-Rule 4: what one batch takes beyond holds is bounded by the exposure of the gateway that signed the grants, as if it had billed it itself: a
+Rule 4: a claim that is final stays what its payer is billed. An end at or before its place says nothing new; what one further on adds is set aside, with a case.
+Rule 5: what one batch takes beyond holds is bounded by the exposure of the gateway that signed the grants, as if it had billed it itself: a
 stolen one may sign whatever it likes. What is above is set aside. It is proven when it is posted, so it stands against nobody after that.
 """
 
@@ -125,12 +126,17 @@ def _bill_one(
     if stored is not None and (stored.register, stored.register_from) != (use.register, use.register_from):
         out.cases.append(_case(CaseKind.REGISTER_DIFFERS, use, detail=f"an end carried by {carrier.gateway_id}"))
         return
+    if stored is not None and stored.final and use.register_to <= stored.register_to:
+        # Said again. Its gateway priced it with every reading in between, so that price stands, be this one more or less.
+        return
     net, tax = sum(part[1] for part in use.parts), sum(part[2] for part in use.parts)
     before = (stored.net_micros, stored.tax_micros) if stored is not None else (0, 0)
     due = max(0, net - before[0]) + max(0, tax - before[1])
     # As for every claim: what was claimed first and is only said again stays as it was.
     overlap = _overlap(view, use, in_batch) if stored is None or due else None
-    aside = overlap is not None or (stored is not None and stored.aside)
+    # It was ended already, by its device's word or a decision (docs/adr/0011): what a later word adds is for people.
+    ended = stored is not None and stored.final and due > 0
+    aside = overlap is not None or ended or (stored is not None and stored.aside)
     after = Claimed(
         authorization_id=use.authorization_id,
         register=use.register,
@@ -154,7 +160,8 @@ def _bill_one(
     out.directives.append((use.granted_by, body))
     parts = _due_parts(use.parts, due)
     if aside:
-        _set_aside(view, book, carrier, use, parts, overlap, out)
+        kind = CaseKind.AFTER_FINAL if ended and overlap is None else CaseKind.OVERLAP
+        _set_aside(view, book, carrier, use, parts, overlap, kind, out)
     else:
         _post(view, book, carrier, use, parts, out)
 
@@ -320,6 +327,7 @@ def _set_aside(
     use: CarriedUse,
     parts: Sequence[tuple[int, int, int]],
     overlap: AuthorizationId | None,
+    kind: CaseKind,
     out: Outcome,
 ) -> None:
     site_id, account_id = _site_of(view, use), _account_of(view, use)
@@ -343,7 +351,7 @@ def _set_aside(
     if asides or overlap is not None:
         out.cases.append(
             _case(
-                CaseKind.OVERLAP,
+                kind,
                 use,
                 case_id=view.open_cases.get(use.key),
                 other_authorization_id=overlap or AuthorizationId(b""),

@@ -199,6 +199,8 @@ class CaseKind(StrEnum):
     SHARES_MISSING = "shares-missing"
     #: An end that another gateway carried, and that does not prove itself.
     CARRIED = "carried"
+    #: An end that another gateway carried says more than a claim that was final: of a use that a decision had ended, or of which its device says two things.
+    AFTER_FINAL = "after-final"
 
 
 class CaseStatus(StrEnum):
