@@ -484,6 +484,51 @@ async def test_detail_is_checked_leaf_by_leaf_and_published(cloud: Cloud) -> Non
     assert (await cloud.store.verify()).fault == ""
 
 
+async def test_the_public_log_hears_what_receipts_say_and_audits_are_judged(cloud: Cloud) -> None:
+    gateway = Gateway()
+    quota_id = await opened(cloud, gateway)
+    batches = [gateway.seal(quota_id), gateway.seal(quota_id)]
+    receipts = await push(cloud, *batches)
+    names = [ledger_pb2.BatchName(gateway_id="G1", incarnation=1, sequence=sequence) for sequence in (2, 7, 1)]
+    answer = await cloud.back_office.ReadReceipts(ledger_pb2.ReadReceiptsRequest(batches=names))
+    assert answer.ledger_epoch == 1
+    assert [
+        (each.batch.sequence, each.ledger_epoch, each.batch_hash, each.receipt_hash) for each in answer.receipts
+    ] == [
+        (
+            sequence,
+            1,
+            hashlib.sha256(batches[sequence - 1].batch).digest(),
+            # The signature is made anew each time; what it is over is the same for ever.
+            hashlib.sha256(receipts[sequence - 1].receipt).digest(),
+        )
+        for sequence in (2, 1)
+    ]
+    too_many = ledger_pb2.ReadReceiptsRequest(batches=names[:1] * 201)
+    assert (await refused(cloud.back_office.ReadReceipts(too_many)))[0] == grpc.StatusCode.INVALID_ARGUMENT
+
+    async def audit(sequence: int, *, due: bool = False) -> int:
+        request = ledger_pb2.AuditBatchRequest(
+            batch=ledger_pb2.BatchName(gateway_id="G1", incarnation=1, sequence=sequence), due=due
+        )
+        return (await cloud.back_office.AuditBatch(request)).outcome
+
+    assert await audit(1) == ledger_pb2.AUDIT_OUTCOME_WAITS
+
+    async def detail() -> AsyncIterator[gateway_sync_pb2.UploadEvidenceRequest]:
+        yield gateway_sync_pb2.UploadEvidenceRequest(
+            incarnation=1, sequence=1, compressed_leaves=compress_leaves(gateway.leaves[1])
+        )
+
+    assert [each.verified async for each in cloud.door.UploadEvidence(detail())] == [True]
+    assert await audit(1, due=True) == ledger_pb2.AUDIT_OUTCOME_PASSED
+    assert await audit(2, due=True) == ledger_pb2.AUDIT_OUTCOME_UNANSWERED
+    cases = (
+        await cloud.back_office.ListGatewayCases(ledger_pb2.ListGatewayCasesRequest(operator_id=OP, open_only=True))
+    ).cases
+    assert [(case.kind, case.gateway_id) for case in cases] == [("audit", "G1")]
+
+
 async def exported(cloud: Cloud, authorization: bytes, **more: Any) -> Bundle:
     request = ledger_pb2.ExportEvidenceRequest(operator_id=OP, authorization_id=authorization, **more)
     return decode(b"".join([answer.part async for answer in cloud.back_office.ExportEvidence(request)]))
