@@ -152,6 +152,11 @@ DEFAULT_CALLERS: Mapping[str, tuple[str, ...]] = {
     _L + "ShowCorrectionPlan": (_PERSONS, _SETTLEMENT),
     _L + "ApproveCorrectionPlan": (_PERSONS,),
     _L + "ExecuteCorrectionPlan": (_PERSONS,),
+    # Two of them review what a revoked gateway sealed: the servicer asks for two persons.
+    _L + "ImportBatches": (_PERSONS,),
+    _L + "ListImportReviews": (_PERSONS,),
+    _L + "ProposeImportReview": (_PERSONS,),
+    _L + "ApproveImportReview": (_PERSONS,),
     _L + "ExportEvidence": (_PERSONS,),
     _L + "ShowExposure": (_PERSONS, _FRAUD, _SETTLEMENT),
     _M + "ListMovements": (_PERSONS, _DOCUMENTS),

@@ -325,20 +325,37 @@ def journal_salvage(config: ConfigOption, as_json: JsonOption = False) -> None:
 
 
 @journal_app.command("export")
-def journal_export(config: ConfigOption, out: Annotated[Path, typer.Option(help="The file to write.")]) -> None:
-    """Write every entry as a line of JSON, whole or not at all: enough to import it by hand."""
+def journal_export(
+    config: ConfigOption,
+    out: Annotated[Path, typer.Option(help="The file to write.")],
+    batches: Annotated[
+        bool,
+        typer.Option("--batches", help="Signed batches without a receipt, with their detail, for `ledger import`."),
+    ] = False,
+    everything: Annotated[bool, typer.Option("--everything", help="With --batches: those with a receipt too.")] = False,
+) -> None:
+    """Write every entry as a line of JSON, whole or not at all; with --batches what the ledger takes by hand."""
     from farthing_edge.journal.errors import JournalError
-    from farthing_edge.journal.inspection import export
 
     scratch = out.with_name(f".{out.name}.new")
+    read = _config(config)
     try:
-        with scratch.open("w", encoding="utf-8") as opened:
-            count = export(_config(config).journal_file, opened)
+        if batches:
+            from farthing_edge.engine.parcels import export_batches
+
+            with scratch.open("wb") as opened:
+                count, bare = export_batches(read.journal_file, read.gateway, opened, everything=everything)
+            said = f"{count} batches in {out}" + (f", {bare} without their detail" if bare else "")
+        else:
+            from farthing_edge.journal.inspection import export
+
+            with scratch.open("w", encoding="utf-8") as lines:
+                said = f"{export(read.journal_file, lines)} entries in {out}"
         scratch.replace(out)
     except (JournalError, OSError) as err:
         scratch.unlink(missing_ok=True)
         _fail(err)
-    print(f"{count} entries in {out}")
+    print(said)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import typer
 
 from farthing.v1 import directive_pb2, ledger_pb2, ledger_pb2_grpc
 from farthing_cloud.admin.decisions import restored, show_epoch
+from farthing_cloud.admin.imports import import_batches
 from farthing_cloud.admin.session import (
     CALL_TIMEOUT_S,
     DryRun,
@@ -452,6 +453,9 @@ def reconcile(ctx: typer.Context, operator: Operator, as_json: Json = False) -> 
         "restoring": answer.restoring,
     }
     show_one(row, as_json=as_json)
+
+
+ledger.command("import")(import_batches)
 
 
 @ledger.command("exposure")

@@ -17,6 +17,7 @@ from farthing_cloud.admin.apply import (
 )
 from farthing_cloud.admin.decisions import forced_void, give_up, incarnation, list_cases
 from farthing_cloud.admin.document import PROFILE_NAMES, PROFILES, Device, Gateway, Register
+from farthing_cloud.admin.imports import review
 from farthing_cloud.admin.session import (
     CALL_TIMEOUT_S,
     DryRun,
@@ -42,6 +43,7 @@ devices = typer.Typer(help="Meters, chargers, transponders.", no_args_is_help=Tr
 gateways.add_typer(incarnation, name="incarnation")
 gateways.add_typer(forced_void, name="forced-void")
 gateways.add_typer(give_up, name="give-up")
+gateways.add_typer(review, name="review")
 gateways.command("cases")(list_cases)
 
 AnyOperator = Annotated[str, typer.Option("--operator", envvar="FARTHING_ADMIN_OPERATOR", help="Default: all.")]

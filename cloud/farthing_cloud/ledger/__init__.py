@@ -25,6 +25,7 @@ from farthing_cloud.ledger.core.exposure import loss_of
 from farthing_cloud.ledger.core.quotas import GrantTerms
 from farthing_cloud.ledger.core.rows import Gateway, LedgerState
 from farthing_cloud.ledger.door import GatewaySyncServicer
+from farthing_cloud.ledger.imports import Imports
 from farthing_cloud.ledger.movements import Movements, MovementsServicer
 from farthing_cloud.ledger.operations import OVERDUE_AT_ONCE, Ledger
 from farthing_cloud.ledger.plans import CorrectionPlans
@@ -172,20 +173,22 @@ def build(
     signatures = Signatures(signer=token, keys=keys, store=store)
     ledger = Ledger(store, terms=grant_terms(settings), receipt_keys=(keys.receipt,))
     events = Bell()
+    door = GatewaySyncServicer(
+        ledger=ledger,
+        signatures=signatures,
+        clock=clock,
+        caller=caller,
+        events=events,
+        head_interval_s=settings.directive_head_interval_s,
+    )
     return LedgerService(
-        door=GatewaySyncServicer(
-            ledger=ledger,
-            signatures=signatures,
-            clock=clock,
-            caller=caller,
-            events=events,
-            head_interval_s=settings.directive_head_interval_s,
-        ),
+        door=door,
         back_office=LedgerServicer(
             ledger=ledger,
             reports=Reports(pool),
             bundles=Bundles(store, receipt_keys=(keys.receipt,), key_certificates=_key_certificates(token.party)),
             plans=CorrectionPlans(ledger),
+            imports=Imports(ledger, door),
             clock=clock,
             directives_wanted=signatures.wanted,
             events=events,

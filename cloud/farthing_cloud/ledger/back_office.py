@@ -41,9 +41,11 @@ from farthing_cloud.ledger.core.rows import (
     Rewinding,
 )
 from farthing_cloud.ledger.core.windows import SplitRule
+from farthing_cloud.ledger.import_calls import ImportServicer
+from farthing_cloud.ledger.imports import Imports
 from farthing_cloud.ledger.operations import Ledger
 from farthing_cloud.ledger.orders import message_of, order_of
-from farthing_cloud.ledger.plan_calls import PART_SIZE, PlanServicer
+from farthing_cloud.ledger.plan_calls import PART_SIZE
 from farthing_cloud.ledger.plans import CorrectionPlans
 from farthing_cloud.ledger.refusals import Context, Refused, malformed, refusals
 from farthing_cloud.ledger.reports import Reports
@@ -75,7 +77,7 @@ _REDUCED: Final = frozenset(
 )
 
 
-class LedgerServicer(PlanServicer):
+class LedgerServicer(ImportServicer):
     """See ``ledger.proto``."""
 
     def __init__(
@@ -85,6 +87,7 @@ class LedgerServicer(PlanServicer):
         reports: Reports,
         bundles: Bundles,
         plans: CorrectionPlans,
+        imports: Imports,
         clock: BusinessClock,
         directives_wanted: Bell,
         events: Bell,
@@ -98,6 +101,7 @@ class LedgerServicer(PlanServicer):
         self._bundles = bundles
         self._auditor = Auditor(ledger)
         self._plans = plans
+        self._imports = imports
         self._clock = clock
         self._directives_wanted = directives_wanted
         self._events = events
@@ -127,6 +131,8 @@ class LedgerServicer(PlanServicer):
                 time_zone=_text("time_zone", request.time_zone),
                 now=self._clock.now(),
             )
+            if request.revoked:
+                await self._store.revoke(GatewayId(request.gateway_id), now=self._clock.now())
         self._directives_wanted.ring()
         return ledger_pb2.CreateGatewayResponse(changed=changed)
 

@@ -359,7 +359,7 @@ class GatewaySyncServicer(gateway_sync_pb2_grpc.GatewaySyncServicer):
         async with refusals(context):
             gateway = await self._gateway(context)
             async for request in request_iterator:
-                fault = await self._prove(gateway, request)
+                fault = await self.prove(gateway, request)
                 metrics.EVIDENCE.labels("faulty" if fault else "verified").inc()
                 if fault:
                     _log.warning(
@@ -373,7 +373,25 @@ class GatewaySyncServicer(gateway_sync_pb2_grpc.GatewaySyncServicer):
                     incarnation=request.incarnation, sequence=request.sequence, verified=not fault, fault=fault
                 )
 
-    async def _prove(self, gateway: Gateway, request: gateway_sync_pb2.UploadEvidenceRequest) -> str:
+    # --- by hand ------------------------------------------------------------------------------------------------------
+
+    def check(self, gateway: Gateway, signed: batch_pb2.SignedBatch) -> ReceivedBatch:
+        """The batch, if the gateway's own key signed it and it speaks of it; raises ``Refused``."""
+        return _verified(gateway, signed)
+
+    async def take(
+        self,
+        gateway: Gateway,
+        signed: batch_pb2.SignedBatch,
+        keep: Callable[[ReceivedBatch], ReceivedBatch] | None = None,
+    ) -> tuple[ChainStep, batch_pb2.SignedReceipt]:
+        """Post a batch that was carried by hand, or as much as ``keep`` leaves of it, and sign its receipt; raises ``Refused``."""
+        batch = await asyncio.to_thread(self.check, gateway, signed)
+        posted = await self._post((gateway, batch if keep is None else keep(batch)))
+        return posted[0], await self._receipt(posted)
+
+    async def prove(self, gateway: Gateway, request: gateway_sync_pb2.UploadEvidenceRequest) -> str:
+        """Check a posted batch's detail, and mark it as proven; which rule fails, or nothing."""
         if max(request.incarnation, request.sequence) > MAX_COUNT:
             raise malformed("incarnation or sequence above 2^63 - 1")
         stored = await self._store.batch(gateway.gateway_id, request.incarnation, request.sequence)

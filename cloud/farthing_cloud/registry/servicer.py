@@ -5,7 +5,7 @@ Rule 2: a dry run reads and compares only, and takes references it cannot find a
 """
 
 from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, Final
 
 import grpc
@@ -392,6 +392,10 @@ class RegistryServicer(registry_pb2_grpc.RegistryServicer):
                         caller=who.uri,
                         at_us=self._clock.now(),
                     )
+        if new.status == registry_pb2.GATEWAY_STATUS_REVOKED:
+            # It is revoked whatever the ledger hears; what it does not hear now, it hears when it is back.
+            with suppress(grpc.aio.AioRpcError, WishRefused):
+                await self._bring_up_to_date(request.gateway_id)
         return _answer(old, differences(old, new))
 
     # --- lists --------------------------------------------------------------------------------------------------------
@@ -484,6 +488,7 @@ class RegistryServicer(registry_pb2_grpc.RegistryServicer):
             operator = await store.get_operator(connection, stored.gateway.operator_id)
         assert site is not None
         assert operator is not None
+        revoked = stored.gateway.status == registry_pb2.GATEWAY_STATUS_REVOKED
         if stored.ledger_revision < stored.revision:
             await self._ledger.CreateGateway(
                 ledger_pb2.CreateGatewayRequest(
@@ -495,6 +500,7 @@ class RegistryServicer(registry_pb2_grpc.RegistryServicer):
                     batch_key=stored.gateway.batch_key,
                     grant_key=stored.gateway.grant_key,
                     time_zone=site.time_zone,
+                    revoked=revoked,
                 ),
                 timeout=CALL_TIMEOUT_S,
             )
@@ -502,9 +508,10 @@ class RegistryServicer(registry_pb2_grpc.RegistryServicer):
                 await store.ledger_knows(connection, gateway_id, stored.revision)
         await self._wishes.fulfil(gateway_id, parked_too=parked_too)
         if stored.vault_revision < stored.revision:
-            await self._vault.ProvisionGateway(
-                vault_pb2.ProvisionGatewayRequest(gateway_id=gateway_id), timeout=CALL_TIMEOUT_S
-            )
+            if not revoked:  # one that may never connect again is given no keys
+                await self._vault.ProvisionGateway(
+                    vault_pb2.ProvisionGatewayRequest(gateway_id=gateway_id), timeout=CALL_TIMEOUT_S
+                )
             async with self._pool.connection() as connection:
                 await store.vault_knows(connection, gateway_id, stored.revision)
 

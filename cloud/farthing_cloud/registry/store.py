@@ -142,7 +142,10 @@ async def put_gateway(connection: Connection, gateway: registry_pb2.Gateway) -> 
 
 
 async def set_gateway_status(connection: Connection, gateway_id: str, status: int) -> None:
-    await connection.execute(_SET_GATEWAY_STATUS, {"gateway_id": gateway_id, "status": int(status)})
+    # The ledger has to know whom not to believe by himself any more; the others it need not.
+    revoked = status == registry_pb2.GATEWAY_STATUS_REVOKED
+    named = {"gateway_id": gateway_id, "status": int(status), "tell_ledger": revoked}
+    await connection.execute(_SET_GATEWAY_STATUS, named)
 
 
 async def list_gateways(connection: Connection, operator_id: str) -> list[registry_pb2.Gateway]:

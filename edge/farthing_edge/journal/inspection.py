@@ -223,7 +223,7 @@ def show(
 
 
 def export(path: Path, to: IO[str]) -> int:
-    """Write every entry as one line of JSON (position, at_us, kind, body, chain in hex): enough to import it by hand."""
+    """Write every entry as one line of JSON (position, at_us, kind, body, chain in hex)."""
     connection = connect_to_read(path)
     written = 0
     try:

@@ -4,6 +4,7 @@ isort:skip_file
 """
 
 from collections import abc as abc
+from farthing.v1 import batch_pb2 as batch_pb2
 from farthing.v1 import directive_pb2 as directive_pb2
 from google.protobuf import descriptor as descriptor
 from google.protobuf import message as message
@@ -60,6 +61,7 @@ class CreateGatewayRequest(message.Message):
     BATCH_KEY_FIELD_NUMBER: builtins.int
     GRANT_KEY_FIELD_NUMBER: builtins.int
     TIME_ZONE_FIELD_NUMBER: builtins.int
+    REVOKED_FIELD_NUMBER: builtins.int
     operator_id: builtins.str
     site_id: builtins.str
     gateway_id: builtins.str
@@ -69,6 +71,8 @@ class CreateGatewayRequest(message.Message):
     """SubjectPublicKeyInfo (DER)."""
     grant_key: builtins.bytes
     time_zone: builtins.str
+    revoked: builtins.bool
+    """It may never connect again; for ever, once said. What it sealed posts by review only."""
     def __init__(
         self,
         *,
@@ -80,10 +84,11 @@ class CreateGatewayRequest(message.Message):
         batch_key: builtins.bytes = ...,
         grant_key: builtins.bytes = ...,
         time_zone: builtins.str = ...,
+        revoked: builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["batch_key", b"batch_key", "currency", b"currency", "exposure_micros", b"exposure_micros", "gateway_id", b"gateway_id", "grant_key", b"grant_key", "operator_id", b"operator_id", "site_id", b"site_id", "time_zone", b"time_zone"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["batch_key", b"batch_key", "currency", b"currency", "exposure_micros", b"exposure_micros", "gateway_id", b"gateway_id", "grant_key", b"grant_key", "operator_id", b"operator_id", "revoked", b"revoked", "site_id", b"site_id", "time_zone", b"time_zone"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2450,6 +2455,315 @@ class ExecuteCorrectionPlanResponse(message.Message):
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = typing.Literal["next_item", b"next_item", "posted", b"posted", "waiting", b"waiting"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ImportBegins(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
+    GATEWAY_ID_FIELD_NUMBER: builtins.int
+    FILE_HASH_FIELD_NUMBER: builtins.int
+    REASON_FIELD_NUMBER: builtins.int
+    gateway_id: builtins.str
+    file_hash: builtins.bytes
+    """SHA-256 of the file, as it is recorded."""
+    reason: builtins.str
+    def __init__(
+        self,
+        *,
+        gateway_id: builtins.str = ...,
+        file_hash: builtins.bytes = ...,
+        reason: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["file_hash", b"file_hash", "gateway_id", b"gateway_id", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ImportedBatch(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
+    SIGNED_FIELD_NUMBER: builtins.int
+    INCARNATION_FIELD_NUMBER: builtins.int
+    SEQUENCE_FIELD_NUMBER: builtins.int
+    COMPRESSED_LEAVES_FIELD_NUMBER: builtins.int
+    incarnation: builtins.int
+    sequence: builtins.int
+    compressed_leaves: builtins.bytes
+    """As in UploadEvidenceRequest; empty where there is none."""
+    @builtins.property
+    def signed(self) -> batch_pb2.SignedBatch: ...
+    def __init__(
+        self,
+        *,
+        signed: batch_pb2.SignedBatch | None = ...,
+        incarnation: builtins.int = ...,
+        sequence: builtins.int = ...,
+        compressed_leaves: builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["signed", b"signed"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["compressed_leaves", b"compressed_leaves", "incarnation", b"incarnation", "sequence", b"sequence", "signed", b"signed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ImportBatchesRequest(message.Message):
+    """First how it begins, then the batches in the order of their chains."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    BEGINS_FIELD_NUMBER: builtins.int
+    BATCH_FIELD_NUMBER: builtins.int
+    @builtins.property
+    def begins(self) -> ImportBegins: ...
+    @builtins.property
+    def batch(self) -> ImportedBatch: ...
+    def __init__(
+        self,
+        *,
+        begins: ImportBegins | None = ...,
+        batch: ImportedBatch | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["batch", b"batch", "begins", b"begins", "item", b"item"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["batch", b"batch", "begins", b"begins", "item", b"item"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_item: _TypeAlias = typing.Literal["begins", "batch"]  # noqa: Y015
+    _WhichOneofArgType_item: _TypeAlias = typing.Literal["item", b"item"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_item) -> _WhichOneofReturnType_item | None: ...
+
+@typing.final
+class ImportBatchesResponse(message.Message):
+    """One for each batch."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    INCARNATION_FIELD_NUMBER: builtins.int
+    SEQUENCE_FIELD_NUMBER: builtins.int
+    OUTCOME_FIELD_NUMBER: builtins.int
+    WHY_FIELD_NUMBER: builtins.int
+    PROVEN_FIELD_NUMBER: builtins.int
+    FAULT_FIELD_NUMBER: builtins.int
+    RECEIPT_FIELD_NUMBER: builtins.int
+    incarnation: builtins.int
+    sequence: builtins.int
+    outcome: builtins.str
+    """"posted", "replay" (it was before), "gap", "fork", "unknown incarnation" as over the wire; "parked" for a revoked gateway's;
+    "refused" for what is no batch of this gateway.
+    """
+    why: builtins.str
+    """Why not; empty for what was posted or parked."""
+    proven: builtins.bool
+    fault: builtins.str
+    """Why its detail does not prove it; empty when it does, or is not there."""
+    @builtins.property
+    def receipt(self) -> batch_pb2.SignedReceipt: ...
+    def __init__(
+        self,
+        *,
+        incarnation: builtins.int = ...,
+        sequence: builtins.int = ...,
+        outcome: builtins.str = ...,
+        why: builtins.str = ...,
+        proven: builtins.bool = ...,
+        fault: builtins.str = ...,
+        receipt: batch_pb2.SignedReceipt | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["receipt", b"receipt"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["fault", b"fault", "incarnation", b"incarnation", "outcome", b"outcome", "proven", b"proven", "receipt", b"receipt", "sequence", b"sequence", "why", b"why"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ImportReviewContent(message.Message):
+    """What two persons decide about a revoked gateway's parked batches, byte for byte: deterministic encoding."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    OPERATOR_ID_FIELD_NUMBER: builtins.int
+    GATEWAY_ID_FIELD_NUMBER: builtins.int
+    BATCH_HASHES_FIELD_NUMBER: builtins.int
+    REASON_FIELD_NUMBER: builtins.int
+    PROPOSED_BY_FIELD_NUMBER: builtins.int
+    PROPOSED_AT_US_FIELD_NUMBER: builtins.int
+    PROVEN_MICROS_FIELD_NUMBER: builtins.int
+    UNPROVEN_MICROS_FIELD_NUMBER: builtins.int
+    operator_id: builtins.str
+    gateway_id: builtins.str
+    reason: builtins.str
+    proposed_by: builtins.str
+    proposed_at_us: builtins.int
+    proven_micros: builtins.int
+    """What the devices prove of all of them, net and tax in micros: what is to be posted at most. What they do not prove stays parked."""
+    unproven_micros: builtins.int
+    @builtins.property
+    def batch_hashes(self) -> containers.RepeatedScalarFieldContainer[builtins.bytes]:
+        """SHA-256 of each batch, in the order of their chains."""
+
+    def __init__(
+        self,
+        *,
+        operator_id: builtins.str = ...,
+        gateway_id: builtins.str = ...,
+        batch_hashes: abc.Iterable[builtins.bytes] | None = ...,
+        reason: builtins.str = ...,
+        proposed_by: builtins.str = ...,
+        proposed_at_us: builtins.int = ...,
+        proven_micros: builtins.int = ...,
+        unproven_micros: builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["batch_hashes", b"batch_hashes", "gateway_id", b"gateway_id", "operator_id", b"operator_id", "proposed_at_us", b"proposed_at_us", "proposed_by", b"proposed_by", "proven_micros", b"proven_micros", "reason", b"reason", "unproven_micros", b"unproven_micros"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ImportReview(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
+    REVIEW_ID_FIELD_NUMBER: builtins.int
+    CONTENT_FIELD_NUMBER: builtins.int
+    CONTENT_HASH_FIELD_NUMBER: builtins.int
+    APPROVED_BY_FIELD_NUMBER: builtins.int
+    APPROVED_AT_US_FIELD_NUMBER: builtins.int
+    review_id: builtins.str
+    content: builtins.bytes
+    content_hash: builtins.bytes
+    approved_by: builtins.str
+    """Empty until it is approved."""
+    approved_at_us: builtins.int
+    def __init__(
+        self,
+        *,
+        review_id: builtins.str = ...,
+        content: builtins.bytes = ...,
+        content_hash: builtins.bytes = ...,
+        approved_by: builtins.str = ...,
+        approved_at_us: builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["approved_at_us", b"approved_at_us", "approved_by", b"approved_by", "content", b"content", "content_hash", b"content_hash", "review_id", b"review_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ListImportReviewsRequest(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
+    OPERATOR_ID_FIELD_NUMBER: builtins.int
+    operator_id: builtins.str
+    def __init__(
+        self,
+        *,
+        operator_id: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["operator_id", b"operator_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ListImportReviewsResponse(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
+    REVIEWS_FIELD_NUMBER: builtins.int
+    @builtins.property
+    def reviews(self) -> containers.RepeatedCompositeFieldContainer[ImportReview]: ...
+    def __init__(
+        self,
+        *,
+        reviews: abc.Iterable[ImportReview] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["reviews", b"reviews"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ProposeImportReviewRequest(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
+    GATEWAY_ID_FIELD_NUMBER: builtins.int
+    REASON_FIELD_NUMBER: builtins.int
+    gateway_id: builtins.str
+    reason: builtins.str
+    def __init__(
+        self,
+        *,
+        gateway_id: builtins.str = ...,
+        reason: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["gateway_id", b"gateway_id", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ProposeImportReviewResponse(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
+    REVIEW_FIELD_NUMBER: builtins.int
+    @builtins.property
+    def review(self) -> ImportReview: ...
+    def __init__(
+        self,
+        *,
+        review: ImportReview | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["review", b"review"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["review", b"review"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ApproveImportReviewRequest(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
+    REVIEW_ID_FIELD_NUMBER: builtins.int
+    CONTENT_HASH_FIELD_NUMBER: builtins.int
+    review_id: builtins.str
+    content_hash: builtins.bytes
+    """SHA-256 of the content that the approving person has seen."""
+    def __init__(
+        self,
+        *,
+        review_id: builtins.str = ...,
+        content_hash: builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["content_hash", b"content_hash", "review_id", b"review_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ApproveImportReviewResponse(message.Message):
+    """One for each batch, in order. Approved again by the same person, it goes on where it was."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    BATCH_FIELD_NUMBER: builtins.int
+    @builtins.property
+    def batch(self) -> ImportBatchesResponse: ...
+    def __init__(
+        self,
+        *,
+        batch: ImportBatchesResponse | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["batch", b"batch"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["batch", b"batch"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -180,6 +180,26 @@ class LedgerStub:
                 request_serializer=farthing_dot_v1_dot_ledger__pb2.ExecuteCorrectionPlanRequest.SerializeToString,
                 response_deserializer=farthing_dot_v1_dot_ledger__pb2.ExecuteCorrectionPlanResponse.FromString,
                 _registered_method=True)
+        self.ImportBatches = channel.stream_stream(
+                '/farthing.v1.Ledger/ImportBatches',
+                request_serializer=farthing_dot_v1_dot_ledger__pb2.ImportBatchesRequest.SerializeToString,
+                response_deserializer=farthing_dot_v1_dot_ledger__pb2.ImportBatchesResponse.FromString,
+                _registered_method=True)
+        self.ListImportReviews = channel.unary_unary(
+                '/farthing.v1.Ledger/ListImportReviews',
+                request_serializer=farthing_dot_v1_dot_ledger__pb2.ListImportReviewsRequest.SerializeToString,
+                response_deserializer=farthing_dot_v1_dot_ledger__pb2.ListImportReviewsResponse.FromString,
+                _registered_method=True)
+        self.ProposeImportReview = channel.unary_unary(
+                '/farthing.v1.Ledger/ProposeImportReview',
+                request_serializer=farthing_dot_v1_dot_ledger__pb2.ProposeImportReviewRequest.SerializeToString,
+                response_deserializer=farthing_dot_v1_dot_ledger__pb2.ProposeImportReviewResponse.FromString,
+                _registered_method=True)
+        self.ApproveImportReview = channel.unary_stream(
+                '/farthing.v1.Ledger/ApproveImportReview',
+                request_serializer=farthing_dot_v1_dot_ledger__pb2.ApproveImportReviewRequest.SerializeToString,
+                response_deserializer=farthing_dot_v1_dot_ledger__pb2.ApproveImportReviewResponse.FromString,
+                _registered_method=True)
         self.ExportEvidence = channel.unary_stream(
                 '/farthing.v1.Ledger/ExportEvidence',
                 request_serializer=farthing_dot_v1_dot_ledger__pb2.ExportEvidenceRequest.SerializeToString,
@@ -393,6 +413,32 @@ class LedgerServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ImportBatches(self, request_iterator, context):
+        """What a gateway that may no longer connect has sealed, carried by hand: the same door, by a person. What a revoked gateway sealed waits
+        for two persons' review, and then posts as far as devices signed it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListImportReviews(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ProposeImportReview(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ApproveImportReview(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ExportEvidence(self, request, context):
         """What one authorization was billed, down to the devices' signatures: one bundle in parts.
         """
@@ -575,6 +621,26 @@ def add_LedgerServicer_to_server(servicer, server):
                     servicer.ExecuteCorrectionPlan,
                     request_deserializer=farthing_dot_v1_dot_ledger__pb2.ExecuteCorrectionPlanRequest.FromString,
                     response_serializer=farthing_dot_v1_dot_ledger__pb2.ExecuteCorrectionPlanResponse.SerializeToString,
+            ),
+            'ImportBatches': grpc.stream_stream_rpc_method_handler(
+                    servicer.ImportBatches,
+                    request_deserializer=farthing_dot_v1_dot_ledger__pb2.ImportBatchesRequest.FromString,
+                    response_serializer=farthing_dot_v1_dot_ledger__pb2.ImportBatchesResponse.SerializeToString,
+            ),
+            'ListImportReviews': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListImportReviews,
+                    request_deserializer=farthing_dot_v1_dot_ledger__pb2.ListImportReviewsRequest.FromString,
+                    response_serializer=farthing_dot_v1_dot_ledger__pb2.ListImportReviewsResponse.SerializeToString,
+            ),
+            'ProposeImportReview': grpc.unary_unary_rpc_method_handler(
+                    servicer.ProposeImportReview,
+                    request_deserializer=farthing_dot_v1_dot_ledger__pb2.ProposeImportReviewRequest.FromString,
+                    response_serializer=farthing_dot_v1_dot_ledger__pb2.ProposeImportReviewResponse.SerializeToString,
+            ),
+            'ApproveImportReview': grpc.unary_stream_rpc_method_handler(
+                    servicer.ApproveImportReview,
+                    request_deserializer=farthing_dot_v1_dot_ledger__pb2.ApproveImportReviewRequest.FromString,
+                    response_serializer=farthing_dot_v1_dot_ledger__pb2.ApproveImportReviewResponse.SerializeToString,
             ),
             'ExportEvidence': grpc.unary_stream_rpc_method_handler(
                     servicer.ExportEvidence,
@@ -1386,6 +1452,114 @@ class Ledger:
             '/farthing.v1.Ledger/ExecuteCorrectionPlan',
             farthing_dot_v1_dot_ledger__pb2.ExecuteCorrectionPlanRequest.SerializeToString,
             farthing_dot_v1_dot_ledger__pb2.ExecuteCorrectionPlanResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ImportBatches(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/farthing.v1.Ledger/ImportBatches',
+            farthing_dot_v1_dot_ledger__pb2.ImportBatchesRequest.SerializeToString,
+            farthing_dot_v1_dot_ledger__pb2.ImportBatchesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListImportReviews(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/farthing.v1.Ledger/ListImportReviews',
+            farthing_dot_v1_dot_ledger__pb2.ListImportReviewsRequest.SerializeToString,
+            farthing_dot_v1_dot_ledger__pb2.ListImportReviewsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ProposeImportReview(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/farthing.v1.Ledger/ProposeImportReview',
+            farthing_dot_v1_dot_ledger__pb2.ProposeImportReviewRequest.SerializeToString,
+            farthing_dot_v1_dot_ledger__pb2.ProposeImportReviewResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ApproveImportReview(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/farthing.v1.Ledger/ApproveImportReview',
+            farthing_dot_v1_dot_ledger__pb2.ApproveImportReviewRequest.SerializeToString,
+            farthing_dot_v1_dot_ledger__pb2.ApproveImportReviewResponse.FromString,
             options,
             channel_credentials,
             insecure,

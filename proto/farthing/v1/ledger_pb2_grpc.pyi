@@ -70,6 +70,13 @@ class LedgerStub:
     ShowCorrectionPlan: _grpc.UnaryStreamMultiCallable[_ledger_pb2.ShowCorrectionPlanRequest, _ledger_pb2.ShowCorrectionPlanResponse]
     ApproveCorrectionPlan: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.ApproveCorrectionPlanRequest, _ledger_pb2.ApproveCorrectionPlanResponse]
     ExecuteCorrectionPlan: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.ExecuteCorrectionPlanRequest, _ledger_pb2.ExecuteCorrectionPlanResponse]
+    ImportBatches: _grpc.StreamStreamMultiCallable[_ledger_pb2.ImportBatchesRequest, _ledger_pb2.ImportBatchesResponse]
+    """What a gateway that may no longer connect has sealed, carried by hand: the same door, by a person. What a revoked gateway sealed waits
+    for two persons' review, and then posts as far as devices signed it.
+    """
+    ListImportReviews: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.ListImportReviewsRequest, _ledger_pb2.ListImportReviewsResponse]
+    ProposeImportReview: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.ProposeImportReviewRequest, _ledger_pb2.ProposeImportReviewResponse]
+    ApproveImportReview: _grpc.UnaryStreamMultiCallable[_ledger_pb2.ApproveImportReviewRequest, _ledger_pb2.ApproveImportReviewResponse]
     ExportEvidence: _grpc.UnaryStreamMultiCallable[_ledger_pb2.ExportEvidenceRequest, _ledger_pb2.ExportEvidenceResponse]
     """What one authorization was billed, down to the devices' signatures: one bundle in parts."""
     ReadReceipts: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.ReadReceiptsRequest, _ledger_pb2.ReadReceiptsResponse]
@@ -123,6 +130,13 @@ class LedgerAsyncStub(LedgerStub):
     ShowCorrectionPlan: _aio.UnaryStreamMultiCallable[_ledger_pb2.ShowCorrectionPlanRequest, _ledger_pb2.ShowCorrectionPlanResponse]  # type: ignore[assignment]
     ApproveCorrectionPlan: _aio.UnaryUnaryMultiCallable[_ledger_pb2.ApproveCorrectionPlanRequest, _ledger_pb2.ApproveCorrectionPlanResponse]  # type: ignore[assignment]
     ExecuteCorrectionPlan: _aio.UnaryUnaryMultiCallable[_ledger_pb2.ExecuteCorrectionPlanRequest, _ledger_pb2.ExecuteCorrectionPlanResponse]  # type: ignore[assignment]
+    ImportBatches: _aio.StreamStreamMultiCallable[_ledger_pb2.ImportBatchesRequest, _ledger_pb2.ImportBatchesResponse]  # type: ignore[assignment]
+    """What a gateway that may no longer connect has sealed, carried by hand: the same door, by a person. What a revoked gateway sealed waits
+    for two persons' review, and then posts as far as devices signed it.
+    """
+    ListImportReviews: _aio.UnaryUnaryMultiCallable[_ledger_pb2.ListImportReviewsRequest, _ledger_pb2.ListImportReviewsResponse]  # type: ignore[assignment]
+    ProposeImportReview: _aio.UnaryUnaryMultiCallable[_ledger_pb2.ProposeImportReviewRequest, _ledger_pb2.ProposeImportReviewResponse]  # type: ignore[assignment]
+    ApproveImportReview: _aio.UnaryStreamMultiCallable[_ledger_pb2.ApproveImportReviewRequest, _ledger_pb2.ApproveImportReviewResponse]  # type: ignore[assignment]
     ExportEvidence: _aio.UnaryStreamMultiCallable[_ledger_pb2.ExportEvidenceRequest, _ledger_pb2.ExportEvidenceResponse]  # type: ignore[assignment]
     """What one authorization was billed, down to the devices' signatures: one bundle in parts."""
     ReadReceipts: _aio.UnaryUnaryMultiCallable[_ledger_pb2.ReadReceiptsRequest, _ledger_pb2.ReadReceiptsResponse]  # type: ignore[assignment]
@@ -347,6 +361,37 @@ class LedgerServicer(metaclass=_abc_1.ABCMeta):
         request: _ledger_pb2.ExecuteCorrectionPlanRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ledger_pb2.ExecuteCorrectionPlanResponse, _abc.Awaitable[_ledger_pb2.ExecuteCorrectionPlanResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def ImportBatches(
+        self,
+        request_iterator: _MaybeAsyncIterator[_ledger_pb2.ImportBatchesRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_ledger_pb2.ImportBatchesResponse], _abc.AsyncIterator[_ledger_pb2.ImportBatchesResponse]]:
+        """What a gateway that may no longer connect has sealed, carried by hand: the same door, by a person. What a revoked gateway sealed waits
+        for two persons' review, and then posts as far as devices signed it.
+        """
+
+    @_abc_1.abstractmethod
+    def ListImportReviews(
+        self,
+        request: _ledger_pb2.ListImportReviewsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ledger_pb2.ListImportReviewsResponse, _abc.Awaitable[_ledger_pb2.ListImportReviewsResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def ProposeImportReview(
+        self,
+        request: _ledger_pb2.ProposeImportReviewRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ledger_pb2.ProposeImportReviewResponse, _abc.Awaitable[_ledger_pb2.ProposeImportReviewResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def ApproveImportReview(
+        self,
+        request: _ledger_pb2.ApproveImportReviewRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_ledger_pb2.ApproveImportReviewResponse], _abc.AsyncIterator[_ledger_pb2.ApproveImportReviewResponse]]: ...
 
     @_abc_1.abstractmethod
     def ExportEvidence(

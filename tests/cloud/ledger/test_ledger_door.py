@@ -21,6 +21,7 @@ from farthing.clock import Instant, quarter_of, real_clock
 from farthing.device import cose
 from farthing.device import messages as m
 from farthing.device.cose import VerifyingKey
+from farthing.evidence import leaf as leaf_of
 from farthing.evidence import merkle
 from farthing.evidence.batches import compress_leaves
 from farthing.evidence.bundle import Bundle, decode
@@ -42,6 +43,7 @@ from farthing_cloud.ledger.back_office import LedgerServicer
 from farthing_cloud.ledger.bell import Bell
 from farthing_cloud.ledger.bundles import Bundles
 from farthing_cloud.ledger.door import GatewaySyncServicer
+from farthing_cloud.ledger.imports import Imports
 from farthing_cloud.ledger.operations import Ledger
 from farthing_cloud.ledger.plans import CorrectionPlans
 from farthing_cloud.ledger.reports import Reports
@@ -216,23 +218,22 @@ async def cloud(ledger_pool: Pool) -> AsyncIterator[Cloud]:
     callers = [Caller(kind="gateway", id="G1")]
     clock = real_clock()
     server = grpc.aio.server()
-    gateway_sync_pb2_grpc.add_GatewaySyncServicer_to_server(
-        GatewaySyncServicer(
-            ledger=ledger,
-            signatures=signatures,
-            clock=clock,
-            caller=lambda _: callers[0],
-            events=events,
-            head_interval_s=60,
-        ),
-        server,
+    door = GatewaySyncServicer(
+        ledger=ledger,
+        signatures=signatures,
+        clock=clock,
+        caller=lambda _: callers[0],
+        events=events,
+        head_interval_s=60,
     )
+    gateway_sync_pb2_grpc.add_GatewaySyncServicer_to_server(door, server)
     ledger_pb2_grpc.add_LedgerServicer_to_server(
         LedgerServicer(
             ledger=ledger,
             reports=Reports(ledger_pool),
             bundles=Bundles(store, receipt_keys=(keys.receipt,)),
             plans=CorrectionPlans(ledger),
+            imports=Imports(ledger, door),
             clock=clock,
             directives_wanted=signatures.wanted,
             events=events,
@@ -849,3 +850,111 @@ async def test_what_the_cloud_signed_proves_a_restore_and_is_taken_back(cloud: C
     assert await RestoredLedger(cloud.store).open_again(now=real_clock().now())
     assert (await cloud.door.RequestQuota(ask)).answer == gateway_sync_pb2.QUOTA_ANSWER_GRANTED
     assert (await cloud.back_office.Verify(ledger_pb2.VerifyRequest())).ok
+
+
+# --- by hand ----------------------------------------------------------------------------------------------------------
+
+
+async def carry(
+    cloud: Cloud, gateway: Gateway, batches: list[batch_pb2.SignedBatch], *, detail: bool = True
+) -> list[ledger_pb2.ImportBatchesResponse]:
+    """Import batches by hand, as ``farthing-admin ledger import`` does."""
+
+    async def all_of() -> AsyncIterator[ledger_pb2.ImportBatchesRequest]:
+        begins = ledger_pb2.ImportBegins(gateway_id=gateway.name, file_hash=bytes(32), reason="its modem is dead")
+        yield ledger_pb2.ImportBatchesRequest(begins=begins)
+        for signed in batches:
+            sequence = batch_pb2.Batch.FromString(signed.batch).sequence
+            leaves = compress_leaves(gateway.leaves[sequence]) if detail else b""
+            each = ledger_pb2.ImportedBatch(signed=signed, incarnation=1, sequence=sequence, compressed_leaves=leaves)
+            yield ledger_pb2.ImportBatchesRequest(batch=each)
+
+    return [answer async for answer in cloud.back_office.ImportBatches(all_of())]
+
+
+async def test_batches_carried_by_hand_go_through_the_same_door(cloud: Cloud) -> None:
+    gateway = Gateway()
+    quota_id = await opened(cloud, gateway)
+    batches = [gateway.seal(quota_id) for _ in range(4)]
+    (pushed,) = await push(cloud, batches[0])
+    assert await refused(carry(cloud, gateway, [])) == (grpc.StatusCode.PERMISSION_DENIED, "only people decide")
+    cloud.calls("person", "anna")
+    forged = batch_pb2.SignedBatch(batch=batches[2].batch, signature=bytes(64), key_id=batches[2].key_id)
+    answers = await carry(cloud, gateway, [batches[0], batches[1], forged, batches[3]])
+    assert [(a.outcome, a.proven) for a in answers] == [
+        ("replay", True), ("posted", True), ("refused", False), ("gap", False),
+    ]  # fmt: skip
+    assert (answers[0].receipt, answers[2].why) == (pushed, "the signature does not hold")
+    again = await carry(cloud, gateway, batches)
+    assert [a.outcome for a in again] == ["replay", "replay", "posted", "posted"]
+    assert again[1].receipt == answers[1].receipt
+    assert all(a.proven and not a.fault for a in again)
+    verdict = await cloud.back_office.Verify(ledger_pb2.VerifyRequest())
+    assert (verdict.ok, verdict.batches) == (True, 4)
+    async with cloud.store._pool.connection() as connection:
+        rows = await (await connection.execute(b"SELECT subject FROM postings WHERE kind = 'import'")).fetchall()
+    assert rows == [(f"G1/{bytes(32).hex()}/anna",)] * 2
+
+
+async def test_what_a_revoked_gateway_sealed_posts_after_review_as_far_as_devices_signed_it(cloud: Cloud) -> None:
+    gateway = Gateway()
+    quota_id = await opened(cloud, gateway)
+    first, second = gateway.seal(quota_id), gateway.seal(quota_id)
+    # The thief adds a passage that no device made.
+    gateway.device_key, own = SoftKey(), gateway.device_key
+    line, claim, leaf = gateway.passage(quota_id)
+    gateway.device_key = own
+    true_line, true_claim, true_leaf = gateway.passage(quota_id)
+    leaves = [true_leaf, replace(leaf_of.decode(leaf), line=1).encode()]
+    line.first_leaf, claim.shares[0].line = 1, 1
+    third = gateway.seal(quota_id)
+    batch = batch_pb2.Batch.FromString(third.batch)
+    del batch.lines[:], batch.claims[:]
+    batch.lines.extend((true_line, line))
+    batch.claims.extend((true_claim, claim))
+    batch.merkle_root, batch.leaf_count = merkle.root(leaves), 2
+    batch.totals[0].net_micros, batch.totals[0].tax_micros = 2 * NET, 2 * TAX
+    batch.closed_quota_ids.append(quota_id)
+    third, gateway.leaves[3] = gateway.sign(batch.SerializeToString(deterministic=True)), leaves
+    assert len(await push(cloud, first)) == 1
+
+    known = ledger_pb2.CreateGatewayRequest(
+        operator_id=OP, site_id="S1", gateway_id="G1", currency=EUR, exposure_micros=50_000_000,
+        batch_key=gateway.batch_key.spki, grant_key=gateway.batch_key.spki, time_zone="Europe/Berlin", revoked=True,
+    )  # fmt: skip
+    await cloud.back_office.CreateGateway(known)
+    cloud.calls("person", "anna")
+    answers = await carry(cloud, gateway, [first, second, third])
+    assert [a.outcome for a in answers] == ["replay", "parked", "parked"]
+    assert [a.outcome for a in await carry(cloud, gateway, [third])] == ["parked"]
+    before = await cloud.store.balances(OP, "")
+
+    wish = ledger_pb2.ProposeImportReviewRequest(gateway_id="G1", reason="stolen on Sunday")
+    proposed = (await cloud.back_office.ProposeImportReview(wish)).review
+    content = ledger_pb2.ImportReviewContent.FromString(proposed.content)
+    assert (len(content.batch_hashes), content.proven_micros, content.unproven_micros) == (2, 2 * 1_200_000, 1_200_000)
+
+    async def approve() -> list[tuple[str, bool, str]]:
+        request = ledger_pb2.ApproveImportReviewRequest(
+            review_id=proposed.review_id, content_hash=proposed.content_hash
+        )
+        said = [answer.batch async for answer in cloud.back_office.ApproveImportReview(request)]
+        return [(each.outcome, each.proven, each.why) for each in said]
+
+    assert "another person" in (await refused(approve()))[1]
+    assert await cloud.store.balances(OP, "") == before
+    cloud.calls("person", "bert")
+    left_out = "1 of 2 claims are left out: no device's statements prove them"
+    assert await approve() == [("posted", True, ""), ("posted", False, left_out)]
+    assert await approve() == [("replay", True, ""), ("replay", False, left_out)]
+    claims = await cloud.back_office.ListClaims(ledger_pb2.ListClaimsRequest(operator_id=OP))
+    assert len(claims.claims) == 3
+    account = (
+        await cloud.back_office.ShowAccount(ledger_pb2.ShowAccountRequest(operator_id=OP, account_id="P"))
+    ).account
+    # The quota is not closed: that was the gateway's word alone.
+    assert (account.posted_micros, account.held_micros) == (3_600_000, 1_400_000)
+    assert (await cloud.back_office.Verify(ledger_pb2.VerifyRequest())).ok
+    listed = await cloud.back_office.ListImportReviews(ledger_pb2.ListImportReviewsRequest(operator_id=OP))
+    assert [review.approved_by for review in listed.reviews] == ["bert"]
+    assert "no batch of G1 waits" in (await refused(cloud.back_office.ProposeImportReview(wish)))[1]

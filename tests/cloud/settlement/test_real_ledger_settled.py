@@ -18,6 +18,9 @@ from farthing_cloud.ledger.plans import CorrectionPlans
 from farthing_cloud.ledger.reports import Reports
 from farthing_cloud.ledger.store.postgres import PostgresStore
 
+#: Nobody carries a batch by hand here.
+NO_IMPORTS: Any = None
+
 pytestmark = pytest.mark.real
 
 PARTS = {"agency/A": 600_000, "agency/B": 300_000, "fee/op": 100_000}
@@ -41,6 +44,7 @@ async def books(ledger_pool: Any) -> Any:
         reports=Reports(ledger_pool),
         bundles=Bundles(store, receipt_keys=()),
         plans=CorrectionPlans(story.ledger),
+        imports=NO_IMPORTS,
         clock=real_clock(),
         directives_wanted=Bell(),
         events=Bell(),

@@ -55,6 +55,11 @@ def subject(posting: Posting) -> str:
     if posting.plan_approved is not None:
         approved = posting.plan_approved
         return f"{approved.plan_id}/{approved.content_hash.hex()}/{approved.approved_by}"
+    if posting.imported is not None:
+        return f"{posting.imported.gateway_id}/{posting.imported.file_hash.hex()}/{posting.imported.person}"
+    if posting.review is not None:
+        review = posting.review
+        return f"{review.review_id}/{review.content_hash.hex()}/{review.approved_by or review.proposed_by}"
     if posting.proven is not None:
         return f"{posting.proven.gateway_id}/{posting.proven.incarnation}/{posting.proven.sequence}"
     if posting.epoch_begun is not None:

@@ -24,6 +24,8 @@ from farthing_cloud.ledger.core.rows import (
     Demand,
     Gateway,
     GatewayCase,
+    ImportReview,
+    ImportRun,
     KeptSplit,
     Payer,
     Payment,
@@ -280,6 +282,9 @@ class Posting:
     correction: Correction | None = None
     planned: CorrectionPlan | None = None
     plan_approved: CorrectionPlan | None = None
+    imported: ImportRun | None = None
+    #: Proposed, or, where it names who approved it, approved.
+    review: ImportReview | None = None
     #: Accounts whose spending on floors waits for nothing any more: the operator bears it, so no room returns.
     floors_forgotten: tuple[AccountId, ...] = ()
     #: Requests that directives handed back show to have been granted.

@@ -415,6 +415,31 @@ class CorrectionPlan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ImportRun:
+    """A person imports a gateway's batches by hand; ``file_hash``: SHA-256 of what was carried."""
+
+    gateway_id: GatewayId
+    file_hash: bytes
+    person: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImportReview:
+    """What two persons decide about a revoked gateway's batches. ``content``: an ``ImportReviewContent``, byte for byte."""
+
+    review_id: str
+    operator_id: OperatorId
+    currency: Currency
+    gateway_id: GatewayId
+    content: bytes
+    content_hash: bytes
+    proposed_by: str
+    proposed_at: Instant
+    approved_by: str = ""
+    approved_at: Instant | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class KeptSplit:
     """How a site's clearing was split when its window was closed."""
 
@@ -462,6 +487,7 @@ class Touch:
     #: Load every quota of the touched accounts that is not closed.
     account_quotas: bool = False
     plan_id: str | None = None
+    review_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -538,3 +564,4 @@ class View:
     #: What was taken back of the payment so far, micros.
     taken_back_micros: int = 0
     plan: CorrectionPlan | None = None
+    review: ImportReview | None = None

@@ -25,6 +25,7 @@ from farthing_cloud.ledger.core.rows import (
     Epoch,
     Gateway,
     GatewayCase,
+    ImportReview,
     Quota,
     Rewinding,
     Touch,
@@ -38,6 +39,8 @@ T = TypeVar("T")
 CONTACT_STEP_US: Final = 30 * SECOND_US
 #: Batches of one gateway that are kept although they do not fit its chain, each at most 4 MiB: enough to see what it does, and no more.
 MAX_FORKS: Final = 256
+#: Batches of a revoked gateway that wait for review: a fortnight at one a minute.
+MAX_IMPORTED: Final = 20_000
 
 
 class StoreError(Exception):
@@ -145,6 +148,16 @@ class BillingBatch:
     gateway_id: GatewayId
     batch: bytes
     leaves: bytes | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImportedBatch:
+    """A revoked gateway's batch, parked; ``leaves`` are empty where there are none."""
+
+    incarnation: int
+    sequence: int
+    batch: Signed
+    leaves: bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -390,6 +403,24 @@ class LedgerStore(Protocol):
         self, gateway_id: GatewayId, authorization_ids: Sequence[AuthorizationId], *, after: int, limit: int
     ) -> Sequence[BillingBatch]:
         """A gateway's batches whose kept detail is of any of these, with it, after a place."""
+
+    async def revoke(self, gateway_id: GatewayId, *, now: Instant) -> None:
+        """Remember that a gateway may never connect again; the first time counts."""
+
+    async def revoked(self, gateway_id: GatewayId) -> bool:
+        """Whether it was revoked."""
+
+    async def keep_imported(self, gateway_id: GatewayId, imported: ImportedBatch, *, person: str, now: Instant) -> bool:
+        """Park a revoked gateway's batch, once; False where it has ``MAX_IMPORTED`` already."""
+
+    async def imported(self, gateway_id: GatewayId, after: ImportedBatch | None, limit: int) -> Sequence[ImportedBatch]:
+        """A gateway's parked batches after one, by incarnation, sequence and hash."""
+
+    async def review(self, review_id: str) -> ImportReview | None:
+        """A review of parked batches."""
+
+    async def reviews(self, operator_id: OperatorId) -> Sequence[ImportReview]:
+        """Reviews, oldest first."""
 
     async def closing(self, operator_id: OperatorId, currency: Currency, window: str) -> bytes | None:
         """What closing a window answered; None while it was not closed."""

@@ -35,6 +35,7 @@ from farthing_cloud.ledger.core.rows import (
 from farthing_cloud.ledger.store import restoring
 from farthing_cloud.ledger.store.arrays import names, numbers, octets
 from farthing_cloud.ledger.store.corrections import READ_ACCOUNT_QUOTAS, corrected
+from farthing_cloud.ledger.store.imports import reviewed
 from farthing_cloud.ledger.store.plans import planned
 from farthing_cloud.ledger.store.reading import (
     aside_of,
@@ -267,6 +268,7 @@ class Loading:
             clearings=await self._clearings(operator, window) if touch.exclusive else (),
             **await corrected(self._connection, touch),
             **await planned(self._connection, touch),
+            **await reviewed(self._connection, touch),
         )
 
     async def _take_registers(self, touch: Touch) -> dict[RegisterKey, int]:

@@ -31,6 +31,7 @@ from farthing_cloud.ledger.core.rows import (
     Epoch,
     Gateway,
     GatewayCaseKind,
+    ImportReview,
     KeptSplit,
     Payer,
     Payment,
@@ -49,11 +50,13 @@ from farthing_cloud.ledger.core.uses import UseBatch, UseCase, UseHistory
 from farthing_cloud.ledger.store.interface import (
     CONTACT_STEP_US,
     MAX_FORKS,
+    MAX_IMPORTED,
     BillingBatch,
     Cursor,
     Detail,
     DetailedBatch,
     GatewayRewinding,
+    ImportedBatch,
     LedgerStore,
     Posted,
     ReceiptContent,
@@ -124,6 +127,9 @@ class MemoryStore:
         self._floors: dict[tuple[GatewayId, AccountId], int] = {}
         self._outbox: list[StoredEvent] = []
         self._plans: dict[str, CorrectionPlan] = {}
+        self._revoked: set[GatewayId] = set()
+        self._imported: dict[tuple[GatewayId, int, int, bytes], ImportedBatch] = {}
+        self._reviews: dict[str, ImportReview] = {}
         self._decisions: dict[str, tuple[OperatorId, Currency, Decision]] = {}
         self._gateway_cases: list[tuple[OperatorId, StoredGatewayCase]] = []
         self._demand: dict[tuple[GatewayId, AccountId], Demand] = {}
@@ -221,6 +227,7 @@ class MemoryStore:
             else {},
             decision=self._decision(touch),
             plan=self._plan(touch),
+            review=self._reviews.get(touch.review_id) if touch.review_id is not None else None,
             open_claims=tuple(
                 sorted(
                     (c for c in self._claims.values() if c.gateway_id in touch.gateway_ids and not c.final),
@@ -417,6 +424,8 @@ class MemoryStore:
         self._plans.update(
             {plan.plan_id: plan for plan in (posting.planned, posting.plan_approved) if plan is not None}
         )
+        if posting.review is not None:
+            self._reviews[posting.review.review_id] = posting.review
         self._demand.update({(gateway_id, account_id): demand for gateway_id, account_id, demand in posting.demand})
         case_ids = tuple(self._add_case(posting, index) for index in range(len(posting.cases)))
         if posting.case_decided is not None:
@@ -763,6 +772,43 @@ class MemoryStore:
     async def books_of_decision(self, decision_id: str) -> tuple[OperatorId, Currency, GatewayId] | None:
         found = self._decisions.get(decision_id)
         return (found[0], found[1], found[2].gateway_id) if found is not None else None
+
+    async def revoke(self, gateway_id: GatewayId, *, now: Instant) -> None:  # noqa: ARG002  # the interface's
+        self._revoked.add(gateway_id)
+
+    async def revoked(self, gateway_id: GatewayId) -> bool:
+        return gateway_id in self._revoked
+
+    async def keep_imported(
+        self,
+        gateway_id: GatewayId,
+        imported: ImportedBatch,
+        *,
+        person: str,  # noqa: ARG002  # the interface's
+        now: Instant,  # noqa: ARG002  # the interface's
+    ) -> bool:
+        key = (gateway_id, imported.incarnation, imported.sequence, audit.next_head(b"", imported.batch.body))
+        if sum(gateway == gateway_id for gateway, _, _, _ in self._imported) < MAX_IMPORTED:
+            self._imported.setdefault(key, imported)
+        return key in self._imported
+
+    async def imported(self, gateway_id: GatewayId, after: ImportedBatch | None, limit: int) -> Sequence[ImportedBatch]:
+        last = (
+            (after.incarnation, after.sequence, audit.next_head(b"", after.batch.body))
+            if after is not None
+            else (0, 0, b"")
+        )
+        mine = sorted(
+            (key[1:], each) for key, each in self._imported.items() if key[0] == gateway_id and key[1:] > last
+        )
+        return [each for _, each in mine[:limit]]
+
+    async def review(self, review_id: str) -> ImportReview | None:
+        return self._reviews.get(review_id)
+
+    async def reviews(self, operator_id: OperatorId) -> Sequence[ImportReview]:
+        mine = [review for review in self._reviews.values() if review.operator_id == operator_id]
+        return sorted(mine, key=lambda review: (review.proposed_at, review.review_id))
 
     async def plan(self, plan_id: str) -> CorrectionPlan | None:
         return self._plans.get(plan_id)

@@ -30,10 +30,11 @@ from farthing_cloud.ledger.core.rows import (
     Gateway,
     GatewayCase,
     GatewayCaseKind,
+    ImportReview,
     Quota,
 )
 from farthing_cloud.ledger.core.uses import UseHistory
-from farthing_cloud.ledger.store import plans, restoring
+from farthing_cloud.ledger.store import imports, plans, restoring
 from farthing_cloud.ledger.store.arrays import names, numbers, octets
 from farthing_cloud.ledger.store.corrections import (
     LIST_CORRECTIONS,
@@ -47,11 +48,13 @@ from farthing_cloud.ledger.store.corrections import (
 from farthing_cloud.ledger.store.interface import (
     CONTACT_STEP_US,
     MAX_FORKS,
+    MAX_IMPORTED,
     BillingBatch,
     Cursor,
     Detail,
     DetailedBatch,
     GatewayRewinding,
+    ImportedBatch,
     LedgerStore,
     Posted,
     ReceiptContent,
@@ -147,6 +150,7 @@ class _PostgresTransaction(Loading):
         handed_back = [row for row in posting.directives if row.signature]
         if handed_back:
             await self._connection.execute(KEEP_SIGNATURES, _signatures(handed_back))
+        await imports.keep(self._connection, posting)
         return Posted(posting_id=row[0], audit_head=row[1], case_ids=case_ids)
 
     async def keep_detail(
@@ -490,6 +494,47 @@ class PostgresStore:
         named = {"authorizations": octets((authorization_id,)), "claim_gateways": names((gateway_id,))}
         row = await self._row(READ_CLAIMS, named)
         return claimed_of(row) if row is not None else None
+
+    async def revoke(self, gateway_id: GatewayId, *, now: Instant) -> None:
+        await self._write((imports.REVOKE_GATEWAY, {"gateway_id": gateway_id, "at_us": now}))
+
+    async def revoked(self, gateway_id: GatewayId) -> bool:
+        return await self._row(imports.READ_REVOCATION, {"gateway_id": gateway_id}) is not None
+
+    async def keep_imported(self, gateway_id: GatewayId, imported: ImportedBatch, *, person: str, now: Instant) -> bool:
+        named = {
+            "gateway_id": gateway_id,
+            "incarnation": imported.incarnation,
+            "sequence": imported.sequence,
+            "batch": imported.batch.body,
+            "signature": imported.batch.signature,
+            "key_id": imported.batch.key_id,
+            "leaves": imported.leaves,
+            "person": person,
+            "at_us": now,
+            "most": MAX_IMPORTED,
+        }
+        await self._write((imports.KEEP_IMPORTED, named))
+        row = await self._row(imports.HAS_IMPORTED, named)
+        return row is not None and bool(row[0])
+
+    async def imported(self, gateway_id: GatewayId, after: ImportedBatch | None, limit: int) -> Sequence[ImportedBatch]:
+        named = {
+            "gateway_id": gateway_id,
+            "incarnation": after.incarnation if after is not None else 0,
+            "sequence": after.sequence if after is not None else 0,
+            "batch_hash": audit.next_head(b"", after.batch.body) if after is not None else b"",
+            "limit": limit,
+        }
+        return [imports.imported_of(row) for row in await self._rows(imports.LIST_IMPORTED, named)]
+
+    async def review(self, review_id: str) -> ImportReview | None:
+        row = await self._row(imports.READ_REVIEW, {"review_id": review_id})
+        return imports.review_of(row) if row is not None else None
+
+    async def reviews(self, operator_id: OperatorId) -> Sequence[ImportReview]:
+        rows = await self._rows(imports.LIST_REVIEWS, {"operator_id": operator_id})
+        return [imports.review_of(row) for row in rows]
 
     async def plan(self, plan_id: str) -> CorrectionPlan | None:
         row = await self._row(plans.READ_PLAN, {"plan_id": plan_id})

@@ -1,0 +1,1 @@
+SELECT body FROM entries WHERE kind = ? ORDER BY position;
