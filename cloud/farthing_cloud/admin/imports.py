@@ -46,19 +46,22 @@ def import_batches(
 ) -> None:
     """Take a gateway's batches in as if it had pushed them; again, it changes nothing. A revoked gateway's are parked for review."""
     rows: list[Row] = []
+    faults: list[str] = []
     try:
         with file.open("rb") as source:
             file_hash = _hash_of(source)
             source.seek(0)
             gateway_id, batches = parcel.read(source)
             with back_office(ctx) as channel:
-                requests = _requests(gateway_id, file_hash, reason, batches)
+                requests = _requests(gateway_id, file_hash, reason, batches, faults)
                 stub = ledger_pb2_grpc.LedgerStub(channel)
                 rows += [_row(answer) for answer in stub.ImportBatches(requests, timeout=IMPORT_TIMEOUT_S)]
     except OSError as err:
         fail(f"{file}: {err.strerror}")
     except ParcelError as err:
         fail(f"{file}: {err}")
+    if faults:
+        fail(f"{file}: {faults[0]} ({len(rows)} batches were taken before that)")
     _tell(rows, gateway_id, as_json=as_json)
 
 
@@ -70,19 +73,23 @@ def _hash_of(source: IO[bytes]) -> bytes:
 
 
 def _requests(
-    gateway_id: GatewayId, file_hash: bytes, reason: str, batches: Iterator[ParcelBatch]
+    gateway_id: GatewayId, file_hash: bytes, reason: str, batches: Iterator[ParcelBatch], faults: list[str]
 ) -> Iterator[ledger_pb2.ImportBatchesRequest]:
+    """What goes up; a file that cannot be read on ends it, and ``faults`` says why: what was read is taken all the same."""
     begins = ledger_pb2.ImportBegins(gateway_id=gateway_id, file_hash=file_hash, reason=reason)
     yield ledger_pb2.ImportBatchesRequest(begins=begins)
-    for each in batches:
-        yield ledger_pb2.ImportBatchesRequest(
-            batch=ledger_pb2.ImportedBatch(
-                signed=batch_pb2.SignedBatch(batch=each.batch, signature=each.signature, key_id=each.key_id),
-                incarnation=each.incarnation,
-                sequence=each.sequence,
-                compressed_leaves=each.detail or b"",
+    try:
+        for each in batches:
+            yield ledger_pb2.ImportBatchesRequest(
+                batch=ledger_pb2.ImportedBatch(
+                    signed=batch_pb2.SignedBatch(batch=each.batch, signature=each.signature, key_id=each.key_id),
+                    incarnation=each.incarnation,
+                    sequence=each.sequence,
+                    compressed_leaves=each.detail or b"",
+                )
             )
-        )
+    except ParcelError as err:
+        faults.append(str(err))
 
 
 def _row(answer: ledger_pb2.ImportBatchesResponse) -> Row:

@@ -318,7 +318,15 @@ async def test_gateways_do_not_move_and_a_revoked_one_stays_revoked(back_office:
     def step(status: registry_pb2.GatewayStatus.ValueType) -> registry_pb2.SetGatewayStatusRequest:
         return registry_pb2.SetGatewayStatusRequest(gateway_id="gw-1", status=status, reason="stolen")
 
+    await back_office.registry.SetGatewayStatus(step(registry_pb2.GATEWAY_STATUS_SUSPENDED))
+    assert not back_office.ledger.gateways["gw-1"].revoked
+    back_office.ledger.calls_until_away = 0
     await back_office.registry.SetGatewayStatus(step(registry_pb2.GATEWAY_STATUS_REVOKED))
+    # The ledger was away: it hears of it with whatever is put next.
+    assert not back_office.ledger.gateways["gw-1"].revoked
+    back_office.ledger.calls_until_away = None
+    await back_office.registry.SetGatewayStatus(step(registry_pb2.GATEWAY_STATUS_REVOKED))
+    assert back_office.ledger.gateways["gw-1"].revoked
     code, _ = await refused(back_office.registry.SetGatewayStatus(step(registry_pb2.GATEWAY_STATUS_ACTIVE)))
     assert code == grpc.StatusCode.FAILED_PRECONDITION
     listed = await back_office.registry.ListGateways(registry_pb2.ListGatewaysRequest(operator_id="city"))

@@ -1,6 +1,7 @@
 """The writer: answers after the commit, repeats after a restart, batches signed once they are durable."""
 
 import asyncio
+import io
 
 import pytest
 from edge_playbook import FailingConnection, M, Meter, Policy, clock, until
@@ -8,13 +9,15 @@ from engine_site import Here, Site, said
 
 from farthing.device import cose
 from farthing.device.messages import AnswerStatus, decode_grant
-from farthing.evidence import merkle
-from farthing.evidence.batches import BATCH_RECIPIENT, batch_hash
+from farthing.evidence import merkle, parcel
+from farthing.evidence.batches import BATCH_RECIPIENT, batch_hash, decompress_leaves
 from farthing.hsm import HsmError
+from farthing.ids import GatewayId
 from farthing.refusal import Refusal
 from farthing.v1 import batch_pb2, directive_pb2, gateway_sync_pb2
 from farthing_edge.authorization import commands
 from farthing_edge.engine import EngineError
+from farthing_edge.engine.parcels import export_batches
 from farthing_edge.journal import JournalBroken, JournalBusy, verify
 
 
@@ -88,6 +91,14 @@ async def test_batches_are_sealed_signed_chained_and_rebuilt_from_the_journal(be
             )
         )
         rows = engine.batches_to_send(0)
+        details = {row.sequence: await engine.detail(row.sequence) for row in rows}
+        carried = io.BytesIO()
+        assert export_batches(bench.path, GatewayId("G1"), carried, everything=False) == (len(rows), 0)
+        owner, batches = parcel.read(io.BytesIO(carried.getvalue()))
+        assert owner == "G1"
+        assert [
+            (each.sequence, each.batch, each.signature, each.key_id, decompress_leaves(each.detail)) for each in batches
+        ] == [(row.sequence, row.batch, row.signature, row.key_id, details[row.sequence]) for row in rows]
         previous = bytes(32)
         finals = {}
         for row in rows:
@@ -108,6 +119,8 @@ async def test_batches_are_sealed_signed_chained_and_rebuilt_from_the_journal(be
         )
         await engine.submit(commands.ReceiptArrived(receipt=receipt, raw=receipt.SerializeToString()))
         assert engine.view.receipted_sequence == last.sequence
+        for everything, left in ((False, 0), (True, len(rows))):
+            assert export_batches(bench.path, GatewayId("G1"), io.BytesIO(), everything=everything) == (left, 0)
         late = await engine.submit(said(meter.end(Here(), 900)))
         assert (late.closed, late.receipted_counter) == (True, 3)
 
