@@ -387,6 +387,7 @@ class GatewaySyncServicer(gateway_sync_pb2_grpc.GatewaySyncServicer):
     ) -> tuple[ChainStep, batch_pb2.SignedReceipt]:
         """Post a batch that was carried by hand, or as much as ``keep`` leaves of it, and sign its receipt; raises ``Refused``."""
         batch = await asyncio.to_thread(self.check, gateway, signed)
+        restoring.must_know_what_it_rests_on(gateway, batch.directive_version)
         posted = await self._post((gateway, batch if keep is None else keep(batch)))
         return posted[0], await self._receipt(posted)
 
