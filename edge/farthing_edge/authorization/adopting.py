@@ -127,8 +127,10 @@ def decide_adoption(
         decided_at=now,
         shown_start=first.register.value,
         said_start=said_start,
+        cap=_cap(state, grant),
     )
     authorization = opened(adopted, state.position + 1)
+    authorization.cap_micros = adopted.cap
     fault = does_not_fit(device, authorization, statement)
     if fault is not None:
         return park(command, statement, digest, fault, now)
@@ -262,6 +264,12 @@ def _holds(
     return tuple(holds)
 
 
+def _cap(state: GatewayState, grant: Grant | None) -> int | None:
+    """The most that one authorization may cost: the grant does not say it, so what holds here for any other holds for it."""
+    limits = state.policies.limits
+    return None if grant is None or limits is None else limits.per_authorization_micros or None
+
+
 def _purse(state: GatewayState, authorization: Authorization, token_key: bytes) -> Purse:
     """The purse as it is once the adoption has happened."""
     account = state.accounts[authorization.account_id]
@@ -282,8 +290,9 @@ def decide_shown_use(
         return no(intent, device)
     digest = digest_of(command.payload)
     seen = device.seen.get(intent.counter)
-    if seen is not None:
+    if seen is not None and (seen.refusal is None or seen.digest != digest):
         return seen_before(device, intent, digest)
+    # A no that this journal has said since is forgotten (rule 1).
     if intent.counter <= device.window_floor():
         return no(intent, Refusal.COUNTER_TOO_OLD)
     grant = shown.grant

@@ -509,6 +509,7 @@ def _use_set_aside(state: GatewayState, event: events.UseSetAside) -> None:
 def _adopted(state: GatewayState, event: events.Adopted) -> None:
     device = _device(state, event.device)
     authorization = opened(event, state.position)
+    authorization.cap_micros = event.cap
     # What was held here is held from now on: it is set like any other hold.
     holds, authorization.holds = tuple(event.holds), {}
     _open(state, device, authorization)

@@ -264,6 +264,8 @@ class Adopted(NamedTuple):
     #: What the register showed at the start, and what its device said it had counted: ``start`` has the turns it did not say.
     shown_start: int
     said_start: int
+    #: The most that it may cost in all, micros; None where no limit says so (journals of before forgot it).
+    cap: int | None = None
 
 
 class Disclaimed(NamedTuple):

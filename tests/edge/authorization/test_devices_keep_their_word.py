@@ -456,6 +456,20 @@ def test_a_fresh_reading_adopts_its_session_on_what_the_grant_holds(site: Gatewa
     assert new.replayed().quotas["q2"].spent_micros == new.state.quotas["q2"].spent_micros > 0
 
 
+def test_the_limit_of_one_authorization_binds_an_adopted_one_too(site: Gateway) -> None:
+    site.told(usage_limits=directive_pb2.UsageLimits(per_authorization_micros=M))
+    session = open_session(site)
+    new = reborn(site)
+    session.grant = new.grant_of(
+        say(new, session.meter.reading(later(new), session.grant.limit), shown=session.shown())
+    )
+    new.told(quota_granted=Policy.quota("q2", "P", 50 * M, clock("20:00"), incarnation=2))
+    session.read(new, session.grant.limit)
+    grant = session.grant
+    assert grant.net_micros + grant.tax_micros + sum(part.amount_micros for part in grant.held) <= M
+    assert new.replayed().authorizations[grant.authorization].cap_micros == M
+
+
 def test_it_goes_on_from_the_claim_that_the_welcome_names(site: Gateway) -> None:
     session = open_session(site)
     session.read(site, 1_500)
@@ -942,6 +956,21 @@ def test_a_one_shot_use_of_a_lost_journal_is_billed_once_from_its_intent_and_its
     (claim,) = batch.claims
     assert (claim.authorization_id, claim.final, claim.granted_incarnation) == (grant.authorization, True, 1)
     assert [line.quota_id for line in batch.lines] == ["q1"]
+
+
+def test_a_yes_that_is_shown_beats_a_no_that_was_said_since(site: Gateway) -> None:
+    intent, grant = passage(site)
+    new = reborn(site)
+    x1 = Policy.device("x1", profile="one-shot", tariff_id="toll-1", unit="passage", rated_per_hour=3_600)
+    x1.status = directive_pb2.DEVICE_STATUS_SUSPENDED
+    new.told(device=x1)
+    assert say(new, intent).refusal is Refusal.DEVICE_SUSPENDED
+    other = replace(intent, one_shot=2)
+    assert say(new, other, token_ref=None, shown=shown_use(other, grant)).refusal is Refusal.COUNTER_REUSED
+    assert say(new, intent, token_ref=None, shown=shown_use(intent, grant)).closed
+    assert say(new, intent).status is AnswerStatus.GRANTED
+    assert new.replayed().quotas["q1"].spent_micros == new.state.quotas["q1"].spent_micros == 1_200_000
+    assert new.seal().claims[0].final
 
 
 def test_a_shown_use_is_not_paid_by_a_quota_that_was_over_when_it_was_given(site: Gateway) -> None:
