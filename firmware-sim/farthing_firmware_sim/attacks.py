@@ -29,7 +29,7 @@ from farthing.device.messages import (
 from farthing.ids import DeviceId, GatewayId, RegisterId, authorization_id, token_commitment
 from farthing.refusal import Refusal
 from farthing_firmware_sim.config import Device, token_bytes
-from farthing_firmware_sim.device.step import new_state
+from farthing_firmware_sim.device.state import new_state
 from farthing_firmware_sim.device.stored import dump, load
 from farthing_firmware_sim.device.values import FIRST_INCARNATION, Moment, Nameplate
 from farthing_firmware_sim.element import Element

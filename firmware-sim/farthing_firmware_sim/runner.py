@@ -17,16 +17,8 @@ from farthing.device.messages import Envelope, MessageError, decode_answer, enco
 from farthing.hsm import HsmError
 from farthing.ids import GatewayId
 from farthing_firmware_sim.device.due import next_due_us
-from farthing_firmware_sim.device.step import (
-    can_serve,
-    is_finished,
-    is_out_of_reach,
-    new_state,
-    restored,
-    served_at,
-    step,
-    traceparent,
-)
+from farthing_firmware_sim.device.state import can_serve, is_finished, is_out_of_reach, new_state, restored, served_at
+from farthing_firmware_sim.device.step import step, traceparent
 from farthing_firmware_sim.device.stored import dump, load
 from farthing_firmware_sim.device.values import (
     AnswerDistrusted,

@@ -34,7 +34,8 @@ from farthing.ids import (
 )
 from farthing.money import Currency
 from farthing.refusal import Refusal
-from farthing_firmware_sim.device.step import is_finished, new_state, restored, step
+from farthing_firmware_sim.device.state import is_finished, new_state, restored
+from farthing_firmware_sim.device.step import step
 from farthing_firmware_sim.device.stored import dump, load
 from farthing_firmware_sim.device.values import (
     Answered,

@@ -10,7 +10,8 @@ from farthing.clock import SECOND_US, Instant
 from farthing.device.messages import decode_statement
 from farthing.ids import GatewayId
 from farthing_firmware_sim.device.due import next_due_us
-from farthing_firmware_sim.device.step import new_state, step
+from farthing_firmware_sim.device.state import new_state
+from farthing_firmware_sim.device.step import step
 from farthing_firmware_sim.device.values import Answered, Arrive, Draw, Input, Moment, Profile, Tick
 
 BEGIN_US = 1_772_420_400 * SECOND_US

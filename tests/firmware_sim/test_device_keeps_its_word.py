@@ -19,7 +19,8 @@ from farthing.device.messages import (
 )
 from farthing.ids import AuthorizationId, GatewayId, StartId, authorization_id
 from farthing.refusal import Refusal
-from farthing_firmware_sim.device.step import can_serve, is_finished, new_state, restored, served_at, step
+from farthing_firmware_sim.device.state import can_serve, is_finished, new_state, restored, served_at
+from farthing_firmware_sim.device.step import step
 from farthing_firmware_sim.device.stored import dump, load
 from farthing_firmware_sim.device.values import (
     MAX_SAID_AGAIN,
@@ -450,17 +451,19 @@ def passage(nameplate: Callable[..., Any], at: Any, new_gateway: Callable[..., A
     return life
 
 
-@pytest.mark.parametrize("how", ["asked for the receipt", "heard by chance"])
+@pytest.mark.parametrize("how", ["asked for the receipt", "refused since", "heard by chance"])
 def test_a_journal_that_forgot_a_passage_is_shown_its_yes(passage: Life, how: str) -> None:
     if how == "asked for the receipt":
         asked = passage.tick(10, real_s=3).only(Intent)
         assert (asked.showing, asked.token) == (None, b"anna-card")
         passage.answer(G1, asked, AnswerStatus.AGAIN, refusal=Refusal.INCARNATION_DIFFERS)
+    elif how == "refused since":
+        asked = passage.tick(10, real_s=3).only(Intent)
+        passage.answer(G1, asked, AnswerStatus.REFUSED, refusal=Refusal.DEVICE_SUSPENDED)
     else:
-        other = Send(
-            kind="end", gateway=G1, recipient=G1, counter=9, payload=b"", token=None, salt=None, trace_id=b"", witness=None, showing=None
-        )  # fmt: skip
-        passage.answer(G1, other, AnswerStatus.RECORDED, incarnation=2, receipted=99)
+        # A refusal of the intent alone, and a receipt for all that the new journal has heard.
+        asked = passage.tick(10, real_s=3).only(Intent)
+        passage.answer(G1, asked, AnswerStatus.REFUSED, refusal=Refusal.DEVICE_SUSPENDED, incarnation=2, receipted=99)
         assert passage.state.kept, "receipts of the new journal say nothing of what the old one took"
     shown = passage.only(Intent)
     assert (shown.token, shown.salt) == (None, None)
@@ -490,6 +493,7 @@ def test_a_passage_that_is_refused_when_it_is_shown_is_for_people(passage: Life)
 def test_what_somebody_else_has_said_under_a_counter_receipts_nothing(passage: Life) -> None:
     asked = passage.tick(10, real_s=3).only(Intent)
     passage.answer(G1, asked, AnswerStatus.REFUSED, refusal=Refusal.COUNTER_REUSED, receipted=9)
+    passage.answer(G1, passage.only(Intent), AnswerStatus.REFUSED, refusal=Refusal.COUNTER_REUSED, receipted=9)
     assert [each.counter for each in passage.state.kept] == [asked.counter]
     assert is_finished(passage.give(Finish()).state), "people have it, and nobody is waited for"
 

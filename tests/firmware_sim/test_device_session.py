@@ -9,7 +9,8 @@ from farthing.device.messages import AnswerStatus, End, Intent, Reading, Registe
 from farthing.ids import GatewayId, token_commitment
 from farthing.refusal import Refusal
 from farthing_firmware_sim.device.due import next_due_us
-from farthing_firmware_sim.device.step import is_finished, new_state, restored, step
+from farthing_firmware_sim.device.state import is_finished, new_state, restored
+from farthing_firmware_sim.device.step import step
 from farthing_firmware_sim.device.stored import dump, load
 from farthing_firmware_sim.device.values import (
     AnswerDistrusted,

@@ -322,13 +322,18 @@ def _disks_of(rng: Random, gateway: str, length_s: int) -> list[Action]:
     at_s = round(rng.uniform(0, length_s), 3)
     down_s = rng.choice((1.0, 30.0))
     lot = rng.random()
-    if lot < 0.15:
+    if lot < 0.17:
         token: Token = rng.choice(("kept", "restored"))
-        back_s = round(rng.choice((2, 30, 120, length_s)) * rng.random(), 3)
+        if rng.random() < 0.5:
+            # Far back, and with time left: what was open then is over by now, and its device is asked after it.
+            at_s = round(rng.uniform(0.4, 0.7) * length_s, 3)
+            back_s = round(rng.uniform(0.2, 0.6) * length_s, 3)
+        else:
+            back_s = round(rng.choice((2, 30, 120)) * rng.random(), 3)
         out.append(RestoreDisk(at_s=at_s, gateway=gateway, back_s=back_s, token=token, down_s=down_s))
-    elif lot < 0.3:
+    elif lot < 0.32:
         out.append(LoseDisk(at_s=at_s, gateway=gateway, down_s=down_s))
-        if rng.random() < 0.4:
+        if rng.random() < 0.6:
             found_s = round(rng.uniform(at_s, length_s), 3)
             out.append(FindDisk(at_s=found_s, gateway=gateway, down_s=down_s))
     return out

@@ -33,7 +33,8 @@ from farthing.ids import (
     standing_authorization_id,
 )
 from farthing_edge.authorization.commands import DeviceStatement, Shown
-from farthing_firmware_sim.device.step import can_serve, is_finished, new_state, restored, served_at, step
+from farthing_firmware_sim.device.state import can_serve, is_finished, new_state, restored, served_at
+from farthing_firmware_sim.device.step import step
 from farthing_firmware_sim.device.stored import dump, load
 from farthing_firmware_sim.device.values import (
     Answered,

@@ -294,6 +294,16 @@ def _heard_and_forgotten(stood: Any) -> Any:
     return decide_end
 
 
+def _keeps_it_to_itself(_stood: Any) -> Any:
+    """What a gateway has answered nobody else hears, even if that one is gone."""
+    return lambda _draft: None
+
+
+def _shows_no_yes(_stood: Any) -> Any:
+    """A journal that forgot a passage is asked for its receipt, for ever."""
+    return lambda _draft, _kept: False
+
+
 #: Much of what is said comes late, some of it twice.
 LATE = Air(loss=0.15, doubling=0.35, late=0.3, late_s=200)
 
@@ -357,6 +367,16 @@ PROTECTIONS: dict[str, Protection] = {
         Protection(
             name="carried ends",
             seams=(Seam(f"{_EDGE}.deciding", "decide_carried", _is_not_carried),),
+            breaks=("P4", "rest"),
+        ),
+        Protection(
+            name="answered ends of who is gone",
+            seams=(Seam(_STEP, "_Draft._say_of_who_is_away", _keeps_it_to_itself),),
+            breaks=("P4", "rest"),
+        ),
+        Protection(
+            name="a passage's yes is shown",
+            seams=(Seam(_STEP, "_Draft._is_given_use", _shows_no_yes),),
             breaks=("P4", "rest"),
         ),
         Protection(

@@ -1,0 +1,184 @@
+"""What a device keeps until the cloud has it, and says again to whoever lost it, or to another when its gateway is out of reach.
+
+Rule: what was signed is dropped by a receipt alone, and a receipt speaks of what its own journal has answered.
+"""
+
+from dataclasses import replace
+
+from farthing.device.messages import End, Intent, Witness, decode_statement
+from farthing.ids import GatewayId
+from farthing.refusal import Refusal
+from farthing_firmware_sim.device.draft import Draft
+from farthing_firmware_sim.device.state import is_out_of_reach
+from farthing_firmware_sim.device.values import MAX_SAID_AGAIN, Kept, Outgoing, Profile, Receipted, Seen
+
+
+class Keeping(Draft):
+    """What is kept."""
+
+    def _saw(self, gateway: GatewayId, witness: Witness, receipted_counter: int) -> None:
+        before = self._seen(gateway)
+        if before is not None:
+            if before.witness.incarnation < witness.incarnation:
+                # Another journal, perhaps: what the one before has receipted says nothing of what this one has.
+                self._say_to_another_journal(gateway)
+            elif before.witness.position > witness.position or before.witness.incarnation > witness.incarnation:
+                # An answer that was long on its way. Not the higher receipt of the two: what a gateway takes to carry is older than what
+                # it had receipted, and puts its counter back until the cloud has that too.
+                witness, receipted_counter = before.witness, before.receipted_counter
+        seen = Seen(gateway=gateway, witness=witness, receipted_counter=receipted_counter, away_at_us=None)
+        others = tuple(each for each in self.state.seen if each.gateway != gateway)
+        self.state = replace(self.state, seen=(*others, seen))
+
+    def _say_to_another_journal(self, gateway: GatewayId) -> None:
+        """The last words that are kept for ``gateway`` are said again, with what proves them, until its new journal has answered:
+        only then does a receipt of it speak of them. What it had taken to carry for another is handed over anew."""
+        state = self.state
+        waiting = {each.counter for each in state.outgoing}
+        # What is not kept any more, the cloud has.
+        kept = {each.counter for each in state.kept}
+        standing = [each.counter for each in state.kept if each.kind == "reading" and each.intent_counter is None]
+        again = tuple(
+            self._on_the_air_again(each)
+            for each in state.kept
+            if each.gateway == gateway
+            and each.refused is None
+            and each.counter not in waiting
+            and (each.kind == "end" or each.counter == max(standing, default=0) or self._is_given_use(each))
+        )
+        self.state = replace(
+            state,
+            outgoing=(
+                *(
+                    replace(each, carried_by=None) if each.carried_by == gateway and each.counter in kept else each
+                    for each in state.outgoing
+                ),
+                *again,
+            ),
+            kept=tuple(replace(each, carried_by=None) if each.carried_by == gateway else each for each in state.kept),
+        )
+        self.durable = True
+
+    def _is_given_use(self, kept: Kept) -> bool:
+        """Whether it is a one-shot intent that was told yes: the yes is all there is of its use, and both together prove it."""
+        return (
+            self.nameplate.profile is Profile.ONE_SHOT
+            and kept.kind == "intent"
+            and kept.grant is not None
+            and (self.state.use is None or self.state.use.intent_counter != kept.counter)
+            and all(each.kind != "end" or each.intent_counter != kept.counter for each in self.state.kept)
+        )
+
+    def _on_the_air_again(self, kept: Kept) -> Outgoing:
+        """What was answered, with what it shows. A yes that is shown needs no token any more."""
+        statement = decode_statement(kept.payload)
+        return Outgoing(
+            kind=kept.kind,
+            gateway=kept.gateway,
+            counter=kept.counter,
+            payload=kept.payload,
+            at_us=statement.at,
+            value=statement.register.value,
+            intent_counter=kept.intent_counter,
+            token=None,
+            salt=None,
+            trace_id=kept.trace_id,
+            cancels=kept.kind == "end" and isinstance(statement, End) and statement.tariff is None,
+            authorization=None if isinstance(statement, Intent) else statement.authorization,
+            asked_for=False,
+            answered=True,
+            shown=True,
+            elsewhere=self._others_for(kept),
+            carry_after_us=self.nameplate.retry.carry_us,
+            carry_at_us=self.now.real_us + self.nameplate.retry.carry_us,
+            carried_by=kept.carried_by,
+            attempts=0,
+            try_at_us=self.now.real_us,
+        )
+
+    def _others_for(self, kept: Kept) -> tuple[GatewayId, ...]:
+        """Who could carry a last word up: who was to be asked for its use, and whoever has ever answered."""
+        if kept.kind != "end":
+            return ()
+        known = dict.fromkeys((*kept.elsewhere, *(each.gateway for each in self.state.seen)))
+        return tuple(each for each in known if each != kept.gateway)
+
+    def _say_of_who_is_away(self) -> None:
+        """The answered ends of a gateway that is out of reach go on the air again, the oldest first: what it wrote down may be gone with it."""
+        state = self.state
+        waiting = {each.counter: each for each in state.outgoing}
+        again: list[Outgoing] = []
+        for gateway in dict.fromkeys(each.gateway for each in state.kept if each.kind == "end"):
+            if not is_out_of_reach(state, gateway, self.now):
+                continue
+            room = MAX_SAID_AGAIN - sum(each.gateway == gateway and each.answered for each in state.outgoing)
+            for kept in state.kept:
+                if (kept.kind, kept.gateway, kept.refused) != ("end", gateway, None) or kept.counter in waiting:
+                    continue
+                said = replace(self._on_the_air_again(kept), carry_at_us=self.now.real_us)
+                if room > 0 and said.elsewhere and self._showing(said) is not None:
+                    again.append(said)
+                    room -= 1
+        if again:
+            self.state = replace(state, outgoing=(*state.outgoing, *again))
+            self.durable = True
+
+    def _say_what_was_given(self, gateway: GatewayId, counter: int) -> bool:
+        """A gateway says no to what it said yes to: it has lost that one-shot use, and is shown its yes. Whether there is one."""
+        for each in self.state.kept:
+            if (
+                each.counter == counter
+                and each.gateway == gateway
+                and each.refused is None
+                and self._is_given_use(each)
+            ):
+                self.state = replace(self.state, outgoing=(*self.state.outgoing, self._on_the_air_again(each)))
+                self.durable = True
+                return True
+        return False
+
+    def _drop_receipted(self, gateway: GatewayId) -> None:
+        """What the cloud has receipted need not be kept. A receipt speaks of what went to its own gateway only."""
+        seen = self._seen(gateway)
+        if seen is None:
+            return
+        dropped = tuple(each.counter for each in self.state.kept if self._is_receipted(each, seen))
+        if dropped:
+            self.state = replace(
+                self.state,
+                kept=tuple(each for each in self.state.kept if each.counter not in dropped),
+                outgoing=tuple(
+                    each for each in self.state.outgoing if not each.answered or each.counter not in dropped
+                ),
+            )
+            self.events.append(Receipted(gateway=gateway, counters=dropped))
+
+    def _is_receipted(self, kept: Kept, seen: Seen) -> bool:
+        """Whether the cloud has what ``kept`` proves, by what the gateway of ``seen`` says.
+
+        What an authorization began with is kept until its end is receipted: a gateway that lost its journal is shown it. A standing
+        one's first reading is kept for as long as it goes on.
+        """
+        state = self.state
+        end = None
+        if kept.intent_counter is not None:
+            if state.use is not None and state.use.intent_counter == kept.intent_counter:
+                return False
+            end = next(
+                (each for each in state.kept if each.kind == "end" and each.intent_counter == kept.intent_counter), None
+            )
+        elif kept.kind == "reading":
+            standing = [each.counter for each in state.kept if each.kind == "reading" and each.intent_counter is None]
+            waiting = {each.counter for each in state.outgoing}
+            # While another reading that rests on it is not receipted, or still to come.
+            if kept.counter == min(standing) and (
+                not state.finishing or any(each > seen.receipted_counter or each in waiting for each in standing)
+            ):
+                return False
+        word = kept if end is None or end.refused is not None else end
+        # Refused because another has said something else under this counter: then that is what is receipted.
+        if word.counter > seen.receipted_counter or word.refused is Refusal.COUNTER_REUSED:
+            return False
+        if word.carried_by == seen.gateway:
+            return True
+        return word.gateway == seen.gateway and all(each.counter != word.counter for each in state.outgoing)
