@@ -79,7 +79,8 @@ def decide_adoption(
     grant, first = shown.grant, shown.first
     if grant is not None and is_known(state, grant.witness):
         return park(command, statement, digest, Refusal.INTENT_ENDED, now)
-    if not state.is_complete:
+    if not state.is_complete or not state.incarnation:
+        # The welcome says what the cloud has billed of it, and the site's time zone.
         return no(statement, Refusal.NOT_AUTHORIZING)
     register = device.registers.get(first.register.register_id)
     tariff = first.tariff if grant is None else grant.tariff

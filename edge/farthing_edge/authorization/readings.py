@@ -263,7 +263,9 @@ def _standing_reading(
         return no(reading, Refusal.MALFORMED)
     # Each reading of a standing authorization is a new yes. What is refused now is billed by the first reading after.
     if device.status != directive_pb2.DEVICE_STATUS_ACTIVE:
-        return no(reading, STATUS_REFUSALS.get(device.status, Refusal.DEVICE_UNKNOWN))
+        # A journal that was lost hears of its devices again, also of what is over.
+        refusal = STATUS_REFUSALS.get(device.status, Refusal.DEVICE_UNKNOWN)
+        return no(reading, refusal if state.incarnation else Refusal.NOT_AUTHORIZING)
     register = device.registers.get(reading.register.register_id)
     if register is None:
         return no(reading, Refusal.REGISTER_UNKNOWN)

@@ -168,10 +168,14 @@ class Keeping(Draft):
                 (each for each in state.kept if each.kind == "end" and each.intent_counter == kept.intent_counter), None
             )
         elif kept.kind == "reading":
-            standing = [each.counter for each in state.kept if each.kind == "reading" and each.intent_counter is None]
+            standing = [
+                each.counter
+                for each in state.kept
+                if each.kind == "reading" and each.intent_counter is None and each.refused is None
+            ]
             waiting = {each.counter for each in state.outgoing}
             # While another reading that rests on it is not receipted, or still to come.
-            if kept.counter == min(standing) and (
+            if kept.counter == min(standing, default=0) and (
                 not state.finishing or any(each > seen.receipted_counter or each in waiting for each in standing)
             ):
                 return False

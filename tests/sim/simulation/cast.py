@@ -15,6 +15,8 @@ from farthing.tariff import Tariff
 from farthing.tariff import parse as parse_tariff
 
 OP, EUR = OperatorId("op"), Currency("EUR")
+#: Of all sites: what a clock on the wall shows.
+TIME_ZONE = "Europe/Berlin"
 M = 1_000_000
 #: A morning: nine o'clock UTC of a day in 2026.
 START = Instant(1_790_000_000 // 86_400 * 86_400 * SECOND_US + 9 * 3600 * SECOND_US)
@@ -37,11 +39,25 @@ _TARIFFS: dict[str, dict[str, object]] = {
         "elements": [{"price_components": [_component("FLAT", 0.5, 20, 1), _component("ENERGY", 0.4, 10, 1)]}],
         "max_price": {"excl_vat": 1.5, "incl_vat": 1.7},
     },
+    # Cheaper from four minutes after a story's begin on, by the site's clock: sessions stand across the change.
+    "chg-clock": {
+        "elements": [
+            {
+                "price_components": [_component("ENERGY", 0.6, 20, 1), _component("TIME", 0.9, 20, 1)],
+                "restrictions": {"start_time": "06:00", "end_time": "11:04"},
+            },
+            {"price_components": [_component("ENERGY", 0.3, 7, 1)]},
+        ]
+    },
     "park": {
         "elements": [{"price_components": [_component("TIME", 3.6, 0, 60)]}],
         "min_price": {"incl_vat": 0.3},
     },
     "toll-1": {"tax_included": True, "elements": [{"price_components": [_component("UNIT", 1.2, 7, 1)]}]},
+    "water": {"elements": [{"price_components": [_component("UNIT", 0.0004, 7, 1)]}]},
+    "water-first": {
+        "elements": [{"price_components": [_component("FLAT", 0.2, 7, 1), _component("UNIT", 0.0003, 19, 500)]}]
+    },
     "kwh": {"elements": [{"price_components": [_component("ENERGY", 0.3, 19, 1)]}]},
 }
 
@@ -80,6 +96,8 @@ class DeviceRole:
     stoppable: bool
     report_interval_s: int
     value: int
+    #: A dispenser ticks once for so many units; 0: readings prove what is used.
+    unit_per_tick: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,6 +123,9 @@ class Terms:
     floor_token_micros: int
     floor_account_micros: int
     floor_total_micros: int
+    #: The most that one authorization may cost, and what a token may use in a day at one gateway; 0: no limit.
+    limit_use_micros: int
+    limit_token_day_micros: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,6 +182,8 @@ def draw_cast(rng: Random) -> Cast:
         floor_token_micros=rng.choice((0, 2 * M)),
         floor_account_micros=3 * M,
         floor_total_micros=4 * M,
+        limit_use_micros=rng.choice((0, 0, M // 2)),
+        limit_token_day_micros=rng.choice((0, 0, 2 * M)),
     )
     calm = rng.random() < 0.1
     air = Air(
@@ -186,7 +209,7 @@ def _draw_devices(rng: Random, gateways: tuple[str, ...]) -> tuple[DeviceRole, .
             return gateways[:1]
         return gateways if rng.random() < 0.75 else (rng.choice(gateways),)
 
-    makers = {"charger": _charger, "bay": _bay, "toll": _toll, "meter": _meter}
+    makers = {"charger": _charger, "bay": _bay, "dispenser": _dispenser, "toll": _toll, "meter": _meter}
     kinds = ["charger", rng.choice(("charger", "toll")), *rng.choices(sorted(makers), k=rng.randint(0, 3))]
     return tuple(makers[kind](rng, f"{kind}-{number}", reach(kind)) for number, kind in enumerate(kinds))
 
@@ -196,12 +219,28 @@ def _charger(rng: Random, name: str, gateways: tuple[str, ...]) -> DeviceRole:
         name=name,
         profile="session",
         unit="Wh",
-        tariff=rng.choice(("chg-3", "chg-time", "chg-max")),
+        tariff=rng.choice(("chg-3", "chg-time", "chg-max", "chg-clock")),
         gateways=gateways,
         rated_per_hour=22_000,
         stoppable=rng.random() < 0.6,
         report_interval_s=rng.choice((30, 90, 600)),
         value=rng.randrange(10**6),
+    )
+
+
+def _dispenser(rng: Random, name: str, gateways: tuple[str, ...]) -> DeviceRole:
+    """It signs a chain, then ticks: twice a minute, or nearly every time that it is looked at."""
+    return DeviceRole(
+        name=name,
+        profile="session",
+        unit="ml",
+        tariff=rng.choice(("water", "water-first")),
+        gateways=gateways,
+        rated_per_hour=36_000,
+        stoppable=True,
+        report_interval_s=rng.choice((30, 90)),
+        value=rng.randrange(10**6),
+        unit_per_tick=rng.choice((1, 25, 250)),
     )
 
 

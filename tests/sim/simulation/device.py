@@ -32,7 +32,7 @@ from farthing.ids import (
     authorization_id,
     standing_authorization_id,
 )
-from farthing_edge.authorization.commands import DeviceStatement, Shown
+from farthing_edge.authorization.commands import DeviceStatement, Shown, TicksArrived
 from farthing_firmware_sim.device.state import can_serve, is_finished, new_state, restored, served_at
 from farthing_firmware_sim.device.step import step
 from farthing_firmware_sim.device.stored import dump, load
@@ -52,6 +52,7 @@ from farthing_firmware_sim.device.values import (
     RefusedIntent,
     RetryPolicy,
     Send,
+    SendTick,
     Showing,
     State,
     Tick,
@@ -115,6 +116,7 @@ class DeviceNode:
             standing_gateway=GatewayId(role.gateways[0]) if standing else None,
             standing_tariff=version if standing else None,
             retry=RETRY,
+            unit_per_tick=role.unit_per_tick,
         )
         self.state: State | None = new_state(self.nameplate, register_value=role.value, now=self._now())
         self.memory: State = self.state
@@ -164,6 +166,8 @@ class DeviceNode:
                 self.disclaimed += 1
         for send in outcome.sends:
             self._send(send)
+        for shown in outcome.ticks:
+            self._tick(shown)
 
     def hear(self, answer: Answer, grant: Grant | None) -> None:
         """An answer comes."""
@@ -254,6 +258,7 @@ class DeviceNode:
                     elsewhere_real_us=None if arrival.elsewhere_s is None else arrival.elsewhere_s * SECOND_US,
                     wanted=arrival.wanted,
                     source="",
+                    chain_secret=self.world.lots.raw(f"{self.name} chain {arrival.at_s}", 32),
                 )
             )
         )
@@ -285,6 +290,22 @@ class DeviceNode:
         if send.gateway != send.recipient:
             what = f"{send.kind} {send.counter} for {send.recipient}{what.removeprefix(f'{send.kind} {send.counter}')}"
         self.world.send(self.name, send.gateway, what, gateway.submit, command, self)
+
+    def _tick(self, shown: SendTick) -> None:
+        """A tick is sent once, and nobody signs it: it proves itself."""
+        tick = shown.tick
+        use = self.memory.use
+        assert use is not None
+        assert use.chain is not None
+        chain = self.said[use.chain.counter].statement
+        value = (chain.register.value + tick.index * self.role.unit_per_tick) % MODULUS
+        self.world.watch.ticked(self, tick.authorization, chain, tick.index, value)
+        gateway = self.world.gateways[shown.gateway]
+        command = TicksArrived(
+            device=self.device_id, authorization=tick.authorization, shown=((tick.index, tick.preimage),)
+        )
+        what = f"tick {use.chain.counter}/{tick.index} | at {value}"
+        self.world.send(self.name, shown.gateway, what, gateway.submit, command, self)
 
     def _signed(self, payload: bytes) -> bytes:
         return cose.encode_sign1(self.kid, payload, bytes(64))

@@ -87,7 +87,6 @@ class Waiting:
 
 def _spoken(answer: Answer, grant: Grant | None) -> str:
     """An answer as histories show it: its name, then positions and money."""
-    assert answer.answers is not None
     refusal = "" if answer.refusal is None else f" {answer.refusal.name}"
     parts = [f"position {answer.witness.incarnation}/{answer.witness.position}"]
     if grant is not None:
@@ -99,7 +98,9 @@ def _spoken(answer: Answer, grant: Grant | None) -> str:
     if answer.asks:
         parts.append(f"asks after {len(answer.asks)}")
     parts.append(f"receipted {answer.receipted_counter}")
-    return f"{answer.status.name.lower()}{refusal} to {answer.answers[1]} | {', '.join(parts)}"
+    to = "a tick" if answer.answers is None else str(answer.answers[1])
+    to += "" if answer.ticked is None else f"/{answer.ticked}"
+    return f"{answer.status.name.lower()}{refusal} to {to} | {', '.join(parts)}"
 
 
 class GatewayNode:
@@ -354,7 +355,6 @@ class GatewayNode:
 
     def _speak(self, said: list[tuple[DeviceNode, Answer, Grant | None]]) -> None:
         for device, answer, grant in said:
-            assert answer.answers is not None
             self.world.send(self.id, device.name, _spoken(answer, grant), device.hear, answer, grant)
 
     def _answer(self, state: GatewayState, decision: Decision) -> tuple[Answer, Grant | None]:
@@ -380,6 +380,7 @@ class GatewayNode:
                 retry_after_ms=LATER_MS if reply.status.name == "LATER" else None,
                 closed=reply.closed,
                 asks=reply.asks,
+                ticked=reply.ticked,
             ),
             grant,
         )

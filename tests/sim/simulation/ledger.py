@@ -31,7 +31,7 @@ from farthing_cloud.ledger.operations import Ledger
 from farthing_cloud.ledger.store.interface import Posted
 from farthing_cloud.ledger.store.memory import MemoryStore
 from farthing_edge.authorization import commands
-from simulation.cast import EUR, MODULUS, OP, DeviceRole, ocpi, tariff
+from simulation.cast import EUR, MODULUS, OP, TIME_ZONE, DeviceRole, ocpi, tariff
 from simulation.history import PromiseBroken
 
 if TYPE_CHECKING:
@@ -474,6 +474,7 @@ class LedgerNode:
                 device_key=self.facts.device_key,  # type: ignore[arg-type]  # stands in for a VerifyingKey
                 tariff=self.facts.tariff,
                 register=self.facts.register,
+                time_zone=TIME_ZONE,
             )
         except detail.EvidenceError as err:
             raise PromiseBroken(f"P6: batch {incarnation}/{sequence} of {gateway.id}: {err}") from err
@@ -494,7 +495,7 @@ class LedgerNode:
                     exposure_micros=cast.terms.exposure_micros,
                     batch_key=b"",
                     grant_key=b"",
-                    time_zone="Europe/Berlin",
+                    time_zone=TIME_ZONE,
                     now=self.world.now,
                 )
             )
@@ -523,6 +524,11 @@ class LedgerNode:
             for device in cast.devices:
                 self.issue(name, device_record(device))
             self.issue(name, floor)
+            if terms.limit_use_micros or terms.limit_token_day_micros:
+                limits = directive_pb2.UsageLimits(
+                    per_authorization_micros=terms.limit_use_micros, token_day_micros=terms.limit_token_day_micros
+                )
+                self.issue(name, limits)
 
     def issue(self, gateway_id: str, body: Any) -> None:
         """Put a directive on a gateway's chain."""

@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 from farthing.clock import Instant
 from farthing.device import cose
 from farthing.device import messages as m
-from farthing.device.messages import End, Intent, Statement
+from farthing.device.messages import Chain, End, Intent, Statement
 from farthing.tariff import Placed, Tariff, Use, price
 from farthing_edge.authorization.events import Adopted, BaselineTaken, EndCarried, Granted, Metered, Settled
-from simulation.cast import tariff
+from simulation.cast import TIME_ZONE, tariff
 
 
 class Point(NamedTuple):
@@ -61,6 +61,7 @@ class Heard:
             ended_at=self.latest,
             placed=self.placed,
             placed_to=self.placed_to,
+            time_zone=TIME_ZONE,
         )
         priced = price(self.tariff, use, closing=point.closing)
         self.placed, self.placed_to = priced.placed, point.value
@@ -75,6 +76,8 @@ class Prices:
         self._units = units
         #: Gateway → authorization → as its journal has heard of it.
         self._heard: defaultdict[str, dict[bytes, Heard]] = defaultdict(dict)
+        #: Authorizations whose end somebody has carried.
+        self.carried: set[bytes] = set()
         #: (authorization, value, closing) → what was due there: (net, tax), micros.
         self._due: defaultdict[tuple[bytes, int, bool], set[tuple[int, int]]] = defaultdict(set)
 
@@ -88,7 +91,11 @@ class Prices:
             due = heard.hear(point) if point.closing else (0, 0)
             self._due[event.authorization, point.value, point.closing].add(due)
         elif isinstance(event, Metered | Settled):
-            point = point_of(_statement(event.statement))
+            statement = _statement(event.statement)
+            point = point_of(statement)
+            if isinstance(event, Settled) and event.tick_index:
+                assert isinstance(statement, Chain)
+                point = point._replace(value=point.value + event.tick_index * statement.unit_per_tick)
             # People may have decided that it was the last.
             point = point._replace(closing=point.closing or event.closing)
             due = self._heard[gateway][event.authorization].hear(point)
@@ -97,6 +104,7 @@ class Prices:
             first, end = _statement(event.statements[0]), _statement(event.statements[-1])
             grant = m.decode_grant(cose.decode_sign1(event.grant).payload)
             point = point_of(end)
+            self.carried.add(event.authorization)
             due = self._begun(first, grant.tariff.tariff_id).hear(point)
             self._due[event.authorization, point.value, point.closing].add(due)
 
@@ -107,6 +115,10 @@ class Prices:
     def due(self, authorization: bytes, value: int, *, closing: bool) -> set[tuple[int, int]]:
         """All that was due where the register stood at ``value``."""
         return self._due.get((authorization, value, closing), set())
+
+    def ever_due(self, authorization: bytes) -> set[tuple[int, int]]:
+        """All that was ever due of it, wherever its register stood."""
+        return set().union(*(due for (name, _, _), due in self._due.items() if name == authorization))
 
     def _begun(self, first: Statement, tariff_id: str) -> Heard:
         start, at = first.register.value, Instant(first.at)

@@ -12,6 +12,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from farthing.clock import Instant
+from farthing.device import cose
+from farthing.device import messages as m
 from farthing.device.messages import Statement
 from farthing.v1 import batch_pb2, directive_pb2
 from farthing_cloud.ledger.core import paths
@@ -37,11 +40,11 @@ ONE_SHOT_TWICE = "one-shot uses given twice over a lost journal, and set aside"
 
 @dataclass(slots=True)
 class Spoken:
-    """What a device has signed of one authorization, by its counter."""
+    """What a device has signed of one authorization, by its counter; a tick by its chain's and its own."""
 
     device: DeviceNode
     start: int
-    points: dict[int, Point] = field(default_factory=dict)
+    points: dict[int | tuple[int, int], Point] = field(default_factory=dict)
 
     def has(self, value: int) -> bool:
         """Whether it signed this value."""
@@ -69,6 +72,8 @@ class Watch:
         self.late: Counter[str] = Counter()
         #: Quota → what carried ends took of its hold, of whatever quotas their gateway had held them on.
         self.carried: Counter[str] = Counter()
+        #: Gateway → what its carried ends cost beyond what their grants spoke of.
+        self.not_covered: Counter[str] = Counter()
         #: Gateway → what its carried ends billed beyond holds, by cause.
         self.carried_beyond: defaultdict[str, Counter[str]] = defaultdict(Counter)
         #: Authorizations set aside because a rolled-back journal had given the same passage before.
@@ -88,6 +93,12 @@ class Watch:
             self.spoken[authorization].append(spoken)
             self._recipients[authorization] = statement.recipient
         spoken.points.setdefault(statement.counter, point)
+
+    def ticked(self, device: DeviceNode, authorization: bytes, chain: Statement, index: int, value: int) -> None:
+        """A device shows a tick of a chain that it has signed: one unit more, and no time of its own."""
+        self.counted["ticks"] += 1
+        spoken = next(each for each in self.spoken[authorization] if each.device is device)
+        spoken.points.setdefault((chain.counter, index), Point(value, Instant(chain.at), False))
 
     def recipient_of(self, authorization: bytes) -> str:
         """The gateway that was asked for it."""
@@ -202,6 +213,8 @@ class Watch:
                 self.ended[transfer.quota_id] += transfer.amount_micros
             elif transfer.cause is Cause.USE and transfer.line is None and transfer.quota_id is not None:
                 self.carried[transfer.quota_id] += transfer.amount_micros
+        if posting.batch is not None:
+            self._carried_beyond_grants(posting)
         if late:
             self._late(posting, late)
         for case in posting.cases:
@@ -213,7 +226,8 @@ class Watch:
         """A quota pays more than the ledger holds for it: only after a forced void, or by a journal that was rolled back.
 
         Bounded: what was ended by force, and once more the quota for each time that its gateway's disk went wrong. A carried end takes
-        from the grant's other quotas what was ended of one of them: then their gateway finds that much missing there.
+        from the grant's other quotas what was ended of one of them, and from any of them what the grant never covered: then their gateway finds
+        that much missing there.
         """
         batch = posting.batch
         assert batch is not None
@@ -225,7 +239,7 @@ class Watch:
             self.late[quota_id] += transfer.amount_micros
             faults = self.world.gateways[quota.gateway_id].disk_faults
             most = self.ended[quota_id] + faults * quota.amount_micros
-            most += min(self.carried[quota_id], self._ended_beside(quota))
+            most += min(self.carried[quota_id], self._ended_beside(quota) + self.not_covered[quota.gateway_id])
             if self.late[quota_id] > most:
                 raise PromiseBroken(
                     f"P1: {batch.gateway_id} bills {self.late[quota_id]} beyond the hold of {quota_id}, allowed is {most}"
@@ -257,6 +271,16 @@ class Watch:
             raise PromiseBroken(
                 f"P1: carried ends of {gateway.id} bill {dict(billed)}, its floor is {floor}, of its quotas was ended {ended}"
             )
+
+    def _carried_beyond_grants(self, posting: Posting) -> None:
+        """What carried ends cost beyond all that their grants spoke of: nobody held it, and a quota that is held pays it first."""
+        assert posting.batch is not None
+        for end in batch_pb2.Batch.FromString(posting.batch.batch).carried:
+            grant = m.decode_grant(cose.decode_sign1(end.grant).payload)
+            covered = grant.net_micros + grant.tax_micros + sum(part.amount_micros for part in grant.held)
+            for claim in posting.claims:
+                if claim.authorization_id == grant.authorization:
+                    self.not_covered[grant.gateway] += max(0, claim.net_micros + claim.tax_micros - covered)
 
     def _ended_beside(self, quota: Quota) -> int:
         """What was ended by force of the other quotas that a hold beside one on ``quota`` could stand on, micros."""
@@ -296,6 +320,16 @@ class Watch:
         gateway = self.world.gateways[self.recipient_of(authorization)]
         return gateway.disk_faults > 0 or gateway.is_gone
 
+    def _check_limit(self, claim: Claimed) -> None:
+        """The operator's limit of one authorization binds whatever can be stopped; time goes on, and a standing one is none of it."""
+        most = self.world.story.cast.terms.limit_use_micros
+        role = self.world.roles[claim.register.device_id]
+        if not most or not role.stoppable or role.profile == "standing" or prices_time(role.tariff):
+            return
+        self.counted["claims under a limit"] += 1
+        if claim.net_micros + claim.tax_micros > most:
+            raise PromiseBroken(f"limit: one use may cost {most}, claimed is {claim}")
+
     def _check_claim(self, claim: Claimed) -> None:
         """P3, P4: billed is what a device signed under this authorization, priced by the contract; and no use twice."""
         all_spoken = [each for each in self.spoken[claim.authorization_id] if each.start == claim.register_from]
@@ -308,12 +342,20 @@ class Watch:
             before = self.claimed.get(claim.authorization_id)
             # What was claimed by readings that a lost journal has taken with it is never reduced.
             stays = claimed == before and any(net < claimed[0] or tax < claimed[1] for net, tax in due)
-            if not signed or not (claimed in due or (stays and self._was_lost(claim.authorization_id))):
+            # A carried end is priced by fewer readings than its gateway heard: of both the higher net and the higher tax stand (ADR 8).
+            if claim.authorization_id in self.prices.carried:
+                ever = self.prices.ever_due(claim.authorization_id)
+                stays = claimed[0] in {net for net, _ in ever} and claimed[1] in {tax for _, tax in ever}
+                stays = stays and any(net <= claimed[0] and tax <= claimed[1] for net, tax in due)
+            elif not self._was_lost(claim.authorization_id):
+                stays = False
+            if not signed or not (claimed in due or stays):
                 points = [each.points for each in all_spoken]
                 raise PromiseBroken(
                     f"P4: {claim.register.device_id} signed {points}, worth {sorted(due)}: claimed is {claim}"
                 )
         self.claimed[claim.authorization_id] = claimed
+        self._check_limit(claim)
         device_id = claim.register.device_id
         if claim.aside:
             self.counted["set aside"] += 1

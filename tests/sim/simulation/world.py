@@ -57,6 +57,7 @@ class World:
         self._queue: list[tuple[int, int, Callable[..., None], tuple[Any, ...]]] = []
         self._order = itertools.count()
         self.accounts = {account.name: account for account in story.cast.accounts}
+        self.roles = {role.name: role for role in story.cast.devices}
         self.profiles = {role.name: role.profile for role in story.cast.devices}
         self.units = {role.name: role.unit for role in story.cast.devices}
         self.network = Network(self)
