@@ -243,6 +243,18 @@ def test_a_first_reading_stays_until_the_last_one_is_receipted(
     assert not life.state.kept
 
 
+def test_a_last_reading_that_is_refused_for_good_holds_no_other_back(
+    nameplate: Callable[..., Any], at: Any, new_gateway: Callable[..., Any]
+) -> None:
+    life = Life(nameplate(Profile.STANDING), at, new_gateway(gateway=G1))
+    life.tick(0, real_s=0).hear()
+    life.give(Finish(), 900, real_s=1)
+    last = life.only(Reading)
+    life.answer(G1, last, AnswerStatus.REFUSED, refusal=Refusal.DEVICE_SUSPENDED, receipted=1)
+    assert [(each.counter, each.refused) for each in life.state.kept] == [(last.counter, Refusal.DEVICE_SUSPENDED)]
+    assert is_finished(life.state)
+
+
 # A gateway that is silent -----------------------------------------------------------------------------------------
 
 

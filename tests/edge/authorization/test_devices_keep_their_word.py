@@ -417,6 +417,10 @@ def test_a_journal_that_is_not_complete_says_later(site: Gateway) -> None:
         new.do(each)
     assert say(new, end).refusal is Refusal.AUTHORIZATION_UNKNOWN
     assert say(new, end, shown=session.shown()).refusal is Refusal.NOT_AUTHORIZING
+    # It has all there is, and no incarnation: what the cloud has billed of it, and the site's time zone, come with the welcome.
+    new.do(commands.HeadArrived(version=new.state.directive_version, at=new.at))
+    assert new.state.is_complete
+    assert say(new, end, shown=session.shown()).refusal is Refusal.NOT_AUTHORIZING
     new.told(welcome=directive_pb2.Welcome(operator_id="op", site_id="S1", incarnation=2, time_zone="UTC"))
     new.do(commands.HeadArrived(version=new.state.directive_version, at=new.at))
     assert say(new, end, shown=session.shown()).closed
@@ -690,6 +694,19 @@ def test_a_journal_without_incarnation_begins_no_standing_authorization(site: Ga
     reply = say(site, Meter("m1", 5_000).reading(site, 5_000))
     assert (reply.status, reply.refusal) == (AnswerStatus.LATER, Refusal.NOT_AUTHORIZING)
     assert not site.state.authorizations
+
+
+def test_a_journal_without_incarnation_refuses_no_standing_reading_for_good(site: Gateway) -> None:
+    """It reads its chain again: a suspension in it may be long over."""
+    meter = Meter("m1", 5_000)
+    say(site, meter.reading(site, 5_000))
+    m1 = Policy.device("m1", profile="standing", standing_account_id="P")
+    m1.status = directive_pb2.DEVICE_STATUS_SUSPENDED
+    site.told(device=m1)
+    site.state.incarnation = 0
+    assert say(site, meter.reading(later(site), 5_100)).status is AnswerStatus.LATER
+    site.state.incarnation = 1
+    assert say(site, meter.reading(later(site), 5_200)).refusal is Refusal.DEVICE_SUSPENDED
 
 
 def test_a_standing_reading_that_proves_a_rollback_begins_nothing(site: Gateway) -> None:

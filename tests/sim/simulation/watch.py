@@ -226,8 +226,8 @@ class Watch:
         """A quota pays more than the ledger holds for it: only after a forced void, or by a journal that was rolled back.
 
         Bounded: what was ended by force, and once more the quota for each time that its gateway's disk went wrong. A carried end takes
-        from the grant's other quotas what was ended of one of them, and from any of them what the grant never covered: then their gateway finds
-        that much missing there.
+        from the grant's other quotas what was ended of one of them, and from any of them what the grant never covered or what was
+        on the floor before it (no grant says that): then their gateway finds that much missing there.
         """
         batch = posting.batch
         assert batch is not None
@@ -239,7 +239,10 @@ class Watch:
             self.late[quota_id] += transfer.amount_micros
             faults = self.world.gateways[quota.gateway_id].disk_faults
             most = self.ended[quota_id] + faults * quota.amount_micros
-            most += min(self.carried[quota_id], self._ended_beside(quota) + self.not_covered[quota.gateway_id])
+            elsewhere = (
+                self._ended_beside(quota) + self.not_covered[quota.gateway_id] + self._floor_of(quota.gateway_id)
+            )
+            most += min(self.carried[quota_id], elsewhere)
             if self.late[quota_id] > most:
                 raise PromiseBroken(
                     f"P1: {batch.gateway_id} bills {self.late[quota_id]} beyond the hold of {quota_id}, allowed is {most}"
@@ -260,8 +263,7 @@ class Watch:
             if device.role.stoppable and not prices_time(device.role.tariff):
                 raise PromiseBroken(f"P1: {device.name} can be stopped, and used more than it was granted: {transfer}")
             return
-        journals = 1 + gateway.disk_faults
-        floor = journals * self.world.story.cast.terms.floor_total_micros + self.resolved[gateway.id]
+        floor = self._floor_of(gateway.id)
         mine = [quota for quota in self.granted.values() if quota.gateway_id == gateway.id]
         ended = sum(self.ended[quota.quota_id] + gateway.disk_faults * quota.amount_micros for quota in mine)
         billed = self.carried_beyond[gateway.id]
@@ -271,6 +273,11 @@ class Watch:
             raise PromiseBroken(
                 f"P1: carried ends of {gateway.id} bill {dict(billed)}, its floor is {floor}, of its quotas was ended {ended}"
             )
+
+    def _floor_of(self, gateway_id: str) -> int:
+        """What a gateway may ever have given away on its floor: once more for each journal that began anew, and what was given back."""
+        journals = 1 + self.world.gateways[gateway_id].disk_faults
+        return journals * self.world.story.cast.terms.floor_total_micros + self.resolved[gateway_id]
 
     def _carried_beyond_grants(self, posting: Posting) -> None:
         """What carried ends cost beyond all that their grants spoke of: nobody held it, and a quota that is held pays it first."""
