@@ -54,6 +54,14 @@ async def played(pool: Pool) -> PostgresStore:
             "batch 2 of G2, incarnation 1: it does not follow the one before it",
         ),
         (b"UPDATE chains SET sequence = 2 WHERE gateway_id = 'G2'", "the chain ends elsewhere"),
+        # What is due stays the same, so that the claims still add up to it.
+        (
+            b"UPDATE batches SET net_micros = net_micros - 1, aside_micros = aside_micros + 1 WHERE id = 2",
+            "batch 2 of G1, incarnation 1: its transfers do not add up to it",
+        ),
+        # Nobody owes what is there to be taken.
+        (b"UPDATE payers SET credit_limit_micros = credit_limit_micros + 1000000000", "available"),
+        (b"UPDATE directives SET body = body || '\\x00' WHERE version = 2", "its bytes do not have its hash"),
         (b"DELETE FROM directives WHERE gateway_id = 'G1' AND version = 2", "directive 3 of G1: the one before it"),
         (b"DELETE FROM directives WHERE gateway_id = 'G1' AND version = 3", "directive 2 of G1: the chain ends"),
         (
