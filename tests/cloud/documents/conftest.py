@@ -37,6 +37,8 @@ from farthing_cloud.ledger.reports import Reports
 from farthing_cloud.ledger.store.postgres import PostgresStore
 
 _numbers = itertools.count(1)
+#: Nobody carries batches by hand here.
+NO_IMPORTS: Any = None
 
 CHARGE = (
     b'{"elements": [{"price_components": [{"type": "FLAT", "price": 0.50, "step_size": 1, "vat": 20},'
@@ -172,6 +174,7 @@ async def office(database_url: str, ledger_pool: Pool) -> AsyncIterator[Office]:
             reports=Reports(ledger_pool),
             bundles=Bundles(store, receipt_keys=()),
             plans=CorrectionPlans(story.ledger),
+            imports=NO_IMPORTS,
             clock=real_clock(),
             directives_wanted=Bell(),
             events=Bell(),
