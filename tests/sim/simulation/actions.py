@@ -296,7 +296,9 @@ def draw_actions(rng: Random, cast: Cast) -> tuple[Action, ...]:
     # One failure at a time: what two losses take together is nobody's to give back.
     if not any(isinstance(action, faults) for action in actions) and rng.random() < 0.9:
         down_s, noticed = rng.choice((1.0, 30.0)), rng.random() < 0.5
-        at_s, after_s = at(), round(rng.choice((5, 60, length_s)) * rng.random(), 3)
+        at_s = at()
+        # Before the end, when everything is called back: a recall that is lost with the database is nobody's to say again.
+        after_s = round(min(rng.choice((5, 60, length_s)) * rng.random(), length_s - at_s), 3)
         actions.append(RestoreLedger(at_s=at_s, after_s=after_s, down_s=down_s, noticed=noticed))
     return tuple(sorted(actions, key=lambda action: action.at_s))
 
