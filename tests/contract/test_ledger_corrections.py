@@ -221,6 +221,18 @@ async def test_what_is_written_off_is_borne_by_risk_and_gives_no_room_back(store
     assert await correct(story, "closing", "x1", account_id="F") == 0
 
 
+async def test_what_comes_back_to_a_closed_account_can_still_be_paid_out(store: LedgerStore) -> None:
+    story = await told(store)
+    await story.fund("F", "0.40", "pay-3")
+    assert await correct(story, "closing", "x1", account_id="F") == 0
+    with pytest.raises(LedgerRefusal, match="is closed"):
+        await correct(story, "goodwill", "g1", account_id="F", amount="1.00")
+    assert await correct(story, "refund", "r1", use="t4", gateway_id="G2") == micros("1.20")
+    assert (await balances(story))["payer/F"] == "1.20"
+    assert await correct(story, "payback", "b1", account_id="F", path="bank/main") == micros("1.20")
+    assert (await balances(story))["payer/F"] == "0.00"
+
+
 @pytest.mark.parametrize(
     ("kind", "names"),
     [

@@ -163,7 +163,7 @@ def correct(
         case CorrectionKind.DISPUTE_WON | CorrectionKind.DISPUTE_LOST:
             plan = _end(view, book, order, parts)
         case CorrectionKind.GOODWILL:
-            plan = _goodwill(book, order)
+            plan = _goodwill(view, book, order)
         case CorrectionKind.PAYBACK:
             plan = _payback(view, book, order)
         case CorrectionKind.CHARGEBACK:
@@ -392,7 +392,9 @@ def _end(view: View, book: Book, order: Order, parts: Sequence[UsePart]) -> _Pla
 # --- accounts ---------------------------------------------------------------------------------------------------------
 
 
-def _goodwill(book: Book, order: Order) -> _Plan:
+def _goodwill(view: View, book: Book, order: Order) -> _Plan:
+    if view.payers[order.account_id].status is AccountStatus.CLOSED:
+        raise LedgerRefusal(f"account {order.account_id} is closed")
     book.post(paths.OWN, paths.payer(order.account_id), order.amount_micros, Cause.GOODWILL)
     book.touch(order.account_id)
     return _Plan(account_id=order.account_id, amount_micros=order.amount_micros)
