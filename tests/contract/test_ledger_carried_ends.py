@@ -362,6 +362,17 @@ async def test_what_does_not_prove_itself_raises_no_claim_and_takes_nothing(stor
     assert (await store.verify()).fault == ""
 
 
+async def test_a_revoked_gateways_grant_takes_nothing_and_people_hear_of_it(store: LedgerStore) -> None:
+    story = await opened(store)
+    await store.revoke(G1, now=NOW)
+    before = await store.transfers(OP)
+    raw = story.seal("G2", [], [], carried=(carried(INTENT, END, grant=granted(story, "q1")),))
+    assert (await story.push(raw)).step is ChainStep.NEXT
+    assert await store.transfers(OP) == before
+    assert await store.claimed(AUTHORIZATION, G1) is None
+    assert (await told(store), (await store.verify()).fault) == ([], "")
+
+
 async def test_quotas_of_others_pay_nothing_whatever_a_grant_names(store: LedgerStore) -> None:
     story = await opened(store)
     await spent(story, q1="4.00", q3="2.00")

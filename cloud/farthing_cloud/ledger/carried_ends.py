@@ -50,6 +50,9 @@ class CarriedEnds:
         assert carrier is not None
         if gateway is None or (gateway.operator_id, gateway.currency) != (carrier.operator_id, carrier.currency):
             raise EvidenceError("the gateway that gave it is unknown to this operator")
+        if await self._store.revoked(gateway.gateway_id):
+            # When it was signed, only its signer says: a thief dates a grant as he likes.
+            raise EvidenceError("the gateway that gave it is revoked: its grants prove nothing any more")
         facts = await self._facts.of(gateway.gateway_id)
         # Some signatures each: not on the event loop.
         return await asyncio.to_thread(prove, end, gateway, facts, grant_key_on_record(gateway))
