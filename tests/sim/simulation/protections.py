@@ -17,6 +17,7 @@ from farthing_cloud.ledger.core.incarnations import Standing
 from farthing_cloud.ledger.core.posting import Cause
 from farthing_cloud.ledger.core.rows import Quota, Touch, View
 from farthing_edge.authorization.decision import no
+from simulation.actions import CrashGateway
 from simulation.cast import Air
 from simulation.gateway import GatewayNode
 from simulation.ledger import LedgerNode, WatchedStore
@@ -80,7 +81,10 @@ def _resolve(target: str) -> Any:
 
 
 class HastyGateway(GatewayNode):
-    """Speaks before it writes."""
+    """Speaks before it writes, and always dies between the two: devices make good most of what it forgets, so few deaths show."""
+
+    def die(self, crash: CrashGateway) -> None:
+        super().die(replace(crash, moment="before its commit"))
 
     def _write_then_speak(self, written: Any, said: Any) -> None:
         self._speak(said)
