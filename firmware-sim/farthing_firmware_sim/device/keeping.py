@@ -9,7 +9,6 @@ from farthing.device.messages import End, Intent, Witness, decode_statement
 from farthing.ids import GatewayId
 from farthing.refusal import Refusal
 from farthing_firmware_sim.device.draft import Draft
-from farthing_firmware_sim.device.state import is_out_of_reach
 from farthing_firmware_sim.device.values import MAX_SAID_AGAIN, Kept, Outgoing, Profile, Receipted, Seen
 
 
@@ -109,7 +108,9 @@ class Keeping(Draft):
         waiting = {each.counter: each for each in state.outgoing}
         again: list[Outgoing] = []
         for gateway in dict.fromkeys(each.gateway for each in state.kept if each.kind == "end"):
-            if not is_out_of_reach(state, gateway, self.now):
+            seen = self._seen(gateway)
+            # Whatever it says clears this; what is still unanswered does not count, or one end would keep another on the air.
+            if seen is None or seen.away_at_us is None or seen.away_at_us > self.now.real_us:
                 continue
             room = MAX_SAID_AGAIN - sum(each.gateway == gateway and each.answered for each in state.outgoing)
             for kept in state.kept:

@@ -90,7 +90,8 @@ class Saying(Keeping):
     def _ask_for_receipts(self) -> None:
         state, retry = self.state, self.nameplate.retry
         # Where something is said anyway, or in use, the answers bring the receipts.
-        answering = {each.gateway for each in state.outgoing}
+        unanswered = {each.gateway for each in state.outgoing}
+        answering = set(unanswered)
         if state.use is not None:
             answering.add(state.use.gateway)
         if state.standing is not None and not state.finishing:
@@ -109,7 +110,9 @@ class Saying(Keeping):
             state,
             receipt_asked_us=self.now.real_us,
             seen=tuple(
-                replace(each, away_at_us=away_at_us) if each.gateway in newest and each.away_at_us is None else each
+                replace(each, away_at_us=away_at_us)
+                if each.away_at_us is None and (each.gateway in newest or each.gateway in unanswered)
+                else each
                 for each in state.seen
             ),
         )
