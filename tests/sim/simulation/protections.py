@@ -17,7 +17,7 @@ from farthing_cloud.ledger.core.incarnations import Standing
 from farthing_cloud.ledger.core.posting import Cause
 from farthing_cloud.ledger.core.rows import Quota, Touch, View
 from farthing_edge.authorization.decision import no
-from simulation.actions import CrashGateway
+from simulation.actions import CrashGateway, Cut, Gone
 from simulation.cast import Air
 from simulation.gateway import GatewayNode
 from simulation.ledger import LedgerNode, WatchedStore
@@ -44,6 +44,8 @@ class Protection:
     breaks: tuple[str, ...]
     #: A worse network, where what it protects from is rare in the one that a seed draws.
     air: Air | None = None
+    #: More of what it protects from than a seed draws.
+    worse: Callable[[Story], Story] | None = None
 
 
 @contextmanager
@@ -63,7 +65,10 @@ def turned_off(name: str) -> Iterator[Players | None]:
 
 def provoked(name: str, story: Story) -> Story:
     """The story in which the protection of this name is needed more often; an empty name changes nothing."""
-    air = PROTECTIONS[name].air if name else None
+    if not name:
+        return story
+    air, worse = PROTECTIONS[name].air, PROTECTIONS[name].worse
+    story = story if worse is None else worse(story)
     return story if air is None else replace(story, cast=replace(story.cast, air=air))
 
 
@@ -303,6 +308,16 @@ def _keeps_it_to_itself(_stood: Any) -> Any:
     return lambda _draft: None
 
 
+def _goes_with_what_it_heard(story: Story) -> Story:
+    """Who goes for good has long been cut off from the ledger: it takes with it what it has answered."""
+    cuts = [
+        Cut(at_s=max(0.0, gone.at_s - 200), one=gone.gateway, other="ledger", for_s=300)
+        for gone in story.actions
+        if isinstance(gone, Gone)
+    ]
+    return replace(story, actions=tuple(sorted((*story.actions, *cuts), key=lambda action: action.at_s)))
+
+
 def _shows_no_yes(_stood: Any) -> Any:
     """A journal that forgot a passage is asked for its receipt, for ever."""
     return lambda _draft, _kept: False
@@ -377,6 +392,7 @@ PROTECTIONS: dict[str, Protection] = {
             name="answered ends of who is gone",
             seams=(Seam(_STEP, "_Draft._say_of_who_is_away", _keeps_it_to_itself),),
             breaks=("P4", "rest"),
+            worse=_goes_with_what_it_heard,
         ),
         Protection(
             name="a passage's yes is shown",
