@@ -132,6 +132,28 @@ async def test_whoever_reports_a_use_and_in_whatever_order_it_is_billed_once(
     assert (await store.verify()).fault == ""
 
 
+async def test_its_gateways_own_late_batches_go_up_beside_it_and_never_down(store: LedgerStore) -> None:
+    """Readings in between made it dearer than its first and last statements say; the batches that know it come one by one, late."""
+    story = await opened(store)
+    late = [
+        # Less of it, with more tax; then more of both, not yet so far on the register; then the end.
+        seal_own(story, own("1.00", "0.36", 3000, ("1.00", "0.36"))),
+        seal_own(story, own("1.60", "0.40", 4000, ("0.60", "0.04"))),
+        seal_own(story, own("1.80", "0.44", 5000, ("0.20", "0.04"))),
+    ]
+    await story.push(story.seal("G2", [], [], carried=(carried(INTENT, END, grant=granted(story, "q1")),)))
+    for raw, due in zip(late, ("1.86", "2.00", "2.24"), strict=True):
+        assert (await story.push(raw)).step is ChainStep.NEXT
+        assert (await balance(store, "payer/P"))[0] == micros(due)
+        assert (await store.verify()).fault == ""
+    assert await balance(store, "suspense/S1") == (0, 0)
+
+    async def first_case(tx: Transaction) -> object:
+        return (await tx.load(Touch(operator_id=OP, currency=EUR, case_id=1))).case
+
+    assert await store.run(first_case) is None
+
+
 async def spent(story: Story, **quotas: str) -> None:
     """G1 bills so much of each of its quotas for other uses."""
     for number, (name, amount) in enumerate(quotas.items()):

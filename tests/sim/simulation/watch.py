@@ -219,9 +219,6 @@ class Watch:
             self._late(posting, late)
         for case in posting.cases:
             self.counted[f"{case.kind} case"] += 1
-            if case.kind is CaseKind.WENT_DOWN and case.authorization_id in self.prices.carried:
-                # Priced by more readings it is less than by the carried end alone: nothing is posted, and people see it (ADR 8).
-                continue
             if case.kind in (CaseKind.WENT_DOWN, CaseKind.REGISTER_DIFFERS, CaseKind.SHARES_MISSING, CaseKind.CARRIED):
                 raise PromiseBroken(f"P3: an honest gateway's claim is a {case.kind} case: {case}")
 

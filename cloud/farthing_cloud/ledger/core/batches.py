@@ -440,7 +440,7 @@ def _overlap(
 
 
 def _went_down(stored: Claimed, claim: Claim, batch: ReceivedBatch) -> bool:
-    """A later batch of the same chain says less. (Another chain may know less: it is only late.)"""
+    """A later batch of the same chain says less. (Another chain may know less: it is only late; so is who has not come as far as a carried end.)"""
     if stored.raised_by is not None or stored.incarnation != batch.incarnation:
         return False
     return (
@@ -474,6 +474,13 @@ def _raise(stored: Claimed | None, claim: Claim, batch: ReceivedBatch, *, aside:
     )
     if after == stored:
         return stored  # a replay in another chain raises nothing: whose claim it was stays
+    if stored.raised_by is not None and (claim.register_to, claim.net_micros, claim.tax_micros) != (
+        after.register_to,
+        after.net_micros,
+        after.tax_micros,
+    ):
+        # An end that was carried here first says more. What its own gateway says comes late, batch by batch, and none of it goes down.
+        return after
     return after._replace(incarnation=batch.incarnation, sequence=batch.sequence, raised_by=None)
 
 

@@ -180,7 +180,7 @@ class Claimed(NamedTuple):
     gateway_id: GatewayId
     incarnation: int
     sequence: int
-    #: Whose batch raised it, where it is another gateway's: a carried end.
+    #: Whose batch raised it, where it is another gateway's: a carried end. Kept while its own gateway has not said as much.
     raised_by: GatewayId | None = None
 
     @property
