@@ -328,7 +328,7 @@ class _Gateway:
                     await self._engine.stop()
                     await asyncio.wait([engine])
             except* (JournalError, HsmError, EngineError, HttpListenError, CoapListenError) as group:
-                raise StartError(_cause(group)) from group
+                raise StartError(_cause(group, self._engine.failure)) from group
         except HttpListenError as err:
             raise StartError(str(err)) from err
         finally:
@@ -506,9 +506,9 @@ def _stop_hard() -> None:
     os._exit(1)
 
 
-def _cause(group: BaseExceptionGroup[BaseException]) -> str:
-    """What ended the run: an engine that stopped is only what others saw of it."""
-    leaves = list(_leaves(group))
+def _cause(group: BaseExceptionGroup[BaseException], failure: Exception | None) -> str:
+    """What ended the run: an engine that stopped is only what others saw of it, and they may be faster than its own word."""
+    leaves = [*([] if failure is None else [failure]), *_leaves(group)]
     return str(next((err for err in leaves if not isinstance(err, EngineError)), leaves[0]))
 
 

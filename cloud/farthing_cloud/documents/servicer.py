@@ -310,8 +310,9 @@ class DocumentsServicer(documents_pb2_grpc.DocumentsServicer):
         for _ in range(ISSUE_ATTEMPTS):
             async with self._pool.connection() as connection:
                 store = DocumentStore(connection)
-                made = await store.run(operator_id, account_id, until)
+                # In this order: a run that is written in between is found as made, and not as one to go on from.
                 last = await store.last_run(operator_id, account_id)
+                made = await store.run(operator_id, account_id, until)
                 if made is not None:
                     return False, await store.numbered(operator_id, made.numbers)
             if last is not None and until < last.until:

@@ -325,6 +325,11 @@ class Engine:
         """Whether new uses are told to come later because the journal's disk is full."""
         return self._storage_full
 
+    @property
+    def failure(self) -> Exception | None:
+        """What ended it; None while it runs, and when it was stopped. Who is cancelled while it ends hears no other way."""
+        return self._failure if isinstance(self._failure, Exception) else None
+
     async def run(self) -> None:
         """Decide until :meth:`stop`; raise what ended the journal."""
         beside = (
