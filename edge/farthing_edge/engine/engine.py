@@ -585,7 +585,7 @@ class Engine:
             self._see_to(partial(self._one_by_one, items))
             return
         except BaseException as err:  # noqa: BLE001  # a bug: it ends the engine, as its run's own exception
-            self._see_to(partial(_raise, err))
+            self._see_to(partial(self._give_up, items, err))
             return
         written = _Written(group, items, drafts, self._start_signing(drafts), happened)
         if not group.entries:
@@ -602,9 +602,9 @@ class Engine:
 
     def _written(self, written: _Written, _: None, err: BaseException | None) -> None:
         """The commit of a group has returned: answer, and go on with what gathered meanwhile."""
-        self._writing = None
         if not self._is_running:
-            return
+            return  # whoever waits for it hears with all others that the engine has stopped
+        self._writing = None
         if err is not None:
             self._see_to(partial(self._not_written, written, err))
             return
@@ -615,7 +615,7 @@ class Engine:
                 )
             self._after_commit(written.items, written.drafts, written.signing, written.happened)
         except BaseException as fault:  # noqa: BLE001  # a bug: it ends the engine, as its run's own exception
-            self._see_to(partial(_raise, fault))
+            self._see_to(partial(self._give_up, written.items, fault))
             return
         if written.group.entries:
             self._go_on()
@@ -631,10 +631,14 @@ class Engine:
             _log.error("the journal refused a group", exc_info=err)
             await self._one_by_one(written.items)
         else:
-            for item in written.items:
-                if not item.waiting.done():
-                    item.waiting.set_exception(EngineError("the journal failed"))
-            raise err
+            await self._give_up(written.items, err)
+
+    async def _give_up(self, items: Sequence[_Item], err: BaseException) -> None:
+        """End the engine, and leave nobody waiting."""
+        for item in items:
+            if not item.waiting.done():
+                item.waiting.set_exception(EngineError("the engine has failed"))
+        raise err
 
     def _decide_item(
         self, item: _Item, group: Group, drafts: list[_Draft], happened: list[Event], now: Instant
@@ -1136,10 +1140,6 @@ def _boot_id() -> str:
 def _resolve(item: _Item, answer: Answer | None) -> None:
     if not item.waiting.done():
         item.waiting.set_result(answer)
-
-
-async def _raise(err: BaseException) -> None:
-    raise err
 
 
 def _cancel(signing: _Signing | None) -> None:

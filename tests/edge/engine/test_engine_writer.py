@@ -290,6 +290,20 @@ async def test_a_commit_that_fails_for_io_is_the_last_thing(bench) -> None:
             await engine.submit(said(Meter("x1", 0).intent(Here()), "card"))
 
 
+@pytest.mark.parametrize("fault_in", ["_time_itself", "_after_commit"])
+async def test_a_fault_that_ends_the_engine_leaves_nobody_waiting(bench, monkeypatch, fault_in) -> None:
+    async with bench.running() as engine:
+        await Site(engine).open(quota=10 * M)
+
+        def faulty(*_: object) -> None:
+            raise RuntimeError("a bug")
+
+        monkeypatch.setattr(engine, fault_in, faulty)
+        async with asyncio.timeout(20):
+            with pytest.raises(EngineError):
+                await engine.submit(said(Meter("c1", 0).intent(Here()), "card"))
+
+
 async def test_a_second_daemon_is_refused(bench) -> None:
     async with bench.running():
         with pytest.raises(JournalBusy, match="another farthing-edge"):
