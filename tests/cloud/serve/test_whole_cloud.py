@@ -48,10 +48,12 @@ def applied(person: Person, file: Path, *more: str) -> list[str]:
 
 
 def postmaster(cloud: RunningCloud) -> int | None:
+    """The pid of the cloud's PostgreSQL; None while it is down, or while one that starts has not written its pid yet."""
     try:
-        return int((cloud.state_dir / "postgresql" / "postmaster.pid").read_text().splitlines()[0])
+        first, *_ = (cloud.state_dir / "postgresql" / "postmaster.pid").read_text().splitlines() or [""]
     except FileNotFoundError:
         return None
+    return int(first) if first else None
 
 
 def test_apply_makes_everything_once(place: Path, parties: Path, cloud: RunningCloud) -> None:
