@@ -4,7 +4,7 @@ Everything here is an assumption of ours, chosen to be small enough to follow an
 used at both sites at once, one that is used up, a charger that cannot be stopped, meters without anyone present.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -179,22 +179,23 @@ def with_vending() -> Cast:
 
 #: Payers of a whole file: it names none, so each use is one of these, drawn by the seed.
 _FILE_CARDS = tuple(f"card-{number}" for number in range(8))
-#: The fastest charger that a council had; a reading a day, since sessions of a file are ended by their rows.
+#: What a council's rapid chargers and a household's connection give; a station whose rows show more is rated for that.
 _FILE_RATED = {"charger": 120_000, "smart-meter": 20_000}
+#: A reading a quarter of a day, since sessions of a file are ended by their rows.
 _FILE_REPORT_S = {"charger": 6 * 3_600}
 
 
-def of_file(kind: str, stations: Iterable[str]) -> Cast:
+def of_file(kind: str, stations: Mapping[str, Mapping[str, int]]) -> Cast:
     """One device for each station of a file, shared out among the sites; every account has enough, as the file's payers had."""
     devices = []
-    for number, station in enumerate(stations):
+    for number, (station, told) in enumerate(stations.items()):
         devices.append(
             DevicePart(
                 device=station,
                 kind=kind,
                 sites=(SITES[number % len(SITES)].site,),
                 account=f"home-{station}" if kind == "smart-meter" else None,
-                rated_per_hour=_FILE_RATED.get(kind),
+                rated_per_hour=max(_FILE_RATED[kind], told["most_per_hour"]) if kind in _FILE_RATED else None,
                 report_interval_s=_FILE_REPORT_S.get(kind),
             )
         )

@@ -131,20 +131,25 @@ def stations(
         _stop(str(err))
     rows: Counter[str] = Counter()
     quantities: Counter[str] = Counter()
+    most: Counter[str] = Counter()
     for item in items:
         if isinstance(item, Row) and (from_s or 0) <= item.begun_s and (to_s is None or item.begun_s < to_s):
             rows[item.station] += 1
             quantities[item.station] += item.quantity
+            most[item.station] = max(most[item.station], item.per_hour)
     kind = FORMATS[found].kind
     if as_json:
-        table = {name: {"rows": count, "quantity": quantities[name]} for name, count in sorted(rows.items())}
+        table = {
+            name: {"rows": count, "quantity": quantities[name], "most_per_hour": most[name]}
+            for name, count in sorted(rows.items())
+        }
         print(json.dumps({"format": found.value, "kind": kind.value, "rows": len(items), "stations": table}))
         return
     print(
         f"{file} ({found.value}): {len(items)} rows, {rows.total()} of them for {len(rows)} stations of kind {kind.value}"
     )
     for name, count in sorted(rows.items()):
-        print(f"{count:>9}  {quantities[name]:>12}  {name}")
+        print(f"{count:>9}  {quantities[name]:>12}  {most[name]:>9}/h  {name}")
 
 
 def _instant(text: str | None) -> int | None:

@@ -267,9 +267,11 @@ class Fleet:
         assert traffic.file is not None
         self._format, items = read(traffic.file, traffic.format)
         kind = FORMATS[self._format].kind
+        players = [device for device in self._config.devices if device.kind is kind]
         return cut(
             items,
-            devices=[device.id for device in self._config.devices if device.kind is kind],
+            devices=[device.id for device in players],
+            rated_per_hour={device.id: device.meter.rated_per_hour for device in players},
             seed=self._config.seed,
             window_s=traffic.window_s or None,
             from_s=traffic.from_s,

@@ -27,7 +27,7 @@ from farthing_firmware_sim.traffic.files import (
     Row,
     read,
 )
-from farthing_firmware_sim.traffic.replay import DEVICE_BUSY, OUTSIDE_SLICE, cut
+from farthing_firmware_sim.traffic.replay import ABOVE_RATING, DEVICE_BUSY, OUTSIDE_SLICE, cut
 from farthing_firmware_sim.traffic.schedule import MISSED, Replayed, ReplayedHousehold, lots
 
 HOUR = 3_600
@@ -263,6 +263,23 @@ def test_a_slice_is_the_seeds(shared_data):
     assert parts[0] == parts[1]
     assert parts[0].begins_s != parts[2].begins_s
     assert sum(map(len, parts[0].by_device.values())) >= 8, "a slice worth playing"
+
+
+def test_what_its_device_cannot_deliver_is_named_and_not_played_in_part():
+    rows = [row("a", 0, 3_600), row("b", 4_000, 7_599, quantity=11_000), row("c", 8_000, 11_600, quantity=11_000)]
+    part = cut(rows, devices=["s-1", "d"], window_s=None, seed=1, rated_per_hour={"s-1": 11_000, "d": 50_000})
+    assert [each.name for each in part.by_device["s-1"]] == ["a", "c"]
+    assert part.skipped == {ABOVE_RATING: 1}
+    with pytest.raises(ReplayError, match="rated"):
+        cut(rows, devices=["d"], window_s=None, seed=1, rated_per_hour={"d": 5_000})
+
+
+def test_a_window_is_chosen_among_what_can_be_played():
+    fast = [row(f"f{at}", at * HOUR, at * HOUR + 60, station="s-1") for at in range(10)]
+    slow = [row(f"s{at}", (20 + at) * HOUR, (21 + at) * HOUR, station="s-1") for at in range(3)]
+    part = cut([*fast, *slow], devices=["d"], window_s=4 * HOUR, seed=1, rated_per_hour={"d": 11_000})
+    assert [each.name for each in part.by_device["d"]][-1] == "s2"
+    assert part.skipped[ABOVE_RATING] == 10
 
 
 def test_nothing_to_play_is_said():

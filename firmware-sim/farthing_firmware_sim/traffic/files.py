@@ -26,6 +26,7 @@ MAX_FILE_BYTES = 512 * 1024 * 1024
 MAX_POWER_W = 400_000
 HALF_HOUR_S = 1_800
 _MINUTE_S = 60
+_HOUR_S = 3_600
 _DAY_S = 86_400
 
 NOT_AN_OBJECT = "not an object"
@@ -58,6 +59,12 @@ class Row:
     done_s: int
     gone_s: int
     quantity: int
+
+    @property
+    def per_hour(self) -> int:
+        """Units per hour that deliver it in its time, rounded up; 0 for what is sold at once."""
+        lasted_s = self.done_s - self.begun_s
+        return -(-self.quantity * _HOUR_S // lasted_s) if lasted_s else 0
 
 
 Item: TypeAlias = Row | str

@@ -12,6 +12,7 @@ from farthing_firmware_sim.traffic.files import Item, ReplayError, Row
 
 OUTSIDE_SLICE = "outside the slice"
 DEVICE_BUSY = "its device is taken by another row"
+ABOVE_RATING = "more power than its device is rated for"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,12 +34,14 @@ def cut(
     from_s: int | None = None,
     to_s: int | None = None,
     in_turn: bool = False,
+    rated_per_hour: Mapping[str, int] | None = None,
 ) -> Slice:
     """What ``devices`` play of ``items``: rows that begin in ``from_s`` to ``to_s`` (seconds since 1970; None: no bound), and of these a
     window of ``window_s``, a seeded one among those at least half as full as the fullest (None: all).
 
     A station of the file that has the name of a device is played by it, the others are shared out. Where rows of two stations meet at
-    one device, the later is skipped, or with ``in_turn`` played after the first.
+    one device, the later is skipped, or with ``in_turn`` played after the first. A row that needs more units per hour than its device
+    is rated for (``rated_per_hour``; None: nobody has a limit) is skipped: played, less would be delivered than the file says.
     """
     skipped: Counter[str] = Counter()
     usable: list[Row] = []
@@ -54,17 +57,27 @@ def cut(
     ]
     if not inside or not devices:
         raise ReplayError("no row to play, or no device of the kind that plays it")
+    skipped[OUTSIDE_SLICE] += len(usable) - len(inside)
+    rated = rated_per_hour or dict.fromkeys(devices, max(row.per_hour for row in inside))
+    # What no device can play is out before the window is chosen: a window full of it is not worth playing.
+    fit = [row for row in inside if row.per_hour <= max(rated.values())]
+    skipped[ABOVE_RATING] += len(inside) - len(fit)
+    inside = fit
+    if not inside:
+        raise ReplayError("every row needs more power than the devices are rated for (rated_per_hour)")
     if window_s is not None:
         counts = _rows_from_each(inside, window_s)
         full = [at for at, count in enumerate(counts) if count * 2 >= max(counts)]
         first = random.Random(seed).choice(full)  # noqa: S311  # reproducible input, nothing secret
+        skipped[OUTSIDE_SLICE] += len(inside) - counts[first]
         inside = inside[first : first + counts[first]]
-    skipped[OUTSIDE_SLICE] += len(usable) - len(inside)
     place = _places(inside, devices)
     by_device: dict[str, list[Row]] = {device: [] for device in devices}
     for row in inside:
         played = by_device[place[row.station]]
-        if played and row.begun_s < played[-1].gone_s and not in_turn:
+        if row.per_hour > rated[place[row.station]]:
+            skipped[ABOVE_RATING] += 1
+        elif played and row.begun_s < played[-1].gone_s and not in_turn:
             skipped[DEVICE_BUSY] += 1
         else:
             played.append(row)

@@ -212,7 +212,7 @@ class Replayed(_Draw):
         return self.plan(
             target=row.quantity,
             # Rounded up: what was drawn in that time is drawn, and then the device stops by itself.
-            rate_per_hour=max(1, -(-row.quantity * _HOUR_S // (row.done_s - row.begun_s))),
+            rate_per_hour=row.per_hour,
             # The car leaves when it left, however long it took to get a yes.
             stay_s=max(1, stay_s),
             wanted=None,
