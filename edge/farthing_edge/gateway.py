@@ -206,25 +206,27 @@ class _ForUplink:
         return self._view.receipted_sequence
 
     async def batches_to_send(self, after_sequence: int, most: int, /) -> Sequence[SignedBatchRow]:
-        return await asyncio.to_thread(self._engine.batches_to_send, after_sequence, most)
+        return await asyncio.to_thread(self._engine.record.batches_to_send, after_sequence, most)
 
     async def directives(self, after_version: int, most: int, /) -> Sequence[DirectiveApplied]:
-        return await asyncio.to_thread(self._engine.directives, after_version, most)
+        return await asyncio.to_thread(self._engine.record.directives, after_version, most)
 
     async def directive_links(self) -> Sequence[tuple[int, bytes]]:
-        return await asyncio.to_thread(self._engine.directive_links)
+        return await asyncio.to_thread(self._engine.record.directive_links)
 
     def last_receipt(self) -> tuple[bytes, bytes, bytes]:
         return self._view.last_receipt
 
     async def earlier_incarnations(self) -> Sequence[int]:
-        return await asyncio.to_thread(self._engine.earlier_incarnations)
+        return await asyncio.to_thread(self._engine.record.earlier_incarnations)
 
     async def earlier_batches(self, incarnation: int, after_sequence: int, most: int, /) -> Sequence[SignedBatchRow]:
-        return await asyncio.to_thread(self._engine.batches_to_send, after_sequence, most, incarnation=incarnation)
+        return await asyncio.to_thread(
+            self._engine.record.batches_to_send, after_sequence, most, incarnation=incarnation
+        )
 
     async def wait_for_batch(self, after_sequence: int, /) -> None:
-        await self._engine.wait_for_batch(after_sequence)
+        await self._engine.batches.wait_for(after_sequence)
 
     def outstanding_quota_requests(self) -> Sequence[session.QuotaRequest]:
         return self._engine.outstanding_quota_requests()

@@ -115,7 +115,7 @@ async def handle(engine: Engine, wire: Wire, number: int, operation: str, argume
         await engine.submit(commands.ReceiptArrived(receipt=batch_pb2.Receipt.FromString(raw), raw=raw))
     elif operation == "batches":
         (after,) = arguments
-        result = [[row.sequence, row.batch, row.signature] for row in engine.batches_to_send(after, 1_000)]
+        result = [[row.sequence, row.batch, row.signature] for row in engine.record.batches_to_send(after, 1_000)]
     elif operation == "status":
         view = engine.view
         result = [view.directive_version, view.sealed_sequence, view.counts()]

@@ -4,12 +4,12 @@ It takes everything that waits, up to a limit, decides each in order against the
 transaction, and only then answers all of them.
 """
 
+from farthing_edge.engine.asked import EngineError as EngineError
+from farthing_edge.engine.asked import EngineLimits as EngineLimits
+from farthing_edge.engine.asked import Waiting as Waiting
 from farthing_edge.engine.engine import Engine as Engine
-from farthing_edge.engine.engine import EngineError as EngineError
-from farthing_edge.engine.engine import EngineLimits as EngineLimits
-from farthing_edge.engine.engine import QuotaRequestRow as QuotaRequestRow
-from farthing_edge.engine.engine import SignedBatchRow as SignedBatchRow
-from farthing_edge.engine.engine import Waiting as Waiting
+from farthing_edge.engine.record import QuotaRequestRow as QuotaRequestRow
+from farthing_edge.engine.record import SignedBatchRow as SignedBatchRow
 from farthing_edge.engine.signing import BatchSigner as BatchSigner
 from farthing_edge.engine.signing import GrantSigner as GrantSigner
 from farthing_edge.engine.signing import TokenSigner as TokenSigner

@@ -13,22 +13,17 @@ import asyncio
 import contextlib
 import os
 import time
-from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, Protocol, TypeVar
+from typing import NamedTuple, TypeVar
 
 import structlog
 
 from farthing.clock import BusinessClock, Instant
-from farthing.device import cose
-from farthing.device.messages import Answer, AnswerStatus, Grant, Intent, Witness, encode
-from farthing.evidence.batches import BATCH_RECIPIENT, batch_hash
-from farthing.hsm import HsmError
-from farthing.ids import START_ID_SIZE, AccountId, StartId
-from farthing.money import Currency
+from farthing.device.messages import Answer, Intent
+from farthing.ids import START_ID_SIZE
 from farthing.refusal import Refusal
 from farthing.v1 import directive_pb2
 from farthing_edge.authorization import commands
@@ -37,12 +32,10 @@ from farthing_edge.authorization.commands import (
     Command,
     DeviceStatement,
     DirectiveArrived,
-    Reply,
-    SealAgain,
     TicksArrived,
 )
 from farthing_edge.authorization.deciding import decide
-from farthing_edge.authorization.decision import Decision, status_of
+from farthing_edge.authorization.decision import Decision
 from farthing_edge.authorization.events import (
     KIND_OF,
     DirectiveApplied,
@@ -54,12 +47,15 @@ from farthing_edge.authorization.events import (
     Started,
     UplinkSeen,
     UseSetAside,
-    decode,
 )
 from farthing_edge.authorization.events import encode as encode_event
 from farthing_edge.authorization.state import CoreSettings, GatewayState, StateError
+from farthing_edge.engine.answering import Answering, Draft, Signing, cancel
+from farthing_edge.engine.asked import Bell, EngineError, EngineLimits, Item, Waiting
+from farthing_edge.engine.batches import Batches
 from farthing_edge.engine.lanes import Lanes
-from farthing_edge.engine.sealed_witness import Sealed as SealedInToken
+from farthing_edge.engine.quota_waits import QuotaWaits
+from farthing_edge.engine.record import QuotaRequestRow, Record
 from farthing_edge.engine.sealed_witness import SealedWitness
 from farthing_edge.engine.signing import BatchSigner, GrantSigner
 from farthing_edge.engine.upkeep import Upkeep, UpkeepLimits
@@ -67,146 +63,23 @@ from farthing_edge.engine.view import GatewayView
 from farthing_edge.journal import snapshots
 from farthing_edge.journal.errors import JournalError, JournalFull, JournalRejected
 from farthing_edge.journal.replaying import Recalled, recall
-from farthing_edge.journal.store import (
-    Entry,
-    Group,
-    Journal,
-    read_batch_position,
-    read_directive_links,
-    read_directive_positions,
-    read_earlier_incarnations,
-    read_entries,
-    read_entry,
-    read_signed_batches,
-    read_start_at,
-    read_unsigned_batches,
-)
+from farthing_edge.journal.store import Entry, Group, Journal
 from farthing_edge.journal.thread import JournalThread
-from farthing_edge.metering.detail import Placed, billed_by, leaves_of_entries
 
 T = TypeVar("T")
 _log = structlog.get_logger(__name__)
 _NS = 1_000_000_000
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
-#: First and longest wait before a batch's signature is tried again, seconds: the token is beside us, not across a network.
-_SIGN_AGAIN_S = 0.2
-_SIGN_AGAIN_AT_MOST_S = 5.0
-
-
-class Waiting(Protocol):
-    """Who waits for what becomes of a command; a future of asyncio's is one."""
-
-    def done(self) -> bool:
-        """Whether it has its answer, or no longer wants it."""
-        ...
-
-    def set_result(self, answer: Answer | None, /) -> None:
-        """What follows is durable: the answer to a statement, None to all others."""
-        ...
-
-    def set_exception(self, err: BaseException, /) -> None:
-        """It is not known what became of it."""
-        ...
-
-
-class EngineError(Exception):
-    """The engine has stopped: nothing more is decided in this process."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EngineLimits:
-    """What bounds the engine. Times are real."""
-
-    #: Commands that wait: at 5,000 decisions a second, under a second of work; beyond it "later" is the honest answer.
-    queue: int = 4_096
-    #: Commands in one commit: 128 rows already reach 69,000 rows/s; twice that bounds the memory and the wait.
-    group: int = 256
-    #: Statements that wait for a quota at once, and for how long each.
-    parked_for_quota: int = 1_024
-    quota_wait_ms: int = 1_500
-    #: How often time itself is a command: quotas that are over, accounts that are low.
-    tick_ms: int = 250
-    #: What "later" tells a device to wait.
-    retry_after_ms: int = 500
-    #: Longest that a batch's detail waits for a moment without statements: a site that is never idle is proven all the same.
-    detail_waits_ms: int = 2_000
-    #: Grants being signed at once: the token makes some 5,000 a second, so a tenth of a second of its work.
-    signing: int = 512
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SignedBatchRow:
-    """A batch ready to be sent."""
-
-    incarnation: int
-    sequence: int
-    batch: bytes
-    signature: bytes
-    key_id: bytes
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class QuotaRequestRow:
-    """A request for money that the cloud has not answered."""
-
-    incarnation: int
-    counter: int
-    account_id: AccountId
-    currency: Currency
-    wanted_micros: int
-
-
-@dataclass(slots=True)
-class _Item:
-    """A command and who waits for its answer."""
-
-    command: Command
-    waiting: Waiting
-    #: Monotonic nanoseconds after which a statement no longer waits for a quota; 0 before it does.
-    deadline_ns: int = 0
-    #: It waits for the cloud's word, and is decided with what is there once it came.
-    waits_once: bool = False
-
-
-@dataclass(slots=True)
-class _Draft:
-    """An answer before its commit and signature."""
-
-    item: _Item
-    reply: Reply | None
-    grant: Grant | None
-    receipted_counter: int
-
-
-class _Signing(NamedTuple):
-    """Payloads of grants, and their signatures under way."""
-
-    payloads: list[bytes]
-    signatures: "asyncio.Future[list[bytes]]"
 
 
 class _Written(NamedTuple):
     """A group, decided: what is to be written of it, and what is said then."""
 
     group: Group
-    items: list[_Item]
-    drafts: list[_Draft]
-    signing: _Signing | None
+    items: list[Item]
+    drafts: list[Draft]
+    signing: Signing | None
     happened: list[Event]
-
-
-class _Bell:
-    """Wakes everybody who waits for something to have changed."""
-
-    def __init__(self) -> None:
-        self._event = asyncio.Event()
-
-    def ring(self) -> None:
-        self._event.set()
-        self._event = asyncio.Event()
-
-    async def wait(self) -> None:
-        await self._event.wait()
 
 
 class Engine:
@@ -226,13 +99,8 @@ class Engine:
         random_bytes: Callable[[int], bytes] = os.urandom,
         sealed_witness: SealedWitness | None = None,
     ) -> None:
-        self._sealed_witness = sealed_witness
-        #: (incarnation, sequence) that the witness remembers.
-        self._witnessed = (0, 0)
         self._journal = journal
         self._settings = settings
-        self._grant_signer = grant_signer
-        self._batch_signer = batch_signer
         self._clock = clock
         self._limits = limits or EngineLimits()
         self._monotonic_ns = monotonic_ns
@@ -242,7 +110,7 @@ class Engine:
         #: Called after a directive is durable and obeyed, on the event loop.
         self.on_directive: list[Callable[[directive_pb2.Directive], None]] = []
         self._journal_thread: JournalThread | None = None
-        self._queue: Lanes[_Item] = Lanes()
+        self._queue: Lanes[Item] = Lanes()
         #: Set for ``run`` to look: something has ended, or is to be seen to.
         self._attend = asyncio.Event()
         self._trouble: Callable[[], Awaitable[None]] | None = None
@@ -251,20 +119,10 @@ class Engine:
         self._alarm: asyncio.TimerHandle | None = None
         #: The group whose commit is under way.
         self._writing: _Written | None = None
-        self._room = _Bell()
+        self._room = Bell()
         self._is_busy = False
-        self._idle_bell = _Bell()
-        self._waiting: dict[AccountId, list[_Item]] = {}
-        self._waiting_count = 0
-        self._answering: set[asyncio.Future[list[bytes]]] = set()
-        self._signing_count = 0
-        self._unsigned: deque[tuple[int, int, bytes]] = deque()
-        self._unsigned_bell = _Bell()
-        self._signed_incarnation = 0
-        self._signed_sequence = 0
-        self._batch_bell = _Bell()
-        self._again_bell = _Bell()
-        self._request_bell = _Bell()
+        self._idle_bell = Bell()
+        self._request_bell = Bell()
         #: Requests up to this are durable: only they may be sent.
         self._durable_request = 0
         self._unsaid_since_ns = 0
@@ -272,13 +130,36 @@ class Engine:
         self._storage_full = False
         self._stopping = False
         self._failure: BaseException | None = None
-        #: Refusals that are not journaled (unknown devices, reused counters...), by number; volatile.
-        self.refused_unrecorded: dict[int, int] = {}
         self.poisoned = 0
         self.groups = 0
         self.decided = 0
         #: Which batch of this incarnation is the last whose detail the cloud has proven: the uplink knows.
         self.proven_sequence: Callable[[], int] = lambda: 0
+        self._waits = QuotaWaits(
+            most=self._limits.parked_for_quota,
+            wait_ms=self._limits.quota_wait_ms,
+            monotonic_ns=monotonic_ns,
+            put_back=self._queue.put_back,
+        )
+        self._answering = Answering(
+            signer=grant_signer,
+            limits=self._limits,
+            state=lambda: self._state,
+            durable_position=lambda: journal.position,
+            has_room=self._wake,
+        )
+        #: What the journal has for the uplink to send.
+        self.record = Record(journal=journal, gateway_id=settings.gateway_id, state=lambda: self._state)
+        #: What becomes of sealed batches.
+        self.batches = Batches(
+            journal=journal,
+            signer=batch_signer,
+            witness=sealed_witness,
+            state=lambda: self._state,
+            submit=self.submit,
+            check_running=self._check_running,
+            in_journal_thread=self._in_journal_thread,
+        )
         self.upkeep = Upkeep(
             journal=journal,
             settings=settings,
@@ -300,7 +181,7 @@ class Engine:
             await self._in_journal_thread(self._journal.open)
             recalled = await self._in_journal_thread(self._replay)
             self._state = recalled.state
-            await self._in_journal_thread(self._find_unsigned)
+            await self.batches.find_unsigned()
             await self._commit_start(recalled)
             self._see_the_reserve()
             self.upkeep.begin(recalled.from_snapshot, recalled.pruned)
@@ -333,8 +214,8 @@ class Engine:
     async def run(self) -> None:
         """Decide until :meth:`stop`; raise what ended the journal."""
         beside = (
-            asyncio.create_task(self._sign_batches(), name="sign batches"),
-            asyncio.create_task(self._seal_again(), name="seal again"),
+            asyncio.create_task(self.batches.sign(), name="sign batches"),
+            asyncio.create_task(self.batches.seal_again(), name="seal again"),
             asyncio.create_task(self.upkeep.run(), name="upkeep"),
         )
         for task in beside:
@@ -353,8 +234,7 @@ class Engine:
                     await self._trouble()
                     self._trouble = None
                 self._go_on()
-            while self._answering:
-                await asyncio.wait(self._answering)
+            await self._answering.said()
         except BaseException as err:
             self._failure = err
             raise
@@ -370,11 +250,8 @@ class Engine:
     async def stop(self) -> None:
         """Let what waits be decided, then let :meth:`run` return. Nothing is sealed."""
         self._stopping = True
-        for items in self._waiting.values():
-            for item in items:
-                self._queue.put(_no_longer_waiting(item))
-        self._waiting.clear()
-        self._waiting_count = 0
+        for item in self._waits.take_all():
+            self._queue.put(item.no_longer_waiting())
         self._attend.set()
 
     async def _close(self) -> None:
@@ -389,15 +266,13 @@ class Engine:
         items = [
             *([] if written is None else written.items),
             *self._queue,
-            *(item for items in self._waiting.values() for item in items),
+            *self._waits.take_all(),
         ]
         self._queue.clear()
-        self._waiting.clear()
         for item in items:
-            if not item.waiting.done():
-                item.waiting.set_exception(error)
+            item.fail(error)
         self._is_busy = False
-        self._batch_bell.ring()
+        self.batches.end()
         self._request_bell.ring()
         self._room.ring()
         self._idle_bell.ring()
@@ -416,19 +291,6 @@ class Engine:
         with contextlib.closing(self._journal.reader()) as connection:
             return recall(self._journal.path, connection, self._settings)
 
-    def _find_unsigned(self) -> None:
-        connection = self._journal.reader()
-        try:
-            for incarnation, sequence, position in read_unsigned_batches(connection):
-                sealed = _sealed_at(read_entry(connection, position))
-                self._unsigned.append((incarnation, sequence, sealed.batch))
-        finally:
-            connection.close()
-        state = self._state
-        unsigned = [sequence for incarnation, sequence, _ in self._unsigned if incarnation == state.incarnation]
-        self._signed_incarnation = state.incarnation
-        self._signed_sequence = min(unsigned) - 1 if unsigned else state.sequence
-
     async def _commit_start(self, recalled: Recalled) -> None:
         clock = self._clock
         lost = recalled.beyond
@@ -443,18 +305,15 @@ class Engine:
         )
         group = Group()
         self._take(group, started, clock.now())
-        remembered = None if self._sealed_witness is None else await self._sealed_witness.highest()
+        remembered = await self.batches.remembered()
         if remembered is not None:
-            self._witnessed = remembered[:2]
-            self._take(group, commands.TokenWitnessed(**remembered._asdict()), clock.now())
+            self._take(group, remembered, clock.now())
         await self._commit(group)
         if lost is not None:
             # It has said what it had to say, and the journal remembers.
             snapshots.set_aside(lost, "beyond")
         self._durable_request = self._state.request_counter
-        if self._state.sequence:
-            # A token that is behind lost its last write: it is repaired.
-            await self._witness_seal(self._state.incarnation, self._state.sequence, self._state.batch_hash)
+        await self.batches.repair_witness()
 
     # Commands ---------------------------------------------------------------------------------------------------------
 
@@ -466,12 +325,12 @@ class Engine:
         """
         while len(self._queue) >= self._limits.queue:
             if isinstance(command, DeviceStatement):
-                return self._later(command, Refusal.OVERLOADED)
+                return self._answering.later(command, Refusal.OVERLOADED)
             await self._room.wait()
             self._check_running()
         self._check_running()
         future: asyncio.Future[Answer | None] = asyncio.get_running_loop().create_future()
-        self._queue.put(_Item(command, future))
+        self._queue.put(Item(command, future))
         self._wake()
         return await future
 
@@ -481,10 +340,10 @@ class Engine:
             waiting.set_exception(EngineError("the engine has stopped"))
         elif len(self._queue) >= self._limits.queue:
             waiting.set_result(
-                self._later(command, Refusal.OVERLOADED) if isinstance(command, DeviceStatement) else None
+                self._answering.later(command, Refusal.OVERLOADED) if isinstance(command, DeviceStatement) else None
             )
         else:
-            self._queue.put(_Item(command, waiting))
+            self._queue.put(Item(command, waiting))
             self._wake()
 
     def _check_running(self) -> None:
@@ -495,31 +354,12 @@ class Engine:
         self, *, answers: tuple[int, int] | None, refusal: Refusal, retry_after_ms: int | None = None
     ) -> Answer:
         """What ingress says on its own, before anything reaches the engine: the status follows from the number."""
-        status = status_of(refusal)
-        if status is AnswerStatus.LATER and retry_after_ms is None:
-            retry_after_ms = self._limits.retry_after_ms
-        self.refused_unrecorded[refusal] = self.refused_unrecorded.get(refusal, 0) + 1
-        return Answer(
-            gateway=self._state.gateway_id,
-            witness=self._witness(),
-            answers=answers,
-            status=status,
-            receipted_counter=0,
-            refusal=refusal,
-            retry_after_ms=retry_after_ms if status is AnswerStatus.LATER else None,
-        )
+        return self._answering.refusal(answers=answers, refusal=refusal, retry_after_ms=retry_after_ms)
 
-    def _later(self, command: DeviceStatement, refusal: Refusal) -> Answer:
-        return self.answer_refusal(answers=(command.statement.device_epoch, command.statement.counter), refusal=refusal)
-
-    def _witness(self) -> Witness:
-        state = self._state
-        return Witness(
-            incarnation=state.incarnation,
-            start_id=StartId(state.start_id or bytes(START_ID_SIZE)),
-            # What is durable, not what is being decided.
-            position=state.vouched_position(self._journal.position),
-        )
+    @property
+    def refused_unrecorded(self) -> dict[int, int]:
+        """Refusals that are not journaled (unknown devices, reused counters...), by number; volatile."""
+        return self._answering.refused_unrecorded
 
     # The loop ---------------------------------------------------------------------------------------------------------
 
@@ -537,7 +377,7 @@ class Engine:
         """Decide what waits, unless a group is being written; else see to it that time itself is not forgotten."""
         if not self._is_running or self._writing is not None or self._trouble is not None:
             return
-        if self._signing_count > self._limits.signing and self._answering:
+        if self._answering.is_full:
             # Too many grants wait for the token: their signatures wake us.
             return
         if self._alarm is not None:
@@ -560,21 +400,18 @@ class Engine:
         due = self._next_tick_ns
         if self._unsaid_since_ns:
             due = min(due, self._unsaid_since_ns + self._state.seal_policy.age_s * _NS)
-        for items in self._waiting.values():
-            for item in items:
-                due = min(due, item.deadline_ns)
-        return due
+        return self._waits.due_ns(due)
 
     def _next_group(self) -> None:
         """Decide, and hand what follows to the journal and the token; the loop goes on meanwhile."""
-        self._expire_waiting()
+        self._waits.expire()
         was_full = len(self._queue) >= self._limits.queue
         items = self._queue.take(self._limits.group)
         if was_full:
             self._room.ring()
         now = self._clock.now()
         group = Group()
-        drafts: list[_Draft] = []
+        drafts: list[Draft] = []
         happened: list[Event] = []
         try:
             for item in items:
@@ -587,7 +424,7 @@ class Engine:
         except BaseException as err:  # noqa: BLE001  # a bug: it ends the engine, as its run's own exception
             self._see_to(partial(self._give_up, items, err))
             return
-        written = _Written(group, items, drafts, self._start_signing(drafts), happened)
+        written = _Written(group, items, drafts, self._answering.sign(drafts), happened)
         if not group.entries:
             self._written(written, None, None)
             return
@@ -624,7 +461,7 @@ class Engine:
             self._wake()
 
     async def _not_written(self, written: _Written, err: BaseException) -> None:
-        _cancel(written.signing)
+        cancel(written.signing)
         if isinstance(err, JournalFull):
             await self._nothing_written(written.items, err)
         elif isinstance(err, JournalRejected):
@@ -633,22 +470,19 @@ class Engine:
         else:
             await self._give_up(written.items, err)
 
-    async def _give_up(self, items: Sequence[_Item], err: BaseException) -> None:
+    async def _give_up(self, items: Sequence[Item], err: BaseException) -> None:
         """End the engine, and leave nobody waiting."""
         for item in items:
-            if not item.waiting.done():
-                item.waiting.set_exception(EngineError("the engine has failed"))
+            item.fail(EngineError("the engine has failed"))
         raise err
 
-    def _decide_item(
-        self, item: _Item, group: Group, drafts: list[_Draft], happened: list[Event], now: Instant
-    ) -> None:
+    def _decide_item(self, item: Item, group: Group, drafts: list[Draft], happened: list[Event], now: Instant) -> None:
         command = item.command
         if isinstance(command, DeviceStatement):
             if self._storage_full and isinstance(command.statement, Intent):
-                self._answer_unwritten(item, Refusal.STORAGE_FULL)
+                self._answering.unwritten(item, Refusal.STORAGE_FULL)
                 return
-            if command.may_wait and self._waiting_count >= self._limits.parked_for_quota:
+            if command.may_wait and self._waits.is_full:
                 command = replace(command, may_wait=False)
         try:
             decision = decide(self._state, command, now=now)
@@ -660,29 +494,12 @@ class Engine:
         self._let_happen(group, command, decision, now)
         happened.extend(decision.events)
         if decision.wait is not None:
-            item.waits_once = decision.wait.once
-            if not item.deadline_ns:
-                item.deadline_ns = self._monotonic_ns() + self._limits.quota_wait_ms * 1_000_000
-            self._waiting.setdefault(decision.wait.account, []).append(item)
-            self._waiting_count += 1
+            self._waits.add(item, decision.wait)
             return
         if decision.refused is not None:
-            count = self.refused_unrecorded
-            count[decision.refused] = count.get(decision.refused, 0) + 1
-        drafts.append(self._draft(item, decision.reply))
+            self._answering.count(decision.refused)
+        drafts.append(self._answering.draft(item, decision.reply))
         self.decided += 1
-
-    def _draft(self, item: _Item, reply: Reply | None) -> _Draft:
-        if reply is None:
-            return _Draft(item, None, None, 0)
-        state = self._state
-        grant = None
-        if reply.grant_of is not None:
-            authorization = state.authorizations.get(reply.grant_of)
-            grant = None if authorization is None else authorization.grant(state.gateway_id)
-        device = state.devices.get(reply.device)
-        receipted = 0 if device is None else state.receipted_counter(device)
-        return _Draft(item, reply, grant, receipted)
 
     def _take(self, group: Group, command: Command, now: Instant) -> Decision:
         decision = decide(self._state, command, now=now)
@@ -742,30 +559,19 @@ class Engine:
 
     def _after_commit(
         self,
-        items: Sequence[_Item],
-        drafts: Sequence[_Draft],
-        signing: _Signing | None,
+        items: Sequence[Item],
+        drafts: Sequence[Draft],
+        signing: Signing | None,
         happened: Iterable[Event],
     ) -> None:
         self.groups += 1
         self._durable_request = self._state.request_counter
         self._see_the_reserve()
-        witness = self._witness()
-        signed = [draft for draft in drafts if draft.grant is not None]
-        for draft in drafts:
-            if draft.grant is None:
-                _resolve(draft.item, self._answer(draft, witness, None))
-        if signing is not None:
-            if signing.signatures.done():
-                self._answer_signed(signed, witness, signing)
-            else:
-                self._answering.add(signing.signatures)
-                signing.signatures.add_done_callback(lambda _: self._answer_signed(signed, witness, signing))
+        self._answering.say(drafts, signing)
         wake = False
         for event in happened:
             if isinstance(event, Sealed):
-                self._unsigned.append((event.incarnation, event.sequence, event.batch))
-                self._unsigned_bell.ring()
+                self.batches.sealed(event)
             elif isinstance(event, QuotaRequested):
                 self._request_bell.ring()
             elif isinstance(event, QuotaRequestClosed | UplinkSeen | DirectiveApplied):
@@ -777,12 +583,12 @@ class Engine:
                     reason=event.reason,
                 )
             if isinstance(event, DirectiveApplied | HelloSeen):
-                self._again_bell.ring()
-        if self._signed_incarnation != self._state.incarnation:
-            # A new chain: nothing of it is signed yet.
-            self._signed_incarnation, self._signed_sequence = self._state.incarnation, 0
-        if wake and self._waiting:
-            self._wake_waiting()
+                self.batches.look_again()
+        self.batches.begin_chain(self._state.incarnation)
+        if wake and self._waits:
+            self._waits.wake(self._state)
+            if self._queue:
+                self._wake()
         for item in items:
             if isinstance(item.command, DirectiveArrived):
                 self._tell_of_directive(item.command.body)
@@ -801,97 +607,6 @@ class Engine:
             except Exception:  # noqa: BLE001  # what listens must not stop who writes
                 _log.exception("a listener failed on a directive", version=directive.version)
 
-    # Waiting for a quota ----------------------------------------------------------------------------------------------
-
-    def _wake_waiting(self) -> None:
-        """Decide again what waited for an account whose request is answered, or for an uplink that is gone."""
-        state = self._state
-        for account_id in list(self._waiting):
-            account = state.accounts.get(account_id)
-            if not state.online or account is None or account.request is None:
-                items = self._waiting.pop(account_id)
-                self._waiting_count -= len(items)
-                self._queue.put_back([_no_longer_waiting(item) if item.waits_once else item for item in items])
-        if self._queue:
-            self._wake()
-
-    def _expire_waiting(self) -> None:
-        if not self._waiting:
-            return
-        now_ns = self._monotonic_ns()
-        for account_id, items in list(self._waiting.items()):
-            over = [item for item in items if item.deadline_ns <= now_ns]
-            if not over:
-                continue
-            left = [item for item in items if item.deadline_ns > now_ns]
-            if left:
-                self._waiting[account_id] = left
-            else:
-                del self._waiting[account_id]
-            self._waiting_count -= len(over)
-            self._queue.put_back(_no_longer_waiting(item) for item in over)
-
-    # Answers ----------------------------------------------------------------------------------------------------------
-
-    def _start_signing(self, drafts: Sequence[_Draft]) -> _Signing | None:
-        grants = [draft.grant for draft in drafts if draft.grant is not None]
-        if not grants:
-            return None
-        payloads = [encode(grant) for grant in grants]
-        to_be_signed = [
-            cose.to_be_signed("grant", grant.recipient, payload)
-            for grant, payload in zip(grants, payloads, strict=True)
-        ]
-        try:
-            signatures: asyncio.Future[list[bytes]] = asyncio.ensure_future(self._grant_signer.sign_many(to_be_signed))
-        except HsmError as err:
-            signatures = asyncio.get_running_loop().create_future()
-            signatures.set_exception(err)
-        self._signing_count += len(grants)
-        signatures.add_done_callback(lambda _: self._signed(len(grants)))
-        return _Signing(payloads, signatures)
-
-    def _signed(self, count: int) -> None:
-        if self._signing_count > self._limits.signing:
-            self._wake()
-        self._signing_count -= count
-
-    def _answer_signed(self, drafts: Sequence[_Draft], witness: Witness, signing: _Signing) -> None:
-        self._answering.discard(signing.signatures)
-        try:
-            signatures = signing.signatures.result()
-        except HsmError as err:
-            # The grants are durable: their devices ask again and hear them then.
-            _log.warning("grants could not be signed", count=len(drafts), fault=str(err))
-            for draft in drafts:
-                self._answer_unwritten(draft.item, Refusal.OVERLOADED)
-            return
-        kid = self._grant_signer.kid
-        for draft, payload, signature in zip(drafts, signing.payloads, signatures, strict=True):
-            _resolve(draft.item, self._answer(draft, witness, cose.encode_sign1(kid, payload, signature)))
-
-    def _answer(self, draft: _Draft, witness: Witness, grant: bytes | None) -> Answer | None:
-        reply = draft.reply
-        if reply is None:
-            return None
-        return Answer(
-            gateway=self._state.gateway_id,
-            witness=witness,
-            answers=reply.answers,
-            status=reply.status,
-            receipted_counter=draft.receipted_counter,
-            refusal=reply.refusal,
-            grant=grant,
-            retry_after_ms=self._limits.retry_after_ms if reply.status is AnswerStatus.LATER else None,
-            closed=reply.closed,
-            ticked=reply.ticked,
-            asks=reply.asks,
-        )
-
-    def _answer_unwritten(self, item: _Item, refusal: Refusal) -> None:
-        command = item.command
-        _resolve(item, self._later(command, refusal) if isinstance(command, DeviceStatement) else None)
-
     # What failed ------------------------------------------------------------------------------------------------------
 
     async def _rebuild(self) -> None:
@@ -904,34 +619,23 @@ class Engine:
         state.head_at = max(state.head_at, old.head_at)
         self._state = state
 
-    async def _nothing_written(self, items: Sequence[_Item], err: JournalFull) -> None:
+    async def _nothing_written(self, items: Sequence[Item], err: JournalFull) -> None:
         """The disk is full and the reserve is gone: as if nobody had asked."""
         _log.error("disk full", fault=str(err))
-        self._stop_waiting(items)
+        self._waits.forget(items)
         await self._rebuild()
         self._storage_full = True
         for item in items:
-            self._answer_unwritten(item, Refusal.STORAGE_FULL)
+            self._answering.unwritten(item, Refusal.STORAGE_FULL)
 
-    def _stop_waiting(self, items: Sequence[_Item]) -> None:
-        """What these wait for was rolled back with their group."""
-        gone = {id(item) for item in items}
-        for account_id, waiting in list(self._waiting.items()):
-            left = [item for item in waiting if id(item) not in gone]
-            self._waiting_count -= len(waiting) - len(left)
-            if left:
-                self._waiting[account_id] = left
-            else:
-                del self._waiting[account_id]
-
-    async def _one_by_one(self, items: Sequence[_Item]) -> None:
+    async def _one_by_one(self, items: Sequence[Item]) -> None:
         """Decide and commit each alone; park what fails alone."""
-        self._stop_waiting(items)
+        self._waits.forget(items)
         await self._rebuild()
         for item in items:
             if item.waiting.done():
                 continue
-            group, drafts, happened = Group(), list[_Draft](), list[Event]()
+            group, drafts, happened = Group(), list[Draft](), list[Event]()
             try:
                 self._decide_item(item, group, drafts, happened, self._clock.now())
                 if group.entries:
@@ -940,19 +644,19 @@ class Engine:
                 await self._nothing_written([item], err)
                 continue
             except (StateError, JournalRejected) as err:
-                self._stop_waiting([item])
+                self._waits.forget([item])
                 await self._rebuild()
                 self._poison(item, err)
                 await self._park(item, err)
                 continue
-            self._after_commit([item], drafts, self._start_signing(drafts), happened)
+            self._after_commit([item], drafts, self._answering.sign(drafts), happened)
 
-    def _poison(self, item: _Item, err: Exception) -> None:
+    def _poison(self, item: Item, err: Exception) -> None:
         self.poisoned += 1
         _log.error("a command could not be decided", command=type(item.command).__name__, exc_info=err)
-        self._answer_unwritten(item, Refusal.OVERLOADED)
+        self._answering.unwritten(item, Refusal.OVERLOADED)
 
-    async def _park(self, item: _Item, err: Exception) -> None:
+    async def _park(self, item: Item, err: Exception) -> None:
         command = item.command
         body = command.cose if isinstance(command, DeviceStatement) else getattr(command, "raw", b"")
         with contextlib.suppress(JournalFull, JournalRejected):
@@ -960,119 +664,7 @@ class Engine:
                 self._journal.park, self._clock.now(), type(command).__name__, body, f"{type(err).__name__}: {err}"
             )
 
-    # Batches ----------------------------------------------------------------------------------------------------------
-
-    async def _sign_batches(self) -> None:
-        """Sign sealed batches in order: their bytes are durable, and after a crash the same bytes are signed."""
-        wait_s = _SIGN_AGAIN_S
-        while True:
-            if not self._unsigned:
-                await self._unsigned_bell.wait()
-                continue
-            incarnation, sequence, batch = self._unsigned[0]
-            try:
-                await self._witness_seal(incarnation, sequence, batch_hash(batch))
-                signature = await self._batch_signer.sign(cose.to_be_signed("batch", BATCH_RECIPIENT, batch))
-            except HsmError as err:
-                _log.warning("a batch could not be signed yet", sequence=sequence, fault=str(err))
-                await asyncio.sleep(wait_s)
-                wait_s = min(2 * wait_s, _SIGN_AGAIN_AT_MOST_S)
-                continue
-            wait_s = _SIGN_AGAIN_S
-            try:
-                await self._in_journal_thread(
-                    self._journal.sign, incarnation, sequence, signature, self._batch_signer.kid
-                )
-            except (JournalFull, JournalRejected) as err:
-                _log.error("a batch's signature could not be kept", sequence=sequence, fault=str(err))
-                await asyncio.sleep(_SIGN_AGAIN_AT_MOST_S)
-                continue
-            self._unsigned.popleft()
-            if incarnation == self._signed_incarnation:
-                self._signed_sequence = sequence
-            self._batch_bell.ring()
-
-    async def _seal_again(self) -> None:
-        """After a new incarnation: hand the core the batches, one by one, that the chain before left without a receipt."""
-        while True:
-            state = self._state
-            if not state.to_seal_again or not state.may_seal:
-                await self._again_bell.wait()
-                continue
-            old = state.to_seal_again[0]
-            raw = await self._in_journal_thread(self._read_batch, old.incarnation, old.sequence)
-            await self.submit(SealAgain(raw=raw))
-            if self._state is state and state.to_seal_again and state.to_seal_again[0] is old:
-                # Not taken: something is to be decided first.
-                await self._again_bell.wait()
-
-    def _read_batch(self, incarnation: int, sequence: int) -> bytes:
-        connection = self._journal.reader()
-        try:
-            return _sealed_at(read_entry(connection, read_batch_position(connection, incarnation, sequence))).batch
-        finally:
-            connection.close()
-
-    async def _witness_seal(self, incarnation: int, sequence: int, sealed: bytes) -> None:
-        """After the journal, before anybody else hears of the batch whose hash is ``sealed``."""
-        if self._sealed_witness is not None and (incarnation, sequence) > self._witnessed:
-            await self._sealed_witness.remember(SealedInToken(incarnation, sequence, sealed))
-            self._witnessed = (incarnation, sequence)
-
-    def batches_to_send(
-        self, after_sequence: int, limit: int = 64, *, incarnation: int | None = None
-    ) -> list[SignedBatchRow]:
-        """Signed batches of this incarnation (or an earlier one) with a higher sequence, ascending, at most ``limit``."""
-        connection = self._journal.reader()
-        try:
-            return [
-                SignedBatchRow(
-                    incarnation=incarnation,
-                    sequence=sequence,
-                    batch=_sealed_at(read_entry(connection, position)).batch,
-                    signature=signature,
-                    key_id=key_id,
-                )
-                for incarnation, sequence, position, signature, key_id in read_signed_batches(
-                    connection,
-                    self._state.incarnation if incarnation is None else incarnation,
-                    after_sequence,
-                    limit,
-                )
-            ]
-        finally:
-            connection.close()
-
-    def earlier_incarnations(self) -> list[int]:
-        """The incarnations before this one of which the journal has batches."""
-        with contextlib.closing(self._journal.reader()) as connection:
-            return read_earlier_incarnations(connection, self._state.incarnation)
-
-    def directives(self, after_version: int, limit: int = 64) -> list[DirectiveApplied]:
-        """Directives after a version as they were signed, ascending, at most ``limit``."""
-        with contextlib.closing(self._journal.reader()) as connection:
-            return [
-                _directive_at(read_entry(connection, position))
-                for position in read_directive_positions(connection, after_version, limit)
-            ]
-
-    def directive_links(self) -> list[tuple[int, bytes]]:
-        """(version, hash): the newest directive, older ones at distances that double, and the oldest that is not pruned."""
-        links: list[tuple[int, bytes]] = []
-        distance, wanted = 1, self._state.directive_version
-        last = None
-        with contextlib.closing(self._journal.reader()) as connection:
-            for last in read_directive_links(connection):
-                if last[0] <= wanted:
-                    links.append(last)
-                    wanted, distance = last[0] - distance, 2 * distance
-        return links if last is None or links[-1] == last else [*links, last]
-
-    async def wait_for_batch(self, after_sequence: int) -> None:
-        """Return when a signed batch with a higher sequence exists; ``EngineError`` when there will be none."""
-        while self._signed_sequence <= after_sequence:
-            self._check_running()
-            await self._batch_bell.wait()
+    # For the uplink ---------------------------------------------------------------------------------------------------
 
     def outstanding_quota_requests(self) -> list[QuotaRequestRow]:
         """Requests that the cloud has not answered, oldest first: send each until it is."""
@@ -1103,59 +695,9 @@ class Engine:
             async with asyncio.timeout(self._limits.detail_waits_ms / 1_000):
                 while self._is_busy:
                     await self._idle_bell.wait()
-        return await asyncio.to_thread(self._read_detail, self._state.incarnation, sequence)
-
-    def _read_detail(self, incarnation: int, sequence: int) -> list[bytes]:
-        connection = self._journal.reader()
-        try:
-            sealed = _sealed_at(read_entry(connection, read_batch_position(connection, incarnation, sequence)))
-            rows = read_entries(connection, sealed.first_position, sealed.last_position)
-
-            def event_at(position: int) -> Event:
-                entry = read_entry(connection, position)
-                return decode(entry.kind, entry.body)
-
-            return leaves_of_entries(
-                billed_by(sealed.batch, (Placed(entry.position, decode(entry.kind, entry.body)) for entry in rows)),
-                gateway_id=self._settings.gateway_id,
-                event_at=event_at,
-                start_id_at=lambda position: read_start_at(connection, position),
-            )
-        finally:
-            connection.close()
-
-
-def _no_longer_waiting(item: _Item) -> _Item:
-    """The item, to be decided with what is there."""
-    if isinstance(item.command, DeviceStatement):
-        item.command = replace(item.command, may_wait=False)
-    return item
+        return await asyncio.to_thread(self.record.detail, self._state.incarnation, sequence)
 
 
 def _boot_id() -> str:
     """Which boot of the machine this is; empty where the kernel does not say."""
     return _BOOT_ID.read_text(encoding="ascii").strip() if _BOOT_ID.exists() else ""
-
-
-def _resolve(item: _Item, answer: Answer | None) -> None:
-    if not item.waiting.done():
-        item.waiting.set_result(answer)
-
-
-def _cancel(signing: _Signing | None) -> None:
-    if signing is not None:
-        signing.signatures.cancel()
-
-
-def _directive_at(entry: Entry) -> DirectiveApplied:
-    event = decode(entry.kind, entry.body)
-    if not isinstance(event, DirectiveApplied):
-        raise JournalError(f"position {entry.position} is no directive")
-    return event
-
-
-def _sealed_at(entry: Entry) -> Sealed:
-    event = decode(entry.kind, entry.body)
-    if not isinstance(event, Sealed):
-        raise JournalError(f"position {entry.position} is no batch")
-    return event

@@ -25,7 +25,6 @@ from farthing_edge.journal.errors import JournalFull, JournalRejected
 from farthing_edge.journal.snapshotting import command, settings_to_json
 from farthing_edge.journal.store import Journal, read_batch_span
 
-A = TypeVar("A")
 T = TypeVar("T")
 _log = structlog.get_logger(__name__)
 #: A day.
@@ -88,7 +87,7 @@ class BufferGauge:
 class InJournalThread(Protocol):
     """Runs a call in the one thread that uses the journal."""
 
-    def __call__(self, call: Callable[[A], T], argument: A, /) -> Awaitable[T]: ...
+    def __call__(self, call: Callable[..., T], /, *arguments: object) -> Awaitable[T]: ...
 
 
 class Upkeep:

@@ -35,7 +35,7 @@ from farthing.ids import DeviceId, GatewayId, TokenRef, token_commitment
 from farthing.refusal import Refusal
 from farthing_edge.authorization.commands import DeviceStatement, Shown, TicksArrived
 from farthing_edge.config import LimitsSection
-from farthing_edge.engine.engine import Waiting
+from farthing_edge.engine.asked import Waiting
 from farthing_edge.ingress.guard import PeerRates, Reminders, RubbishRing
 from farthing_edge.ingress.shown import is_carried, is_shown_use, read_shown
 from farthing_edge.ingress.ticks import TickDoor

@@ -139,8 +139,8 @@ async def test_what_is_receipted_proven_and_old_is_taken_away_while_it_runs(benc
         await Site(engine).open(quota=10 * M, seal_age_s=0)
         await begin(engine, meter)
         await use(engine, meter, 30)
-        await until(lambda: engine.view.sealed_sequence > 0 and engine.batches_to_send(0))
-        last = engine.batches_to_send(0)[-1]
+        await until(lambda: engine.view.sealed_sequence > 0 and engine.record.batches_to_send(0))
+        last = engine.record.batches_to_send(0)[-1]
         receipt = batch_pb2.Receipt(
             gateway_id="G1", incarnation=1, sequence=last.sequence, batch_hash=batch_hash(last.batch)
         )
@@ -154,8 +154,8 @@ async def test_what_is_receipted_proven_and_old_is_taken_away_while_it_runs(benc
         # The session that began before it goes on, and its grant's entry is there to explain it.
         answer = await engine.submit(said(meter.end(Here(), meter.value)))
         assert answer.closed
-        await until(lambda: engine.batches_to_send(last.sequence))
-        newest = engine.batches_to_send(last.sequence)[-1].sequence
+        await until(lambda: engine.record.batches_to_send(last.sequence))
+        newest = engine.record.batches_to_send(last.sequence)[-1].sequence
         assert await engine.detail(newest) is not None
     report = verify(bench.path, bench.settings)
     assert report.fault is None

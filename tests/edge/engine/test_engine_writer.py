@@ -81,16 +81,16 @@ async def test_batches_are_sealed_signed_chained_and_rebuilt_from_the_journal(be
         granted = await engine.submit(said(meter.intent(Here()), "card"))
         meter.authorization = decode_grant(cose.decode_sign1(granted.grant).payload).authorization
         await engine.submit(said(meter.reading(Here(), 500)))
-        await engine.wait_for_batch(0)
+        await engine.batches.wait_for(0)
         await engine.submit(said(Meter("x1", 7, tariff="toll-1").intent(Here(), one_shot=1), "card"))
         await engine.submit(said(meter.end(Here(), 900)))
         await until(
             lambda: (
                 not engine.view.counts()["unsealed_records"]
-                and engine.view.sealed_sequence == len(engine.batches_to_send(0))
+                and engine.view.sealed_sequence == len(engine.record.batches_to_send(0))
             )
         )
-        rows = engine.batches_to_send(0)
+        rows = engine.record.batches_to_send(0)
         details = {row.sequence: await engine.detail(row.sequence) for row in rows}
         carried = io.BytesIO()
         assert export_batches(bench.path, GatewayId("G1"), carried, everything=False) == (len(rows), 0)
@@ -135,8 +135,8 @@ async def test_after_a_new_incarnation_what_has_no_receipt_is_sealed_again_and_i
         for value in (300, 600):
             await engine.submit(said(meter.reading(Here(), value)))
             await until(lambda: engine.view.counts()["unsealed_records"] == 0)
-        await until(lambda: len(engine.batches_to_send(0)) == engine.view.sealed_sequence)
-        old = [batch_pb2.Batch.FromString(row.batch) for row in engine.batches_to_send(0)]
+        await until(lambda: len(engine.record.batches_to_send(0)) == engine.view.sealed_sequence)
+        old = [batch_pb2.Batch.FromString(row.batch) for row in engine.record.batches_to_send(0)]
         leaves = [await engine.detail(batch.sequence) for batch in old]
         # The token is away while the new chain begins, and the process ends in the middle.
         bench.batch_signer.fail = HsmError("the token is away")
@@ -147,12 +147,12 @@ async def test_after_a_new_incarnation_what_has_no_receipt_is_sealed_again_and_i
         )
         await engine.submit(said(meter.end(Here(), 900)))
         await until(lambda: engine.view.sealed_sequence == len(old) + 1)
-        assert engine.batches_to_send(0) == []
+        assert engine.record.batches_to_send(0) == []
     bench.batch_signer.fail = None
     async with bench.running() as engine:
-        await until(lambda: len(engine.batches_to_send(0)) == len(old) + 1)
-        await engine.wait_for_batch(len(old))
-        new = [batch_pb2.Batch.FromString(row.batch) for row in engine.batches_to_send(0)]
+        await until(lambda: len(engine.record.batches_to_send(0)) == len(old) + 1)
+        await engine.batches.wait_for(len(old))
+        new = [batch_pb2.Batch.FromString(row.batch) for row in engine.record.batches_to_send(0)]
         assert [(batch.incarnation, batch.sequence) for batch in new] == [(2, n + 1) for n in range(len(old) + 1)]
         assert [batch.merkle_root for batch in new[:-1]] == [batch.merkle_root for batch in old]
         assert [await engine.detail(batch.sequence) for batch in new[:-1]] == leaves
@@ -176,11 +176,11 @@ async def test_same_bytes_are_signed_after_a_crash_between_seal_and_signature(be
         await Site(engine).open(quota=10 * M, seal_age_s=0)
         await engine.submit(said(Meter("x1", 7, tariff="toll-1").intent(Here(), one_shot=1), "card"))
         await until(lambda: engine.view.sealed_sequence > 0)
-        assert engine.batches_to_send(0) == []
+        assert engine.record.batches_to_send(0) == []
     bench.batch_signer.fail = None
     async with bench.running() as engine:
-        await engine.wait_for_batch(0)
-        (row,) = engine.batches_to_send(0)
+        await engine.batches.wait_for(0)
+        (row,) = engine.record.batches_to_send(0)
         assert bench.batch_signer.key.verify("batch", BATCH_RECIPIENT, row.batch, row.signature)
 
 

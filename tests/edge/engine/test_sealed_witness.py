@@ -51,10 +51,10 @@ async def test_nothing_is_sent_before_the_token_remembers_it(bench: Any) -> None
         await Site(engine).open(quota=10 * M, seal_age_s=0)
         witness.fail = HsmError("the token is away")
         await seal_one(engine, 1)
-        assert engine.batches_to_send(0) == []
+        assert engine.record.batches_to_send(0) == []
         witness.fail = None
-        await engine.wait_for_batch(0)
-        (row,) = engine.batches_to_send(0)
+        await engine.batches.wait_for(0)
+        (row,) = engine.record.batches_to_send(0)
         assert [(value.incarnation, value.sequence) for value in witness.values] == [(1, 1)]
         assert row.sequence == 1
 
@@ -64,7 +64,7 @@ async def test_a_token_that_is_behind_is_repaired_and_one_that_is_ahead_proves_a
     async with bench.running() as engine:
         await Site(engine).open(quota=10 * M, seal_age_s=0)
         await seal_one(engine, 1)
-        await engine.wait_for_batch(0)
+        await engine.batches.wait_for(0)
     copy = bench.path.with_suffix(".copy")
     shutil.copy(bench.path, copy)
     async with bench.running() as engine:

@@ -1,0 +1,209 @@
+"""What is said: answers of a group, and the signatures of its grants, made while the group is being written.
+
+Rule 1: nothing is said before :meth:`Answering.say`, which the writer calls when the group is durable.
+Rule 2: a grant is never signed on the way: its device asks again, and hears it then.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import structlog
+
+from farthing.device import cose
+from farthing.device.messages import Answer, AnswerStatus, Grant, Witness, encode
+from farthing.hsm import HsmError
+from farthing.ids import START_ID_SIZE, StartId
+from farthing.refusal import Refusal
+from farthing_edge.authorization.commands import DeviceStatement, Reply
+from farthing_edge.authorization.decision import status_of
+from farthing_edge.authorization.state import GatewayState
+from farthing_edge.engine.asked import EngineLimits, Item
+from farthing_edge.engine.signing import GrantSigner
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(slots=True)
+class Draft:
+    """An answer before its commit and signature."""
+
+    item: Item
+    reply: Reply | None
+    grant: Grant | None
+    receipted_counter: int
+
+
+class Signing(NamedTuple):
+    """Payloads of grants, and their signatures under way."""
+
+    payloads: list[bytes]
+    signatures: "asyncio.Future[list[bytes]]"
+
+
+class Answering:
+    """Makes answers of replies. ``durable_position`` says how far the journal is; ``has_room`` is called when signatures have made some."""
+
+    def __init__(
+        self,
+        *,
+        signer: GrantSigner,
+        limits: EngineLimits,
+        state: Callable[[], GatewayState],
+        durable_position: Callable[[], int],
+        has_room: Callable[[], None],
+    ) -> None:
+        self._signer = signer
+        self._limits = limits
+        self._state = state
+        self._durable_position = durable_position
+        self._has_room = has_room
+        self._under_way: set[asyncio.Future[list[bytes]]] = set()
+        self._signing_count = 0
+        #: Refusals that are not journaled (unknown devices, reused counters...), by number; volatile.
+        self.refused_unrecorded: dict[int, int] = {}
+
+    # Answers that rest on no decision ---------------------------------------------------------------------------------
+
+    def refusal(
+        self, *, answers: tuple[int, int] | None, refusal: Refusal, retry_after_ms: int | None = None
+    ) -> Answer:
+        """A no that is counted and not journaled; the status follows from the number."""
+        status = status_of(refusal)
+        if status is AnswerStatus.LATER and retry_after_ms is None:
+            retry_after_ms = self._limits.retry_after_ms
+        self.count(refusal)
+        return Answer(
+            gateway=self._state().gateway_id,
+            witness=self._witness(),
+            answers=answers,
+            status=status,
+            receipted_counter=0,
+            refusal=refusal,
+            retry_after_ms=retry_after_ms if status is AnswerStatus.LATER else None,
+        )
+
+    def count(self, refusal: Refusal) -> None:
+        """One more that is not journaled."""
+        self.refused_unrecorded[refusal] = self.refused_unrecorded.get(refusal, 0) + 1
+
+    def later(self, command: DeviceStatement, refusal: Refusal) -> Answer:
+        """To a statement that was not decided."""
+        return self.refusal(answers=(command.statement.device_epoch, command.statement.counter), refusal=refusal)
+
+    def unwritten(self, item: Item, refusal: Refusal) -> None:
+        """Tell ``item`` that nothing became of it: a statement by ``refusal``, all others that it is over."""
+        command = item.command
+        item.resolve(self.later(command, refusal) if isinstance(command, DeviceStatement) else None)
+
+    # A group's answers ------------------------------------------------------------------------------------------------
+
+    def draft(self, item: Item, reply: Reply | None) -> Draft:
+        """What will be said to ``item``, as the state is now."""
+        if reply is None:
+            return Draft(item, None, None, 0)
+        state = self._state()
+        grant = None
+        if reply.grant_of is not None:
+            authorization = state.authorizations.get(reply.grant_of)
+            grant = None if authorization is None else authorization.grant(state.gateway_id)
+        device = state.devices.get(reply.device)
+        receipted = 0 if device is None else state.receipted_counter(device)
+        return Draft(item, reply, grant, receipted)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether too many grants wait for the token; ``has_room`` is called when they no longer do."""
+        return self._signing_count > self._limits.signing and bool(self._under_way)
+
+    def sign(self, drafts: Sequence[Draft]) -> Signing | None:
+        """Set the signatures of their grants under way; None where there are none."""
+        grants = [draft.grant for draft in drafts if draft.grant is not None]
+        if not grants:
+            return None
+        payloads = [encode(grant) for grant in grants]
+        to_be_signed = [
+            cose.to_be_signed("grant", grant.recipient, payload)
+            for grant, payload in zip(grants, payloads, strict=True)
+        ]
+        try:
+            signatures: asyncio.Future[list[bytes]] = asyncio.ensure_future(self._signer.sign_many(to_be_signed))
+        except HsmError as err:
+            signatures = asyncio.get_running_loop().create_future()
+            signatures.set_exception(err)
+        self._signing_count += len(grants)
+        signatures.add_done_callback(lambda _: self._signed(len(grants)))
+        return Signing(payloads, signatures)
+
+    def say(self, drafts: Sequence[Draft], signing: Signing | None) -> None:
+        """The group is durable: answer everybody, those with a grant once it is signed."""
+        witness = self._witness()
+        signed = [draft for draft in drafts if draft.grant is not None]
+        for draft in drafts:
+            if draft.grant is None:
+                draft.item.resolve(self._answer(draft, witness, None))
+        if signing is None:
+            return
+        if signing.signatures.done():
+            self._say_signed(signed, witness, signing)
+        else:
+            self._under_way.add(signing.signatures)
+            signing.signatures.add_done_callback(lambda _: self._say_signed(signed, witness, signing))
+
+    async def said(self) -> None:
+        """Return when no grant waits for its signature any more."""
+        while self._under_way:
+            await asyncio.wait(self._under_way)
+
+    def _signed(self, count: int) -> None:
+        if self._signing_count > self._limits.signing:
+            self._has_room()
+        self._signing_count -= count
+
+    def _say_signed(self, drafts: Sequence[Draft], witness: Witness, signing: Signing) -> None:
+        self._under_way.discard(signing.signatures)
+        try:
+            signatures = signing.signatures.result()
+        except HsmError as err:
+            # The grants are durable: their devices ask again and hear them then.
+            _log.warning("grants could not be signed", count=len(drafts), fault=str(err))
+            for draft in drafts:
+                self.unwritten(draft.item, Refusal.OVERLOADED)
+            return
+        kid = self._signer.kid
+        for draft, payload, signature in zip(drafts, signing.payloads, signatures, strict=True):
+            draft.item.resolve(self._answer(draft, witness, cose.encode_sign1(kid, payload, signature)))
+
+    def _answer(self, draft: Draft, witness: Witness, grant: bytes | None) -> Answer | None:
+        reply = draft.reply
+        if reply is None:
+            return None
+        return Answer(
+            gateway=self._state().gateway_id,
+            witness=witness,
+            answers=reply.answers,
+            status=reply.status,
+            receipted_counter=draft.receipted_counter,
+            refusal=reply.refusal,
+            grant=grant,
+            retry_after_ms=self._limits.retry_after_ms if reply.status is AnswerStatus.LATER else None,
+            closed=reply.closed,
+            ticked=reply.ticked,
+            asks=reply.asks,
+        )
+
+    def _witness(self) -> Witness:
+        state = self._state()
+        return Witness(
+            incarnation=state.incarnation,
+            start_id=StartId(state.start_id or bytes(START_ID_SIZE)),
+            # What is durable, not what is being decided.
+            position=state.vouched_position(self._durable_position()),
+        )
+
+
+def cancel(signing: Signing | None) -> None:
+    """Their group was not written."""
+    if signing is not None:
+        signing.signatures.cancel()
