@@ -146,6 +146,7 @@ DEFAULT_CALLERS: Mapping[str, tuple[str, ...]] = {
     _L + "ListDecisions": (_PERSONS,),
     _L + "Correct": (_PERSONS,),
     _L + "ListCorrections": (_PERSONS, _SETTLEMENT),
+    _L + "ListPaybacks": (_PERSONS, _SETTLEMENT),
     # Two of them approve what one planned: the servicer asks for two persons.
     _L + "PlanCorrections": (_PERSONS,),
     _L + "ListCorrectionPlans": (_PERSONS, _SETTLEMENT),

@@ -13,9 +13,9 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parent.parent / "proto"))
 
-from cloud_database import database_server, database_url, ledger_pool
+from cloud_database import database_server, database_url, ledger_pool, ledger_template
 
-__all__ = ["database_server", "database_url", "ledger_pool"]
+__all__ = ["database_server", "database_url", "ledger_pool", "ledger_template"]
 
 
 @pytest.fixture

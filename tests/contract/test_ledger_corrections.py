@@ -184,7 +184,12 @@ async def test_a_balance_goes_back_when_no_quota_is_open_and_then_the_account_is
     assert await correct(story, "payback", "b1", account_id="F", path="bank/main") == micros("0.81")
     assert await correct(story, "closing", "x1", account_id="F") == 7_500
     after = await balances(story)
-    assert (after["payer/F"], after["operator/own"], after["bank/main"]) == ("0.00", "-0.01", "-9.99")
+    # It has left when the bank says so.
+    assert (after["payer/F"], after["operator/own"], after["bank/main"]) == ("0.00", "-0.01", "-10.80")
+    assert after["transit/b1"] == "0.81"
+    assert await correct(story, "payback-sent", "s1", payback_id="b1", payment_id="camt-1") == micros("0.81")
+    after = await balances(story)
+    assert (after["transit/b1"], after["bank/main"]) == ("0.00", "-9.99")
     funding = Funding(
         operator_id=OP, account_id=AccountId("F"), currency=EUR, amount_micros=1, payment_id="p", source="bank/main"
     )
@@ -241,6 +246,9 @@ async def test_what_comes_back_to_a_closed_account_can_still_be_paid_out(store: 
         ("goodwill", {"account_id": "P"}),
         ("goodwill", {"account_id": "P", "amount": "1", "payment_id": "pay-1"}),
         ("payback", {"account_id": "P", "path": "payer/F"}),
+        ("payback-sent", {"payback_id": "b1"}),
+        ("payback-handed", {"payback_id": "b1", "payment_id": "camt-1"}),
+        ("payback-failed", {}),
         ("chargeback", {"account_id": "P"}),
         ("dispute-won", {"account_id": "P", "dispute_id": "d"}),
     ],

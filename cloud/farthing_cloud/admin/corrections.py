@@ -36,6 +36,10 @@ Gateway = Annotated[str, typer.Option("--gateway", help="The gateway that gave t
 Id = Annotated[str, typer.Option("--id", help="Your name for it: the same again changes nothing.")]
 Reason = Annotated[str, typer.Option(help="Why; it is kept with it.")]
 Part = Annotated[str, typer.Option("--amount", help="A decimal such as 12.50, exact; without it: all that is left.")]
+PaybackId = Annotated[str, typer.Argument(help="The --id of the payback.")]
+BankReference = Annotated[
+    str, typer.Option("--bank-reference", help="The bank's own reference of the booking; it counts once.")
+]
 DisputeId = Annotated[str, typer.Argument(help="The --id of the dispute.")]
 
 
@@ -114,9 +118,89 @@ def payback(
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
-    """Book that a balance went back to its payer; only when all its quotas are closed ('quotas recall')."""
+    """Order that a balance goes back to its payer; only when all its quotas are closed ('quotas recall').
+
+    It is set aside and waits ('paybacks'): 'payback-handed' says that you have it paid, then 'payback-sent' or 'payback-failed' what the
+    bank says.
+    """
     content = _of_account("payback", operator, account_id, correction_id, reason, amount, path=to)
     _correct(ctx, content, dry_run=dry_run, as_json=as_json)
+
+
+@corrections.command("payback-handed")
+def payback_handed(
+    ctx: typer.Context, operator: Operator, payback_id: PaybackId, correction_id: Id, reason: Reason,
+    dry_run: DryRun = False, as_json: Json = False,
+) -> None:  # fmt: skip
+    """Say that you have a payback paid by the bank, before you tell the bank: who comes second is refused."""
+    _correct(
+        ctx,
+        _of_payback("payback-handed", operator, payback_id, correction_id, reason),
+        dry_run=dry_run,
+        as_json=as_json,
+    )
+
+
+@corrections.command("payback-sent")
+def payback_sent(
+    ctx: typer.Context, operator: Operator, payback_id: PaybackId, bank_reference: BankReference, correction_id: Id,
+    reason: Reason, dry_run: DryRun = False, as_json: Json = False,
+) -> None:  # fmt: skip
+    """Book that the bank says a payback has left."""
+    content = _of_payback("payback-sent", operator, payback_id, correction_id, reason, bank_reference)
+    _correct(ctx, content, dry_run=dry_run, as_json=as_json)
+
+
+@corrections.command("payback-failed")
+def payback_failed(
+    ctx: typer.Context, operator: Operator, payback_id: PaybackId, correction_id: Id, reason: Reason,
+    dry_run: DryRun = False, as_json: Json = False,
+) -> None:  # fmt: skip
+    """Book that a payback did not leave and will not (the bank refused it, or nobody handed it over): it is the payer's again."""
+    _correct(
+        ctx,
+        _of_payback("payback-failed", operator, payback_id, correction_id, reason),
+        dry_run=dry_run,
+        as_json=as_json,
+    )
+
+
+@corrections.command("payback-returned")
+def payback_returned(
+    ctx: typer.Context, operator: Operator, payback_id: PaybackId, bank_reference: BankReference, correction_id: Id,
+    reason: Reason, dry_run: DryRun = False, as_json: Json = False,
+) -> None:  # fmt: skip
+    """Book that a payback came back from the payer's bank: it is the payer's again, also on a closed account."""
+    content = _of_payback("payback-returned", operator, payback_id, correction_id, reason, bank_reference)
+    _correct(ctx, content, dry_run=dry_run, as_json=as_json)
+
+
+@corrections.command("paybacks")
+def list_paybacks(
+    ctx: typer.Context,
+    operator: Operator,
+    open_only: Annotated[bool, typer.Option("--open", help="Only what is under way: neither sent nor failed.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Balances that go back to payers, oldest first, and how far each is: waits, handed, sent, failed, returned."""
+    rows: list[Row] = []
+    after = ""
+    with back_office(ctx) as channel:
+        stub = ledger_pb2_grpc.LedgerStub(channel)
+        while True:
+            request = ledger_pb2.ListPaybacksRequest(
+                operator_id=operator, open_only=open_only, after_correction_id=after, limit=PAGE_CORRECTIONS
+            )
+            page = stub.ListPaybacks(request, timeout=CALL_TIMEOUT_S).paybacks
+            if not page:
+                break
+            rows += [_payback_row(payback) for payback in page]
+            after = page[-1].ordered.content.correction_id
+    columns = (
+        "correction_id", "state", "account_id", "path", "currency", "amount_micros", "reason", "person", "posted_at_us", "handed_by",
+        "handed_at_us", "ended_by", "bank_reference", "ended_at_us",
+    )  # fmt: skip
+    show(rows, columns, as_json=as_json)
 
 
 @corrections.command("chargeback")
@@ -173,7 +257,7 @@ def list_corrections(ctx: typer.Context, operator: Operator, as_json: Json = Fal
             rows += [_row(correction) for correction in page]
             after = page[-1].content.correction_id
     columns = (
-        "correction_id", "kind", "account_id", "authorization_id", "gateway_id", "payment_id", "dispute_id", "currency",
+        "correction_id", "kind", "account_id", "authorization_id", "gateway_id", "payment_id", "dispute_id", "payback_id", "currency",
         "amount_micros", "reason", "person", "posted_at_us",
     )  # fmt: skip
     show(rows, columns, as_json=as_json)
@@ -227,6 +311,39 @@ def _of_account(
     )
 
 
+def _of_payback(
+    kind: str, operator: str, payback_id: str, correction_id: str, reason: str, bank_reference: str = ""
+) -> ledger_pb2.CorrectionContent:
+    return ledger_pb2.CorrectionContent(
+        operator_id=operator,
+        correction_id=correction_id,
+        kind=kind,
+        payback_id=payback_id,
+        payment_id=bank_reference,
+        reason=reason,
+    )
+
+
+def _payback_row(payback: ledger_pb2.Payback) -> Row:
+    content = payback.ordered.content
+    return {
+        "correction_id": content.correction_id,
+        "state": payback.state,
+        "account_id": content.account_id,
+        "path": content.path,
+        "currency": payback.ordered.currency,
+        "amount_micros": payback.ordered.amount_micros,
+        "reason": content.reason,
+        "person": payback.ordered.person,
+        "posted_at_us": payback.ordered.posted_at_us,
+        "handed_by": payback.handed_by,
+        "handed_at_us": payback.handed_at_us,
+        "ended_by": payback.ended_by_correction_id,
+        "bank_reference": payback.bank_reference,
+        "ended_at_us": payback.ended_at_us,
+    }
+
+
 def _correct(ctx: typer.Context, content: ledger_pb2.CorrectionContent, *, dry_run: bool, as_json: bool) -> None:
     request = ledger_pb2.CorrectRequest(content=content, dry_run=dry_run)
     with back_office(ctx) as channel:
@@ -244,6 +361,7 @@ def _row(correction: ledger_pb2.Correction) -> Row:
         "gateway_id": content.gateway_id,
         "payment_id": content.payment_id,
         "dispute_id": content.dispute_id,
+        "payback_id": content.payback_id,
         "currency": correction.currency,
         "amount_micros": correction.amount_micros,
         "reason": content.reason,

@@ -445,6 +445,7 @@ def reconcile(ctx: typer.Context, operator: Operator, as_json: Json = False) -> 
         "tax_micros": answer.tax_micros,
         "bank_micros": answer.bank_micros,
         "payers_own_micros": answer.payers_own_micros,
+        "transit_micros": answer.transit_micros,
         "overspent_accounts": answer.overspent_accounts,
         "unproven_batches": answer.unproven_batches,
         "unproven_micros": answer.unproven_micros,

@@ -27,6 +27,8 @@ WORDS = {
     "refund": "refund",
     "goodwill": "goodwill",
     "payback": "balance paid back",
+    "payback-failed": "balance not paid back: the bank did not send it",
+    "payback-returned": "balance paid back came back from the bank",
     "chargeback": "payment charged back",
     "write-off": "debt written off",
 }

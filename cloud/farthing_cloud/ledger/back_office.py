@@ -559,6 +559,22 @@ class LedgerServicer(ImportServicer):
         return ledger_pb2.CorrectResponse(changed=changed, correction=message_of(currency, correction))
 
     @override
+    async def ListPaybacks(
+        self, request: ledger_pb2.ListPaybacksRequest, context: Context
+    ) -> ledger_pb2.ListPaybacksResponse:
+        """A page of paybacks, each with how far it is."""
+        async with refusals(context):
+            if not 0 <= request.limit <= MAX_CORRECTIONS:
+                raise malformed(f"a page has at most {MAX_CORRECTIONS} paybacks")
+            paybacks = await self._reports.paybacks(
+                OperatorId(parse_id(request.operator_id)),
+                open_only=request.open_only,
+                after=request.after_correction_id,
+                limit=request.limit or MAX_CORRECTIONS,
+            )
+        return ledger_pb2.ListPaybacksResponse(paybacks=paybacks)
+
+    @override
     async def ListCorrections(
         self, request: ledger_pb2.ListCorrectionsRequest, context: Context
     ) -> ledger_pb2.ListCorrectionsResponse:

@@ -485,6 +485,7 @@ class Ledger:
             currency=currency,
             correction_id=order.correction_id,
             dispute_id=order.dispute_id or None,
+            payback_id=order.payback_id or None,
             payment_id=order.payment_id or None,
             claims={claim.key: (claim.register, claim.register_from, claim.register_to)} if claim is not None else {},
         )
@@ -535,6 +536,11 @@ class Ledger:
     async def _about(self, order: Order) -> tuple[Currency, Claimed | None, AccountId]:
         """The books of a correction, and the use or the account it is about."""
         authorization_id, gateway_id = order.authorization_id, order.gateway_id
+        if order.payback_id:
+            found = await self.store.correction(order.operator_id, order.payback_id)
+            if found is None:
+                raise UnknownName(f"no payback {order.payback_id}")
+            return found[0], None, AccountId(found[1].account_id)
         if order.dispute_id:
             found = await self.store.correction(order.operator_id, order.dispute_id)
             if found is None:

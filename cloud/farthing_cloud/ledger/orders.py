@@ -27,7 +27,7 @@ def order_of(content: ledger_pb2.CorrectionContent) -> Order:
         raise malformed("what executes a plan is made by the ledger: execute the plan")
     if len(content.payment_id) > MAX_TEXT:
         raise malformed(f"a payment_id has at most {MAX_TEXT} characters")
-    for name in (content.account_id, content.gateway_id, content.dispute_id):
+    for name in (content.account_id, content.gateway_id, content.dispute_id, content.payback_id):
         if name:
             parse_id(name)
     return Order(
@@ -40,6 +40,7 @@ def order_of(content: ledger_pb2.CorrectionContent) -> Order:
         gateway_id=GatewayId(content.gateway_id),
         payment_id=content.payment_id,
         dispute_id=content.dispute_id,
+        payback_id=content.payback_id,
         path=content.path,
         amount_micros=content.amount_micros,
     )

@@ -10,6 +10,8 @@ from psycopg.rows import TupleRow
 from farthing.clock import Instant
 from farthing.v1 import directive_pb2, ledger_pb2
 from farthing_cloud.database import Pool, sentence
+from farthing_cloud.ledger.orders import message_of
+from farthing_cloud.ledger.store.corrections import correction_of
 from farthing_cloud.ledger.store.interface import StoreError
 
 _PACKAGE: Final = "farthing_cloud.ledger"
@@ -20,6 +22,7 @@ LIST_QUOTAS = sentence(_PACKAGE, "list_quotas")
 LIST_BATCHES = sentence(_PACKAGE, "list_batches")
 LIST_CLAIMS = sentence(_PACKAGE, "list_claims")
 LIST_CASES = sentence(_PACKAGE, "list_cases")
+LIST_PAYBACKS = sentence(_PACKAGE, "list_paybacks")
 RECONCILE = sentence(_PACKAGE, "reconcile")
 
 _STATUS: Final = {
@@ -191,6 +194,22 @@ class Reports:
             for row in rows
         ]
 
+    async def paybacks(self, operator_id: str, *, open_only: bool, after: str, limit: int) -> list[ledger_pb2.Payback]:
+        """Paybacks in the order they were posted, from after the one of this id; at most ``limit``."""
+        parameters = {"operator_id": operator_id, "open_only": open_only, "after": after, "limit": limit}
+        return [
+            ledger_pb2.Payback(
+                ordered=message_of(*correction_of(row)),
+                state=row[14],
+                handed_by=row[15],
+                handed_at_us=row[16],
+                ended_by_correction_id=row[17],
+                bank_reference=row[18],
+                ended_at_us=row[19],
+            )
+            for row in await self._rows(LIST_PAYBACKS, parameters)
+        ]
+
     async def reconcile(self, operator_id: str, *, now: Instant, silent_us: int) -> ledger_pb2.ReconcileResponse:
         """Every sum of an operator, in one statement and so in one snapshot; a gateway not heard for ``silent_us`` is silent."""
         parameters = {"operator_id": operator_id, "now_us": now, "silent_us": silent_us}
@@ -214,4 +233,5 @@ class Reports:
             open_quotas=row[15],
             maximum_loss_micros=row[16],
             corrections_micros=row[17],
+            transit_micros=row[18],
         )

@@ -1355,6 +1355,7 @@ class ReconcileResponse(message.Message):
     MAXIMUM_LOSS_MICROS_FIELD_NUMBER: builtins.int
     CORRECTIONS_MICROS_FIELD_NUMBER: builtins.int
     RESTORING_FIELD_NUMBER: builtins.int
+    TRANSIT_MICROS_FIELD_NUMBER: builtins.int
     window: builtins.str
     claimed_micros: builtins.int
     payers_micros: builtins.int
@@ -1377,6 +1378,8 @@ class ReconcileResponse(message.Message):
     """What corrections took from payers: paid back, charged back."""
     restoring: builtins.str
     """Why the ledger neither pays nor closes (it was restored); empty when it does."""
+    transit_micros: builtins.int
+    """Of what payers own: paid back, and not yet said by the bank to have left."""
     def __init__(
         self,
         *,
@@ -1399,10 +1402,11 @@ class ReconcileResponse(message.Message):
         maximum_loss_micros: builtins.int = ...,
         corrections_micros: builtins.int = ...,
         restoring: builtins.str = ...,
+        transit_micros: builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["agencies_micros", b"agencies_micros", "bank_micros", b"bank_micros", "claimed_micros", b"claimed_micros", "clearing_micros", b"clearing_micros", "corrections_micros", b"corrections_micros", "debt_micros", b"debt_micros", "fees_micros", b"fees_micros", "maximum_loss_micros", b"maximum_loss_micros", "open_quotas", b"open_quotas", "overspent_accounts", b"overspent_accounts", "payers_micros", b"payers_micros", "payers_own_micros", b"payers_own_micros", "restoring", b"restoring", "risk_micros", b"risk_micros", "suspense_micros", b"suspense_micros", "tax_micros", b"tax_micros", "unproven_batches", b"unproven_batches", "unproven_micros", b"unproven_micros", "window", b"window"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["agencies_micros", b"agencies_micros", "bank_micros", b"bank_micros", "claimed_micros", b"claimed_micros", "clearing_micros", b"clearing_micros", "corrections_micros", b"corrections_micros", "debt_micros", b"debt_micros", "fees_micros", b"fees_micros", "maximum_loss_micros", b"maximum_loss_micros", "open_quotas", b"open_quotas", "overspent_accounts", b"overspent_accounts", "payers_micros", b"payers_micros", "payers_own_micros", b"payers_own_micros", "restoring", b"restoring", "risk_micros", b"risk_micros", "suspense_micros", b"suspense_micros", "tax_micros", b"tax_micros", "transit_micros", b"transit_micros", "unproven_batches", b"unproven_batches", "unproven_micros", b"unproven_micros", "window", b"window"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1791,18 +1795,21 @@ class CorrectionContent(message.Message):
     REASON_FIELD_NUMBER: builtins.int
     PLAN_HASH_FIELD_NUMBER: builtins.int
     PLAN_ITEM_FIELD_NUMBER: builtins.int
+    PAYBACK_ID_FIELD_NUMBER: builtins.int
     operator_id: builtins.str
     correction_id: builtins.str
     """Given by the caller: it makes the correction count once."""
     kind: builtins.str
-    """"refund", "goodwill", "payback", "chargeback", "dispute", "dispute-won", "dispute-lost", "write-off" or "closing"."""
+    """"refund", "goodwill", "payback", "payback-handed", "payback-sent", "payback-failed", "payback-returned", "chargeback", "dispute",
+    "dispute-won", "dispute-lost", "write-off" or "closing".
+    """
     account_id: builtins.str
     """Whose account: all but refunds and disputes, which name a use."""
     authorization_id: builtins.bytes
     """The use: its authorization, and the gateway that gave it."""
     gateway_id: builtins.str
     payment_id: builtins.str
-    """The payment that a chargeback takes back."""
+    """The payment that a chargeback takes back; the bank's own reference of what left ("payback-sent") or came back ("payback-returned")."""
     dispute_id: builtins.str
     """The dispute that ends."""
     path: builtins.str
@@ -1815,6 +1822,8 @@ class CorrectionContent(message.Message):
     correction_id is "<plan_id>-<plan_item>", and the amount is the most that may go back.
     """
     plan_item: builtins.int
+    payback_id: builtins.str
+    """The payback that was handed to the bank, sent, failed or returned."""
     def __init__(
         self,
         *,
@@ -1831,10 +1840,11 @@ class CorrectionContent(message.Message):
         reason: builtins.str = ...,
         plan_hash: builtins.bytes = ...,
         plan_item: builtins.int = ...,
+        payback_id: builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["account_id", b"account_id", "amount_micros", b"amount_micros", "authorization_id", b"authorization_id", "correction_id", b"correction_id", "dispute_id", b"dispute_id", "gateway_id", b"gateway_id", "kind", b"kind", "operator_id", b"operator_id", "path", b"path", "payment_id", b"payment_id", "plan_hash", b"plan_hash", "plan_item", b"plan_item", "reason", b"reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["account_id", b"account_id", "amount_micros", b"amount_micros", "authorization_id", b"authorization_id", "correction_id", b"correction_id", "dispute_id", b"dispute_id", "gateway_id", b"gateway_id", "kind", b"kind", "operator_id", b"operator_id", "path", b"path", "payback_id", b"payback_id", "payment_id", b"payment_id", "plan_hash", b"plan_hash", "plan_item", b"plan_item", "reason", b"reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1953,6 +1963,97 @@ class ListCorrectionsResponse(message.Message):
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = typing.Literal["corrections", b"corrections"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ListPaybacksRequest(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
+    OPERATOR_ID_FIELD_NUMBER: builtins.int
+    OPEN_ONLY_FIELD_NUMBER: builtins.int
+    AFTER_CORRECTION_ID_FIELD_NUMBER: builtins.int
+    LIMIT_FIELD_NUMBER: builtins.int
+    operator_id: builtins.str
+    open_only: builtins.bool
+    """Only what is under way: neither sent nor failed."""
+    after_correction_id: builtins.str
+    """Only after this id, in the order of posting; empty: from the first."""
+    limit: builtins.int
+    """At most 1000."""
+    def __init__(
+        self,
+        *,
+        operator_id: builtins.str = ...,
+        open_only: builtins.bool = ...,
+        after_correction_id: builtins.str = ...,
+        limit: builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["after_correction_id", b"after_correction_id", "limit", b"limit", "open_only", b"open_only", "operator_id", b"operator_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class Payback(message.Message):
+    """A payback, and how far it is."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    ORDERED_FIELD_NUMBER: builtins.int
+    STATE_FIELD_NUMBER: builtins.int
+    HANDED_BY_FIELD_NUMBER: builtins.int
+    HANDED_AT_US_FIELD_NUMBER: builtins.int
+    ENDED_BY_CORRECTION_ID_FIELD_NUMBER: builtins.int
+    BANK_REFERENCE_FIELD_NUMBER: builtins.int
+    ENDED_AT_US_FIELD_NUMBER: builtins.int
+    state: builtins.str
+    """"waits": nobody has paid it. "handed": a person or a bank file has it; nobody else pays it. "sent": the bank says that it left.
+    "failed": it did not leave, and is the payer's again. "returned": it left and came back. "booked": of an earlier program, which booked it
+    as left at once.
+    """
+    handed_by: builtins.str
+    """Who handed it to the bank, and when; empty and 0 where nobody said so."""
+    handed_at_us: builtins.int
+    ended_by_correction_id: builtins.str
+    """What ended it, and the bank's reference; empty while it is under way."""
+    bank_reference: builtins.str
+    ended_at_us: builtins.int
+    @builtins.property
+    def ordered(self) -> Correction: ...
+    def __init__(
+        self,
+        *,
+        ordered: Correction | None = ...,
+        state: builtins.str = ...,
+        handed_by: builtins.str = ...,
+        handed_at_us: builtins.int = ...,
+        ended_by_correction_id: builtins.str = ...,
+        bank_reference: builtins.str = ...,
+        ended_at_us: builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["ordered", b"ordered"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["bank_reference", b"bank_reference", "ended_at_us", b"ended_at_us", "ended_by_correction_id", b"ended_by_correction_id", "handed_at_us", b"handed_at_us", "handed_by", b"handed_by", "ordered", b"ordered", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ListPaybacksResponse(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
+    PAYBACKS_FIELD_NUMBER: builtins.int
+    @builtins.property
+    def paybacks(self) -> containers.RepeatedCompositeFieldContainer[Payback]: ...
+    def __init__(
+        self,
+        *,
+        paybacks: abc.Iterable[Payback] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["paybacks", b"paybacks"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

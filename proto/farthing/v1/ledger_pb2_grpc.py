@@ -155,6 +155,11 @@ class LedgerStub:
                 request_serializer=farthing_dot_v1_dot_ledger__pb2.ListCorrectionsRequest.SerializeToString,
                 response_deserializer=farthing_dot_v1_dot_ledger__pb2.ListCorrectionsResponse.FromString,
                 _registered_method=True)
+        self.ListPaybacks = channel.unary_unary(
+                '/farthing.v1.Ledger/ListPaybacks',
+                request_serializer=farthing_dot_v1_dot_ledger__pb2.ListPaybacksRequest.SerializeToString,
+                response_deserializer=farthing_dot_v1_dot_ledger__pb2.ListPaybacksResponse.FromString,
+                _registered_method=True)
         self.PlanCorrections = channel.unary_unary(
                 '/farthing.v1.Ledger/PlanCorrections',
                 request_serializer=farthing_dot_v1_dot_ledger__pb2.PlanCorrectionsRequest.SerializeToString,
@@ -382,6 +387,13 @@ class LedgerServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListPaybacks(self, request, context):
+        """Balances that go back to payers: what waits, what the bank has, what left, what came back.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def PlanCorrections(self, request, context):
         """Many uses were priced by the wrong tariff: one person plans what goes back, another approves the plan by its hash, and it is executed.
         """
@@ -596,6 +608,11 @@ def add_LedgerServicer_to_server(servicer, server):
                     servicer.ListCorrections,
                     request_deserializer=farthing_dot_v1_dot_ledger__pb2.ListCorrectionsRequest.FromString,
                     response_serializer=farthing_dot_v1_dot_ledger__pb2.ListCorrectionsResponse.SerializeToString,
+            ),
+            'ListPaybacks': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListPaybacks,
+                    request_deserializer=farthing_dot_v1_dot_ledger__pb2.ListPaybacksRequest.FromString,
+                    response_serializer=farthing_dot_v1_dot_ledger__pb2.ListPaybacksResponse.SerializeToString,
             ),
             'PlanCorrections': grpc.unary_unary_rpc_method_handler(
                     servicer.PlanCorrections,
@@ -1317,6 +1334,33 @@ class Ledger:
             '/farthing.v1.Ledger/ListCorrections',
             farthing_dot_v1_dot_ledger__pb2.ListCorrectionsRequest.SerializeToString,
             farthing_dot_v1_dot_ledger__pb2.ListCorrectionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListPaybacks(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/farthing.v1.Ledger/ListPaybacks',
+            farthing_dot_v1_dot_ledger__pb2.ListPaybacksRequest.SerializeToString,
+            farthing_dot_v1_dot_ledger__pb2.ListPaybacksResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -64,6 +64,8 @@ class LedgerStub:
     Correct: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.CorrectRequest, _ledger_pb2.CorrectResponse]
     """Nothing posted changes: money goes back, is given, taken away or written off by transfers of its own."""
     ListCorrections: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.ListCorrectionsRequest, _ledger_pb2.ListCorrectionsResponse]
+    ListPaybacks: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.ListPaybacksRequest, _ledger_pb2.ListPaybacksResponse]
+    """Balances that go back to payers: what waits, what the bank has, what left, what came back."""
     PlanCorrections: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.PlanCorrectionsRequest, _ledger_pb2.PlanCorrectionsResponse]
     """Many uses were priced by the wrong tariff: one person plans what goes back, another approves the plan by its hash, and it is executed."""
     ListCorrectionPlans: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.ListCorrectionPlansRequest, _ledger_pb2.ListCorrectionPlansResponse]
@@ -124,6 +126,8 @@ class LedgerAsyncStub(LedgerStub):
     Correct: _aio.UnaryUnaryMultiCallable[_ledger_pb2.CorrectRequest, _ledger_pb2.CorrectResponse]  # type: ignore[assignment]
     """Nothing posted changes: money goes back, is given, taken away or written off by transfers of its own."""
     ListCorrections: _aio.UnaryUnaryMultiCallable[_ledger_pb2.ListCorrectionsRequest, _ledger_pb2.ListCorrectionsResponse]  # type: ignore[assignment]
+    ListPaybacks: _aio.UnaryUnaryMultiCallable[_ledger_pb2.ListPaybacksRequest, _ledger_pb2.ListPaybacksResponse]  # type: ignore[assignment]
+    """Balances that go back to payers: what waits, what the bank has, what left, what came back."""
     PlanCorrections: _aio.UnaryUnaryMultiCallable[_ledger_pb2.PlanCorrectionsRequest, _ledger_pb2.PlanCorrectionsResponse]  # type: ignore[assignment]
     """Many uses were priced by the wrong tariff: one person plans what goes back, another approves the plan by its hash, and it is executed."""
     ListCorrectionPlans: _aio.UnaryUnaryMultiCallable[_ledger_pb2.ListCorrectionPlansRequest, _ledger_pb2.ListCorrectionPlansResponse]  # type: ignore[assignment]
@@ -325,6 +329,14 @@ class LedgerServicer(metaclass=_abc_1.ABCMeta):
         request: _ledger_pb2.ListCorrectionsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ledger_pb2.ListCorrectionsResponse, _abc.Awaitable[_ledger_pb2.ListCorrectionsResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def ListPaybacks(
+        self,
+        request: _ledger_pb2.ListPaybacksRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ledger_pb2.ListPaybacksResponse, _abc.Awaitable[_ledger_pb2.ListPaybacksResponse]]:
+        """Balances that go back to payers: what waits, what the bank has, what left, what came back."""
 
     @_abc_1.abstractmethod
     def PlanCorrections(

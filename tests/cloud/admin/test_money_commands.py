@@ -363,6 +363,18 @@ USE = "74".ljust(32, "0")
         (("end-dispute", "d1", "--won"), "dispute-won", {"dispute_id": "d1"}),
         (("goodwill", "P", "--amount", "5.00"), "goodwill", {"account_id": "P", "amount_micros": 5_000_000}),
         (("payback", "P", "--to", "bank/main"), "payback", {"account_id": "P", "path": "bank/main"}),
+        (("payback-handed", "pb-1"), "payback-handed", {"payback_id": "pb-1"}),
+        (
+            ("payback-sent", "pb-1", "--bank-reference", "camt-1"),
+            "payback-sent",
+            {"payback_id": "pb-1", "payment_id": "camt-1"},
+        ),
+        (("payback-failed", "pb-1"), "payback-failed", {"payback_id": "pb-1"}),
+        (
+            ("payback-returned", "pb-1", "--bank-reference", "camt-2"),
+            "payback-returned",
+            {"payback_id": "pb-1", "payment_id": "camt-2"},
+        ),
         (("chargeback", "P", "--payment", "p1"), "chargeback", {"account_id": "P", "payment_id": "p1"}),
         (("write-off", "P"), "write-off", {"account_id": "P"}),
         (("close-account", "P", "--dry-run"), "closing", {"account_id": "P"}),

@@ -2,9 +2,11 @@
 
 import psycopg
 import pytest
-from ledger_story import NOW, ORDER, Story, grants, order, seal_all
+from ledger_story import EUR, NOW, OP, ORDER, SPLIT, Story, grants, order, seal_all
 
+from farthing.ids import GatewayId, SiteId
 from farthing_cloud.database import Pool
+from farthing_cloud.ledger.store.interface import Signed
 from farthing_cloud.ledger.store.postgres import PostgresStore
 
 pytestmark = pytest.mark.real
@@ -19,8 +21,18 @@ async def played(pool: Pool) -> PostgresStore:
     await grants(story)
     sealed = seal_all(story)
     for name in ORDER:
-        await story.push(sealed[name])
+        content = (await story.push(sealed[name])).receipt
+        assert content is not None
+        await store.keep_receipt(content.batch_hash, Signed(body=content.encode(), signature=b"s", key_id=b"k"))
     return store
+
+
+async def closed(store: PostgresStore) -> None:
+    """G1 is proven, the window closed."""
+    ledger = Story(store).ledger
+    for sequence in (1, 2, 3):
+        await ledger.prove(GatewayId("G1"), 1, sequence, events=(), now=NOW)
+    await ledger.close_window(OP, EUR, "w1", {SiteId("S1"): SPLIT}, now=NOW)
 
 
 @pytest.mark.parametrize(
@@ -71,12 +83,65 @@ async def played(pool: Pool) -> PostgresStore:
         (b"UPDATE postings SET subject = 'pay-3' WHERE subject = 'pay-2'", "it does not follow the one before it"),
         (b"DELETE FROM postings WHERE id = (SELECT max(id) FROM postings)", "no posting made it"),
         (b"UPDATE asides SET net_micros = net_micros - 1", "account suspense/S2"),
+        (
+            b"UPDATE payments SET amount_micros = amount_micros - 1 WHERE payment_id = 'pay-1'",
+            "payment pay-1: account, amount",
+        ),
+        (b"UPDATE payments SET payment_id = 'pay-9' WHERE payment_id = 'pay-1'", "payment pay-9: no posting made it"),
+        (b"DELETE FROM payments WHERE payment_id = 'pay-1'", "payment pay-1: it was posted, and its row is not there"),
+        (
+            b"UPDATE batches SET proven = true WHERE id = 2",
+            "batch 2 of G1, incarnation 1: it says that it is proven, and nobody",
+        ),
+        (
+            b"DELETE FROM closings WHERE closed = 'w1'",
+            "window w1 of op in EUR: it was closed, and its row is not there",
+        ),
+        (
+            b"UPDATE closings SET posting_id = posting_id - 1",
+            "window w1 of op in EUR: no posting closed it",
+        ),
+        (b"UPDATE books SET open_window = 'w1'", "window w1 of op in EUR: the books have it open"),
+        # From a closed window, in both sides and by a transfer: rule 3.
+        (
+            b"""WITH moved AS (
+                UPDATE accounts SET debits_posted = debits_posted + (path = 'clearing/S1/w1')::int,
+                    credits_posted = credits_posted + (path = 'risk')::int
+                WHERE path IN ('clearing/S1/w1', 'risk'))
+            INSERT INTO transfers (posting_id, debit_id, credit_id, amount_micros, kind, cause, quota)
+            SELECT (SELECT max(id) FROM postings), d.id, c.id, 1, 'post', 'use', 0
+            FROM accounts d, accounts c WHERE d.path = 'clearing/S1/w1' AND c.path = 'risk'""",
+            "account clearing/S1/w1 of op is closed and does not stand at zero",
+        ),
+        (
+            b"UPDATE quota_requests SET amount_micros = amount_micros + 1 WHERE counter = 2",
+            "request G2/1/2: it was answered with",
+        ),
+        (b"UPDATE receipts SET receipt = receipt || '\\x00'", "batch 1 of G1, incarnation 1: its receipt is not what"),
+        (b"UPDATE batches SET posted_at_us = 7 WHERE id = 3", "batch 3 of G1, incarnation 1: its receipt is not what"),
+        # A superuser who makes a link of the chain, and all after it, anew.
+        (
+            b"""WITH RECURSIVE again (id, position, head) AS (
+                SELECT p.id, p.position, p.head FROM postings p WHERE p.position = 1
+                UNION ALL
+                SELECT p.id, p.position, sha256(a.head || convert_to(concat(p.operator_id, '|', p.currency, '|', p.kind, '|',
+                    p.subject, '|', p.posted_at_us, '|', p.business_at_us + (p.position = 2)::int, '|'), 'UTF8') || p.digest)
+                FROM again a JOIN postings p ON p.position = a.position + 1
+            ), links AS (
+                UPDATE postings p SET head = a.head, business_at_us = p.business_at_us + (p.position = 2)::int
+                FROM again a WHERE a.id = p.id)
+            UPDATE audit_heads h SET head = (SELECT a.head FROM again a ORDER BY a.position DESC LIMIT 1)""",
+            "batch 1 of G1, incarnation 1: its receipt names another head of the audit chain",
+        ),
     ],
 )
 async def test_each_tampering_is_named(ledger_pool: Pool, tampering: bytes, fault: str) -> None:
     store = await played(ledger_pool)
     verdict = await store.verify()
     assert (verdict.fault, verdict.transfers, verdict.batches) == ("", 38, 6)
+    if b"closings" in tampering or b"'w1'" in tampering or b"/w1'" in tampering:
+        await closed(store)
+        assert (await store.verify()).fault == ""
     async with ledger_pool.connection() as connection, connection.transaction():
         await connection.execute(FREE)
         assert (await connection.execute(tampering)).rowcount > 0
@@ -106,6 +171,32 @@ async def test_a_correction_that_was_tampered_with_is_named(ledger_pool: Pool, t
         await connection.execute(FREE)
         assert (await connection.execute(tampering)).rowcount > 0
     assert fault in (await store.verify()).fault
+
+
+async def test_a_batch_that_was_proven_stays_proven(ledger_pool: Pool) -> None:
+    store = await played(ledger_pool)
+    await closed(store)
+    async with ledger_pool.connection() as connection, connection.transaction():
+        await connection.execute(FREE)
+        await connection.execute(b"UPDATE batches SET proven = false WHERE gateway_id = 'G1' AND sequence = 2")
+    assert "batch 2 of G1, incarnation 1: it was proven, and says" in (await store.verify()).fault
+
+
+async def test_a_payback_that_says_of_itself_that_it_left_is_named(ledger_pool: Pool) -> None:
+    store = await played(ledger_pool)
+    story = Story(store)
+    await story.fund("F", "5.00", "pay-3")
+    payback = order("payback", "b1", account_id="F", path="bank/main", amount="1.00")
+    await story.ledger.correct(payback, person="alice", now=NOW)
+    sent = order("payback-sent", "s1", payback_id="b1", payment_id="camt-1")
+    assert (await store.verify()).fault == ""
+    await story.ledger.correct(sent, person="alice", now=NOW)
+    assert (await store.verify()).fault == ""
+    # Under way again, so that somebody sends it a second time.
+    async with ledger_pool.connection() as connection, connection.transaction():
+        await connection.execute(FREE)
+        await connection.execute(b"DELETE FROM corrections WHERE correction_id = 's1'")
+    assert "account transit/b1 of op is not what its payback has under way" in (await store.verify()).fault
 
 
 @pytest.mark.parametrize("table", ["transfers", "postings", "batches", "directives", "receipts", "corrections"])

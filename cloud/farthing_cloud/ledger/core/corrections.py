@@ -15,7 +15,7 @@ from farthing.clock import Instant
 from farthing.ids import AccountId, AuthorizationId, GatewayId, OperatorId, parse_id
 from farthing.money import cut, parse_amount_micros, round_down_to_minor_unit
 from farthing.v1 import events_pb2, ledger_pb2
-from farthing_cloud.ledger.core import paths, quotas
+from farthing_cloud.ledger.core import paths, paybacks, quotas
 from farthing_cloud.ledger.core.book import Book
 from farthing_cloud.ledger.core.differences import PlannedBack, excess, left_of, takes
 from farthing_cloud.ledger.core.directives import account_record, link
@@ -43,6 +43,10 @@ _NAMES: Final[Mapping[CorrectionKind, frozenset[str]]] = {
     CorrectionKind.DISPUTE_LOST: frozenset({"dispute_id"}),
     CorrectionKind.GOODWILL: frozenset({"account_id", "amount_micros"}),
     CorrectionKind.PAYBACK: frozenset({"account_id", "amount_micros", "path"}),
+    CorrectionKind.PAYBACK_HANDED: frozenset({"payback_id"}),
+    CorrectionKind.PAYBACK_SENT: frozenset({"payback_id", "payment_id"}),
+    CorrectionKind.PAYBACK_FAILED: frozenset({"payback_id"}),
+    CorrectionKind.PAYBACK_RETURNED: frozenset({"payback_id", "payment_id"}),
     CorrectionKind.CHARGEBACK: frozenset({"account_id", "payment_id", "amount_micros"}),
     CorrectionKind.WRITE_OFF: frozenset({"account_id", "amount_micros"}),
     CorrectionKind.CLOSING: frozenset({"account_id"}),
@@ -68,6 +72,7 @@ class Order:
     gateway_id: GatewayId = _NO_GATEWAY
     payment_id: str = ""
     dispute_id: str = ""
+    payback_id: str = ""
     path: str = ""
     amount_micros: int = 0
     #: SHA-256 of the plan that it executes, and which item of it.
@@ -102,6 +107,7 @@ class Order:
             gateway_id=self.gateway_id,
             payment_id=self.payment_id,
             dispute_id=self.dispute_id,
+            payback_id=self.payback_id,
             path=self.path,
             amount_micros=self.amount_micros,
             reason=self.reason,
@@ -166,6 +172,14 @@ def correct(
             plan = _goodwill(view, book, order)
         case CorrectionKind.PAYBACK:
             plan = _payback(view, book, order)
+        case (
+            CorrectionKind.PAYBACK_HANDED
+            | CorrectionKind.PAYBACK_SENT
+            | CorrectionKind.PAYBACK_FAILED
+            | CorrectionKind.PAYBACK_RETURNED
+        ):
+            said = paybacks.say(view, book, order.kind, order.payback_id, order.payment_id)
+            plan = _Plan(account_id=said.account_id, amount_micros=said.amount_micros)
         case CorrectionKind.CHARGEBACK:
             plan = _chargeback(view, book, order, now)
         case CorrectionKind.WRITE_OFF:
@@ -181,6 +195,7 @@ def correct(
         gateway_id=order.gateway_id,
         payment_id=order.payment_id,
         dispute_id=order.dispute_id,
+        payback_id=order.payback_id,
         amount_micros=plan.amount_micros,
         content=content,
         person=person,
@@ -419,7 +434,7 @@ def _payback(view: View, book: Book, order: Order) -> _Plan:
         raise LedgerRefusal(f"{amount} micros are no whole minor units of {view.currency}: a bank cannot pay them")
     if amount == 0 or amount > own:
         raise LedgerRefusal(f"account {order.account_id} has {own} micros of its own, not {amount or 'any to pay'}")
-    book.post(paths.payer(order.account_id), order.path, amount, Cause.PAYBACK)
+    book.post(paths.payer(order.account_id), paths.transit(order.correction_id), amount, Cause.PAYBACK)
     return _Plan(account_id=order.account_id, amount_micros=amount)
 
 

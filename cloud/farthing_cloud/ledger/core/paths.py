@@ -42,6 +42,11 @@ def unearned(site_id: str) -> str:
     return f"unearned/{site_id}"
 
 
+def transit(payback_id: str) -> str:
+    """Paid back, and on its way: the bank has not said yet that it left."""
+    return f"transit/{payback_id}"
+
+
 def dispute(dispute_id: str) -> str:
     """Set aside from those a use was split to, while it is disputed."""
     return f"dispute/{dispute_id}"

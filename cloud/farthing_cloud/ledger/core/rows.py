@@ -344,8 +344,14 @@ class CorrectionKind(StrEnum):
     REFUND = "refund"
     #: The operator gives money of its own.
     GOODWILL = "goodwill"
-    #: A balance goes back to its payer.
+    #: A balance goes back to its payer; it is under way until the bank has said what became of it.
     PAYBACK = "payback"
+    #: Somebody has it paid: nobody else does.
+    PAYBACK_HANDED = "payback-handed"
+    #: The bank says that it left, that it did not, or that it came back.
+    PAYBACK_SENT = "payback-sent"
+    PAYBACK_FAILED = "payback-failed"
+    PAYBACK_RETURNED = "payback-returned"
     #: A funding was taken back from outside.
     CHARGEBACK = "chargeback"
     #: What a use earned is set aside until its dispute ends: won, it goes back to those it was set aside from; lost, to the payer.
@@ -393,6 +399,8 @@ class Correction:
     parts: tuple[CorrectedPart, ...] = ()
     #: The plan whose item it executes; empty for one that a person asked for by itself.
     plan_id: str = ""
+    #: The payback that it says something of.
+    payback_id: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -484,6 +492,8 @@ class Touch:
     correction_id: str | None = None
     #: The dispute that ends.
     dispute_id: str | None = None
+    #: The payback that something is said of.
+    payback_id: str | None = None
     #: Load every quota of the touched accounts that is not closed.
     account_quotas: bool = False
     plan_id: str | None = None
@@ -528,7 +538,7 @@ class View:
     window: str
     epoch: Epoch = Epoch()
     gateways: Mapping[GatewayId, Gateway] = field(default_factory=dict)
-    #: ``payer/*`` and ``debt/*`` of the touched accounts, ``quota/*`` of the touched gateways.
+    #: ``payer/*`` and ``debt/*`` of the touched accounts, ``quota/*`` of the touched gateways, ``transit/*`` of the touched payback.
     balances: Mapping[str, Balances] = field(default_factory=dict)
     payers: Mapping[AccountId, Payer] = field(default_factory=dict)
     quotas: Mapping[QuotaId, Quota] = field(default_factory=dict)
@@ -563,5 +573,8 @@ class View:
     dispute_ended: Correction | None = None
     #: What was taken back of the payment so far, micros.
     taken_back_micros: int = 0
+    payback: Correction | None = None
+    #: What was said of the payback so far, in order; and whatever else names this reference of the bank.
+    payback_said: tuple[Correction, ...] = ()
     plan: CorrectionPlan | None = None
     review: ImportReview | None = None

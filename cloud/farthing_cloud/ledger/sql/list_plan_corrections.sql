@@ -1,5 +1,5 @@
 SELECT correction_id, kind, account_id, authorization_id, gateway_id, payment_id, dispute_id, amount_micros, content, person, at_us,
-    currency, plan_id
+    currency, plan_id, payback_id
 FROM corrections
 WHERE plan_id = %(plan_id)s AND operator_id = %(operator_id)s AND plan_id <> ''
 ORDER BY posting_id

@@ -22,7 +22,8 @@ SELECT
     coalesce((SELECT balance FROM sums WHERE kind = 'fee'), 0)::bigint,
     coalesce((SELECT balance FROM sums WHERE kind = 'tax'), 0)::bigint,
     coalesce((SELECT -sum(balance) FROM sums WHERE kind IN ('bank', 'psp')), 0)::bigint,
-    coalesce((SELECT balance FROM sums WHERE kind = 'payer'), 0)::bigint,
+    -- What is on its way back to them is theirs until the bank says that it left.
+    coalesce((SELECT sum(balance) FROM sums WHERE kind IN ('payer', 'transit')), 0)::bigint,
     (SELECT count(*) FROM payers y
      JOIN mine m ON m.path = 'payer/' || y.account_id
      WHERE y.operator_id = %(operator_id)s
@@ -39,4 +40,5 @@ SELECT
         FROM gateways g
         JOIN mine m ON m.path = 'quota/' || g.gateway_id
         WHERE g.operator_id = %(operator_id)s), 0)::bigint,
-    (SELECT amount FROM taken)::bigint
+    (SELECT amount FROM taken)::bigint,
+    coalesce((SELECT balance FROM sums WHERE kind = 'transit'), 0)::bigint

@@ -4,7 +4,7 @@ WITH taken AS (
 ), moved AS (
     SELECT t.posting_id, sum(t.amount_micros) AS micros
     FROM transfers t
-    WHERE t.cause IN ('refund', 'goodwill', 'payback', 'chargeback', 'write-off')
+    WHERE t.cause IN ('refund', 'goodwill', 'payback', 'payback-sent', 'payback-failed', 'payback-returned', 'chargeback', 'write-off')
     GROUP BY t.posting_id
 )
 SELECT format('correction %%s: %%s', coalesce(c.correction_id, split_part(a.subject, '/', 1)),

@@ -25,6 +25,15 @@ SELECT fault FROM (
     JOIN closings c ON c.operator_id = a.operator_id AND c.currency = a.currency
         AND a.path LIKE 'clearing/%%/' || c.closed
     WHERE a.debits_posted <> a.credits_posted
+    UNION ALL
+    SELECT 4, format('account %%s of %%s is not what its payback has under way', a.path, a.operator_id)
+    FROM accounts a
+    LEFT JOIN corrections c ON c.operator_id = a.operator_id AND c.currency = a.currency AND c.kind = 'payback'
+        AND a.path = 'transit/' || c.correction_id
+    WHERE a.path LIKE 'transit/%%' AND a.credits_posted - a.debits_posted <> CASE
+        WHEN EXISTS (SELECT FROM corrections e WHERE e.operator_id = c.operator_id AND e.payback_id = c.correction_id
+            AND e.kind IN ('payback-sent', 'payback-failed')) THEN 0
+        ELSE coalesce(c.amount_micros, 0) END
 ) AS faults
 ORDER BY rule, fault
 LIMIT 1

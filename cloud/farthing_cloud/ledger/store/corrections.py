@@ -28,6 +28,7 @@ _PACKAGE: Final = "farthing_cloud.ledger"
 READ_CORRECTION: Final = sentence(_PACKAGE, "read_correction")
 READ_CORRECTION_PARTS: Final = sentence(_PACKAGE, "read_correction_parts")
 READ_DISPUTE_END: Final = sentence(_PACKAGE, "read_dispute_end")
+READ_PAYBACK_SAID: Final = sentence(_PACKAGE, "read_payback_said")
 SUM_TAKEN_BACK: Final = sentence(_PACKAGE, "sum_taken_back")
 LIST_CORRECTIONS: Final = sentence(_PACKAGE, "list_corrections")
 READ_ACCOUNT_QUOTAS: Final = sentence(_PACKAGE, "read_account_quotas")
@@ -61,6 +62,7 @@ def correction_of(row: TupleRow, parts: Sequence[TupleRow] = ()) -> tuple[Curren
         at=Instant(row[10]),
         parts=tuple(_part(part) for part in parts),
         plan_id=row[12],
+        payback_id=row[13],
     )
 
 
@@ -103,6 +105,12 @@ async def corrected(connection: Connection, touch: Touch) -> dict[str, Any]:
         "payment_id": touch.payment_id or "",
     }
     ended = await (await connection.execute(READ_DISPUTE_END, named)).fetchone()
+    said = (
+        await (await connection.execute(READ_PAYBACK_SAID, {**named, "payback_id": touch.payback_id or ""})).fetchall()
+        if touch.payback_id is not None
+        else []
+    )
+    payback = await find_correction(connection, touch.operator_id, touch.payback_id)
     taken_back = await (await connection.execute(SUM_TAKEN_BACK, named)).fetchone()
     assert taken_back is not None
     return {
@@ -110,6 +118,8 @@ async def corrected(connection: Connection, touch: Touch) -> dict[str, Any]:
         "dispute": dispute[1] if dispute is not None else None,
         "dispute_ended": correction_of(ended)[1] if ended is not None else None,
         "taken_back_micros": int(taken_back[0]),
+        "payback": payback[1] if payback is not None else None,
+        "payback_said": tuple(correction_of(row)[1] for row in said),
     }
 
 
@@ -158,6 +168,7 @@ async def _keep_correction(connection: Connection, posting: Posting, correction:
         "at_us": correction.at,
         "posting_id": posting_id,
         "plan_id": correction.plan_id,
+        "payback_id": correction.payback_id,
     }
     await connection.execute(_KEEP_CORRECTION, named)
     parts = [

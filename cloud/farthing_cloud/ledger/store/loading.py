@@ -129,6 +129,7 @@ class Loading:
                     *map(paths.quota, touch.gateway_ids),
                     *map(paths.payer, touch.account_ids),
                     *map(paths.debt, touch.account_ids),
+                    *map(paths.transit, (touch.payback_id,) if touch.payback_id is not None else ()),
                 )
             ),
         }

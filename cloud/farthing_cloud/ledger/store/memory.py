@@ -25,6 +25,7 @@ from farthing_cloud.ledger.core.rows import (
     Claimed,
     ClaimKey,
     Correction,
+    CorrectionKind,
     CorrectionPlan,
     Decision,
     Demand,
@@ -169,6 +170,7 @@ class MemoryStore:
             accounts.update(dict.fromkeys(aside.account_id for aside in case[2].asides))
         wanted = [paths.quota(gateway_id) for gateway_id in touch.gateway_ids]
         wanted += [path(account_id) for account_id in accounts for path in (paths.payer, paths.debt)]
+        wanted += [paths.transit(touch.payback_id)] if touch.payback_id is not None else []
         chain = batch = None
         if touch.chain is not None:
             gateway_id, incarnation, _ = touch.chain
@@ -253,7 +255,20 @@ class MemoryStore:
             taken_back_micros=sum(
                 c.amount_micros
                 for c in books.corrections.values()
-                if touch.correction_id is not None and touch.payment_id is not None and c.payment_id == touch.payment_id
+                if touch.correction_id is not None
+                and touch.payment_id is not None
+                and c.payment_id == touch.payment_id
+                and c.kind is CorrectionKind.CHARGEBACK
+            ),
+            payback=self._correction(touch, touch.payback_id),
+            payback_said=tuple(
+                c
+                for (operator_id, _), each in self._books.items()
+                for c in each.corrections.values()
+                if operator_id == touch.operator_id
+                and touch.payback_id is not None
+                and c.payback_id
+                and (c.payback_id == touch.payback_id or (touch.payment_id and c.payment_id == touch.payment_id))
             ),
         )
 

@@ -76,6 +76,7 @@ from farthing_cloud.ledger.store.reading import (
     directive_of,
     gateway_of,
     quota_of,
+    receipt_of,
     transfer_of,
 )
 from farthing_cloud.ledger.store.verification import verify
@@ -297,19 +298,7 @@ class PostgresStore:
                 "sequences": [name[2] for name in names],
             },
         )
-        return [
-            ReceiptContent(
-                ledger_epoch=row[4],
-                gateway_id=GatewayId(row[0]),
-                incarnation=row[1],
-                sequence=row[2],
-                batch_hash=row[3],
-                posted_at=Instant(row[5]),
-                parked=tuple((line, reason) for line, reason in row[7]),
-                audit_head=row[6],
-            )
-            for row in rows
-        ]
+        return [receipt_of(row) for row in rows]
 
     async def claims_of(self, operator_id: OperatorId, authorization_id: AuthorizationId) -> Sequence[Claimed]:
         rows = await self._rows(FIND_CLAIMS, {"operator_id": operator_id, "authorization_id": authorization_id})

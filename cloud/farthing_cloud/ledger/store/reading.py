@@ -18,7 +18,7 @@ from farthing_cloud.ledger.core.rows import (
     QuotaStatus,
     RegisterKey,
 )
-from farthing_cloud.ledger.store.interface import StoredDirective
+from farthing_cloud.ledger.store.interface import ReceiptContent, StoredDirective
 
 
 def gateway_of(row: TupleRow) -> Gateway:
@@ -155,4 +155,18 @@ def transfer_of(row: TupleRow) -> Transfer:
         Cause(row[5]),
         row[6],
         row[7],
+    )
+
+
+def receipt_of(row: TupleRow) -> ReceiptContent:
+    """What a posted batch's receipt says: the first columns of ``read_receipts`` and ``list_all_receipts``."""
+    return ReceiptContent(
+        ledger_epoch=row[4],
+        gateway_id=GatewayId(row[0]),
+        incarnation=row[1],
+        sequence=row[2],
+        batch_hash=row[3],
+        posted_at=Instant(row[5]),
+        parked=tuple((line, reason) for line, reason in row[7]),
+        audit_head=row[6],
     )

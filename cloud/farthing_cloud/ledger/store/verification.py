@@ -1,6 +1,10 @@
 """Replay everything in one snapshot and name the first fault (P5): what the database holds against what it says.
 
-Order: double entry first, then quotas and rules, then claims against the batches' own bytes, then the three chains.
+Order: double entry first, then quotas and rules, then the three chains and what names their links, then claims and receipts against
+the batches' own bytes.
+
+What it cannot see: terms that people set and no posting repeats (limits, exposures, public keys), and whether a signature is its key's,
+which those who hold the public keys check (gateways each receipt and directive, ``farthing-evidence`` a bundle).
 """
 
 from typing import Final
@@ -13,6 +17,7 @@ from farthing.device.messages import End, MessageError, decode_statement
 from farthing.v1 import batch_pb2
 from farthing_cloud.database import sentence
 from farthing_cloud.ledger.store.interface import Verdict
+from farthing_cloud.ledger.store.reading import receipt_of
 
 _PACKAGE: Final = "farthing_cloud.ledger"
 _CHECKS: Final = tuple(
@@ -29,12 +34,20 @@ _CHECKS: Final = tuple(
         "verify_batches",
         "verify_directives",
         "verify_audit",
+        "verify_payments",
+        "verify_proven",
+        "verify_closings",
+        "verify_requests",
+        "verify_heads",
     )
 )
 _COUNTS: Final = sentence(_PACKAGE, "verify_counts")
 _CLAIMS: Final = sentence(_PACKAGE, "list_claims_by_batch")
 #: Batches read from the server at once: each is decoded and forgotten.
 _CLAIMS_PAGE: Final = 100
+_RECEIPTS: Final = sentence(_PACKAGE, "list_all_receipts")
+#: Receipts are a few hundred bytes.
+_RECEIPTS_PAGE: Final = 1_000
 
 
 async def verify(connection: psycopg.AsyncConnection[TupleRow]) -> Verdict:
@@ -64,6 +77,12 @@ async def _first_fault(connection: psycopg.AsyncConnection[TupleRow]) -> str:
             for row in rows:
                 if fault := _claims_fault(row):
                     return fault
+    async with connection.cursor(name="receipts") as receipts:
+        await receipts.execute(_RECEIPTS)
+        while rows := await receipts.fetchmany(_RECEIPTS_PAGE):
+            for row in rows:
+                if receipt_of(row).encode() != row[8]:
+                    return f"batch {row[2]} of {row[0]}, incarnation {row[1]}: its receipt is not what was posted"
     return ""
 
 

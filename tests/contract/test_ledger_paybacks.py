@@ -1,0 +1,138 @@
+"""Paybacks over both stores: set aside when ordered, moved on by the bank's word alone, paid once."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import pytest
+from ledger_story import EUR, NOW, OP, Story, micros, order
+
+from farthing.ids import AccountId
+from farthing.money import format_micros
+from farthing_cloud.ledger.core.corrections import correct as decide
+from farthing_cloud.ledger.core.funds import LedgerRefusal, OtherContent, UnknownName
+from farthing_cloud.ledger.core.rows import Touch
+from farthing_cloud.ledger.store.interface import LedgerStore, Transaction
+
+
+async def ordered(store: LedgerStore) -> Story:
+    """F had 0.80, all of it paid back."""
+    story = Story(store)
+    await story.open()
+    await story.fund("F", "0.80", "pay-2")
+    assert await said(story, "payback", "b1", account_id="F", path="bank/main") == micros("0.80")
+    return story
+
+
+async def said(story: Story, kind: str, correction_id: str, **names: str) -> int:
+    """The amount it moved; the same again moves nothing."""
+    asked = order(kind, correction_id, **names)
+    changed, _, correction = await story.ledger.correct(asked, person="alice", now=NOW)
+    again, _, _ = await story.ledger.correct(asked, person="bob", now=NOW)
+    assert (changed, again) == (True, False)
+    assert (await story.store.verify()).fault == ""
+    return correction.amount_micros
+
+
+async def standing(story: Story) -> Mapping[str, str]:
+    found = {p: format_micros(b.credits_posted - b.debits_posted) for p, _, b in await story.store.balances(OP, "")}
+    return {path: found[path] for path in ("payer/F", "transit/b1", "bank/main")}
+
+
+async def test_only_the_banks_word_moves_it_to_the_bank(store: LedgerStore) -> None:
+    story = await ordered(store)
+    assert await standing(story) == {"payer/F": "0.00", "transit/b1": "0.80", "bank/main": "-0.80"}
+    assert await said(story, "payback-handed", "h1", payback_id="b1") == 0
+    assert await standing(story) == {"payer/F": "0.00", "transit/b1": "0.80", "bank/main": "-0.80"}
+    assert await said(story, "payback-sent", "s1", payback_id="b1", payment_id="camt-1") == micros("0.80")
+    assert await standing(story) == {"payer/F": "0.00", "transit/b1": "0.00", "bank/main": "0.00"}
+
+
+async def test_nobody_pays_what_somebody_else_has_paid(store: LedgerStore) -> None:
+    story = await ordered(store)
+    await said(story, "payback-handed", "h1", payback_id="b1")
+    with pytest.raises(LedgerRefusal, match=r"handed to the bank before \(h1, by alice\): do not pay it again"):
+        await said(story, "payback-handed", "h2", payback_id="b1")
+    await said(story, "payback-sent", "s1", payback_id="b1", payment_id="camt-1")
+    for kind, names in (
+        ("payback-handed", {}),
+        ("payback-sent", {"payment_id": "camt-2"}),
+        ("payback-failed", {}),
+    ):
+        with pytest.raises(LedgerRefusal, match=r"has left before \(s1, by alice\)"):
+            await said(story, kind, "s2", payback_id="b1", **names)
+    with pytest.raises(LedgerRefusal, match="0 micros of its own"):
+        await said(story, "payback", "b2", account_id="F", path="bank/main")
+
+
+async def test_what_failed_is_the_payers_again_and_can_be_ordered_again(store: LedgerStore) -> None:
+    story = await ordered(store)
+    await said(story, "payback-handed", "h1", payback_id="b1")
+    assert await said(story, "payback-failed", "f1", payback_id="b1") == micros("0.80")
+    assert await standing(story) == {"payer/F": "0.80", "transit/b1": "0.00", "bank/main": "-0.80"}
+    with pytest.raises(LedgerRefusal, match="never left"):
+        await said(story, "payback-returned", "r1", payback_id="b1", payment_id="camt-3")
+    with pytest.raises(LedgerRefusal, match="failed before"):
+        await said(story, "payback-sent", "s1", payback_id="b1", payment_id="camt-1")
+    with pytest.raises(OtherContent):
+        await said(story, "payback", "b1", account_id="F", path="psp/other")
+    assert await said(story, "payback", "b2", account_id="F", path="bank/main") == micros("0.80")
+
+
+async def test_what_comes_back_stands_on_a_closed_account_until_it_is_paid_again(store: LedgerStore) -> None:
+    story = await ordered(store)
+    with pytest.raises(LedgerRefusal, match="has not said that payback b1 left"):
+        await said(story, "payback-returned", "r1", payback_id="b1", payment_id="camt-2")
+    await said(story, "closing", "x1", account_id="F")
+    await said(story, "payback-sent", "s1", payback_id="b1", payment_id="camt-1")
+    assert await said(story, "payback-returned", "r1", payback_id="b1", payment_id="camt-2") == micros("0.80")
+    assert await standing(story) == {"payer/F": "0.80", "transit/b1": "0.00", "bank/main": "-0.80"}
+    with pytest.raises(LedgerRefusal, match="has come back before"):
+        await said(story, "payback-returned", "r2", payback_id="b1", payment_id="camt-4")
+    await said(story, "payback", "b2", account_id="F", path="bank/main")
+    # The statement's line of the first one, read a second time.
+    with pytest.raises(LedgerRefusal, match=r"camt-1 of the bank stands already for payback b1 \(s1, by alice\)"):
+        await said(story, "payback-sent", "s2", payback_id="b2", payment_id="camt-1")
+    # A reference of the bank takes back nothing of a payment that has the same name.
+    await story.fund("P", "1.00", "camt-1")
+    assert await said(story, "chargeback", "c1", account_id="P", payment_id="camt-1") == micros("1.00")
+
+
+async def test_what_comes_back_pays_a_debt_first(store: LedgerStore) -> None:
+    story = await ordered(store)
+    await said(story, "payback-sent", "s1", payback_id="b1", payment_id="camt-1")
+    await said(story, "chargeback", "c1", account_id="F", payment_id="pay-2")
+    await said(story, "payback-returned", "r1", payback_id="b1", payment_id="camt-2")
+    balances = {p: b.credits_posted - b.debits_posted for p, _, b in await store.balances(OP, "")}
+    assert (balances["payer/F"], balances["debt/F"]) == (0, 0)
+
+
+async def test_a_payback_that_an_earlier_program_booked_as_left_is_not_sent_again(store: LedgerStore) -> None:
+    story = Story(store)
+    await story.open()
+    await story.fund("F", "0.80", "pay-2")
+
+    async def as_before(tx: Transaction) -> None:
+        touch = Touch(operator_id=OP, currency=EUR, account_ids=(AccountId("F"),), correction_id="b1")
+        view = await tx.load(touch)
+        asked = order("payback", "b1", account_id="F", path="bank/main")
+        posting = decide(view, asked, (), told=(), person="alice", now=NOW)
+        assert posting is not None
+        straight = tuple(transfer._replace(credit="bank/main") for transfer in posting.transfers)
+        changes = {"bank/main" if path == "transit/b1" else path: c for path, c in posting.changes.items()}
+        await tx.post(replace(posting, transfers=straight, changes=changes))
+
+    await story.store.run(as_before)
+    for kind, names in (("payback-handed", {}), ("payback-sent", {"payment_id": "camt-1"}), ("payback-failed", {})):
+        with pytest.raises(LedgerRefusal, match="an earlier program did so"):
+            await said(story, kind, "s1", payback_id="b1", **names)
+    # But the bank may send it back.
+    assert await said(story, "payback-returned", "r1", payback_id="b1", payment_id="camt-2") == micros("0.80")
+
+
+async def test_what_is_not_there_is_not_paid(store: LedgerStore) -> None:
+    story = await ordered(store)
+    with pytest.raises(UnknownName, match="no payback b9"):
+        await said(story, "payback-sent", "s1", payback_id="b9", payment_id="camt-1")
+    await said(story, "goodwill", "g1", account_id="P", amount="1.00")
+    with pytest.raises(UnknownName, match="no payback g1"):
+        await said(story, "payback-sent", "s1", payback_id="g1", payment_id="camt-1")
