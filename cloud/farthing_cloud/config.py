@@ -141,6 +141,8 @@ class PublicLogSection(Section):
     audit_ppm_of: dict[str, Annotated[int, Field(ge=0, le=PPM)]] = Field(default_factory=dict)
     #: From draw to case, real seconds: the longest planned outage and a day.
     audit_due_s: Annotated[int, Field(ge=1)] = 96 * 3600
+    #: After a failed audit, all batches of its gateway are drawn for so long; real seconds. 0: never.
+    audit_watch_s: Annotated[int, Field(ge=0)] = 30 * 24 * 3600
 
 
 class CloudConfig(Section):

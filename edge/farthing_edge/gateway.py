@@ -234,11 +234,11 @@ class _ForUplink:
     async def wait_for_quota_request(self, after_counter: int, /) -> None:
         await self._engine.wait_for_quota_request(after_counter)
 
-    async def detail(self, sequence: int, /) -> Sequence[bytes] | None:
+    async def detail(self, incarnation: int, sequence: int, /) -> Sequence[bytes] | None:
         try:
-            return await self._engine.detail(sequence)
+            return await self._engine.detail(sequence, incarnation)
         except JournalError:
-            _log.exception("detail_not_rebuilt", sequence=sequence)
+            _log.exception("detail_not_rebuilt", incarnation=incarnation, sequence=sequence)
             return None
 
 

@@ -422,6 +422,7 @@ class LedgerServicer(ImportServicer):
                 now=self._clock.now(),
             )
         self._events.ring()
+        self._directives_wanted.ring()
         return ledger_pb2.AuditBatchResponse(outcome=outcome, detail=detail)
 
     # --- settlement ---------------------------------------------------------------------------------------------------

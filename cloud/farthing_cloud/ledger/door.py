@@ -45,6 +45,10 @@ from farthing_cloud.ledger.store.interface import Detail, ReceiptContent, Stored
 
 #: Directives read for one gateway at once.
 DIRECTIVES_AT_ONCE: Final = 64
+#: Batches of earlier incarnations whose detail is asked for in one session.
+MOST_EARLIER_DETAIL: Final = 100
+#: Characters of why a gateway has no detail any more, in a case.
+MAX_GONE: Final = 200
 #: A counter or position of a gateway: more cannot be stored, and none is reached by counting.
 MAX_COUNT: Final = 2**63 - 1
 
@@ -140,6 +144,11 @@ class GatewaySyncServicer(gateway_sync_pb2_grpc.GatewaySyncServicer):
                         f"{greeting.why}. A new incarnation needs two persons' approval",
                     )
             epoch = await self._store.epoch()
+            unproven = (
+                await self._store.unproven_before(gateway.gateway_id, greeting.gateway.incarnation, MOST_EARLIER_DETAIL)
+                if greeting.standing is Standing.AGREED
+                else ()
+            )
         return gateway_sync_pb2.HelloResponse(
             incarnation=greeting.gateway.incarnation,
             ledger_epoch=epoch.number,
@@ -154,6 +163,10 @@ class GatewaySyncServicer(gateway_sync_pb2_grpc.GatewaySyncServicer):
                 for chain in greeting.earlier or ()
             ],
             wants_batches=greeting.earlier is not None,
+            wants_detail=[
+                gateway_sync_pb2.UnprovenBatch(incarnation=incarnation, sequence=sequence)
+                for incarnation, sequence in unproven
+            ],
         )
 
     # --- a restored ledger --------------------------------------------------------------------------------------------
@@ -400,6 +413,13 @@ class GatewaySyncServicer(gateway_sync_pb2_grpc.GatewaySyncServicer):
             return "this batch has not been posted"
         if stored.proven:
             return ""
+        if request.gone:
+            why = f"batch {request.sequence}: its gateway has no detail of it any more: {request.gone[:MAX_GONE]!r}"
+            if await self._ledger.suspect(
+                gateway.gateway_id, request.incarnation, GatewayCaseKind.AUDIT, why, now=self._clock.now()
+            ):
+                self._events.ring()
+            return why
         facts = await self._facts.of(gateway.gateway_id)
         batch = batch_pb2.Batch.FromString(stored.batch)
         try:

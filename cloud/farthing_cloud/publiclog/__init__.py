@@ -122,7 +122,10 @@ def build(
             pool=pool,
             ledger=ledger,
             terms=AuditTerms(
-                rate_ppm=settings.audit_ppm, rate_ppm_of=settings.audit_ppm_of, due_s=settings.audit_due_s
+                rate_ppm=settings.audit_ppm,
+                rate_ppm_of=settings.audit_ppm_of,
+                due_s=settings.audit_due_s,
+                watch_s=settings.audit_watch_s,
             ),
         ),
         interval_s=settings.interval_s,

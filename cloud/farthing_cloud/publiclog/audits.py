@@ -28,6 +28,8 @@ AUDITS_AT_ONCE: Final = 200
 CALL_TIMEOUT_S: Final = 30.0
 #: Whether detail has come is asked this often, real seconds.
 EVERY_S: Final = 60.0
+#: A rate: every batch.
+ALL_PPM: Final = 1_000_000
 
 _AUDITS = Counter("farthing_cloud_publiclog_audits", "Batches drawn for audit, by what came of it.", ("outcome",))
 _log = structlog.stdlib.get_logger(__name__)
@@ -42,6 +44,7 @@ _LOCK_DRAWING = _sql("lock_drawing")
 _ADVANCE_DRAWING = _sql("advance_drawing")
 _NEXT_CHECKPOINT = _sql("next_checkpoint")
 _LIST_POSTED = _sql("list_posted")
+_LIST_WATCHED = _sql("list_watched")
 _ADD_AUDIT = _sql("add_audit")
 _WAITING_AUDITS = _sql("waiting_audits")
 _END_AUDIT = _sql("end_audit")
@@ -72,9 +75,13 @@ class AuditTerms:
     rate_ppm: int
     rate_ppm_of: Mapping[str, int]
     due_s: int
+    #: For so long after a failed audit was due, all batches of its gateway are drawn; real seconds.
+    watch_s: int
 
-    def rate_of(self, *, operator_id: str, gateway_id: str) -> int:
+    def rate_of(self, *, operator_id: str, gateway_id: str, watched: bool = False) -> int:
         """The rate of one gateway's batches."""
+        if watched:
+            return ALL_PPM
         of_operator = self.rate_ppm_of.get(operator_id, self.rate_ppm)
         return self.rate_ppm_of.get(gateway_id, of_operator)
 
@@ -136,9 +143,14 @@ class Audits:
             size, note = checkpoint[0], bytes(checkpoint[2])
             seed_of = seed(parse_note(note).text)
             now_us = self._now_us()
+            since_us = now_us - self._terms.watch_s * SECOND_US
+            failed = await connection.execute(_LIST_WATCHED, {"since_us": since_us})
+            watched = {row[0] for row in await failed.fetchall()}
             rows = await connection.execute(_LIST_POSTED, {"start": start, "end": size})
             for batch_hash, operator_id, gateway_id in await rows.fetchall():
-                rate_ppm = self._terms.rate_of(operator_id=operator_id, gateway_id=gateway_id)
+                rate_ppm = self._terms.rate_of(
+                    operator_id=operator_id, gateway_id=gateway_id, watched=gateway_id in watched
+                )
                 if drawn(seed_of, bytes(batch_hash), rate_ppm=rate_ppm):
                     await connection.execute(
                         _ADD_AUDIT,

@@ -304,6 +304,10 @@ def _obey_ledger_restored(state: GatewayState, restored: directive_pb2.LedgerRes
     state.ledger_epoch = max(state.ledger_epoch, restored.ledger_epoch)
 
 
+def _obey_audit_drawn(state: GatewayState, drawn: directive_pb2.AuditDrawn) -> None:
+    """Nothing that is decided depends on it: the uplink sends the detail."""
+
+
 def _obey_floor_resolved(state: GatewayState, record: directive_pb2.FloorResolved) -> None:
     floor = state.floor
     amount = min(record.amount_micros, floor.by_account.get(record.account_id, 0))
@@ -417,4 +421,5 @@ _OBEY: dict[str, Callable[[GatewayState, Any], None]] = {
     "end_carried": _obey_end_carried,
     "authorizing_stopped": _obey_authorizing_stopped,
     "ledger_restored": _obey_ledger_restored,
+    "audit_drawn": _obey_audit_drawn,
 }

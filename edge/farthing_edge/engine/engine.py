@@ -686,8 +686,8 @@ class Engine:
             self._check_running()
             await self._request_bell.wait()
 
-    async def detail(self, sequence: int) -> list[bytes]:
-        """The leaves of a batch of this incarnation, in order, rebuilt from the journal in a thread of their own.
+    async def detail(self, sequence: int, incarnation: int | None = None) -> list[bytes]:
+        """The leaves of a batch (None: of this incarnation), in order, rebuilt from the journal in a thread of their own.
 
         Detail comes last: it waits while devices wait, for a bounded time.
         """
@@ -695,7 +695,8 @@ class Engine:
             async with asyncio.timeout(self._limits.detail_waits_ms / 1_000):
                 while self._is_busy:
                     await self._idle_bell.wait()
-        return await asyncio.to_thread(self.record.detail, self._state.incarnation, sequence)
+        of = self._state.incarnation if incarnation is None else incarnation
+        return await asyncio.to_thread(self.record.detail, of, sequence)
 
 
 def _boot_id() -> str:

@@ -11,7 +11,8 @@ Rule 4: directives and receipts first, batches next, detail when the rest is qui
 import asyncio
 import math
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
@@ -52,6 +53,8 @@ MAX_MESSAGE_SIZE = 16 * 1024 * 1024
 SHOWING_TIMEOUT_S = 600.0
 #: Batches read from the journal at once.
 BATCHES_READ = 64
+#: Batches drawn for audit and not yet sent: the cloud draws one in a hundred; beyond it the oldest goes in its turn.
+MAX_DRAWN = 256
 
 Command: TypeAlias = Connected | UplinkChanged | DirectiveArrived | HeadArrived | ReceiptArrived | QuotaAnswered
 
@@ -114,8 +117,8 @@ class Engine(rewinding.Journal, Protocol):
         """Return when a request with a higher counter has been made, answered since or not."""
         ...
 
-    async def detail(self, sequence: int, /) -> Sequence[bytes] | None:
-        """The leaves of a batch of this incarnation, rebuilt from the journal; None if it has none of it any more."""
+    async def detail(self, incarnation: int, sequence: int, /) -> Sequence[bytes] | None:
+        """The leaves of a batch, rebuilt from the journal; None if it has none of it any more."""
         ...
 
 
@@ -157,6 +160,8 @@ class Uplink:
         self._stirred = asyncio.Event()
         #: Nothing has stirred since it was quiet: a backlog of detail goes up without a pause before each batch.
         self._quiet = False
+        #: (incarnation, sequence) of batches that were drawn for audit: their detail goes first.
+        self._drawn: deque[tuple[int, int]] = deque(maxlen=MAX_DRAWN)
 
     async def run(self) -> None:
         """Connect, sync, and connect again, until cancelled."""
@@ -252,7 +257,7 @@ class Uplink:
                     call = stub.PushBatches()  # type: ignore[call-arg]  # the stubs forget that aio's iterator is optional
                     tasks.create_task(_part(self._push(call, posted, in_flight)))
                     tasks.create_task(_part(self._take_receipts(call, at.incarnation, in_flight)))
-                    tasks.create_task(_part(self._upload_evidence(stub, at.incarnation, in_flight)))
+                    tasks.create_task(_part(self._upload_evidence(stub, at.incarnation, hello.wants_detail, in_flight)))
                     tasks.create_task(_part(self._request_quotas(stub, at.incarnation)))
 
     async def _show(self, stub: "GatewaySyncAsyncStub", at: Position) -> None:
@@ -308,6 +313,9 @@ class Uplink:
                 # Into the token first: once journaled, it is obeyed.
                 await self._obey_site_key(arrived.body.site_key)
             await self._engine.submit(arrived)
+            if arrived.body.WhichOneof("body") == "audit_drawn":
+                self._drawn.append((arrived.body.audit_drawn.incarnation, arrived.body.audit_drawn.sequence))
+                self._stirred.set()
             version, previous_hash = arrived.body.version, batch_hash(arrived.raw)
             now_at = self._engine.position()
             if now_at.directive_version != version:
@@ -412,44 +420,67 @@ class Uplink:
         )
         await self._engine.submit(QuotaAnswered(counter=request.counter, answer=response.answer))
 
-    async def _upload_evidence(self, stub: "GatewaySyncAsyncStub", incarnation: int, in_flight: "InFlight") -> None:
+    async def _upload_evidence(
+        self,
+        stub: "GatewaySyncAsyncStub",
+        incarnation: int,
+        earlier: Iterable[gateway_sync_pb2.UnprovenBatch],
+        in_flight: "InFlight",
+    ) -> None:
+        """What was drawn for audit first, then this incarnation's batches in order, then ``earlier`` ones."""
         call = stub.UploadEvidence()  # type: ignore[call-arg]  # as above
         uploaded = self._proven_sequence
+        waiting = deque((batch.incarnation, batch.sequence) for batch in earlier)
         while True:
-            if uploaded >= self._engine.receipted_sequence() or not await self._is_quiet(in_flight):
+            left = self._drawn or uploaded < self._engine.receipted_sequence() or waiting
+            if not left or not await self._is_quiet(in_flight):
                 await self._stirred.wait()
                 self._stirred.clear()
-                continue
-            sequence = uploaded + 1
-            leaves = await self._engine.detail(sequence)
-            if leaves is None:
-                _log.warning("detail_gone", sequence=sequence)
-                uploaded = sequence
-                continue
-            packed = await asyncio.to_thread(compress_leaves, leaves)
-            request = gateway_sync_pb2.UploadEvidenceRequest(
-                incarnation=incarnation, sequence=sequence, compressed_leaves=packed
-            )
-            size = request.ByteSize()
-            await self._pace.detail(size)
-            await call.write(request)
-            self._metrics.sent_bytes.labels("detail").inc(size)
-            # It may be megabytes, on a line that is no faster than the cap.
-            within_s = self._section.receipt_timeout_s + self._pace.takes_s(size)
-            try:
-                async with asyncio.timeout(within_s):
-                    answer = await call.read()
-            except TimeoutError as err:
-                raise SessionOver(f"no answer to detail within {within_s:g} s") from err
-            if not isinstance(answer, gateway_sync_pb2.UploadEvidenceResponse):
-                raise SessionOver("the cloud ended the stream of detail")
-            self._metrics.evidence.labels(str(answer.verified).lower()).inc()
-            if answer.verified:
-                self._proven_sequence = max(self._proven_sequence, sequence)
+            elif self._drawn:
+                drawn = self._drawn[0]
+                await self._upload(call, *drawn)
+                # Not before: a line that breaks meanwhile leaves it drawn.
+                if self._drawn and self._drawn[0] == drawn:
+                    self._drawn.popleft()
+            elif uploaded < self._engine.receipted_sequence():
+                uploaded += 1
+                if await self._upload(call, incarnation, uploaded):
+                    self._proven_sequence = max(self._proven_sequence, uploaded)
             else:
-                # The cloud opens a case; sending the same bytes again would not change it.
-                _log.error("detail_refused", sequence=sequence, fault=answer.fault[:500])
-            uploaded = sequence
+                await self._upload(call, *waiting.popleft())
+
+    async def _upload(
+        self,
+        call: "aio.StreamStreamCall[gateway_sync_pb2.UploadEvidenceRequest, gateway_sync_pb2.UploadEvidenceResponse]",
+        incarnation: int,
+        sequence: int,
+    ) -> bool:
+        """Send a batch's detail, or that there is none any more; whether the cloud has verified it."""
+        leaves = await self._engine.detail(incarnation, sequence)
+        request = gateway_sync_pb2.UploadEvidenceRequest(incarnation=incarnation, sequence=sequence)
+        if leaves is None:
+            _log.warning("detail_gone", incarnation=incarnation, sequence=sequence)
+            request.gone = "the journal does not have all of it"
+        else:
+            request.compressed_leaves = await asyncio.to_thread(compress_leaves, leaves)
+        size = request.ByteSize()
+        await self._pace.detail(size)
+        await call.write(request)
+        self._metrics.sent_bytes.labels("detail").inc(size)
+        # It may be megabytes, on a line that is no faster than the cap.
+        within_s = self._section.receipt_timeout_s + self._pace.takes_s(size)
+        try:
+            async with asyncio.timeout(within_s):
+                answer = await call.read()
+        except TimeoutError as err:
+            raise SessionOver(f"no answer to detail within {within_s:g} s") from err
+        if not isinstance(answer, gateway_sync_pb2.UploadEvidenceResponse):
+            raise SessionOver("the cloud ended the stream of detail")
+        self._metrics.evidence.labels(str(answer.verified).lower()).inc()
+        if not answer.verified:
+            # The cloud opens a case; sending the same bytes again would not change it.
+            _log.error("detail_refused", incarnation=incarnation, sequence=sequence, fault=answer.fault[:500])
+        return answer.verified
 
     async def _is_quiet(self, in_flight: "InFlight") -> bool:
         """Whether nothing is waiting for a receipt, and nothing stirred for a moment; once quiet, until something stirs."""

@@ -168,6 +168,7 @@ class Directive(message.Message):
     ONLINE_CHECK_FIELD_NUMBER: builtins.int
     ENTITLEMENT_FIELD_NUMBER: builtins.int
     LEDGER_RESTORED_FIELD_NUMBER: builtins.int
+    AUDIT_DRAWN_FIELD_NUMBER: builtins.int
     gateway_id: builtins.str
     version: builtins.int
     previous_hash: builtins.bytes
@@ -223,6 +224,8 @@ class Directive(message.Message):
     def entitlement(self) -> EntitlementRecord: ...
     @builtins.property
     def ledger_restored(self) -> LedgerRestored: ...
+    @builtins.property
+    def audit_drawn(self) -> AuditDrawn: ...
     def __init__(
         self,
         *,
@@ -253,14 +256,41 @@ class Directive(message.Message):
         online_check: OnlineCheck | None = ...,
         entitlement: EntitlementRecord | None = ...,
         ledger_restored: LedgerRestored | None = ...,
+        audit_drawn: AuditDrawn | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["account", b"account", "authorizing_stopped", b"authorizing_stopped", "body", b"body", "device", b"device", "end_carried", b"end_carried", "entitlement", b"entitlement", "floor", b"floor", "floor_resolved", b"floor_resolved", "ledger_restored", b"ledger_restored", "online_check", b"online_check", "parked_decided", b"parked_decided", "place", b"place", "quota_granted", b"quota_granted", "quota_recalled", b"quota_recalled", "scorecard", b"scorecard", "seal", b"seal", "site_key", b"site_key", "tariff", b"tariff", "token", b"token", "token_denied", b"token_denied", "usage_limits", b"usage_limits", "use_closed", b"use_closed", "welcome", b"welcome"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["account", b"account", "audit_drawn", b"audit_drawn", "authorizing_stopped", b"authorizing_stopped", "body", b"body", "device", b"device", "end_carried", b"end_carried", "entitlement", b"entitlement", "floor", b"floor", "floor_resolved", b"floor_resolved", "ledger_restored", b"ledger_restored", "online_check", b"online_check", "parked_decided", b"parked_decided", "place", b"place", "quota_granted", b"quota_granted", "quota_recalled", b"quota_recalled", "scorecard", b"scorecard", "seal", b"seal", "site_key", b"site_key", "tariff", b"tariff", "token", b"token", "token_denied", b"token_denied", "usage_limits", b"usage_limits", "use_closed", b"use_closed", "welcome", b"welcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["account", b"account", "authorizing_stopped", b"authorizing_stopped", "body", b"body", "dated_at_us", b"dated_at_us", "device", b"device", "end_carried", b"end_carried", "entitlement", b"entitlement", "floor", b"floor", "floor_resolved", b"floor_resolved", "gateway_id", b"gateway_id", "ledger_epoch", b"ledger_epoch", "ledger_restored", b"ledger_restored", "online_check", b"online_check", "parked_decided", b"parked_decided", "place", b"place", "previous_hash", b"previous_hash", "quota_granted", b"quota_granted", "quota_recalled", b"quota_recalled", "scorecard", b"scorecard", "seal", b"seal", "site_key", b"site_key", "tariff", b"tariff", "token", b"token", "token_denied", b"token_denied", "usage_limits", b"usage_limits", "use_closed", b"use_closed", "version", b"version", "welcome", b"welcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["account", b"account", "audit_drawn", b"audit_drawn", "authorizing_stopped", b"authorizing_stopped", "body", b"body", "dated_at_us", b"dated_at_us", "device", b"device", "end_carried", b"end_carried", "entitlement", b"entitlement", "floor", b"floor", "floor_resolved", b"floor_resolved", "gateway_id", b"gateway_id", "ledger_epoch", b"ledger_epoch", "ledger_restored", b"ledger_restored", "online_check", b"online_check", "parked_decided", b"parked_decided", "place", b"place", "previous_hash", b"previous_hash", "quota_granted", b"quota_granted", "quota_recalled", b"quota_recalled", "scorecard", b"scorecard", "seal", b"seal", "site_key", b"site_key", "tariff", b"tariff", "token", b"token", "token_denied", b"token_denied", "usage_limits", b"usage_limits", "use_closed", b"use_closed", "version", b"version", "welcome", b"welcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_body: _TypeAlias = typing.Literal["welcome", "site_key", "tariff", "device", "account", "token", "token_denied", "quota_granted", "quota_recalled", "floor", "seal", "floor_resolved", "use_closed", "parked_decided", "end_carried", "authorizing_stopped", "usage_limits", "place", "scorecard", "online_check", "entitlement", "ledger_restored"]  # noqa: Y015
+    _WhichOneofReturnType_body: _TypeAlias = typing.Literal["welcome", "site_key", "tariff", "device", "account", "token", "token_denied", "quota_granted", "quota_recalled", "floor", "seal", "floor_resolved", "use_closed", "parked_decided", "end_carried", "authorizing_stopped", "usage_limits", "place", "scorecard", "online_check", "entitlement", "ledger_restored", "audit_drawn"]  # noqa: Y015
     _WhichOneofArgType_body: _TypeAlias = typing.Literal["body", b"body"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_body) -> _WhichOneofReturnType_body | None: ...
+
+@typing.final
+class AuditDrawn(message.Message):
+    """A batch was drawn for audit: its detail goes up before all other detail. It changes nothing that the gateway decides."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    INCARNATION_FIELD_NUMBER: builtins.int
+    SEQUENCE_FIELD_NUMBER: builtins.int
+    BATCH_HASH_FIELD_NUMBER: builtins.int
+    incarnation: builtins.int
+    sequence: builtins.int
+    batch_hash: builtins.bytes
+    """SHA-256 of the batch's bytes."""
+    def __init__(
+        self,
+        *,
+        incarnation: builtins.int = ...,
+        sequence: builtins.int = ...,
+        batch_hash: builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["batch_hash", b"batch_hash", "incarnation", b"incarnation", "sequence", b"sequence"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 @typing.final
 class Welcome(message.Message):

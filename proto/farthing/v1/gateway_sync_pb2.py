@@ -26,41 +26,43 @@ from farthing.v1 import batch_pb2 as farthing_dot_v1_dot_batch__pb2
 from farthing.v1 import directive_pb2 as farthing_dot_v1_dot_directive__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x66\x61rthing/v1/gateway_sync.proto\x12\x0b\x66\x61rthing.v1\x1a\x17\x66\x61rthing/v1/batch.proto\x1a\x1b\x66\x61rthing/v1/directive.proto\"\xad\x02\n\x0cHelloRequest\x12\x13\n\x0bincarnation\x18\x01 \x01(\x04\x12\x10\n\x08start_id\x18\x02 \x01(\x0c\x12\x10\n\x08position\x18\x03 \x01(\x04\x12\x19\n\x11\x64irective_version\x18\x04 \x01(\x04\x12\x1c\n\x14last_sealed_sequence\x18\x05 \x01(\x04\x12\x19\n\x11suspects_rollback\x18\x06 \x01(\x08\x12\x10\n\x08salvaged\x18\x07 \x01(\x08\x12\x16\n\x0ehears_standing\x18\x08 \x01(\x08\x12\x34\n\x0elast_directive\x18\t \x01(\x0b\x32\x1c.farthing.v1.SignedDirective\x12\x30\n\x0clast_receipt\x18\n \x01(\x0b\x32\x1a.farthing.v1.SignedReceipt\"\xab\x02\n\rHelloResponse\x12\x13\n\x0bincarnation\x18\x01 \x01(\x04\x12\x14\n\x0cledger_epoch\x18\x02 \x01(\x04\x12\x17\n\x0fposted_sequence\x18\x03 \x01(\x04\x12\x17\n\x0fproven_sequence\x18\x04 \x01(\x04\x12\x1a\n\x12witnessed_start_id\x18\x05 \x01(\x0c\x12\x1a\n\x12witnessed_position\x18\x06 \x01(\x04\x12,\n\x08standing\x18\x07 \x01(\x0e\x32\x1a.farthing.v1.HelloStanding\x12\x15\n\rwaits_because\x18\x08 \x01(\t\x12\x15\n\rwants_batches\x18\t \x01(\x08\x12)\n\x07\x65\x61rlier\x18\n \x03(\x0b\x32\x18.farthing.v1.PostedChain\";\n\x0bPostedChain\x12\x13\n\x0bincarnation\x18\x01 \x01(\x04\x12\x17\n\x0fposted_sequence\x18\x02 \x01(\x04\"0\n\x17\x46ollowDirectivesRequest\x12\x15\n\rafter_version\x18\x01 \x01(\x04\"\x87\x01\n\x18\x46ollowDirectivesResponse\x12\x31\n\tdirective\x18\x01 \x01(\x0b\x32\x1c.farthing.v1.SignedDirectiveH\x00\x12\x30\n\x04head\x18\x02 \x01(\x0b\x32 .farthing.v1.SignedDirectiveHeadH\x00\x42\x06\n\x04item\"x\n\x13RequestQuotaRequest\x12\x13\n\x0bincarnation\x18\x01 \x01(\x04\x12\x0f\n\x07\x63ounter\x18\x02 \x01(\x04\x12\x12\n\naccount_id\x18\x03 \x01(\t\x12\x10\n\x08\x63urrency\x18\x04 \x01(\t\x12\x15\n\rwanted_micros\x18\x05 \x01(\x03\"i\n\x14RequestQuotaResponse\x12(\n\x06\x61nswer\x18\x01 \x01(\x0e\x32\x18.farthing.v1.QuotaAnswer\x12\x10\n\x08quota_id\x18\x02 \x01(\t\x12\x15\n\ramount_micros\x18\x03 \x01(\x03\"Y\n\x15UploadEvidenceRequest\x12\x13\n\x0bincarnation\x18\x01 \x01(\x04\x12\x10\n\x08sequence\x18\x02 \x01(\x04\x12\x19\n\x11\x63ompressed_leaves\x18\x03 \x01(\x0c\"`\n\x16UploadEvidenceResponse\x12\x13\n\x0bincarnation\x18\x01 \x01(\x04\x12\x10\n\x08sequence\x18\x02 \x01(\x04\x12\x10\n\x08verified\x18\x03 \x01(\x08\x12\r\n\x05\x66\x61ult\x18\x04 \x01(\t\"*\n\tChainLink\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12\x0c\n\x04hash\x18\x02 \x01(\x0c\"\xb0\x01\n\x15ShowDirectivesRequest\x12%\n\x05links\x18\x01 \x03(\x0b\x32\x16.farthing.v1.ChainLink\x12\x30\n\ndirectives\x18\x02 \x03(\x0b\x32\x1c.farthing.v1.SignedDirective\x12\x0c\n\x04last\x18\x03 \x01(\x08\x12\x30\n\x0clast_receipt\x18\x04 \x01(\x0b\x32\x1a.farthing.v1.SignedReceipt\"n\n\x16ShowDirectivesResponse\x12\x15\n\rafter_version\x18\x01 \x01(\x04\x12\x19\n\x11\x64irective_version\x18\x02 \x01(\x04\x12\x12\n\ndirectives\x18\x03 \x01(\x04\x12\x0e\n\x06quotas\x18\x04 \x01(\x04*\x99\x01\n\rHelloStanding\x12\x1e\n\x1aHELLO_STANDING_UNSPECIFIED\x10\x00\x12\x19\n\x15HELLO_STANDING_AGREED\x10\x01\x12\x18\n\x14HELLO_STANDING_BEGIN\x10\x02\x12\x18\n\x14HELLO_STANDING_WAITS\x10\x03\x12\x19\n\x15HELLO_STANDING_REWIND\x10\x04*\xbb\x02\n\x0bQuotaAnswer\x12\x1c\n\x18QUOTA_ANSWER_UNSPECIFIED\x10\x00\x12\x18\n\x14QUOTA_ANSWER_GRANTED\x10\x01\x12\"\n\x1eQUOTA_ANSWER_NOTHING_AVAILABLE\x10\x02\x12\x1e\n\x1aQUOTA_ANSWER_TOO_MANY_OPEN\x10\x03\x12!\n\x1dQUOTA_ANSWER_EXPOSURE_REACHED\x10\x04\x12 \n\x1cQUOTA_ANSWER_ACCOUNT_UNKNOWN\x10\x05\x12\"\n\x1eQUOTA_ANSWER_ACCOUNT_SUSPENDED\x10\x06\x12$\n QUOTA_ANSWER_INCARNATION_DIFFERS\x10\x07\x12!\n\x1dQUOTA_ANSWER_LEDGER_RESTORING\x10\x08\x32\x8c\x04\n\x0bGatewaySync\x12>\n\x05Hello\x12\x19.farthing.v1.HelloRequest\x1a\x1a.farthing.v1.HelloResponse\x12G\n\x0bPushBatches\x12\x18.farthing.v1.SignedBatch\x1a\x1a.farthing.v1.SignedReceipt(\x01\x30\x01\x12\x61\n\x10\x46ollowDirectives\x12$.farthing.v1.FollowDirectivesRequest\x1a%.farthing.v1.FollowDirectivesResponse0\x01\x12S\n\x0cRequestQuota\x12 .farthing.v1.RequestQuotaRequest\x1a!.farthing.v1.RequestQuotaResponse\x12]\n\x0eUploadEvidence\x12\".farthing.v1.UploadEvidenceRequest\x1a#.farthing.v1.UploadEvidenceResponse(\x01\x30\x01\x12]\n\x0eShowDirectives\x12\".farthing.v1.ShowDirectivesRequest\x1a#.farthing.v1.ShowDirectivesResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x66\x61rthing/v1/gateway_sync.proto\x12\x0b\x66\x61rthing.v1\x1a\x17\x66\x61rthing/v1/batch.proto\x1a\x1b\x66\x61rthing/v1/directive.proto\"\xad\x02\n\x0cHelloRequest\x12\x13\n\x0bincarnation\x18\x01 \x01(\x04\x12\x10\n\x08start_id\x18\x02 \x01(\x0c\x12\x10\n\x08position\x18\x03 \x01(\x04\x12\x19\n\x11\x64irective_version\x18\x04 \x01(\x04\x12\x1c\n\x14last_sealed_sequence\x18\x05 \x01(\x04\x12\x19\n\x11suspects_rollback\x18\x06 \x01(\x08\x12\x10\n\x08salvaged\x18\x07 \x01(\x08\x12\x16\n\x0ehears_standing\x18\x08 \x01(\x08\x12\x34\n\x0elast_directive\x18\t \x01(\x0b\x32\x1c.farthing.v1.SignedDirective\x12\x30\n\x0clast_receipt\x18\n \x01(\x0b\x32\x1a.farthing.v1.SignedReceipt\"\xdd\x02\n\rHelloResponse\x12\x13\n\x0bincarnation\x18\x01 \x01(\x04\x12\x14\n\x0cledger_epoch\x18\x02 \x01(\x04\x12\x17\n\x0fposted_sequence\x18\x03 \x01(\x04\x12\x17\n\x0fproven_sequence\x18\x04 \x01(\x04\x12\x1a\n\x12witnessed_start_id\x18\x05 \x01(\x0c\x12\x1a\n\x12witnessed_position\x18\x06 \x01(\x04\x12,\n\x08standing\x18\x07 \x01(\x0e\x32\x1a.farthing.v1.HelloStanding\x12\x15\n\rwaits_because\x18\x08 \x01(\t\x12\x15\n\rwants_batches\x18\t \x01(\x08\x12)\n\x07\x65\x61rlier\x18\n \x03(\x0b\x32\x18.farthing.v1.PostedChain\x12\x30\n\x0cwants_detail\x18\x0b \x03(\x0b\x32\x1a.farthing.v1.UnprovenBatch\"6\n\rUnprovenBatch\x12\x13\n\x0bincarnation\x18\x01 \x01(\x04\x12\x10\n\x08sequence\x18\x02 \x01(\x04\";\n\x0bPostedChain\x12\x13\n\x0bincarnation\x18\x01 \x01(\x04\x12\x17\n\x0fposted_sequence\x18\x02 \x01(\x04\"0\n\x17\x46ollowDirectivesRequest\x12\x15\n\rafter_version\x18\x01 \x01(\x04\"\x87\x01\n\x18\x46ollowDirectivesResponse\x12\x31\n\tdirective\x18\x01 \x01(\x0b\x32\x1c.farthing.v1.SignedDirectiveH\x00\x12\x30\n\x04head\x18\x02 \x01(\x0b\x32 .farthing.v1.SignedDirectiveHeadH\x00\x42\x06\n\x04item\"x\n\x13RequestQuotaRequest\x12\x13\n\x0bincarnation\x18\x01 \x01(\x04\x12\x0f\n\x07\x63ounter\x18\x02 \x01(\x04\x12\x12\n\naccount_id\x18\x03 \x01(\t\x12\x10\n\x08\x63urrency\x18\x04 \x01(\t\x12\x15\n\rwanted_micros\x18\x05 \x01(\x03\"i\n\x14RequestQuotaResponse\x12(\n\x06\x61nswer\x18\x01 \x01(\x0e\x32\x18.farthing.v1.QuotaAnswer\x12\x10\n\x08quota_id\x18\x02 \x01(\t\x12\x15\n\ramount_micros\x18\x03 \x01(\x03\"g\n\x15UploadEvidenceRequest\x12\x13\n\x0bincarnation\x18\x01 \x01(\x04\x12\x10\n\x08sequence\x18\x02 \x01(\x04\x12\x19\n\x11\x63ompressed_leaves\x18\x03 \x01(\x0c\x12\x0c\n\x04gone\x18\x04 \x01(\t\"`\n\x16UploadEvidenceResponse\x12\x13\n\x0bincarnation\x18\x01 \x01(\x04\x12\x10\n\x08sequence\x18\x02 \x01(\x04\x12\x10\n\x08verified\x18\x03 \x01(\x08\x12\r\n\x05\x66\x61ult\x18\x04 \x01(\t\"*\n\tChainLink\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12\x0c\n\x04hash\x18\x02 \x01(\x0c\"\xb0\x01\n\x15ShowDirectivesRequest\x12%\n\x05links\x18\x01 \x03(\x0b\x32\x16.farthing.v1.ChainLink\x12\x30\n\ndirectives\x18\x02 \x03(\x0b\x32\x1c.farthing.v1.SignedDirective\x12\x0c\n\x04last\x18\x03 \x01(\x08\x12\x30\n\x0clast_receipt\x18\x04 \x01(\x0b\x32\x1a.farthing.v1.SignedReceipt\"n\n\x16ShowDirectivesResponse\x12\x15\n\rafter_version\x18\x01 \x01(\x04\x12\x19\n\x11\x64irective_version\x18\x02 \x01(\x04\x12\x12\n\ndirectives\x18\x03 \x01(\x04\x12\x0e\n\x06quotas\x18\x04 \x01(\x04*\x99\x01\n\rHelloStanding\x12\x1e\n\x1aHELLO_STANDING_UNSPECIFIED\x10\x00\x12\x19\n\x15HELLO_STANDING_AGREED\x10\x01\x12\x18\n\x14HELLO_STANDING_BEGIN\x10\x02\x12\x18\n\x14HELLO_STANDING_WAITS\x10\x03\x12\x19\n\x15HELLO_STANDING_REWIND\x10\x04*\xbb\x02\n\x0bQuotaAnswer\x12\x1c\n\x18QUOTA_ANSWER_UNSPECIFIED\x10\x00\x12\x18\n\x14QUOTA_ANSWER_GRANTED\x10\x01\x12\"\n\x1eQUOTA_ANSWER_NOTHING_AVAILABLE\x10\x02\x12\x1e\n\x1aQUOTA_ANSWER_TOO_MANY_OPEN\x10\x03\x12!\n\x1dQUOTA_ANSWER_EXPOSURE_REACHED\x10\x04\x12 \n\x1cQUOTA_ANSWER_ACCOUNT_UNKNOWN\x10\x05\x12\"\n\x1eQUOTA_ANSWER_ACCOUNT_SUSPENDED\x10\x06\x12$\n QUOTA_ANSWER_INCARNATION_DIFFERS\x10\x07\x12!\n\x1dQUOTA_ANSWER_LEDGER_RESTORING\x10\x08\x32\x8c\x04\n\x0bGatewaySync\x12>\n\x05Hello\x12\x19.farthing.v1.HelloRequest\x1a\x1a.farthing.v1.HelloResponse\x12G\n\x0bPushBatches\x12\x18.farthing.v1.SignedBatch\x1a\x1a.farthing.v1.SignedReceipt(\x01\x30\x01\x12\x61\n\x10\x46ollowDirectives\x12$.farthing.v1.FollowDirectivesRequest\x1a%.farthing.v1.FollowDirectivesResponse0\x01\x12S\n\x0cRequestQuota\x12 .farthing.v1.RequestQuotaRequest\x1a!.farthing.v1.RequestQuotaResponse\x12]\n\x0eUploadEvidence\x12\".farthing.v1.UploadEvidenceRequest\x1a#.farthing.v1.UploadEvidenceResponse(\x01\x30\x01\x12]\n\x0eShowDirectives\x12\".farthing.v1.ShowDirectivesRequest\x1a#.farthing.v1.ShowDirectivesResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'farthing.v1.gateway_sync_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_HELLOSTANDING']._serialized_start=1710
-  _globals['_HELLOSTANDING']._serialized_end=1863
-  _globals['_QUOTAANSWER']._serialized_start=1866
-  _globals['_QUOTAANSWER']._serialized_end=2181
+  _globals['_HELLOSTANDING']._serialized_start=1830
+  _globals['_HELLOSTANDING']._serialized_end=1983
+  _globals['_QUOTAANSWER']._serialized_start=1986
+  _globals['_QUOTAANSWER']._serialized_end=2301
   _globals['_HELLOREQUEST']._serialized_start=102
   _globals['_HELLOREQUEST']._serialized_end=403
   _globals['_HELLORESPONSE']._serialized_start=406
-  _globals['_HELLORESPONSE']._serialized_end=705
-  _globals['_POSTEDCHAIN']._serialized_start=707
-  _globals['_POSTEDCHAIN']._serialized_end=766
-  _globals['_FOLLOWDIRECTIVESREQUEST']._serialized_start=768
-  _globals['_FOLLOWDIRECTIVESREQUEST']._serialized_end=816
-  _globals['_FOLLOWDIRECTIVESRESPONSE']._serialized_start=819
-  _globals['_FOLLOWDIRECTIVESRESPONSE']._serialized_end=954
-  _globals['_REQUESTQUOTAREQUEST']._serialized_start=956
-  _globals['_REQUESTQUOTAREQUEST']._serialized_end=1076
-  _globals['_REQUESTQUOTARESPONSE']._serialized_start=1078
-  _globals['_REQUESTQUOTARESPONSE']._serialized_end=1183
-  _globals['_UPLOADEVIDENCEREQUEST']._serialized_start=1185
-  _globals['_UPLOADEVIDENCEREQUEST']._serialized_end=1274
-  _globals['_UPLOADEVIDENCERESPONSE']._serialized_start=1276
-  _globals['_UPLOADEVIDENCERESPONSE']._serialized_end=1372
-  _globals['_CHAINLINK']._serialized_start=1374
-  _globals['_CHAINLINK']._serialized_end=1416
-  _globals['_SHOWDIRECTIVESREQUEST']._serialized_start=1419
-  _globals['_SHOWDIRECTIVESREQUEST']._serialized_end=1595
-  _globals['_SHOWDIRECTIVESRESPONSE']._serialized_start=1597
-  _globals['_SHOWDIRECTIVESRESPONSE']._serialized_end=1707
-  _globals['_GATEWAYSYNC']._serialized_start=2184
-  _globals['_GATEWAYSYNC']._serialized_end=2708
+  _globals['_HELLORESPONSE']._serialized_end=755
+  _globals['_UNPROVENBATCH']._serialized_start=757
+  _globals['_UNPROVENBATCH']._serialized_end=811
+  _globals['_POSTEDCHAIN']._serialized_start=813
+  _globals['_POSTEDCHAIN']._serialized_end=872
+  _globals['_FOLLOWDIRECTIVESREQUEST']._serialized_start=874
+  _globals['_FOLLOWDIRECTIVESREQUEST']._serialized_end=922
+  _globals['_FOLLOWDIRECTIVESRESPONSE']._serialized_start=925
+  _globals['_FOLLOWDIRECTIVESRESPONSE']._serialized_end=1060
+  _globals['_REQUESTQUOTAREQUEST']._serialized_start=1062
+  _globals['_REQUESTQUOTAREQUEST']._serialized_end=1182
+  _globals['_REQUESTQUOTARESPONSE']._serialized_start=1184
+  _globals['_REQUESTQUOTARESPONSE']._serialized_end=1289
+  _globals['_UPLOADEVIDENCEREQUEST']._serialized_start=1291
+  _globals['_UPLOADEVIDENCEREQUEST']._serialized_end=1394
+  _globals['_UPLOADEVIDENCERESPONSE']._serialized_start=1396
+  _globals['_UPLOADEVIDENCERESPONSE']._serialized_end=1492
+  _globals['_CHAINLINK']._serialized_start=1494
+  _globals['_CHAINLINK']._serialized_end=1536
+  _globals['_SHOWDIRECTIVESREQUEST']._serialized_start=1539
+  _globals['_SHOWDIRECTIVESREQUEST']._serialized_end=1715
+  _globals['_SHOWDIRECTIVESRESPONSE']._serialized_start=1717
+  _globals['_SHOWDIRECTIVESRESPONSE']._serialized_end=1827
+  _globals['_GATEWAYSYNC']._serialized_start=2304
+  _globals['_GATEWAYSYNC']._serialized_end=2828
 # @@protoc_insertion_point(module_scope)

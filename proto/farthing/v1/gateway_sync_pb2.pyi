@@ -154,6 +154,7 @@ class HelloResponse(message.Message):
     WAITS_BECAUSE_FIELD_NUMBER: builtins.int
     WANTS_BATCHES_FIELD_NUMBER: builtins.int
     EARLIER_FIELD_NUMBER: builtins.int
+    WANTS_DETAIL_FIELD_NUMBER: builtins.int
     incarnation: builtins.int
     ledger_epoch: builtins.int
     posted_sequence: builtins.int
@@ -172,6 +173,12 @@ class HelloResponse(message.Message):
     """
     @builtins.property
     def earlier(self) -> containers.RepeatedCompositeFieldContainer[PostedChain]: ...
+    @builtins.property
+    def wants_detail(self) -> containers.RepeatedCompositeFieldContainer[UnprovenBatch]:
+        """Batches of earlier incarnations that were posted and have no verified detail yet, the oldest first, a bounded number: their detail goes
+        up too, after that of the present one.
+        """
+
     def __init__(
         self,
         *,
@@ -185,10 +192,31 @@ class HelloResponse(message.Message):
         waits_because: builtins.str = ...,
         wants_batches: builtins.bool = ...,
         earlier: abc.Iterable[PostedChain] | None = ...,
+        wants_detail: abc.Iterable[UnprovenBatch] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["earlier", b"earlier", "incarnation", b"incarnation", "ledger_epoch", b"ledger_epoch", "posted_sequence", b"posted_sequence", "proven_sequence", b"proven_sequence", "standing", b"standing", "waits_because", b"waits_because", "wants_batches", b"wants_batches", "witnessed_position", b"witnessed_position", "witnessed_start_id", b"witnessed_start_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["earlier", b"earlier", "incarnation", b"incarnation", "ledger_epoch", b"ledger_epoch", "posted_sequence", b"posted_sequence", "proven_sequence", b"proven_sequence", "standing", b"standing", "waits_because", b"waits_because", "wants_batches", b"wants_batches", "wants_detail", b"wants_detail", "witnessed_position", b"witnessed_position", "witnessed_start_id", b"witnessed_start_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class UnprovenBatch(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
+    INCARNATION_FIELD_NUMBER: builtins.int
+    SEQUENCE_FIELD_NUMBER: builtins.int
+    incarnation: builtins.int
+    sequence: builtins.int
+    def __init__(
+        self,
+        *,
+        incarnation: builtins.int = ...,
+        sequence: builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["incarnation", b"incarnation", "sequence", b"sequence"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -315,20 +343,24 @@ class UploadEvidenceRequest(message.Message):
     INCARNATION_FIELD_NUMBER: builtins.int
     SEQUENCE_FIELD_NUMBER: builtins.int
     COMPRESSED_LEAVES_FIELD_NUMBER: builtins.int
+    GONE_FIELD_NUMBER: builtins.int
     incarnation: builtins.int
     sequence: builtins.int
     compressed_leaves: builtins.bytes
     """zlib (RFC 1950) of a CBOR array of byte strings: the leaves in order."""
+    gone: builtins.str
+    """Not empty: the journal cannot give it any more, and why; there are no leaves then."""
     def __init__(
         self,
         *,
         incarnation: builtins.int = ...,
         sequence: builtins.int = ...,
         compressed_leaves: builtins.bytes = ...,
+        gone: builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["compressed_leaves", b"compressed_leaves", "incarnation", b"incarnation", "sequence", b"sequence"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["compressed_leaves", b"compressed_leaves", "gone", b"gone", "incarnation", b"incarnation", "sequence", b"sequence"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -515,6 +515,16 @@ async def test_the_public_log_hears_what_receipts_say_and_audits_are_judged(clou
         return (await cloud.back_office.AuditBatch(request)).outcome
 
     assert await audit(1) == ledger_pb2.AUDIT_OUTCOME_WAITS
+    assert await audit(1) == ledger_pb2.AUDIT_OUTCOME_WAITS
+    # It is asked for once.
+    told = [
+        directive_pb2.Directive.FromString(row.body).audit_drawn
+        for row in await cloud.store.directives(GatewayId("G1"), 0, 100)
+        if directive_pb2.Directive.FromString(row.body).WhichOneof("body") == "audit_drawn"
+    ]
+    assert [(drawn.incarnation, drawn.sequence, drawn.batch_hash) for drawn in told] == [
+        (1, 1, hashlib.sha256(batches[0].batch).digest())
+    ]
 
     async def detail() -> AsyncIterator[gateway_sync_pb2.UploadEvidenceRequest]:
         yield gateway_sync_pb2.UploadEvidenceRequest(
@@ -528,6 +538,36 @@ async def test_the_public_log_hears_what_receipts_say_and_audits_are_judged(clou
         await cloud.back_office.ListGatewayCases(ledger_pb2.ListGatewayCasesRequest(operator_id=OP, open_only=True))
     ).cases
     assert [(case.kind, case.gateway_id) for case in cases] == [("audit", "G1")]
+
+
+async def test_detail_that_is_gone_is_a_case_and_what_earlier_incarnations_owe_is_asked_for(cloud: Cloud) -> None:
+    gateway = Gateway()
+    quota_id = await opened(cloud, gateway)
+    await push(cloud, gateway.seal(quota_id), gateway.seal(quota_id))
+
+    async def gone() -> AsyncIterator[gateway_sync_pb2.UploadEvidenceRequest]:
+        yield gateway_sync_pb2.UploadEvidenceRequest(incarnation=1, sequence=1, gone="the disk burnt\n")
+
+    (answer,) = [each async for each in cloud.door.UploadEvidence(gone())]
+    assert (answer.verified, "no detail of it any more: 'the disk burnt\\n'" in answer.fault) == (False, True)
+    cases = (
+        await cloud.back_office.ListGatewayCases(ledger_pb2.ListGatewayCasesRequest(operator_id=OP, open_only=True))
+    ).cases
+    assert [(case.kind, case.incarnation) for case in cases] == [("audit", 1)]
+    # Nothing is owed of the present incarnation; of one that another followed all that is not proven, the oldest first.
+    store = cloud.store
+    assert await store.unproven_before(GatewayId("G1"), 1, 10) == []
+    assert await store.unproven_before(GatewayId("G1"), 2, 10) == [(1, 1), (1, 2)]
+    assert await store.unproven_before(GatewayId("G1"), 2, 1) == [(1, 1)]
+
+    async def detail() -> AsyncIterator[gateway_sync_pb2.UploadEvidenceRequest]:
+        yield gateway_sync_pb2.UploadEvidenceRequest(
+            incarnation=1, sequence=1, compressed_leaves=compress_leaves(gateway.leaves[1])
+        )
+
+    # It was found again.
+    assert [each.verified async for each in cloud.door.UploadEvidence(detail())] == [True]
+    assert await store.unproven_before(GatewayId("G1"), 2, 10) == [(1, 2)]
 
 
 async def exported(cloud: Cloud, authorization: bytes, **more: Any) -> Bundle:

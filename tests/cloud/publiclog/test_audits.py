@@ -120,9 +120,12 @@ async def post(log: Sequencer, pool: Pool, start: int, end: int) -> None:
     await log.publish()
 
 
-def terms(rate_ppm: int, **of: int) -> AuditTerms:
+def terms(rate_ppm: int, *, watch_s: int = 0, **of: int) -> AuditTerms:
     return AuditTerms(
-        rate_ppm=rate_ppm, rate_ppm_of={name.replace("_", "-"): ppm for name, ppm in of.items()}, due_s=86_400
+        rate_ppm=rate_ppm,
+        rate_ppm_of={name.replace("_", "-"): ppm for name, ppm in of.items()},
+        due_s=86_400,
+        watch_s=watch_s,
     )
 
 
@@ -194,6 +197,30 @@ async def test_each_audit_waits_until_it_is_answered_or_due(
     servicer.asked.clear()
     assert await audits.judge() == 0
     assert servicer.asked == []
+
+
+@pytest.mark.real
+async def test_whose_audit_failed_is_watched_for_a_while(
+    pool: Pool, ledger: tuple[Ledger, grpc.aio.Channel], tmp_path: Path
+) -> None:
+    servicer, channel = ledger
+    log = sequencer(pool, tmp_path / "log")
+    clock = Clock()
+    # Of g-1 (the even ones) all are drawn, of g-2 none.
+    audits = Audits(pool=pool, ledger=channel, terms=terms(0, g_1=1_000_000, watch_s=3 * 86_400), now_us=clock)
+    await post(log, pool, 0, 2)
+    assert await audits.draw()
+    servicer.says[0] = ledger_pb2.AUDIT_OUTCOME_FALSE
+    assert await audits.judge() == 1
+    lax = Audits(pool=pool, ledger=channel, terms=terms(0, watch_s=3 * 86_400), now_us=clock)
+    await post(log, pool, 2, 6)
+    assert await lax.draw()
+    assert {each.sequence: each.rate_ppm for each in await lax.list("", 10)} == dict.fromkeys((0, 2, 4), 1_000_000)
+    # It was due after a day: three days later nobody is watched any more.
+    clock.us += 4 * DAY_US + 1
+    await post(log, pool, 6, 8)
+    assert await lax.draw()
+    assert {each.sequence for each in await lax.list("", 10)} == {0, 2, 4}
 
 
 def test_a_gateways_rate_counts_before_its_operators() -> None:

@@ -89,6 +89,8 @@ class Gateway:
     applied: list[DirectiveApplied] = field(default_factory=list)
     receipt: tuple[bytes, bytes, bytes] = (b"", b"", b"")
     earlier: dict[int, list[Row]] = field(default_factory=dict)
+    #: (incarnation, sequence): what the journal does not have any more.
+    gone: set[tuple[int, int]] = field(default_factory=set)
     changed: asyncio.Condition = field(default_factory=asyncio.Condition)
 
     async def submit(self, command: Any, /) -> None:
@@ -172,8 +174,10 @@ class Gateway:
         self.request_counter = counter
         await self.tell()
 
-    async def detail(self, sequence: int, /) -> Sequence[bytes] | None:
-        return [b"leaf of %d" % sequence]
+    async def detail(self, incarnation: int, sequence: int, /) -> Sequence[bytes] | None:
+        if (incarnation, sequence) in self.gone:
+            return None
+        return [b"leaf of %d" % sequence] if incarnation == self.incarnation else [b"%d/%d" % (incarnation, sequence)]
 
     def of(self, kind: type) -> list[Any]:
         return [each for each in self.heard if isinstance(each, kind)]
@@ -191,6 +195,12 @@ class Cloud(GatewaySyncServicer):
         self.pushed: list[int] = []
         self.proven: dict[int, list[bytes]] = {}
         self.asked: list[int] = []
+        #: Detail as it came: (incarnation, sequence, leaves), or why there is none.
+        self.detail: list[tuple[int, int, list[bytes] | str]] = []
+        self.wants_detail: list[tuple[int, int]] = []
+        #: Detail is answered while this is set.
+        self.answers_detail = asyncio.Event()
+        self.answers_detail.set()
         self.incarnation = 1
         self.standing = gateway_sync_pb2.HELLO_STANDING_UNSPECIFIED
         self.hellos: list[gateway_sync_pb2.HelloRequest] = []
@@ -263,6 +273,10 @@ class Cloud(GatewaySyncServicer):
             posted_sequence=max(self.posted, default=0),
             proven_sequence=max(self.proven, default=0),
             wants_batches=self.wanted is not None,
+            wants_detail=[
+                gateway_sync_pb2.UnprovenBatch(incarnation=incarnation, sequence=sequence)
+                for incarnation, sequence in self.wants_detail
+            ],
             earlier=[
                 gateway_sync_pb2.PostedChain(incarnation=incarnation, posted_sequence=posted)
                 for incarnation, posted in (self.wanted or {}).items()
@@ -319,10 +333,20 @@ class Cloud(GatewaySyncServicer):
 
     async def UploadEvidence(self, request_iterator: Any, context: Any) -> AsyncIterator[Any]:  # noqa: N802, ARG002 gRPC's signature
         async for upload in request_iterator:
-            self.proven[upload.sequence] = decompress_leaves(upload.compressed_leaves)
+            said = upload.gone or decompress_leaves(upload.compressed_leaves)
+            self.detail.append((upload.incarnation, upload.sequence, said))
+            async with self.more:
+                self.more.notify_all()
+            await self.answers_detail.wait()
+            if not upload.gone and upload.incarnation == self.incarnation:
+                self.proven[upload.sequence] = decompress_leaves(upload.compressed_leaves)
             yield gateway_sync_pb2.UploadEvidenceResponse(
-                incarnation=upload.incarnation, sequence=upload.sequence, verified=True
+                incarnation=upload.incarnation, sequence=upload.sequence, verified=not upload.gone, fault=upload.gone
             )
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        async with asyncio.timeout(60), self.more:
+            await self.more.wait_for(condition)
 
 
 class Relay:
@@ -481,6 +505,44 @@ async def test_a_new_gateway_is_welcomed_and_its_batches_are_receipted_and_prove
     assert world.cloud.pushed == [1, 2, 3]
     await until(lambda: len(world.cloud.proven) >= 3)
     assert world.cloud.proven == {n: [b"leaf of %d" % n] for n in (1, 2, 3)}
+
+
+async def test_what_is_drawn_goes_before_other_detail_and_what_earlier_incarnations_owe_after_it(world: World) -> None:
+    cloud, gateway = world.cloud, world.gateway
+    cloud.wants_detail = [(0, 4), (0, 9)]
+    gateway.gone = {(0, 9), (1, 2)}
+    cloud.answers_detail.clear()
+    await gateway.seal(4)
+    await cloud.until(lambda: len(cloud.detail) == 1)
+    # While the first one's detail is on its way.
+    await cloud.direct(audit_drawn=directive_pb2.AuditDrawn(incarnation=1, sequence=4, batch_hash=bytes(32)))
+    await gateway.until(lambda: gateway.version == 1 and gateway.receipted == 4)
+    cloud.answers_detail.set()
+    await cloud.until(lambda: len(cloud.detail) == 7)
+    missing = "the journal does not have all of it"
+    assert cloud.detail == [
+        (1, 1, [b"leaf of 1"]),
+        (1, 4, [b"leaf of 4"]),
+        (1, 2, missing),
+        (1, 3, [b"leaf of 3"]),
+        (1, 4, [b"leaf of 4"]),
+        (0, 4, [b"0/4"]),
+        (0, 9, missing),
+    ]
+
+
+async def test_what_was_drawn_stays_drawn_over_a_cut(world: World) -> None:
+    cloud, gateway = world.cloud, world.gateway
+    await gateway.seal(1)
+    await cloud.until(lambda: len(cloud.detail) == 1)
+    cloud.answers_detail.clear()
+    await cloud.direct(audit_drawn=directive_pb2.AuditDrawn(incarnation=0, sequence=7, batch_hash=bytes(32)))
+    await cloud.until(lambda: len(cloud.detail) == 2)
+    await world.relay.refuse()
+    await world.relay.start()
+    cloud.answers_detail.set()
+    await cloud.until(lambda: len(cloud.detail) >= 3)
+    assert cloud.detail[1][:2] == cloud.detail[2][:2] == (0, 7)
 
 
 async def test_a_cut_before_the_receipt_sends_the_same_batch_again(world: World) -> None:

@@ -32,6 +32,7 @@ Body: TypeAlias = (
     | directive_pb2.UseClosed
     | directive_pb2.ParkedDecided
     | directive_pb2.LedgerRestored
+    | directive_pb2.AuditDrawn
 )
 
 _FIELDS = {
@@ -57,6 +58,7 @@ _FIELDS = {
     directive_pb2.UseClosed: "use_closed",
     directive_pb2.ParkedDecided: "parked_decided",
     directive_pb2.LedgerRestored: "ledger_restored",
+    directive_pb2.AuditDrawn: "audit_drawn",
 }
 _BODIES = {field: body for body, field in _FIELDS.items()}
 

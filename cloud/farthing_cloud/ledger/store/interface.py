@@ -279,6 +279,9 @@ class LedgerStore(Protocol):
     async def batch(self, gateway_id: GatewayId, incarnation: int, sequence: int) -> StoredBatch | None:
         """A posted batch."""
 
+    async def unproven_before(self, gateway_id: GatewayId, incarnation: int, most: int) -> Sequence[tuple[int, int]]:
+        """(incarnation, sequence) of posted batches of incarnations before this one that have leaves and are not proven, the oldest first."""
+
     async def receipts(self, names: Sequence[tuple[GatewayId, int, int]]) -> Sequence[ReceiptContent]:
         """What the receipts of posted batches (gateway, incarnation, sequence) say, in that order; who was not posted is left out."""
 

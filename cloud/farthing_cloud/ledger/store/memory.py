@@ -667,6 +667,14 @@ class MemoryStore:
             floor=stored.added.floor,
         )
 
+    async def unproven_before(self, gateway_id: GatewayId, incarnation: int, most: int) -> Sequence[tuple[int, int]]:
+        found = (
+            key[1:]
+            for key, batch in self._batches.items()
+            if key[0] == gateway_id and key[1] < incarnation and batch.added.leaf_count and not batch.proven
+        )
+        return sorted(found)[:most]
+
     async def receipts(self, names: Sequence[tuple[GatewayId, int, int]]) -> Sequence[ReceiptContent]:
         return [self._batches[name].receipt for name in names if name in self._batches]
 

@@ -103,6 +103,7 @@ NEXT_CASE_IDS = _sql("next_case_ids")
 POST = _sql("post")
 READ_BATCH = _sql("read_batch")
 READ_RECEIPTS = _sql("read_receipts")
+LIST_UNPROVEN_BEFORE = _sql("list_unproven_before")
 KEEP_DETAIL = _sql("keep_detail")
 LIST_DETAILS = _sql("list_details")
 FORGET_DETAILS = _sql("forget_details")
@@ -288,6 +289,10 @@ class PostgresStore:
             ),
             floor={AccountId(account_id): micros for account_id, micros in row[8].items()},
         )
+
+    async def unproven_before(self, gateway_id: GatewayId, incarnation: int, most: int) -> Sequence[tuple[int, int]]:
+        named = {"gateway_id": gateway_id, "incarnation": incarnation, "most": most}
+        return [(row[0], row[1]) for row in await self._rows(LIST_UNPROVEN_BEFORE, named)]
 
     async def receipts(self, names: Sequence[tuple[GatewayId, int, int]]) -> Sequence[ReceiptContent]:
         rows = await self._rows(
