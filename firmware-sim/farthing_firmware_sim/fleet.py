@@ -480,6 +480,7 @@ def nameplate_of(device: Device, config: Config) -> Nameplate:
         tariffs=frozenset(tariffs),
         standing_gateway=GatewayId(device.gateways[0]) if standing else None,
         standing_tariff=tariffs[0] if standing else None,
+        standing_others=tuple(GatewayId(each) for each in device.gateways[1:]) if standing else (),
         retry=RetryPolicy(
             first_us=config.retry.first_ms * 1_000,
             most_us=config.retry.most_ms * 1_000,

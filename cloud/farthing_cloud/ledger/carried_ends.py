@@ -1,6 +1,6 @@
 """Read a batch's carried ends: what proves itself becomes a use that the ledger bills, the rest says why not.
 
-The keys are those on record of the gateway that gave the authorization, and of the devices that it was told of.
+Also carried: a one-shot use's intent with its yes, and the readings of a standing authorization, which have none. The keys are those on record of the gateway that gave the authorization, and of the devices that it was told of.
 """
 
 import asyncio
@@ -60,6 +60,8 @@ class CarriedEnds:
 
 def prove(end: ReceivedEnd, gateway: Gateway, facts: GatewayFacts, grant_key: VerifyingKey) -> CarriedUse:
     """The use that a carried end proves; raise ``EvidenceError`` for one that does not."""
+    if not end.grant:
+        return _standing(end, gateway, facts)
     proven = evidence.verify(
         gateway.gateway_id,
         end.granted_incarnation,
@@ -87,7 +89,45 @@ def prove(end: ReceivedEnd, gateway: Gateway, facts: GatewayFacts, grant_key: Ve
         quota_ids=tuple(held.quota_id for held in grant.held if held.quota_id != FLOOR),
         floor_micros=sum(held.amount_micros for held in grant.held if held.quota_id == FLOOR),
         granted_incarnation=end.granted_incarnation,
+        final=True,
         billed_micros=grant.net_micros + grant.tax_micros,
         covered_micros=grant.net_micros + grant.tax_micros + sum(held.amount_micros for held in grant.held),
+        statements=end.statements,
+    )
+
+
+def _standing(end: ReceivedEnd, gateway: Gateway, facts: GatewayFacts) -> CarriedUse:
+    """What readings prove that no grant covers: the device's record says whose they are."""
+    proven = evidence.verify_standing(
+        gateway.gateway_id,
+        end.statements,
+        device_key=facts.device_key,
+        tariff=facts.tariff,
+        register=facts.register,
+        standing=facts.standing,
+        time_zone=gateway.time_zone,
+    )
+    first = proven.first
+    named = facts.tariff(first.tariff.tariff_id, first.tariff.version)
+    if named is None or named.currency != gateway.currency:
+        raise EvidenceError("the tariff is in another currency than its gateway")
+    return CarriedUse(
+        authorization_id=proven.authorization,
+        granted_by=gateway.gateway_id,
+        account_id=facts.standing_account(first.device),
+        register=RegisterKey(
+            device_id=first.device,
+            register_id=first.register.register_id,
+            register_epoch=first.register.register_epoch,
+        ),
+        register_from=proven.register_from,
+        register_to=proven.register_to,
+        parts=tuple((part.rate_ppm, part.net_micros, part.tax_micros) for part in proven.priced.parts),
+        quota_ids=(),
+        floor_micros=0,
+        granted_incarnation=gateway.incarnation,
+        final=False,
+        billed_micros=proven.priced.gross_micros,
+        covered_micros=0,
         statements=end.statements,
     )

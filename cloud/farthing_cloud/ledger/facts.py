@@ -12,7 +12,7 @@ from typing import Final
 from farthing.device.cose import VerifyingKey
 from farthing.device.reject import MessageError
 from farthing.evidence.detail import RegisterFacts
-from farthing.ids import GatewayId
+from farthing.ids import AccountId, GatewayId
 from farthing.tariff import Tariff, TariffError, parse
 from farthing.v1 import directive_pb2
 from farthing_cloud.ledger.store.interface import LedgerStore
@@ -32,6 +32,9 @@ class GatewayFacts:
     keys: dict[tuple[str, bytes], VerifyingKey] = field(default_factory=dict)
     registers: dict[tuple[str, str, int], RegisterFacts] = field(default_factory=dict)
     tariffs: dict[tuple[str, int], Tariff] = field(default_factory=dict)
+    #: Device → under which tariffs it was ever told yes once and for all, and who pays now.
+    standing_tariffs: dict[str, frozenset[str]] = field(default_factory=dict)
+    standing_accounts: dict[str, AccountId] = field(default_factory=dict)
     #: The site's, by which its tariffs read the wall clock.
     time_zone: str = ""
 
@@ -47,6 +50,14 @@ class GatewayFacts:
         """Unit and modulus of a register."""
         return self.registers.get((device_id, register_id, register_epoch))
 
+    def standing(self, device_id: str) -> frozenset[str]:
+        """The ids of the tariffs under which the device was ever told yes once and for all."""
+        return self.standing_tariffs.get(device_id, frozenset())
+
+    def standing_account(self, device_id: str) -> AccountId | None:
+        """Who pays for what it reads, as the gateway was told last."""
+        return self.standing_accounts.get(device_id)
+
     def learn(self, directive: directive_pb2.Directive) -> None:
         """Take in the next directive. What cannot be parsed stays unknown, and fails the evidence that names it."""
         if directive.HasField("device"):
@@ -60,6 +71,9 @@ class GatewayFacts:
             for register in device.registers:
                 name = (device.device_id, register.register_id, register.register_epoch)
                 self.registers[name] = RegisterFacts(unit=register.unit, modulus=register.modulus)
+            if device.profile == directive_pb2.DEVICE_PROFILE_STANDING and device.standing_account_id:
+                self.standing_tariffs[device.device_id] = self.standing(device.device_id) | {device.tariff_id}
+                self.standing_accounts[device.device_id] = AccountId(device.standing_account_id)
         elif directive.HasField("welcome"):
             self.time_zone = directive.welcome.time_zone
         elif directive.HasField("tariff"):

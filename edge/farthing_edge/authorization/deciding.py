@@ -16,7 +16,7 @@ from farthing.device.messages import Chain, Disclaimer, End, Intent, Reading
 from farthing.refusal import Refusal
 from farthing_edge.authorization import commands
 from farthing_edge.authorization.adopting import decide_adoption, decide_shown_use, is_unknown, wants_showing
-from farthing_edge.authorization.carrying import decide_carried
+from farthing_edge.authorization.carrying import decide_carried, is_carried
 from farthing_edge.authorization.commands import Command, DeviceStatement
 from farthing_edge.authorization.decision import NOTHING, Decision, no
 from farthing_edge.authorization.decisions import carry_out, set_aside
@@ -65,6 +65,8 @@ def _statement(state: GatewayState, command: DeviceStatement, now: Instant) -> D
 
 def _by_kind(state: GatewayState, command: DeviceStatement, now: Instant) -> Decision:
     statement = command.statement
+    if statement.recipient != state.gateway_id and command.shown is not None and is_carried(statement):
+        return decide_carried(state, command, statement, command.shown, now)
     if isinstance(statement, Intent):
         if command.shown is not None:
             return decide_shown_use(state, command, statement, command.shown, now)
@@ -75,8 +77,6 @@ def _by_kind(state: GatewayState, command: DeviceStatement, now: Instant) -> Dec
         return decide_chain(state, command, statement, now)
     assert isinstance(statement, Reading | End)
     shown = command.shown
-    if isinstance(statement, End) and statement.recipient != state.gateway_id and shown is not None:
-        return decide_carried(state, command, statement, shown, now)
     device = heard(state, statement)
     if isinstance(device, Device) and statement.counter not in device.seen and is_unknown(state, device, statement):
         if shown is not None:

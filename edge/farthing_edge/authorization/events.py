@@ -280,7 +280,10 @@ class Disclaimed(NamedTuple):
 
 
 class EndCarried(NamedTuple):
-    """Another gateway's end, taken to be carried up: the device's statements (intent first, end last) and the grant, as they came."""
+    """Another gateway's end, taken to be carried up: the device's statements (intent first, end last) and the grant, as they came.
+
+    Also a one-shot use's intent alone, with its grant; and two readings of a standing authorization, which has none (empty).
+    """
 
     device: str
     counter: int

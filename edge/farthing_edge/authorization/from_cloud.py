@@ -2,13 +2,14 @@
 
 from farthing.clock import Instant
 from farthing.device.cose import decode_sign1
-from farthing.device.messages import End, MessageError, decode_statement
+from farthing.device.messages import End, MessageError, Reading, decode_statement
 from farthing.v1 import directive_pb2, gateway_sync_pb2
 from farthing_edge.authorization import commands, events
+from farthing_edge.authorization.adopting import is_unknown
 from farthing_edge.authorization.commands import DeviceStatement
 from farthing_edge.authorization.decision import NOTHING, Decision
 from farthing_edge.authorization.events import Event
-from farthing_edge.authorization.readings import decide_end
+from farthing_edge.authorization.readings import decide_end, decide_reading
 from farthing_edge.authorization.state import (
     GatewayState,
 )
@@ -48,18 +49,25 @@ def _is_passed_over(state: GatewayState, incarnation: int) -> bool:
 
 
 def _ended_elsewhere(state: GatewayState, carried: directive_pb2.EndCarried, now: Instant) -> tuple[Event, ...]:
-    """Take the end that another gateway has carried up as if its device had handed it over. The cloud has verified it."""
+    """Take the last word that another gateway has carried up as if its device had handed it over. The cloud has verified it.
+
+    A one-shot use was billed when it was granted. A standing authorization that this journal does not know its device shows.
+    """
     if not carried.statements:
         return ()
     cose = carried.statements[-1]
     try:
         payload = decode_sign1(cose).payload
-        end = decode_statement(payload)
+        word = decode_statement(payload)
     except MessageError:
         return ()
-    if not isinstance(end, End):
-        return ()
-    return decide_end(state, DeviceStatement(statement=end, cose=cose, payload=payload), end, now).events
+    command = DeviceStatement(statement=word, cose=cose, payload=payload)
+    if isinstance(word, End):
+        return decide_end(state, command, word, now).events
+    device = state.devices.get(word.device)
+    if isinstance(word, Reading) and device is not None and not is_unknown(state, device, word):
+        return decide_reading(state, command, word, now).events
+    return ()
 
 
 def decide_head(state: GatewayState, command: commands.HeadArrived, now: Instant) -> Decision:

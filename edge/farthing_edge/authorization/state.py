@@ -474,6 +474,10 @@ class Device:
         """Counters up to this are too old."""
         return self.highest - COUNTER_WINDOW
 
+    def awaits(self, counter: int) -> bool:
+        """Whether the statement with this counter was taken, and the cloud has not receipted it."""
+        return any(waiting == counter for waiting, _ in self.pending)
+
     def receipted_counter(self, receipted_position: int) -> int:
         """Every statement heard from this device with a counter up to this is receipted, or needed nothing."""
         pending = self.pending

@@ -2,8 +2,9 @@
 
 Rule 1: everything shown is signed, the grant by a gateway and the first statement by this very device; what does not verify is
 refused with the statement it came with.
-Rule 2: an end may be another gateway's (its payload and its signature name that one). Then it is carried, not decided, and this
-gateway asks of the grant only that it can be read: the cloud knows every gateway's key.
+Rule 2: a last word may be another gateway's (its payload and its signature name that one): an end, a one-shot intent with its yes, a
+standing reading with the one it began with. Then it is carried, not decided, and this gateway asks of the grant only that it can be
+read: the cloud knows every gateway's key.
 """
 
 from farthing.device.cose import VerifyingKey, decode_sign1
@@ -25,13 +26,12 @@ from farthing_edge.authorization.commands import Shown
 
 
 def is_carried(envelope: Envelope, statement: Statement, gateway: GatewayId) -> bool:
-    """Whether this is an end of another gateway's authorization, with what proves it."""
-    return (
-        isinstance(statement, End)
-        and statement.recipient != gateway
-        and envelope.grant is not None
-        and envelope.first is not None
-    )
+    """Whether this is a last word on another gateway's authorization, with what proves it."""
+    if statement.recipient == gateway or envelope.first is None:
+        return False
+    if isinstance(statement, Reading):
+        return statement.authorization is None and envelope.grant is None
+    return envelope.grant is not None and (isinstance(statement, End) or is_shown_use(envelope, statement))
 
 
 def is_shown_use(envelope: Envelope, statement: Statement) -> bool:

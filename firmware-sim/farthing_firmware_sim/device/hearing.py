@@ -95,7 +95,7 @@ class Hearing(Using):
                 self._accepted(outgoing, given)
 
     def _handed_over(self, outgoing: Outgoing, given: Answered) -> None:
-        """What another gateway says to an end that its own has not answered. It decides nothing, so only "recorded" counts."""
+        """What another gateway says to a last word that its own has not answered. It decides nothing, so only "recorded" counts."""
         if given.answer.status is AnswerStatus.REFUSED:
             left = tuple(each for each in outgoing.elsewhere if each != given.gateway)
             self._replace_outgoing(replace(outgoing, elsewhere=left))
@@ -111,7 +111,7 @@ class Hearing(Using):
             ),
         )
         self.durable = True
-        assert outgoing.intent_counter is not None
+        self._recorded(outgoing)
         self.events.append(
             EndHandedOver(gateway=outgoing.gateway, carried_by=given.gateway, intent_counter=outgoing.intent_counter)
         )
@@ -213,6 +213,14 @@ class Hearing(Using):
             self._replace_outgoing(replace(outgoing, shown=True, try_at_us=self.now.real_us))
             self.durable = True
             return
+        if (
+            outgoing.carried_by is not None
+            and refusal is Refusal.AUTHORIZATION_UNKNOWN
+            and all(each.counter != outgoing.counter for each in self.state.kept)
+        ):
+            # The cloud has it by another, and its own gateway has lost it: nobody need hear it any more.
+            self._answer_is_final(outgoing)
+            return
         if outgoing.kind in ("reading", "chain") and use is not None and outgoing.intent_counter == use.intent_counter:
             # The gateway does not know this authorization any more, so nothing covers further use.
             self._answer_is_final(outgoing)
@@ -300,21 +308,8 @@ class Hearing(Using):
         self._answer_is_final(outgoing)
         if outgoing.kind in ("disclaimer", "intent"):
             return
-        standing = self.state.standing
-        if standing is not None:
-            if outgoing.counter > standing.recorded_counter:
-                first = standing.baseline is None
-                self.state = replace(
-                    self.state,
-                    standing=replace(
-                        standing,
-                        baseline=outgoing.value if first else standing.baseline,
-                        baseline_at_us=outgoing.at_us if first else standing.baseline_at_us,
-                        recorded=outgoing.value,
-                        recorded_at_us=outgoing.at_us,
-                        recorded_counter=outgoing.counter,
-                    ),
-                )
+        if self.state.standing is not None:
+            self._recorded(outgoing)
             return
         if use is None or use.intent_counter != outgoing.intent_counter:
             return
@@ -328,6 +323,24 @@ class Hearing(Using):
         elif answer.closed:
             # The gateway holds nothing for it any more: what is used from here on nobody has covered.
             self._end(use)
+
+    def _recorded(self, outgoing: Outgoing) -> None:
+        """A gateway has written down a standing reading, its own or the one that carries it: what it shows will be billed."""
+        standing = self.state.standing
+        if standing is None or outgoing.counter <= standing.recorded_counter:
+            return
+        first = standing.baseline is None
+        self.state = replace(
+            self.state,
+            standing=replace(
+                standing,
+                baseline=outgoing.value if first else standing.baseline,
+                baseline_at_us=outgoing.at_us if first else standing.baseline_at_us,
+                recorded=outgoing.value,
+                recorded_at_us=outgoing.at_us,
+                recorded_counter=outgoing.counter,
+            ),
+        )
 
     def _distrust(self, use: Use, grant: Grant) -> str | None:
         """Why ``grant`` is not an answer to this use; None if it is."""

@@ -95,26 +95,42 @@ class Keeping(Draft):
             try_at_us=self.now.real_us,
         )
 
+    def _is_last_word(self, kept: Kept) -> bool:
+        """Whether it is all that has to be said of its use: an end, a one-shot use's yes, a standing one's newest reading."""
+        if kept.kind == "reading":
+            return kept.intent_counter is None and kept.counter == max(each.counter for each in self._standing_kept())
+        return kept.kind == "end" or self._is_given_use(kept)
+
+    def _standing_kept(self) -> tuple[Kept, ...]:
+        """The kept readings of a standing authorization that nobody has refused."""
+        return tuple(
+            each
+            for each in self.state.kept
+            if each.kind == "reading" and each.intent_counter is None and each.refused is None
+        )
+
     def _others_for(self, kept: Kept) -> tuple[GatewayId, ...]:
         """Who could carry a last word up: who was to be asked for its use, and whoever has ever answered."""
-        if kept.kind != "end":
+        if not self._is_last_word(kept):
             return ()
         known = dict.fromkeys((*kept.elsewhere, *(each.gateway for each in self.state.seen)))
         return tuple(each for each in known if each != kept.gateway)
 
     def _say_of_who_is_away(self) -> None:
-        """The answered ends of a gateway that is out of reach go on the air again, the oldest first: what it wrote down may be gone with it."""
+        """The answered last words of a gateway that is out of reach go on the air again, the oldest first: what it wrote down may be gone with it."""
         state = self.state
         waiting = {each.counter: each for each in state.outgoing}
         again: list[Outgoing] = []
-        for gateway in dict.fromkeys(each.gateway for each in state.kept if each.kind == "end"):
+        for gateway in dict.fromkeys(each.gateway for each in state.kept if each.refused is None):
             seen = self._seen(gateway)
             # Whatever it says clears this; what is still unanswered does not count, or one end would keep another on the air.
             if seen is None or seen.away_at_us is None or seen.away_at_us > self.now.real_us:
                 continue
             room = MAX_SAID_AGAIN - sum(each.gateway == gateway and each.answered for each in state.outgoing)
             for kept in state.kept:
-                if (kept.kind, kept.gateway, kept.refused) != ("end", gateway, None) or kept.counter in waiting:
+                if (kept.gateway, kept.refused) != (gateway, None) or kept.counter in waiting:
+                    continue
+                if not self._is_last_word(kept):
                     continue
                 said = replace(self._on_the_air_again(kept), carry_at_us=self.now.real_us)
                 if room > 0 and said.elsewhere and self._showing(said) is not None:
@@ -169,17 +185,26 @@ class Keeping(Draft):
                 (each for each in state.kept if each.kind == "end" and each.intent_counter == kept.intent_counter), None
             )
         elif kept.kind == "reading":
-            standing = [
-                each.counter
-                for each in state.kept
-                if each.kind == "reading" and each.intent_counter is None and each.refused is None
-            ]
-            waiting = {each.counter for each in state.outgoing}
+            standing = self._standing_kept()
+            # A reading that was carried up says all that those before it said.
+            carried = max(
+                (
+                    each.counter
+                    for each in standing
+                    if each.carried_by == seen.gateway and each.counter <= seen.receipted_counter
+                ),
+                default=0,
+            )
+            unanswered = {each.counter for each in state.outgoing if each.counter > carried}
             # While another reading that rests on it is not receipted, or still to come.
-            if kept.counter == min(standing, default=0) and (
-                not state.finishing or any(each > seen.receipted_counter or each in waiting for each in standing)
+            if kept.counter == min((each.counter for each in standing), default=0) and (
+                not state.finishing
+                or any(each.counter > max(seen.receipted_counter, carried) for each in standing)
+                or any(each.counter in unanswered for each in standing)
             ):
                 return False
+            if kept.refused is None and kept.counter <= carried:
+                return True
         word = kept if end is None or end.refused is not None else end
         # Refused because another has said something else under this counter: then that is what is receipted.
         if word.counter > seen.receipted_counter or word.refused is Refusal.COUNTER_REUSED:

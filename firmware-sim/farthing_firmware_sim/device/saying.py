@@ -1,4 +1,4 @@
-"""What is on the air: a statement is said until it is answered, to its own gateway, and an end to others when that is out of reach."""
+"""What is on the air: a statement is said until it is answered, to its own gateway, and a last word to others when that is out of reach."""
 
 from dataclasses import replace
 
@@ -66,8 +66,12 @@ class Saying(Keeping):
             readings = [each for each in waiting if each.kind == "reading" and each.intent_counter == intent_counter]
             replaced = [each for each in readings if not each.asked_for]
             waiting = tuple(each for each in waiting if each not in replaced)
-            # Whoever was to be shown how it began has not taken that yet.
-            outgoing = replace(outgoing, shown=any(each.shown for each in readings))
+            # Whoever was to be shown how it began has not taken that yet; and who was silent before is no nearer.
+            outgoing = replace(
+                outgoing,
+                shown=any(each.shown for each in readings),
+                carry_at_us=min((outgoing.carry_at_us, *(each.carry_at_us for each in readings))),
+            )
         self.state = replace(
             self.state,
             outgoing=(*waiting, outgoing),
@@ -125,7 +129,7 @@ class Saying(Keeping):
         )
 
     def _hand_over(self, end: Outgoing) -> None:
-        """An end whose gateway is out of reach goes to another one too, with what proves it, until the cloud has it."""
+        """A last word whose gateway is out of reach goes to another one too, with what proves it, until the cloud has it."""
         if (
             not end.elsewhere
             or self.now.real_us < end.carry_at_us

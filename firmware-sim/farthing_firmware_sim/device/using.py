@@ -152,6 +152,7 @@ class Using(Saying):
             ),
             intent_counter=None,
             trace_id=trace_id,
+            elsewhere=plate.standing_others,
         )
         late_us = self.now.business_us - standing.due_us
         self.state = replace(
@@ -220,6 +221,10 @@ class Using(Saying):
             token=plan.token,
             salt=plan.salt,
             authorization=self._authorization_of(counter, gateway),
+            # Its yes is its last word: whoever is out of reach by then, another one may carry it up.
+            elsewhere=tuple(each for each in plan.gateways if each != gateway)
+            if plate.profile is Profile.ONE_SHOT
+            else (),
         )
 
     def _read(self, use: Use, *, at: Instant, at_limit: bool, asked_for: bool = False) -> None:

@@ -88,6 +88,8 @@ class Nameplate:
     standing_gateway: GatewayId | None
     standing_tariff: TariffVersion | None
     retry: RetryPolicy
+    #: Standing only: who else can be reached, and may carry its readings up while its own gateway is gone.
+    standing_others: tuple[GatewayId, ...] = ()
     #: Use is proven by ticks of so many units; 0: by readings. Only for sessions.
     unit_per_tick: int = 0
 
@@ -187,7 +189,7 @@ class Outgoing:
     authorization: AuthorizationId | None
     #: Show what the authorization began with, and its newest grant: its gateway knew nothing of it.
     shown: bool
-    #: Only ends: who may carry it up when its own gateway is out of reach, and who did.
+    #: Only last words: who may carry it up when its own gateway is out of reach, and who did.
     elsewhere: tuple[GatewayId, ...]
     #: How long without an answer is out of reach, and when that will be, real time.
     carry_after_us: int
@@ -218,7 +220,7 @@ class Kept:
     refused: Refusal | None
     #: Only intents: the newest grant, as it was signed.
     grant: bytes | None
-    #: Only ends: who else was asked for the use, and can carry it up; the other gateway that has taken it to be carried up.
+    #: Only last words: who else was to be asked for the use, and can carry it up; the other gateway that has taken it to be carried up.
     elsewhere: tuple[GatewayId, ...]
     carried_by: GatewayId | None
 
@@ -387,11 +389,11 @@ class EndAnswered:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EndHandedOver:
-    """Another gateway has taken an end to be carried up; its own was out of reach."""
+    """Another gateway has taken a last word to be carried up; its own was out of reach. ``intent_counter``: None of a standing reading."""
 
     gateway: GatewayId
     carried_by: GatewayId
-    intent_counter: int
+    intent_counter: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

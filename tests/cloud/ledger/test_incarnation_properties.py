@@ -231,6 +231,7 @@ class World:
                         floor_micros=NET if number % 2 else 0,
                         granted_incarnation=self.edges[granter].incarnation,
                         billed_micros=session.counted * NET // 2,
+                        final=True,
                         covered_micros=session.counted * NET,
                         statements=(b"intent", b"end"),
                     )

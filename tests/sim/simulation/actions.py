@@ -304,17 +304,13 @@ def draw_actions(rng: Random, cast: Cast) -> tuple[Action, ...]:
 
 
 def _may_be_gone(cast: Cast, actions: list[Action]) -> list[str]:
-    """Gateways that only sessions know, each of whose devices can speak to another one: what else is lost with it is another matter."""
+    """Gateways each of whose devices can speak to another one: what else is lost with it is nobody's to give back."""
     copied_to = {action.gateway for action in actions if isinstance(action, Clone)}
     return [
         gateway
         for gateway in cast.gateways
         if gateway not in copied_to
-        and all(
-            device.profile == "session" and len(device.gateways) > 1
-            for device in cast.devices
-            if gateway in device.gateways
-        )
+        and all(len(device.gateways) > 1 for device in cast.devices if gateway in device.gateways)
     ]
 
 

@@ -19,8 +19,8 @@ from simulation.history import PromiseBroken
 from simulation.ledger import drive
 
 #: A yes is all there is of a passage. One that was journaled, sent up and never heard is billed, though nobody passed; a device asks for one
-#: passage at a time, so there is at most one for each element at each fault of its gateway's disk (P1: spending by a rolled-back journal).
-ONE_SHOT_UNHEARD = "one-shot uses billed by a lost journal and never heard"
+#: passage at a time, so there is at most one for each element at each fault of its gateway's disk, or at its loss (P1: spending by a rolled-back journal).
+ONE_SHOT_UNHEARD = "one-shot uses billed by a lost journal, or one that is gone, and never heard"
 #: Two elements with one key have signed two things under one counter: a journal that has lost both hears one of them. That proves the copy
 #: (P9), and the other statement is with its device, refused: people see it.
 COPY_UNHEARD = "uses of a copied element under a counter that the other has used"
@@ -68,7 +68,8 @@ def check_conservation(world: World) -> None:
             unheard[device_id, gateway.id] += 1
             elements = 1 + world.is_copied(device_id)
             is_passage = world.profiles[device_id] == "one-shot"
-            if not is_passage or unheard[device_id, gateway.id] > gateway.disk_faults * elements:
+            faults = gateway.disk_faults + gateway.is_gone
+            if not is_passage or unheard[device_id, gateway.id] > faults * elements:
                 raise PromiseBroken(f"P4: nobody delivered {claim}")
             world.watch.counted[ONE_SHOT_UNHEARD] += 1
             claimed_micros += claim.net_micros + claim.tax_micros

@@ -85,7 +85,7 @@ Profile = Literal["session", "one-shot", "standing"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceRole:
-    """A device. ``gateways`` is whom it can reach; a standing one reports to the first."""
+    """A device. ``gateways`` is whom it can reach; a standing one reports to the first, and tells the others when that is gone."""
 
     name: str
     profile: Profile
@@ -203,15 +203,13 @@ def draw_cast(rng: Random) -> Cast:
 
 
 def _draw_devices(rng: Random, gateways: tuple[str, ...]) -> tuple[DeviceRole, ...]:
-    def reach(kind: str) -> tuple[str, ...]:
-        if kind in ("toll", "meter") and rng.random() < 0.5:
-            # So that some gateways have sessions only, and can be gone for good.
-            return gateways[:1]
-        return gateways if rng.random() < 0.75 else (rng.choice(gateways),)
+    def reach() -> tuple[str, ...]:
+        # Who can reach one gateway only has nobody else to tell when it is gone.
+        return rng.choice((gateways, (*gateways[1:], gateways[0]))) if rng.random() < 0.75 else (rng.choice(gateways),)
 
     makers = {"charger": _charger, "bay": _bay, "dispenser": _dispenser, "toll": _toll, "meter": _meter}
     kinds = ["charger", rng.choice(("charger", "toll")), *rng.choices(sorted(makers), k=rng.randint(0, 3))]
-    return tuple(makers[kind](rng, f"{kind}-{number}", reach(kind)) for number, kind in enumerate(kinds))
+    return tuple(makers[kind](rng, f"{kind}-{number}", reach()) for number, kind in enumerate(kinds))
 
 
 def _charger(rng: Random, name: str, gateways: tuple[str, ...]) -> DeviceRole:

@@ -115,6 +115,7 @@ class DeviceNode:
             tariffs=frozenset((version,)),
             standing_gateway=GatewayId(role.gateways[0]) if standing else None,
             standing_tariff=version if standing else None,
+            standing_others=tuple(map(GatewayId, role.gateways[1:])) if standing else (),
             retry=RETRY,
             unit_per_tick=role.unit_per_tick,
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections import defaultdict
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from farthing.clock import SECOND_US
@@ -50,6 +50,8 @@ STANDINGS = {
     Standing.BEGIN: gateway_sync_pb2.HELLO_STANDING_BEGIN,
     Standing.WAITS: gateway_sync_pb2.HELLO_STANDING_WAITS,
 }
+#: Who pays for what standing meters read.
+STANDING_PAYER = "rich"
 #: How often the ledger looks around for who is silent, seconds.
 LISTENS_EVERY_S = 5.0
 #: Directives in one answer.
@@ -87,8 +89,17 @@ class AnyKey:
 class Facts:
     """What verifiers know of devices and tariffs."""
 
-    def __init__(self, units: dict[str, str]) -> None:
-        self._units = units
+    def __init__(self, roles: Mapping[str, DeviceRole]) -> None:
+        self._units = {name: role.unit for name, role in roles.items()}
+        self._standing = {name: role.tariff for name, role in roles.items() if role.profile == "standing"}
+
+    def standing(self, device: str) -> frozenset[str]:
+        """The one tariff of a standing meter."""
+        return frozenset((self._standing[device],)) if device in self._standing else frozenset()
+
+    def standing_account(self, device: str) -> AccountId | None:
+        """As its record says."""
+        return AccountId(STANDING_PAYER) if device in self._standing else None
 
     def device_key(self, device: str, _key_id: bytes) -> AnyKey:
         """The one key of a device."""
@@ -148,7 +159,7 @@ class LedgerNode:
     def __init__(self, world: World) -> None:
         self.world = world
         self.is_up = True
-        self.facts = Facts(world.units)
+        self.facts = Facts(world.roles)
         self.store = self.make_store()
         self.ledger = self._serve()
         self.receipts: dict[tuple[str, int, int], bytes] = {}
@@ -621,6 +632,6 @@ def device_record(
         tariff_id=role.tariff,
         tariff_version=1,
         report_interval_s=role.report_interval_s,
-        standing_account_id="rich" if role.profile == "standing" else "",
+        standing_account_id=STANDING_PAYER if role.profile == "standing" else "",
         stoppable=role.stoppable,
     )

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from farthing.clock import Instant
 from farthing.device import cose
 from farthing.device import messages as m
-from farthing.device.messages import Chain, End, Intent, Statement
+from farthing.device.messages import Chain, End, Intent, Reading, Statement
 from farthing.tariff import Placed, Tariff, Use, price
 from farthing_edge.authorization.events import Adopted, BaselineTaken, EndCarried, Granted, Metered, Settled
 from simulation.cast import TIME_ZONE, tariff
@@ -102,10 +102,9 @@ class Prices:
             self._due[event.authorization, point.value, point.closing].add(due)
         elif isinstance(event, EndCarried):
             first, end = _statement(event.statements[0]), _statement(event.statements[-1])
-            grant = m.decode_grant(cose.decode_sign1(event.grant).payload)
             point = point_of(end)
             self.carried.add(event.authorization)
-            due = self._begun(first, grant.tariff.tariff_id).hear(point)
+            due = self._begun(first, _tariff_of(event, first)).hear(point)
             self._due[event.authorization, point.value, point.closing].add(due)
 
     def forget(self, gateway: str) -> None:
@@ -129,6 +128,14 @@ class Prices:
             started_at=at,
             latest=at,
         )
+
+
+def _tariff_of(carried: EndCarried, first: Statement) -> str:
+    """As the grant says; without one, as a standing authorization's readings do."""
+    if carried.grant:
+        return m.decode_grant(cose.decode_sign1(carried.grant).payload).tariff.tariff_id
+    assert isinstance(first, Reading)
+    return first.tariff.tariff_id
 
 
 def _statement(signed: bytes) -> Statement:

@@ -17,8 +17,8 @@ from farthing_cloud.ledger.core.incarnations import Standing
 from farthing_cloud.ledger.core.posting import Cause
 from farthing_cloud.ledger.core.rows import Quota, Touch, View
 from farthing_edge.authorization.decision import no
-from simulation.actions import CrashGateway, Cut, Gone
-from simulation.cast import Air
+from simulation.actions import CrashGateway, Cut, Draw, Gone
+from simulation.cast import Air, DeviceRole
 from simulation.gateway import GatewayNode
 from simulation.ledger import LedgerNode, WatchedStore
 from simulation.story import Story
@@ -318,9 +318,46 @@ def _goes_with_what_it_heard(story: Story) -> Story:
     return replace(story, actions=tuple(sorted((*story.actions, *cuts), key=lambda action: action.at_s)))
 
 
+def _goes_with_a_meter(story: Story) -> Story:
+    """A standing meter reports to who goes for good, and has been read by then."""
+    gone = next((action for action in story.actions if isinstance(action, Gone)), None)
+    if gone is None:
+        return story
+    others = tuple(each for each in story.cast.gateways if each != gone.gateway)
+    meter = DeviceRole(
+        name="meter-gone",
+        profile="standing",
+        unit="Wh",
+        tariff="kwh",
+        gateways=(gone.gateway, *others),
+        rated_per_hour=9_000,
+        stoppable=True,
+        report_interval_s=60,
+        value=0,
+    )
+    draws = Draw(at_s=0.0, device=meter.name, rate_per_hour=9_000)
+    story = replace(story, cast=replace(story.cast, devices=(*story.cast.devices, meter)))
+    return _goes_with_what_it_heard(replace(story, actions=(draws, *story.actions)))
+
+
 def _shows_no_yes(_stood: Any) -> Any:
     """A journal that forgot a passage is asked for its receipt, for ever."""
     return lambda _draft, _kept: False
+
+
+def _keeps_its_yes_to_itself(stood: Any) -> Any:
+    """A transponder tells nobody of a passage that its gateway took with it."""
+    return lambda draft, kept: kept.kind != "intent" and stood(draft, kept)
+
+
+def _reads_to_nobody(stood: Any) -> Any:
+    """A standing meter whose gateway is gone goes on reading to it alone."""
+
+    def hand_over(draft: Any, word: Any) -> None:
+        if word.kind != "reading":
+            stood(draft, word)
+
+    return hand_over
 
 
 #: Much of what is said comes late, some of it twice.
@@ -393,6 +430,18 @@ PROTECTIONS: dict[str, Protection] = {
             seams=(Seam(_STEP, "_Draft._say_of_who_is_away", _keeps_it_to_itself),),
             breaks=("P4", "rest"),
             worse=_goes_with_what_it_heard,
+        ),
+        Protection(
+            name="passages of who is gone",
+            seams=(Seam(_STEP, "_Draft._is_last_word", _keeps_its_yes_to_itself),),
+            breaks=("P4", "rest"),
+            worse=_goes_with_what_it_heard,
+        ),
+        Protection(
+            name="readings of who is gone",
+            seams=(Seam(_STEP, "_Draft._hand_over", _reads_to_nobody),),
+            breaks=("P4", "rest"),
+            worse=_goes_with_a_meter,
         ),
         Protection(
             name="a passage's yes is shown",

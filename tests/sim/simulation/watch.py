@@ -20,7 +20,7 @@ from farthing.v1 import batch_pb2, directive_pb2
 from farthing_cloud.ledger.core import paths
 from farthing_cloud.ledger.core.posting import Cause, Posting, Transfer
 from farthing_cloud.ledger.core.rows import CaseKind, Claimed, Quota
-from farthing_edge.authorization.events import KIND_OF
+from farthing_edge.authorization.events import KIND_OF, EndCarried
 from farthing_edge.authorization.state import FLOOR_FUNDING, OVERRUN_FUNDING
 from simulation.cast import prices_time
 from simulation.history import PromiseBroken
@@ -114,6 +114,8 @@ class Watch:
         """A gateway wrote an entry."""
         self.counted[f"{event.__class__.__name__} journaled"] += 1
         assert event.__class__ in KIND_OF
+        if isinstance(event, EndCarried):
+            self.counted[f"carried: {self.world.profiles[event.device]}"] += 1
         self.prices.heard(gateway.id, event)
 
     def journal_replaced(self, gateway: GatewayNode) -> None:
@@ -213,6 +215,10 @@ class Watch:
                 self.ended[transfer.quota_id] += transfer.amount_micros
             elif transfer.cause is Cause.USE and transfer.line is None and transfer.quota_id is not None:
                 self.carried[transfer.quota_id] += transfer.amount_micros
+                claim = next(each for each in posting.claims if each.authorization_id == transfer.authorization_id)
+                if self.world.profiles[claim.register.device_id] == "standing":
+                    # Nothing is held for it between readings: what its gateway has not read, nobody set aside.
+                    self.not_covered[claim.gateway_id] += transfer.amount_micros
         if posting.batch is not None:
             self._carried_beyond_grants(posting)
         if late:
@@ -259,8 +265,9 @@ class Watch:
         self.counted[f"carried ends beyond their holds: {transfer.cause}"] += 1
         if transfer.cause is Cause.OVERRUN:
             device = next(each for each in self.world.devices.values() if each.device_id == claim.register.device_id)
-            # Who stops counting has not stopped the clock.
-            if device.role.stoppable and not prices_time(device.role.tariff):
+            # Who stops counting has not stopped the clock; and nobody stops a standing meter: no gateway had read so far.
+            standing = device.role.profile == "standing"
+            if device.role.stoppable and not prices_time(device.role.tariff) and not standing:
                 raise PromiseBroken(f"P1: {device.name} can be stopped, and used more than it was granted: {transfer}")
             return
         floor = self._floor_of(gateway.id)
@@ -283,6 +290,8 @@ class Watch:
         """What carried ends cost beyond all that their grants spoke of: nobody held it, and a quota that is held pays it first."""
         assert posting.batch is not None
         for end in batch_pb2.Batch.FromString(posting.batch.batch).carried:
+            if not end.grant:
+                continue  # a standing authorization's: counted by what it took
             grant = m.decode_grant(cose.decode_sign1(end.grant).payload)
             covered = grant.net_micros + grant.tax_micros + sum(part.amount_micros for part in grant.held)
             for claim in posting.claims:

@@ -10,12 +10,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from farthing.clock import SECOND_US, Instant
-from farthing.ids import authorization_id
 from farthing.v1 import directive_pb2
 from farthing_cloud.ledger.core.rows import AccountStatus, Quota, QuotaStatus
 from simulation import actions, audit
 from simulation.cast import OP, START
-from simulation.device import DeviceNode
+from simulation.device import DeviceNode, decoded
 from simulation.gateway import GatewayNode
 from simulation.history import History, PromiseBroken
 from simulation.ledger import LedgerNode, device_record, drive, token_record, token_ref
@@ -59,7 +58,6 @@ class World:
         self.accounts = {account.name: account for account in story.cast.accounts}
         self.roles = {role.name: role for role in story.cast.devices}
         self.profiles = {role.name: role.profile for role in story.cast.devices}
-        self.units = {role.name: role.unit for role in story.cast.devices}
         self.network = Network(self)
         self.watch = Watch(self)
         self.ledger = players.ledger(self)
@@ -170,7 +168,11 @@ class World:
         its end.
         """
         state = device.state
-        if state is None or state.use is not None:
+        if state is None:
+            return False
+        asking = state.use
+        # Whether there was a passage, only the gateway that was asked can say.
+        if asking is not None and not (device.role.profile == "one-shot" and self.gateways[asking.gateway].is_gone):
             return False
         if device.is_done:
             # What another gateway has carried, its own still hears; one that has lost its journal hears it from the ledger.
@@ -178,14 +180,21 @@ class World:
             return all(gateway.is_gone or gateway.disk_faults for gateway in own)
         if not any(gateway.is_gone for gateway in self.gateways.values()):
             return False
-        if not all(self.gateways[each.gateway].is_gone for each in (*state.outgoing, *state.kept)):
+        said = [
+            each
+            for each in (*state.outgoing, *state.kept)
+            if asking is None or each.intent_counter != asking.intent_counter
+        ]
+        if not all(self.gateways[each.gateway].is_gone for each in said):
             return False
-        final = {claim.authorization_id for claim in drive(self.ledger.store.claims(OP)) if claim.final}
-        for each in (*state.outgoing, *state.kept):
-            assert each.intent_counter is not None
-            name = authorization_id(device.device_id, 1, each.intent_counter, each.gateway)
-            delivered = device.delivered.get(name)
-            if delivered is not None and delivered.end != delivered.start and name not in final:
+        claims = {claim.authorization_id: claim for claim in drive(self.ledger.store.claims(OP))}
+        everything = device.all_delivered()
+        for each in said:
+            name = device.authorization_of(decoded(each.payload))
+            delivered, claim = everything.get(name), claims.get(name)
+            if delivered is None or delivered.end == delivered.start:
+                continue
+            if claim is None or (claim.register_to != delivered.end) or (delivered.closing and not claim.final):
                 return False
         return True
 

@@ -5,7 +5,8 @@ Rule 2: the ledger computes the price; what exceeds the highest claim so far is 
 Rule 3: it is posted from what the grant's quotas still hold; then, as far as the grant was on the floor, as ``floor``; then, as far as it
 was billed before the newest grant, from what else the old gateway's quotas hold for who pays: it stood on one of them. What is left goes down the
 waterfall: as ``overrun`` what the grant never covered, as ``late`` the rest. Who pays is the account that the grant names, else its quotas'.
-A grant that names neither leaves it to the operator.
+A grant that names neither leaves it to the operator. A standing authorization holds nothing between readings: what its gateway's quotas hold
+for who pays comes first, and what is left is ``overrun``.
 Rule 4: a claim that is final stays what its payer is billed. An end at or before its place says nothing new; what one further on adds is set aside, with a case.
 Rule 5: what one batch takes beyond holds is bounded by the exposure of the gateway that signed the grants, as if it had billed it itself: a
 stolen one may sign whatever it likes. What is above is set aside. It is proven when it is posted, so it stands against nobody after that.
@@ -42,6 +43,8 @@ class CarriedUse:
     quota_ids: tuple[QuotaId, ...]
     floor_micros: int
     granted_incarnation: int
+    #: Whether it is the last word. Readings of a standing authorization are not: it has no grant, and goes on.
+    final: bool
     #: What the newest grant said the use had cost, and all that it might cost by then: billed so far, and with what was held.
     billed_micros: int
     covered_micros: int
@@ -144,7 +147,7 @@ def _bill_one(
         register_to=max(use.register_to, stored.register_to if stored is not None else 0),
         net_micros=max(net, before[0]),
         tax_micros=max(tax, before[1]),
-        final=True,
+        final=use.final or (stored is not None and stored.final),
         aside=aside,
         gateway_id=use.granted_by,
         incarnation=carrier.incarnation,

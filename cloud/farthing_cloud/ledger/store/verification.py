@@ -13,7 +13,8 @@ import psycopg
 from psycopg.rows import TupleRow
 
 from farthing.device.cose import decode_sign1
-from farthing.device.messages import End, MessageError, decode_statement
+from farthing.device.messages import End, Intent, MessageError, Reading, decode_statement
+from farthing.ids import GatewayId, authorization_id, standing_authorization_id
 from farthing.v1 import batch_pb2
 from farthing_cloud.database import sentence
 from farthing_cloud.ledger.store.interface import Verdict
@@ -92,7 +93,22 @@ def _authorization_of(end: batch_pb2.CarriedEnd) -> bytes:
         statement = decode_statement(decode_sign1(end.statements[-1]).payload) if end.statements else None
     except MessageError:
         return b""
-    return statement.authorization if isinstance(statement, End) else b""
+    if isinstance(statement, End):
+        return statement.authorization
+    if isinstance(statement, Intent):
+        return authorization_id(
+            statement.device, statement.device_epoch, statement.counter, GatewayId(end.granted_by)
+        )
+    if not isinstance(statement, Reading):
+        return b""
+    register = statement.register
+    return standing_authorization_id(
+        statement.device,
+        statement.device_epoch,
+        register.register_id,
+        register.register_epoch,
+        GatewayId(end.granted_by),
+    )
 
 
 def _claims_fault(row: TupleRow) -> str:
