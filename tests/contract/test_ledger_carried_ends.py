@@ -109,6 +109,74 @@ async def test_it_is_billed_to_what_the_grant_holds_and_the_gateway_hears_of_it(
     assert (await store.verify()).fault == ""
 
 
+async def test_a_one_shot_yes_is_billed_to_what_its_gateway_holds_for_who_pays(store: LedgerStore) -> None:
+    story = await opened(store)
+    before = len(await store.transfers(OP))
+    passage = replace(INTENT, one_shot=4000)
+    # It is billed with its yes: nothing is held for it any more.
+    grant = granted(story, net_micros=micros(NET), tax_micros=micros(TAX), limit=5000)
+    for _ in range(2):
+        await story.push(story.seal("G2", [], [], carried=(carried(passage, grant=grant),)))
+    assert await causes_of(store, before) == {"use": micros("1.80")}
+    (message,) = await told(store)
+    assert (message.claim.final, message.claim.register_from, message.claim.register_to) == (True, 1000, 5000)
+    # Its own gateway's batch exceeds nothing.
+    await story.push(seal_own(story, own(NET, TAX, 5000, (NET, TAX))))
+    assert await causes_of(store, before) == {"use": micros("1.80")}
+    assert (await store.verify()).fault == ""
+
+
+BEGAN = m.Reading(
+    recipient=G1,
+    device=DeviceId("dev"),
+    device_epoch=0,
+    counter=2,
+    at=INTENT.at,
+    register=register(1000),
+    tariff=GRANT.tariff,
+)
+STANDS = replace(BEGAN, counter=8, at=END.at, register=register(5000))
+
+
+def carried_readings(*readings: m.Reading) -> batch_pb2.CarriedEnd:
+    return batch_pb2.CarriedEnd(granted_by="G1", statements=[DEVICE.signed(reading) for reading in readings])
+
+
+async def standing(story: Story, account: str) -> None:
+    record = directive_pb2.DeviceRecord(
+        device_id="dev",
+        status=directive_pb2.DEVICE_STATUS_ACTIVE,
+        statement_key=DEVICE.spki,
+        profile=directive_pb2.DEVICE_PROFILE_STANDING,
+        tariff_id="chg-3",
+        standing_account_id=account,
+        registers=[directive_pb2.RegisterRecord(register_id="c1", unit="Wh", modulus=1_000_000)],
+    )
+    await story.ledger.issue_directive(OP, G1, record, idempotency_key="standing", now=NOW)
+
+
+async def test_standing_readings_are_billed_as_far_as_they_came_and_go_on(store: LedgerStore) -> None:
+    story = await opened(store)
+    await standing(story, "P")
+    await spent(story, q1="4.00", q3="1.50")
+    before = len(await store.transfers(OP))
+    for reading in (replace(STANDS, counter=7, register=register(2000)), STANDS, STANDS):
+        await story.push(story.seal("G2", [], [], carried=(carried_readings(BEGAN, reading),)))
+    # 0.90 up to 2,000, of which 0.50 are held; then 0.90 more: nobody stops a meter.
+    assert await causes_of(store, before) == {"use": micros("0.50"), "overrun": micros("1.30")}
+    messages = await told(store)
+    assert [(each.claim.final, each.claim.register_to) for each in messages] == [(False, 2000), (False, 5000)]
+    assert (await store.verify()).fault == ""
+
+
+async def test_readings_of_who_was_never_told_yes_once_and_for_all_prove_nothing(store: LedgerStore) -> None:
+    story = await opened(store)
+    before = len(await store.transfers(OP))
+    await story.push(story.seal("G2", [], [], carried=(carried_readings(BEGAN, STANDS),)))
+    assert await causes_of(store, before) == {}
+    assert not await told(store)
+
+
 @pytest.mark.parametrize("away_after", [0, 1, 2])
 async def test_whoever_reports_a_use_and_in_whatever_order_it_is_billed_once(
     store: LedgerStore, away_after: int

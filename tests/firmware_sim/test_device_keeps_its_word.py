@@ -27,6 +27,7 @@ from farthing_firmware_sim.device.values import (
     Answered,
     Arrive,
     Disclaimed,
+    Draw,
     EndHandedOver,
     Event,
     Finish,
@@ -291,6 +292,63 @@ def test_an_end_whose_gateway_is_out_of_reach_is_handed_to_another_with_what_pro
     # It came back: its own answer ends the matter.
     life.tick(real_s=60).hear()
     assert not life.state.outgoing
+
+
+def test_an_end_that_was_carried_and_that_its_own_gateway_has_lost_nobody_need_hear(life: Life, plan: Any) -> None:
+    end = left_behind(life, plan)
+    life.tick(real_s=18)
+    handed = next(send for send in life.said if send.gateway == G2)
+    life.answer(G2, handed, AnswerStatus.RECORDED)
+    life.answer(G2, handed, AnswerStatus.RECORDED, receipted=end.counter)
+    life.answer(G1, end, AnswerStatus.AGAIN, refusal=Refusal.AUTHORIZATION_UNKNOWN, incarnation=2)
+    assert not life.state.outgoing
+
+
+def test_a_standing_meter_whose_gateway_is_gone_tells_another_how_far_it_came(
+    nameplate: Callable[..., Any], at: Any, new_gateway: Callable[..., Any]
+) -> None:
+    life = Life(replace(nameplate(Profile.STANDING), standing_others=(G2,)), at, new_gateway(gateway=G1))
+    life.tick(0, real_s=0).hear()
+    life.give(Draw(rate_per_hour=3_600), 1, real_s=1)
+    life.tick(901, real_s=2)
+    life.tick(901, real_s=14)
+    own, handed = sorted(life.said, key=lambda send: send.gateway)
+    assert (own.gateway, handed.gateway, handed.recipient) == (G1, G2, G1)
+    assert (handed.showing.grant, handed.showing.counter) == (None, 1)
+    # A newer one takes its place at once: its gateway is no nearer.
+    life.tick(1_801, real_s=15)
+    newer = next(send for send in life.said if send.gateway == G2)
+    assert newer.counter > handed.counter
+    life.answer(G2, newer, AnswerStatus.RECORDED)
+    assert life.state.standing.recorded_counter == newer.counter
+    life.answer(G2, newer, AnswerStatus.RECORDED, receipted=newer.counter)
+    assert [each.counter for each in life.state.kept] == [1], "what it began with stays, for as long as it goes on"
+    life.give(Finish(), 2_000, real_s=16)
+    last = next(send for send in life.said if send.counter > newer.counter)
+    life.tick(2_000, real_s=30)
+    life.answer(G2, last, AnswerStatus.RECORDED, receipted=last.counter)
+    assert not life.state.kept
+    assert is_finished(life.state)
+
+
+def test_a_passage_whose_gateway_is_gone_with_its_yes_is_told_to_another(
+    nameplate: Callable[..., Any], at: Any, plan: Any, new_gateway: Callable[..., Any]
+) -> None:
+    life = Life(nameplate(Profile.ONE_SHOT), at, new_gateway(gateway=G1, receipting=False))
+    life.give(Arrive(plan=plan(target=1, stay_s=0, gateways=(G1, G2))), 0, real_s=0)
+    life.hear()
+    assert life.state.use is None
+    (passage,) = life.state.kept
+    for real_s in (3, 20, 30):
+        life.tick(10, real_s=real_s)
+    handed = next(send for send in life.said if send.gateway == G2)
+    assert (handed.counter, handed.recipient, handed.token) == (passage.counter, G1, None)
+    assert handed.showing.grant is not None
+    life.answer(G2, handed, AnswerStatus.RECORDED)
+    life.answer(G2, handed, AnswerStatus.RECORDED, receipted=passage.counter)
+    assert not life.state.kept
+    life.give(Finish())
+    assert is_finished(life.state)
 
 
 def test_what_a_carrier_had_receipted_before_it_took_an_older_end_says_nothing_of_it(life: Life, plan: Any) -> None:

@@ -10,7 +10,8 @@ from carried_session import DEVICE, END, GRANT, GRANTER, INTENT, OCPI, READING, 
 from farthing.device import messages as m
 from farthing.evidence import carried
 from farthing.evidence.detail import EvidenceError, RegisterFacts
-from farthing.ids import GatewayId
+from farthing.clock import Instant
+from farthing.ids import GatewayId, standing_authorization_id
 from farthing.tariff import parse
 
 CHARGE = parse(OCPI)
@@ -96,6 +97,86 @@ def test_each_rule_is_named_when_it_is_broken(forged: Forge, rule: str) -> None:
     statements, grant = forged()
     with pytest.raises(EvidenceError, match=rule):
         check(statements, grant)
+
+
+# A one-shot use: its yes is all there is ----------------------------------------------------------------------------
+
+ONE_SHOT = replace(INTENT, one_shot=4000)
+
+
+def test_a_one_shot_intent_with_its_yes_says_what_is_due() -> None:
+    proven = check(*said(ONE_SHOT))
+    assert (proven.register_from, proven.register_to) == (1000, 5000)
+    assert (proven.priced.net_micros, proven.priced.tax_micros) == (1_500_000, 300_000)
+
+
+@pytest.mark.parametrize(
+    ("forged", "rule"),
+    [
+        (lambda: said(INTENT), "end with its end"),
+        (lambda: said(ONE_SHOT, END), "no statement but its intent"),
+        (lambda: said(replace(ONE_SHOT, one_shot=5001)), "for less than the one-shot use"),
+        (lambda: said(replace(ONE_SHOT, counter=4)), "began another authorization"),
+        (lambda: said(ONE_SHOT, grant=replace(GRANT, start=1001, limit=6001)), "another count"),
+        (lambda: said(replace(ONE_SHOT, **OTHER_TOKEN)), "different tokens"),
+        (lambda: ([STRANGER.signed(ONE_SHOT)], GRANTER.signed(GRANT)), "not the device's"),
+    ],
+)
+def test_each_rule_of_a_one_shot_use_is_named(forged: Forge, rule: str) -> None:
+    statements, grant = forged()
+    with pytest.raises(EvidenceError, match=rule):
+        check(statements, grant)
+
+
+# A standing authorization: readings, and no grant ------------------------------------------------------------------
+
+BEGAN = replace(READING, counter=2, at=INTENT.at, register=register(1000), commitment=None, authorization=None)
+STANDS = replace(BEGAN, counter=8, at=END.at, register=register(5000))
+
+
+def read(*statements: Any, tariffs: frozenset[str] = frozenset({"chg-3"})) -> carried.ProvenReading:
+    return carried.verify_standing(
+        GatewayId("G1"),
+        [DEVICE.signed(statement) for statement in statements],
+        device_key=lambda device, key_id: DEVICE.public if (device, key_id) == ("dev", DEVICE.public.key_id) else None,
+        tariff=lambda tariff_id, version: CHARGE if (tariff_id, version) == ("chg-3", 1) else None,
+        register=lambda *name: RegisterFacts(unit="Wh", modulus=1_000_000) if name == ("dev", "c1", 0) else None,
+        standing=lambda device: tariffs if device == "dev" else frozenset(),
+        time_zone="Europe/Berlin",
+    )
+
+
+def test_readings_of_a_standing_authorization_say_what_is_due_so_far() -> None:
+    proven = read(BEGAN, STANDS)
+    assert proven.authorization == standing_authorization_id("dev", 0, "c1", 0, GatewayId("G1"))
+    assert (proven.register_from, proven.register_to) == (1000, 5000)
+    assert (proven.priced.net_micros, proven.priced.tax_micros) == (1_500_000, 300_000)
+    # A clock that went back takes nothing away.
+    assert read(BEGAN, replace(STANDS, at=Instant(BEGAN.at - 1))).priced.gross_micros == 1_800_000
+
+
+@pytest.mark.parametrize(
+    ("statements", "rule"),
+    [
+        ((BEGAN,), "where it began, and how far"),
+        ((BEGAN, END), "where it began, and how far"),
+        ((STANDS, BEGAN), "in the order"),
+        ((BEGAN, replace(STANDS, authorization=bytes(16))), "something else"),
+        ((BEGAN, replace(STANDS, **OTHER_TARIFF)), "not of one standing"),
+        ((replace(BEGAN, **OTHER_TARIFF), replace(STANDS, **OTHER_TARIFF)), "tariff version that nobody knows"),
+        ((BEGAN, replace(STANDS, register=register(5000, "c2"))), "another register"),
+        ((BEGAN, replace(STANDS, **OTHER_RECIPIENT)), "statement to another gateway"),
+        ((BEGAN, replace(STANDS, device="other")), "not the device's"),
+    ],
+)
+def test_each_rule_of_standing_readings_is_named(statements: tuple[Any, ...], rule: str) -> None:
+    with pytest.raises(EvidenceError, match=rule):
+        read(*statements)
+
+
+def test_nobody_stands_who_was_never_told_yes() -> None:
+    with pytest.raises(EvidenceError, match="never told yes"):
+        read(BEGAN, STANDS, tariffs=frozenset({"another"}))
 
 
 def test_a_grant_of_another_incarnation_than_is_said() -> None:

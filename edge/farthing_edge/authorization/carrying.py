@@ -27,7 +27,9 @@ def is_carried(statement: Statement) -> TypeGuard[LastWord]:
     return isinstance(statement, End) or (isinstance(statement, Reading) and statement.authorization is None)
 
 
-def decide_carried(state: GatewayState, command: DeviceStatement, word: LastWord, shown: Shown, now: Instant) -> Decision:
+def decide_carried(
+    state: GatewayState, command: DeviceStatement, word: LastWord, shown: Shown, now: Instant
+) -> Decision:
     """Write down a last word that names another gateway, with what proves it."""
     device = state.devices.get(word.device)
     if device is None:
@@ -39,7 +41,9 @@ def decide_carried(state: GatewayState, command: DeviceStatement, word: LastWord
         return no(word, Refusal.MALFORMED)
     digest = digest_of(command.payload)
     # Not closed: that is for its own gateway to say.
-    heard = Reply(device=device.id, answers=(word.device_epoch, word.counter), status=AnswerStatus.RECORDED, closed=False)
+    heard = Reply(
+        device=device.id, answers=(word.device_epoch, word.counter), status=AnswerStatus.RECORDED, closed=False
+    )
     seen = device.seen.get(word.counter)
     if seen is not None:
         return Decision(reply=heard) if seen.digest == digest else no(word, Refusal.COUNTER_REUSED)

@@ -199,9 +199,7 @@ def _statement(granted_by: GatewayId, device: str | None, data: bytes, device_ke
     return statement
 
 
-def _check_order(
-    authorization: AuthorizationId | None, register: tuple[str, int], read: Sequence[Statement]
-) -> None:
+def _check_order(authorization: AuthorizationId | None, register: tuple[str, int], read: Sequence[Statement]) -> None:
     first = read[0]
     for before, after in pairwise(read):
         if after.device != first.device:

@@ -22,7 +22,7 @@ from farthing.device.messages import (
 )
 from farthing.evidence import detail
 from farthing.evidence.batches import batch_hash
-from farthing.ids import authorization_id
+from farthing.ids import DeviceId, GatewayId, RegisterId, TariffId, authorization_id
 from farthing.refusal import Refusal
 from farthing.tariff import Use, parse, price
 from farthing.v1 import batch_pb2, directive_pb2, gateway_sync_pb2
@@ -36,7 +36,7 @@ from farthing_edge.authorization.events import (
     Sealed,
     StatementParked,
 )
-from farthing_edge.authorization.state import MAX_CARRIED
+from farthing_edge.authorization.state import COUNTER_WINDOW, MAX_CARRIED
 from farthing_edge.metering.detail import Placed, leaves_of_entries
 from farthing_edge.metering.sealing import facts_of_record, leaves_of, sheet_of
 
@@ -847,6 +847,21 @@ def test_a_carried_end_that_says_nothing_here_changes_nothing(site: Gateway, sta
     assert site.state.open_authorizations == 1
 
 
+def test_a_standing_reading_that_another_gateway_carried_is_metered_where_it_is_known(site: Gateway) -> None:
+    meter = Meter("m1", 5_000)
+    first = meter.reading(site, 5_000)
+    newest = meter.reading(later(site), 5_100)
+    message = directive_pb2.EndCarried(statements=[signed(first), signed(newest)], carried_by="G2")
+    # Where it began here nobody has said: a carried word begins nothing.
+    site.told(end_carried=message)
+    assert not site.state.authorizations
+    say(site, first)
+    site.told(end_carried=message)
+    (authorization,) = site.state.authorizations.values()
+    assert (authorization.value, authorization.closed) == (5_100, False)
+    assert say(site, newest).status is AnswerStatus.RECORDED
+
+
 def carried_to(other: Gateway, session: Open, value: int) -> End:
     """The session's end, for its own gateway, as another one is given it."""
     end = session.meter.end(other, value, recipient=session.intent.recipient)
@@ -937,6 +952,81 @@ def test_carrying_is_bounded_and_a_counter_has_one_content(site: Gateway, neighb
     assert (full.status, full.refusal) == (AnswerStatus.LATER, Refusal.OVERLOADED)
     assert len(neighbour.seal().carried) == MAX_CARRIED
     assert say(neighbour, other, shown=session.shown()).status is AnswerStatus.RECORDED
+
+
+def shown_by(first: Intent | Reading, grant: Grant | None) -> Shown:
+    return Shown(
+        grant=grant,
+        grant_cose=b"" if grant is None else b"g",
+        first=first,
+        first_cose=signed(first),
+        first_payload=encode(first),
+    )
+
+
+def test_another_gateways_one_shot_yes_is_carried_up_as_it_came(site: Gateway, neighbour: Gateway) -> None:
+    intent, grant = passage(site)
+    neighbour.told(device=Policy.device(intent.device))
+    shown = shown_by(intent, grant)
+    reply = say(neighbour, intent, shown=shown)
+    assert (reply.status, reply.closed, reply.grant_of) == (AnswerStatus.RECORDED, False, None)
+    assert say(neighbour, intent, shown=shown) == reply
+    (carried,) = neighbour.seal().carried
+    assert (carried.granted_by, carried.granted_incarnation) == (intent.recipient, grant.witness.incarnation)
+    assert (list(carried.statements), carried.grant) == ([signed(intent)], b"g")
+    for wrong in (replace(grant, intent_counter=99), replace(grant, commitment=bytes(32)), None):
+        assert say(neighbour, intent, shown=replace(shown, grant=wrong)).refusal is Refusal.MALFORMED
+    assert not neighbour.state.carried
+    # Without a yes to show it is nobody's here.
+    assert say(neighbour, intent).refusal is Refusal.RECIPIENT_DIFFERS
+
+
+def standing_reading(counter: int, value: int, **changes: object) -> Reading:
+    reading = Reading(
+        recipient=GatewayId("G1"),
+        device=DeviceId("c1"),
+        device_epoch=1,
+        counter=counter,
+        at=clock("10:00"),
+        register=RegisterValue(register_id=RegisterId("r1"), register_epoch=1, value=value),
+        tariff=TariffVersion(tariff_id=TariffId("chg-3"), version=1),
+    )
+    return replace(reading, **changes)
+
+
+def test_another_gateways_standing_readings_are_carried_up_without_a_grant(neighbour: Gateway) -> None:
+    first, newest = standing_reading(1, 100), standing_reading(7, 900)
+    shown = shown_by(first, None)
+    assert say(neighbour, newest, shown=shown).status is AnswerStatus.RECORDED
+    (carried,) = neighbour.seal().carried
+    assert (carried.granted_by, carried.granted_incarnation, carried.grant) == ("G1", 0, b"")
+    assert list(carried.statements) == [signed(first), signed(newest)]
+    for wrong in (
+        standing_reading(9, 100),
+        replace(first, recipient=GatewayId("G3")),
+        replace(first, device_epoch=2),
+        replace(first, tariff=TariffVersion(tariff_id=TariffId("other"), version=1)),
+        replace(first, authorization=bytes(16)),
+    ):
+        reply = say(neighbour, standing_reading(8, 950), shown=shown_by(wrong, None))
+        assert reply.refusal is Refusal.MALFORMED
+    # A session's reading is not a last word.
+    reading = standing_reading(8, 950, authorization=bytes(16))
+    assert say(neighbour, reading, shown=shown).refusal is Refusal.RECIPIENT_DIFFERS
+
+
+def test_a_last_word_older_than_the_window_of_counters_is_carried_all_the_same(
+    site: Gateway, neighbour: Gateway
+) -> None:
+    session = open_session(site)
+    end = carried_to(neighbour, session, 1_700)
+    neighbour.state.devices["c1"].highest = end.counter + COUNTER_WINDOW
+    assert say(neighbour, end, shown=session.shown()).status is AnswerStatus.RECORDED
+    assert say(neighbour, end, shown=session.shown()).status is AnswerStatus.RECORDED
+    assert len(neighbour.state.carried) == 1
+    device = neighbour.state.devices["c1"]
+    assert device.receipted_counter(neighbour.state.receipted_position) < end.counter
+    assert neighbour.replayed().carried == neighbour.state.carried
 
 
 # A one-shot use of a lost journal ---------------------------------------------------------------------------------

@@ -359,7 +359,8 @@ class Watch:
             # What was claimed by readings that a lost journal has taken with it is never reduced.
             stays = claimed == before and any(net < claimed[0] or tax < claimed[1] for net, tax in due)
             # A carried end is priced by fewer readings than its gateway heard: of both the higher net and the higher tax stand (ADR 8).
-            if claim.authorization_id in self.prices.carried:
+            # So is one that was adopted, by a journal that has not heard what the lost one had.
+            if claim.authorization_id in self.prices.carried or (not stays and self._was_lost(claim.authorization_id)):
                 ever = self.prices.ever_due(claim.authorization_id)
                 stays = claimed[0] in {net for net, _ in ever} and claimed[1] in {tax for _, tax in ever}
                 stays = stays and any(net <= claimed[0] and tax <= claimed[1] for net, tax in due)

@@ -96,9 +96,7 @@ def _authorization_of(end: batch_pb2.CarriedEnd) -> bytes:
     if isinstance(statement, End):
         return statement.authorization
     if isinstance(statement, Intent):
-        return authorization_id(
-            statement.device, statement.device_epoch, statement.counter, GatewayId(end.granted_by)
-        )
+        return authorization_id(statement.device, statement.device_epoch, statement.counter, GatewayId(end.granted_by))
     if not isinstance(statement, Reading):
         return b""
     register = statement.register
