@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from carried_session import DEVICE, END, GRANT, GRANTER, INTENT, OCPI, READING, STRANGER, register, said
 
+from farthing.clock import Instant
 from farthing.device import messages as m
 from farthing.evidence import carried
 from farthing.evidence.detail import EvidenceError, RegisterFacts
-from farthing.clock import Instant
 from farthing.ids import GatewayId, standing_authorization_id
 from farthing.tariff import parse
 

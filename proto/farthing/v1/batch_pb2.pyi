@@ -172,6 +172,7 @@ class Batch(message.Message):
 class CarriedEnd(message.Message):
     """A device's last word on another gateway's authorization, with that gateway's signed yes. Who carries it decides nothing and prices
     nothing: the cloud verifies both, prices the use under the grant's tariff version and bills it to what the grant holds.
+    A one-shot use's last word is its intent alone. A standing authorization has no grant: its first reading and its newest one.
     """
 
     DESCRIPTOR: descriptor.Descriptor
@@ -183,13 +184,13 @@ class CarriedEnd(message.Message):
     granted_by: builtins.str
     """The gateway that signed the grant."""
     granted_incarnation: builtins.int
-    """The incarnation in the grant's witness."""
+    """The incarnation in the grant's witness; 0 without a grant."""
     grant: builtins.bytes
-    """The whole COSE_Sign1 of the last grant that the device heard for this authorization."""
+    """The whole COSE_Sign1 of the last grant that the device heard for this authorization. Standing: empty."""
     @builtins.property
     def statements(self) -> containers.RepeatedScalarFieldContainer[builtins.bytes]:
         """COSE_Sign1 bytes by the device, in the order of its counter: the intent, then what it still has of readings, then the end. All are
-        addressed to granted_by.
+        addressed to granted_by. One-shot: the intent alone. Standing: readings, the first of them first.
         """
 
     def __init__(

@@ -948,7 +948,7 @@ class FloorResolved(message.Message):
 @typing.final
 class EndCarried(message.Message):
     """Another gateway carried up the end of an authorization that this one gave; the cloud has verified and billed it. Take the end as if
-    its device had just handed it over: the hold ends, and a final claim follows.
+    its device had just handed it over: the hold ends, and a final claim follows. (A standing authorization's reading ends nothing.)
     """
 
     DESCRIPTOR: descriptor.Descriptor

@@ -132,14 +132,14 @@ def _claims_fault(row: TupleRow) -> str:
         )
         for claim in carried
     }
-    for authorization_id, owner, to, net, tax in zip(authorizations, owners, tos, nets, taxes, strict=True):
+    for name, owner, to, net, tax in zip(authorizations, owners, tos, nets, taxes, strict=True):
         # Each figure is the highest ever claimed: this batch claims no more, and one of them exactly.
         figures = (int(to), net, tax)
-        claimed = said.get((authorization_id, owner), (-1, -1, -1))
+        claimed = said.get((name, owner), (-1, -1, -1))
         lower = any(stored < here for stored, here in zip(figures, claimed, strict=True))
         if lower or not any(stored == here for stored, here in zip(figures, claimed, strict=True)):
             return (
-                f"claim {authorization_id.hex()}: says {figures}, batch {sequence} of {gateway_id}, "
+                f"claim {name.hex()}: says {figures}, batch {sequence} of {gateway_id}, "
                 f"incarnation {incarnation}, says {claimed}"
             )
     return ""
