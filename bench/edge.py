@@ -42,18 +42,22 @@ TARIFF = {
         }
     ],
 }
-#: Enough that a scheduler's slice does not show, few enough that a run takes a second.
-DECISIONS, ROUNDS = 4_000, 5
+#: Short enough that some rounds go by undisturbed, long enough that the clock's steps do not show.
+DECISIONS, ROUNDS = 1_000, 40
 
 
-def a_second(call: Callable[[], object], times: int, rounds: int = ROUNDS) -> float:
-    """How often ``call`` runs in a second: the best of some rounds, as disturbance only ever slows down."""
+def a_second(
+    call: Callable[[], object], times: int, rounds: int = ROUNDS, clock: Callable[[], float] = time.process_time
+) -> float:
+    """How often ``call`` runs in a second of this process's processor time (of ``clock``): the best of some rounds, as disturbance only
+    ever slows down. A machine that does other things too takes the core away, and that is not what is asked.
+    """
     rates = []
     for _ in range(rounds):
-        start = time.perf_counter()
+        start = clock()
         for _ in range(times):
             call()
-        rates.append(times / (time.perf_counter() - start))
+        rates.append(times / (clock() - start))
     return max(rates)
 
 
@@ -139,13 +143,13 @@ def verifications_a_second() -> float:
     key = ec.generate_private_key(ec.SECP256R1())
     message = bytes(300)
     signature, public = key.sign(message, ec.ECDSA(SHA256())), key.public_key()
-    return a_second(lambda: public.verify(signature, message, ec.ECDSA(SHA256())), 500)
+    return a_second(lambda: public.verify(signature, message, ec.ECDSA(SHA256())), 100)
 
 
 def signatures_a_second() -> float:
     """ES256 signatures on one core, key in memory."""
     key = ec.generate_private_key(ec.SECP256R1())
-    return a_second(lambda: key.sign(bytes(300), ec.ECDSA(SHA256())), 500)
+    return a_second(lambda: key.sign(bytes(300), ec.ECDSA(SHA256())), 100)
 
 
 def fdatasyncs_a_second(folder: Path) -> float:
@@ -157,7 +161,7 @@ def fdatasyncs_a_second(folder: Path) -> float:
         os.fdatasync(handle)
 
     try:
-        return statistics.median(a_second(append, 50, 1) for _ in range(ROUNDS))
+        return statistics.median(a_second(append, 50, 1, time.perf_counter) for _ in range(5))
     finally:
         os.close(handle)
 
@@ -176,7 +180,7 @@ def e3() -> list[dict[str, object]]:
     return [
         {
             "id": "E3",
-            "what": "decide() alone, an intent that is granted",
+            "what": "decide() alone, an intent that is granted; by processor time",
             "value": decisions,
             "unit": "1/s",
             "floor": verifications,

@@ -71,15 +71,15 @@ def parse_bytes(value: object, size: int) -> bytes:
 
 def authorization_id(device: DeviceId, device_epoch: int, counter: int, gateway: GatewayId) -> AuthorizationId:
     """The id of the authorization that ``gateway`` gives, or would give, to the intent (device, epoch, counter)."""
-    before, after = _around(device, gateway)
-    body = before + cbor2.dumps(device_epoch) + cbor2.dumps(counter) + after
-    return AuthorizationId(hashlib.sha256(body).digest()[:AUTHORIZATION_ID_SIZE])
+    before, after = _around(device, device_epoch, gateway)
+    return AuthorizationId(hashlib.sha256(before + cbor2.dumps(counter) + after).digest()[:AUTHORIZATION_ID_SIZE])
 
 
 @lru_cache(maxsize=4_096)  # a site's devices
-def _around(device: DeviceId, gateway: GatewayId) -> tuple[bytes, bytes]:
-    """What stands before and after the numbers in CBOR ``["farthing/authorization/1", device, epoch, counter, gateway]``."""
-    return b"\x85" + cbor2.dumps("farthing/authorization/1") + cbor2.dumps(device), cbor2.dumps(gateway)
+def _around(device: DeviceId, device_epoch: int, gateway: GatewayId) -> tuple[bytes, bytes]:
+    """What stands before and after the counter in CBOR ``["farthing/authorization/1", device, epoch, counter, gateway]``."""
+    before = b"\x85" + cbor2.dumps("farthing/authorization/1") + cbor2.dumps(device) + cbor2.dumps(device_epoch)
+    return before, cbor2.dumps(gateway)
 
 
 def standing_authorization_id(

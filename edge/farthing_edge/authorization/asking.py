@@ -93,11 +93,10 @@ class Ask(_Unasked):
         if intent.one_shot is not None:
             self.most, self.until = intent.one_shot, intent.at
             return
-        most = register.reach(device.report_interval_s)
-        if intent.wanted is not None:
-            most = min(most, intent.wanted)
-        self.most = most
-        self.until = Instant(intent.at + device.report_interval_s * SECOND_US)
+        interval_s, wanted = device.report_interval_s, intent.wanted
+        most = register.reach(interval_s)
+        self.most = most if wanted is None or wanted > most else wanted
+        self.until = Instant(intent.at + interval_s * SECOND_US)
 
     @property
     def can_be_cut(self) -> bool:

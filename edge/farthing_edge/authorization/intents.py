@@ -19,6 +19,8 @@ from farthing_edge.authorization.state import (
 from farthing_edge.metering.funding import bill, hold, purse_for
 
 _GATEWAY_RULES = frozenset({13, 14})
+#: Of what is not granted yet; nobody writes into it.
+_NO_HOLDS: dict[str, int] = {}
 _MAY_BE_ACTIVE_AGAIN = frozenset(
     (
         directive_pb2.DEVICE_STATUS_ACTIVE,
@@ -100,11 +102,7 @@ def _money(state: GatewayState, ask: Ask, digest: bytes, now: Instant) -> Decisi
     assert account is not None
     assert tariff is not None
     assert closing is not None
-    token_key = ask.command.token_ref or b""
     stale = now - state.head_at > state.settings.directive_max_age_us
-    purse = purse_for(state, account, token_key, {}, floor_only=stale)
-    if ask.entitlement is not None:
-        purse = purse._replace(floor_room_micros=0)
     if ask.ask_cloud is not None:
         waiting_or_no = _cloud_says(state, ask, digest, now)
         if waiting_or_no is not None:
@@ -112,6 +110,9 @@ def _money(state: GatewayState, ask: Ask, digest: bytes, now: Instant) -> Decisi
     start, one_shot, most, until = ask.start, intent.one_shot, ask.most, ask.until
     # A limit below what it needs: hold that much, the device stops where it ends.
     need = closing.gross_micros if ask.cap_micros is None else min(closing.gross_micros, ask.cap_micros)
+    purse = purse_for(state, account, ask.command.token_ref or b"", _NO_HOLDS, floor_only=stale)
+    if ask.entitlement is not None:
+        purse = purse._replace(floor_room_micros=0)
     held = hold(purse, (), need, now, floor=True)
     if held.missing_micros:
         if ask.command.may_wait and state.online and not stale:
@@ -134,14 +135,9 @@ def _money(state: GatewayState, ask: Ask, digest: bytes, now: Instant) -> Decisi
                 return _refuse(ask, digest, ask.capped_by, now)
             return _short_of_money(state, ask, digest, now, stale=stale)
         granted = _granted(state, ask, digest, now, start, holds=held.parts, limit_value=start + covered, charges=())
-    reply = Reply(
-        device=device.id,
-        answers=(intent.device_epoch, intent.counter),
-        status=AnswerStatus.GRANTED,
-        grant_of=AuthorizationId(granted.authorization),
-        closed=one_shot is not None,
-    )
-    return Decision((granted,), reply)
+    # In the order of its fields, as names take twice as long to pass.
+    answers, name = (intent.device_epoch, intent.counter), AuthorizationId(granted.authorization)
+    return Decision((granted,), Reply(device.id, answers, AnswerStatus.GRANTED, None, name, one_shot is not None))
 
 
 def _cloud_says(state: GatewayState, ask: Ask, digest: bytes, now: Instant) -> Decision | None:

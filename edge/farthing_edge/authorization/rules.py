@@ -21,6 +21,7 @@ from farthing_edge.authorization.place import place_fits
 from farthing_edge.authorization.risk import risk_is_low
 from farthing_edge.authorization.state import GatewayState
 
+_ONE_SHOT, _STANDING = directive_pb2.DEVICE_PROFILE_ONE_SHOT, directive_pb2.DEVICE_PROFILE_STANDING
 #: What a device that is not active hears.
 STATUS_REFUSALS: dict[int, Refusal] = {
     directive_pb2.DEVICE_STATUS_UNSPECIFIED: Refusal.DEVICE_UNKNOWN,
@@ -42,12 +43,12 @@ def well_formed(state: GatewayState, ask: Ask) -> Refusal | None:
         return None
     if register is None:
         return Refusal.REGISTER_UNKNOWN
-    if intent.wanted == 0 or intent.register.value >= register.modulus:
+    one_shot, profile, modulus = intent.one_shot, device.profile, register.modulus
+    if intent.wanted == 0 or intent.register.value >= modulus:
         return Refusal.MALFORMED
-    if intent.register.unrolled(register.modulus) + (intent.one_shot or 0) > MAX_COUNT:
+    if intent.register.unrolled(modulus) + (one_shot or 0) > MAX_COUNT:
         return Refusal.MALFORMED
-    one_shot = device.profile == directive_pb2.DEVICE_PROFILE_ONE_SHOT
-    if one_shot != (intent.one_shot is not None) or device.profile == directive_pb2.DEVICE_PROFILE_STANDING:
+    if (profile == _ONE_SHOT) != (one_shot is not None) or profile == _STANDING:
         return Refusal.MALFORMED
     return None
 
@@ -126,13 +127,9 @@ def token_is_not_denied(state: GatewayState, ask: Ask) -> Refusal | None:
     return Refusal.TOKEN_DENIED if ask.command.token_ref in state.denied else None
 
 
-def token_is_known(state: GatewayState, ask: Ask) -> Refusal | None:
+def token_is_known(state: GatewayState, ask: Ask) -> Refusal | None:  # noqa: ARG001  # every rule has one shape
     """A token that no directive named gets nothing: the floor is for known tokens only."""
-    reference = ask.command.token_ref
-    token = None if reference is None else state.tokens.get(reference)
-    if token is None or token.key_epoch != ask.command.key_epoch:
-        return Refusal.TOKEN_UNKNOWN
-    return None
+    return Refusal.TOKEN_UNKNOWN if ask.token is None else None
 
 
 # 6: the account -------------------------------------------------------------------------------------------------------
@@ -156,15 +153,20 @@ def tariff_prices_it(state: GatewayState, ask: Ask) -> Refusal | None:  # every 
     assert account is not None  # account_is_active
     assert register is not None  # well_formed
     assert device is not None  # device_may_ask
-    if tariff is None or not tariff.tariff.fits(register.unit):
+    if tariff is None:
         return Refusal.TARIFF_MISSING
-    shown = ask.intent.tariff
-    if shown is not None and shown != tariff.name:
+    ask.look_ahead(register, device)
+    # What was priced before is a use that it fits.
+    ask.closing = tariff.closings.get((register.unit, ask.most))
+    if ask.closing is None and not tariff.tariff.fits(register.unit):
+        return Refusal.TARIFF_MISSING
+    intent = ask.intent
+    if intent.tariff is not None and intent.tariff != tariff.name:
         return Refusal.TARIFF_DIFFERS
     if tariff.currency != account.currency:
         return Refusal.CURRENCY_DIFFERS
-    ask.look_ahead(register, device)
-    intent = ask.intent
+    if ask.closing is not None:
+        return None
     try:
         ask.closing = tariff.closing(
             register.unit,

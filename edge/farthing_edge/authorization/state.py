@@ -264,7 +264,9 @@ class Quota:
 
     def usable_micros(self, now: Instant) -> int:
         """What a new hold may take."""
-        return 0 if self.is_stopped(now) else self.amount_micros - self.spent_micros - self.held_micros
+        if self.stopped or now >= self.spend_until:
+            return 0
+        return self.amount_micros - self.spent_micros - self.held_micros
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -303,7 +305,7 @@ MAX_CLOSINGS = 64
 class TariffEntry:
     """A tariff version as this gateway knows it."""
 
-    __slots__ = ("_closings", "currency", "name", "places", "record", "tariff")
+    __slots__ = ("closings", "currency", "name", "places", "record", "tariff")
 
     def __init__(self, *, name: TariffVersion, currency: Currency, tariff: Tariff, record: bytes) -> None:
         self.name = name
@@ -313,7 +315,8 @@ class TariffEntry:
         self.record = record
         #: Whether its price may depend on more than the width, for any register.
         self.places = any(is_placed(tariff, unit) for unit in ("Wh", "s", ""))
-        self._closings: dict[tuple[str, int], Closing] = {}
+        #: (unit, most) → what it closes at, where only the width counts; at most ``MAX_CLOSINGS``.
+        self.closings: dict[tuple[str, int], Closing] = {}
 
     @classmethod
     def of(cls, record: directive_pb2.TariffRecord) -> Self:
@@ -338,7 +341,7 @@ class TariffEntry:
         self, unit: str, start: int, most: int, started_at: Instant, until: Instant, time_zone: str, *, one_shot: bool
     ) -> Closing:
         """The most that ``most`` units from ``start`` can cost, used by ``until``; raise ``TariffError`` where that has no price."""
-        known = self._closings.get((unit, most))
+        known = self.closings.get((unit, most))
         if known is not None:
             return known
         here = Use(unit=unit, start=start, end=start, started_at=started_at, ended_at=started_at, time_zone=time_zone)
@@ -347,8 +350,8 @@ class TariffEntry:
             covered = limit(self.tariff, here, most=most, until=until, budget_micros=priced.gross_micros)
             closing = Closing(_of_something(priced.parts), priced.gross_micros, covered)
             # Where only the width counts, its price is always the same.
-            if len(self._closings) < MAX_CLOSINGS:
-                self._closings[unit, most] = closing
+            if len(self.closings) < MAX_CLOSINGS:
+                self.closings[unit, most] = closing
             return closing
         if one_shot:
             priced = price(self.tariff, one_shot_use(unit, start, most, started_at, time_zone), closing=True)
