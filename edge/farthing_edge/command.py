@@ -4,6 +4,7 @@ What a command needs is imported when it is called: `status` answers before the 
 """
 
 import contextlib
+import gc
 import json
 import os
 import sys
@@ -57,6 +58,10 @@ def run(config: ConfigOption) -> None:
     settings = _config(config)
     # What a dead line means is said by us, once an outage; gRPC would write lines of its own at each attempt.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    # A hundred thousand objects that all stay: the gateway sets the collector up when they are there.
+    gc.disable()
+    # First: it knows what of structlog is not needed.
+    import farthing_edge.log  # noqa: F401  # for what its import does
     from farthing_edge.gateway import StartError, run_gateway
 
     code = 0

@@ -318,6 +318,7 @@ class _Gateway:
                     # What the start built stays: the collector need not walk it again and again, with everybody waiting.
                     gc.collect()
                     gc.freeze()
+                    gc.enable()
                     write_run_file(config.run_file, started_at=self._started_at, addresses=addresses)
                     _log.info("started", gateway=config.gateway_id, pid=os.getpid(), **addresses)
                     await stop.wait()

@@ -1,36 +1,22 @@
-"""/healthz, /metrics and /status on a listener of their own, for this host's operators. Nothing can be changed here."""
+"""/healthz, /metrics and /status on a listener of their own, for this host's operators. Nothing can be changed here.
 
-import contextlib
+The address is taken at the start; what serves the pages (``pages``) is loaded beside the loop once devices are answered, and who asks
+earlier waits in the backlog.
+"""
+
+import asyncio
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine
 from typing import Any
-
-import uvicorn
-from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
 
 from farthing.configuration import split_address
 
 #: Connections waiting to be accepted: a scraper, a person, a load balancer's probe.
 BACKLOG = 16
-#: More at once than that are told to come again.
-MAX_CONCURRENCY = 32
-#: A page under way when we are told to stop.
-GRACE_S = 1
 
 
 class ListenError(Exception):
     """The address cannot be listened on; the message says what to do."""
-
-
-class _Server(uvicorn.Server):
-    """uvicorn without signal handlers: the composition root has its own."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
 
 
 class HttpListener:
@@ -74,34 +60,15 @@ class HttpListener:
     async def run(self) -> None:
         """Serve until cancelled."""
         assert self._socket is not None, "start() comes first"
-        app = Starlette(
-            routes=[
-                Route("/healthz", self._get_healthz),
-                Route("/metrics", self._get_metrics),
-                Route("/status", self._get_status),
-            ]
-        )
-        server = _Server(
-            uvicorn.Config(
-                app,
-                lifespan="off",
-                log_config=None,
-                access_log=False,
-                backlog=BACKLOG,
-                limit_concurrency=MAX_CONCURRENCY,
-                timeout_graceful_shutdown=GRACE_S,
-                server_header=False,
-            )
-        )
+        serve = await asyncio.to_thread(_load_pages)
         with self._socket:
-            await server.serve(sockets=[self._socket])
+            await serve(self._socket, self._status, self._faults, self._metrics)
 
-    async def _get_healthz(self, _: Request) -> Response:
-        # Alive, and what it does without: a gateway without uplink or broker is what it is built for, not a reason to restart it.
-        return JSONResponse({"ok": True, "faults": self._faults()})
 
-    async def _get_metrics(self, _: Request) -> Response:
-        return Response(self._metrics(), media_type="text/plain; version=0.0.4; charset=utf-8")
+def _load_pages() -> Callable[
+    [socket.socket, Callable[[], dict[str, Any]], Callable[[], list[str]], Callable[[], bytes]],
+    Coroutine[Any, Any, None],
+]:
+    from farthing_edge.pages import serve
 
-    async def _get_status(self, _: Request) -> Response:
-        return JSONResponse(self._status())
+    return serve

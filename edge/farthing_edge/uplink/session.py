@@ -16,16 +16,13 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
-import grpc
 import structlog
-from grpc import aio
 
 from farthing.device.cose import VerifyingKey
 from farthing.evidence.batches import batch_hash, compress_leaves
 from farthing.hsm import HsmError
 from farthing.ids import GatewayId
 from farthing.v1 import batch_pb2, directive_pb2, gateway_sync_pb2
-from farthing.v1.gateway_sync_pb2_grpc import GatewaySyncStub
 from farthing_edge.authorization.commands import (
     Connected,
     DirectiveArrived,
@@ -43,6 +40,10 @@ from farthing_edge.uplink.rewinding import SignedBatch
 from farthing_edge.uplink.signed import NotSigned, check_directive, check_head, check_receipt
 
 if TYPE_CHECKING:
+    # gRPC is a tenth of a gateway's start, and devices are answered without it: it is loaded beside the loop, by what runs (``run``).
+    import grpc
+    from grpc import aio
+
     from farthing.v1.gateway_sync_pb2_grpc import GatewaySyncAsyncStub
 
 _log = structlog.get_logger(__name__)
@@ -136,7 +137,7 @@ class Uplink:
         section: UplinkSection,
         engine: Engine,
         directive_key: VerifyingKey,
-        make_credentials: Callable[[], grpc.ChannelCredentials],
+        make_credentials: Callable[[], "grpc.ChannelCredentials"],
         obey_site_key: Callable[[directive_pb2.SiteKey], Awaitable[None]],
         metrics: Metrics,
         now_ns: Callable[[], int] = time.monotonic_ns,
@@ -168,6 +169,9 @@ class Uplink:
         section = self._section
         backoff = Backoff(least_s=section.min_backoff_s, most_s=section.max_backoff_s)
         credentials = await asyncio.to_thread(self._make_credentials)
+        await asyncio.to_thread(_load_grpc)
+        from grpc import aio
+
         said = ""
         while True:
             cause = "over"
@@ -201,7 +205,11 @@ class Uplink:
                 await self._engine.submit(UplinkChanged(online=False))
             await asyncio.sleep(backoff.next_s())
 
-    async def _session(self, credentials: grpc.ChannelCredentials, backoff: Backoff) -> None:
+    async def _session(self, credentials: "grpc.ChannelCredentials", backoff: Backoff) -> None:
+        from grpc import aio
+
+        from farthing.v1.gateway_sync_pb2_grpc import GatewaySyncStub
+
         section = self._section
         async with aio.secure_channel(section.address, credentials, options=_options(section)) as channel:
             stub: GatewaySyncAsyncStub = GatewaySyncStub(channel)
@@ -607,7 +615,18 @@ def _first(group: BaseExceptionGroup[BaseException]) -> str:
     return str(err)
 
 
-def _describe(group: BaseExceptionGroup[aio.AioRpcError]) -> str:
+def _load_grpc() -> None:
+    """What a session imports, once, away from the loop."""
+    from grpc import aio
+
+    from farthing.v1.gateway_sync_pb2_grpc import GatewaySyncStub
+
+    del aio, GatewaySyncStub
+
+
+def _describe(group: "BaseExceptionGroup[aio.AioRpcError]") -> str:
+    from grpc import aio
+
     err: BaseException = group
     while isinstance(err, BaseExceptionGroup):
         err = err.exceptions[0]

@@ -6,15 +6,18 @@ be made to sign a batch, a certificate or a server's handshake.
 
 import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import grpc
-import grpc.experimental
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
-from grpc.experimental import PrivateKeySignatureAlgorithm, PrivateKeySignOnComplete
 
 from farthing.hsm.errors import HsmError
 from farthing.hsm.token import SIGNATURE_SIZE, Token
+
+if TYPE_CHECKING:
+    # gRPC is a tenth of a gateway's start, which answers devices before it speaks to anybody: it is loaded with the first credentials.
+    import grpc
+    from grpc.experimental import PrivateKeySignatureAlgorithm, PrivateKeySignOnComplete
 
 #: RFC 8446, section 4.4.3: 64 spaces, the context string, a zero byte, then the transcript's hash.
 CLIENT_CERTIFICATE_VERIFY = b" " * 64 + b"TLS 1.3, client CertificateVerify\x00"
@@ -45,17 +48,23 @@ def read_roots(file: Path) -> bytes:
     return roots
 
 
-def channel_credentials(token: Token, label: str, *, certificate_chain: bytes, roots: bytes) -> grpc.ChannelCredentials:
+def channel_credentials(
+    token: Token, label: str, *, certificate_chain: bytes, roots: bytes
+) -> "grpc.ChannelCredentials":
     """Credentials of a channel whose client key is ``label`` in ``token``; chain and roots are PEM.
 
     One signature per connection. A token that fails makes the connection fail (UNAVAILABLE, tried again by gRPC).
     """
     if not token.has_key(label):
         raise HsmError(f"{token.party.id}'s token has no key {label!r} to speak TLS with")
+    import grpc.experimental
+    from grpc.experimental import PrivateKeySignatureAlgorithm as Algorithm
 
-    def sign(content: bytes, algorithm: PrivateKeySignatureAlgorithm, on_complete: PrivateKeySignOnComplete) -> bytes:
+    def sign(
+        content: bytes, algorithm: "PrivateKeySignatureAlgorithm", on_complete: "PrivateKeySignOnComplete"
+    ) -> bytes:
         del on_complete  # for signers that answer later; this one runs on gRPC's own thread and may wait
-        if algorithm != PrivateKeySignatureAlgorithm.ECDSA_SECP256R1_SHA256:
+        if algorithm != Algorithm.ECDSA_SECP256R1_SHA256:
             raise HsmError(f"the TLS key signs ECDSA on P-256 with SHA-256 only, not {algorithm}")
         if not is_client_certificate_verify(content):
             raise HsmError("the TLS key signs a TLS 1.3 client's CertificateVerify only")
