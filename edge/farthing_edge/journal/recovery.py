@@ -10,6 +10,8 @@ import os
 import shutil
 import sqlite3
 import time
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from farthing.hsm.tmpfs import find_tmpfs
@@ -19,6 +21,8 @@ from farthing_edge.journal.errors import JournalError
 BALLAST_SIZE = 4 * 1024 * 1024
 #: With less than this a journal cannot even be opened: SQLite makes a file of 32 KiB beside it, and the first entries need a page or two.
 LEAST_ROOM = 256 * 1024
+#: What a journal's name goes on with, before a stamp: of the salvaged one that waits, of the folder with the damaged one.
+_SALVAGED, _DAMAGED = ".salvaged-", ".damaged-"
 
 
 def default_mark_directory() -> Path | None:
@@ -32,13 +36,22 @@ def mark_path(journal: Path, directory: Path) -> Path:
     return directory / f"farthing-journal-{name}.suspect"
 
 
-def leave_mark(mark: Path, reason: str) -> None:
-    """Say that what the page cache shows may not be on the disk."""
-    mark.write_text(f"{reason}\n", encoding="utf-8")
+def mark_beside(journal: Path) -> Path:
+    """The mark of ``journal`` where there is no tmpfs, or it takes none. It outlives the page cache, which costs one copy more than was needed."""
+    return journal.with_name(journal.name + ".failed")
 
 
-def copy_suspect(journal: Path, mark: Path) -> Path:
-    """Put a fsynced copy in the place of a marked journal, remove the mark, return where the old file went."""
+def leave_mark(marks: Sequence[Path], reason: str) -> bool:
+    """Say, in the first place that takes it, that what the page cache shows may not be on the disk; whether any did."""
+    for mark in marks:
+        with suppress(OSError):
+            mark.write_text(f"{reason}\n", encoding="utf-8")
+            return True
+    return False
+
+
+def copy_suspect(journal: Path, marks: Sequence[Path]) -> Path:
+    """Put a fsynced copy in the place of a marked journal, remove its marks, return where the old file went."""
     fresh = journal.with_name(journal.name + ".copy")
     aside = journal.with_name(f"{journal.name}.suspect-{time.time_ns()}")
     for leftover in (fresh, fresh.with_name(fresh.name + "-wal"), fresh.with_name(fresh.name + "-shm")):
@@ -54,25 +67,27 @@ def copy_suspect(journal: Path, mark: Path) -> Path:
             target.close()
         if verdict != "ok":
             raise JournalError(f"the copy of {journal} is damaged ({verdict}): salvage it before the next start")
-        _fsync(fresh)
+        fsync(fresh)
         # There is a journal under its name at every moment: one that is missing would be begun anew. The old log beside the new file, should
         # this end in between, says what the copy was made of, and changes nothing.
         for suffix in ("", "-wal"):
-            _second_name(journal.with_name(journal.name + suffix), aside.with_name(aside.name + suffix))
+            second_name(journal.with_name(journal.name + suffix), aside.with_name(aside.name + suffix))
         fresh.rename(journal)
-        _fsync(journal.parent)
+        fsync(journal.parent)
         for suffix in ("-wal", "-shm"):
             journal.with_name(journal.name + suffix).unlink(missing_ok=True)
-        _fsync(journal.parent)
+        fsync(journal.parent)
     except (OSError, sqlite3.Error) as err:
         raise JournalError(
             f"the journal {journal} stopped on a failed disk and cannot be copied: check the disk, then start again"
         ) from err
-    mark.unlink()
+    for mark in marks:
+        mark.unlink()
     return aside
 
 
-def _second_name(path: Path, second: Path) -> None:
+def second_name(path: Path, second: Path) -> None:
+    """Let the file at ``path``, if there is one, be at ``second`` too."""
     if not path.exists():
         return
     try:
@@ -80,9 +95,43 @@ def _second_name(path: Path, second: Path) -> None:
     except OSError:
         # A file system without links.
         shutil.copy2(path, second)
+        fsync(second)
 
 
-def _fsync(path: Path) -> None:
+def salvaged_name(journal: Path, stamp: int) -> Path:
+    """Under which a salvaged journal that is whole waits to take its place."""
+    return journal.with_name(f"{journal.name}{_SALVAGED}{stamp}")
+
+
+def damaged_place(journal: Path, stamp: int) -> Path:
+    """Where what was salvaged lies as it was found."""
+    return journal.with_name(f"{journal.name}{_DAMAGED}{stamp}")
+
+
+def finish_salvage(journal: Path, snapshots: Path) -> bool:
+    """Put a salvaged journal in its place if one waits for that, and take away what was of the damaged one; whether one did.
+
+    A log beside a file that it is not of would be folded into it, so it goes first: from the moment that the new file has its waiting name, every start
+    and every tool that writes comes here before it looks at the old one. All that goes has a second name among the damaged.
+    """
+    stamps = sorted(
+        int(stamp)
+        for each in journal.parent.glob(f"{journal.name}{_SALVAGED}*")
+        if (stamp := each.name.removeprefix(f"{journal.name}{_SALVAGED}")).isdigit()
+    )
+    for stamp in stamps:
+        for suffix in ("-wal", "-shm"):
+            journal.with_name(journal.name + suffix).unlink(missing_ok=True)
+        for each in damaged_place(journal, stamp).glob("*.snapshot"):
+            (snapshots / each.name).unlink(missing_ok=True)
+        fsync(journal.parent)
+        salvaged_name(journal, stamp).rename(journal)
+        fsync(journal.parent)
+    return bool(stamps)
+
+
+def fsync(path: Path) -> None:
+    """Make a file, or the names in a folder, durable."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -4,6 +4,8 @@ Rule 1: up to the first entry that is missing or not what its hash says, the jou
 Rule 2: what comes after the damage is kept where its hash stands on the entry before it, and is not decided on: what happened in between is
 not known. It lies in the table ``salvaged`` and, as lines of JSON, beside the damaged files.
 Rule 3: the gap is an entry of its own (``Salvaged``): no new authorization until the cloud has named a new incarnation.
+Rule 4: one rename decides: before it there is the damaged journal, whole; after it the new one takes its place, now or with the next start
+(``recovery.finish_salvage``), whatever cuts it off.
 """
 
 import json
@@ -22,7 +24,7 @@ from farthing.v1 import directive_pb2
 from farthing_edge.authorization import events
 from farthing_edge.authorization.applying import apply
 from farthing_edge.authorization.state import CoreSettings, GatewayState, StateError
-from farthing_edge.journal import snapshots
+from farthing_edge.journal import recovery, snapshots
 from farthing_edge.journal.errors import JournalError
 from farthing_edge.journal.sentences import sentence
 from farthing_edge.journal.store import GENESIS, Anchor, Entry, Group, Journal, next_chain, read_anchor
@@ -51,13 +53,18 @@ def salvage(path: Path, settings: CoreSettings, *, at: Instant) -> Salvage:
     lock = Journal(path)
     lock.take_lock()
     try:
+        if recovery.finish_salvage(path, snapshots.folder_of(path)):
+            raise JournalError(
+                f"a salvage of {path} that was cut off is finished now: look with `farthing-edge journal verify`, and start"
+            )
         return _salvage(path, settings, at)
     finally:
         lock.close()
 
 
 def _salvage(path: Path, settings: CoreSettings, at: Instant) -> Salvage:
-    aside = path.with_name(f"{path.name}.damaged-{time.time_ns()}")
+    stamp = time.time_ns()
+    aside = recovery.damaged_place(path, stamp)
     aside.mkdir()
     # A database is changed by being opened: what is read is a copy.
     reading = aside / "reading"
@@ -80,28 +87,25 @@ def _salvage(path: Path, settings: CoreSettings, at: Instant) -> Salvage:
         for entry, chain in beyond:
             line = {**entry._asdict(), "body": entry.body.hex(), "chain": chain.hex()}
             opened.write(json.dumps(line) + "\n")
+        opened.flush()
+        os.fsync(opened.fileno())
     for each in _files(path):
-        each.rename(aside / each.name)
+        recovery.second_name(each, aside / each.name)
     for snapshot in snapshots.found(path):
         with suppress(snapshots.SnapshotError):
             if snapshots.position_of(snapshot) > last:
-                snapshot.rename(aside / snapshot.name)
-    fresh.rename(path)
-    _fsync(path)
-    _fsync(path.parent)
+                recovery.second_name(snapshot, aside / snapshot.name)
+    recovery.fsync(fresh)
+    recovery.fsync(aside)
+    recovery.fsync(path.parent)
+    fresh.rename(recovery.salvaged_name(path, stamp))
+    recovery.fsync(path.parent)
+    recovery.finish_salvage(path, snapshots.folder_of(path))
     return Salvage(recovered_to=last, beyond=len(beyond), lost=lost, aside=aside)
 
 
 def _files(path: Path) -> list[Path]:
     return [each for suffix in _SUFFIXES if (each := path.with_name(path.name + suffix)).exists()]
-
-
-def _fsync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 class _Found:

@@ -18,6 +18,7 @@ import cbor2
 
 from farthing_edge.authorization.state import CoreSettings, GatewayState
 from farthing_edge.journal.graph import GraphError, state_from_bytes, state_to_bytes
+from farthing_edge.journal.store import SNAPSHOTS
 
 #: The newest, and the one before it in case the newest turns out damaged.
 KEPT = 2
@@ -51,7 +52,7 @@ class Snapshot:
 
 def folder_of(journal: Path) -> Path:
     """Where the snapshots of ``journal`` are."""
-    return journal.with_name(journal.name + ".snapshots")
+    return journal.with_name(journal.name + SNAPSHOTS)
 
 
 def found(journal: Path) -> list[Path]:

@@ -35,6 +35,8 @@ WAL_SIZE = 4_096_000
 #: Of a new file; what is there keeps its own. A commit writes whole pages, and most commits hold a few hundred bytes: SQLite's usual 4 KiB
 #: writes a third more to flash in groups of sixteen.
 PAGE_SIZE = 1_024
+#: After the journal's name: the folder of its snapshots.
+SNAPSHOTS = ".snapshots"
 #: Entries read at once: a reader that goes on for long would keep the write-ahead log from being folded back.
 READ_AT_ONCE = 4_096
 
@@ -134,9 +136,10 @@ class Journal:
             was_full = self._keep_ballast and recovery.room(self.path.parent) < recovery.LEAST_ROOM
             if was_full:
                 recovery.release(self._ballast)
-            mark = self._mark()
-            if mark is not None and mark.exists() and self.path.exists():
-                self.moved_aside = recovery.copy_suspect(self.path, mark)
+            recovery.finish_salvage(self.path, self.path.with_name(self.path.name + SNAPSHOTS))
+            marks = [mark for mark in self._marks() if mark.exists()]
+            if marks and self.path.exists():
+                self.moved_aside = recovery.copy_suspect(self.path, marks)
             self._connection = self._connect()
             row = self._connection.execute(sentence("last_entry")).fetchone()
             anchor = read_anchor(self._connection)
@@ -172,9 +175,11 @@ class Journal:
             os.ftruncate(lock.fileno(), 0)
             os.pwrite(lock.fileno(), str(os.getpid()).encode(), 0)
 
-    def _mark(self) -> Path | None:
+    def _marks(self) -> list[Path]:
+        """Where a mark may be: on a tmpfs, if there is one, and beside the journal."""
         directory = self._mark_directory or recovery.default_mark_directory()
-        return None if directory is None else recovery.mark_path(self.path, directory)
+        beside = recovery.mark_beside(self.path)
+        return [beside] if directory is None else [recovery.mark_path(self.path, directory), beside]
 
     def _connect(self) -> sqlite3.Connection:
         try:
@@ -317,10 +322,15 @@ class Journal:
             return JournalFull(f"the disk of {self.path} is full: free some space")
         if code in _IO_FAULTS:
             self._broken = True
-            mark = self._mark()
-            if mark is not None:
-                recovery.leave_mark(mark, str(err))
-            return JournalBroken(f"writing the journal {self.path} failed ({err}): check the disk, then start again")
+            # Whoever starts next must know; where nothing can be written any more, people must.
+            first = (
+                ""
+                if recovery.leave_mark(self._marks(), str(err))
+                else "no mark of it could be left, so restart this machine first: "
+            )
+            return JournalBroken(
+                f"writing the journal {self.path} failed ({err}): {first}check the disk, then start again"
+            )
         return JournalRejected(f"the journal refused a group: {err}")
 
     def try_to_reserve(self) -> bool:

@@ -159,6 +159,41 @@ def test_a_commit_that_fails_for_io_leaves_a_mark_and_the_next_start_copies(
     again.close()
 
 
+@pytest.mark.parametrize("has_tmpfs", [True, False])
+def test_where_the_tmpfs_takes_no_mark_it_lies_beside_the_journal(
+    path: Path, tmp_path: Path, has_tmpfs: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """/run may be full, or there may be none: the next start must know all the same."""
+    monkeypatch.setattr(recovery, "default_mark_directory", lambda: tmp_path / "not there" if has_tmpfs else None)
+    journal = Journal(path)
+    journal.open()
+    journal.commit(Group(entries=entries(2)))
+    journal._connection = FailingConnection(journal._connection, 10)
+    with pytest.raises(JournalBroken, match=r"failed \(.*\): check the disk"):
+        journal.commit(Group(entries=entries(1, first=3)))
+    journal.close()
+    again = Journal(path)
+    again.open()
+    assert again.moved_aside is not None
+    assert [entry.position for entry in again.entries()] == [1, 2]
+    again.close()
+    again.open()
+    assert len(list(path.parent.glob("*.suspect-*"))) == 1
+    again.close()
+
+
+def test_where_no_mark_can_be_left_people_are_told(
+    journal: Journal, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recovery, "mark_path", lambda journal, directory: tmp_path / "not there" / "mark")
+    monkeypatch.setattr(recovery, "mark_beside", lambda journal: tmp_path / "not there" / "mark", raising=False)
+    journal._connection = FailingConnection(journal._connection, 10)
+    with pytest.raises(JournalBroken, match="restart this machine first"):
+        journal.commit(Group(entries=entries(1)))
+    with pytest.raises(JournalBroken, match="not open for writing"):
+        journal.commit(Group(entries=entries(1)))
+
+
 def test_a_full_disk_gives_up_the_reserve_once(journal: Journal) -> None:
     journal.commit(Group(entries=entries(1)))
     real = journal._connection

@@ -1,6 +1,8 @@
 """A damaged journal: what is whole goes on, what comes after is kept, what is lost is named, and nothing is deleted."""
 
 import json
+import os
+import shutil
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -192,3 +194,69 @@ def test_a_journal_in_use_or_not_there_is_not_touched(damaged: Damaged, tmp_path
     assert not list(tmp_path.glob("*.damaged-*"))
     with pytest.raises(JournalError, match="no journal at"):
         salvage(tmp_path / "none.sqlite", damaged.settings, at=damaged.day.gateway.at)
+
+
+class Cut(BaseException):
+    """The process ends here."""
+
+
+#: What changes a name, and so what a salvage can be cut off before.
+STEPS = ((Path, "rename"), (Path, "unlink"), (os, "link"), (shutil, "rmtree"))
+
+
+def test_a_salvage_that_is_cut_off_anywhere_leaves_a_journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At every moment there is either the damaged journal, whole, or the salvaged one: never none, and never a log beside a file that is not its own."""
+    made = tmp_path / "made"
+    made.mkdir()
+    damaged = Damaged(made)
+    damaged.change("UPDATE entries SET body = zeroblob(20) WHERE position = 100")
+    with closing(sqlite3.connect(damaged.path)) as holding:
+        # A log that was not folded back: as a kill leaves it.
+        holding.execute("UPDATE entries SET at_us = at_us + 1 WHERE position = 50")
+        holding.commit()
+        before = holding.execute("SELECT count(*), sum(at_us) FROM entries").fetchone()
+        killed = tmp_path / "killed"
+        shutil.copytree(made, killed)
+    steps = 0
+    while True:
+        place = tmp_path / f"cut-{steps}"
+        shutil.copytree(killed, place)
+        damaged.path = place / damaged.path.name
+        left = steps
+        with monkeypatch.context() as patched:
+            for owner, name in STEPS:
+                real = getattr(owner, name)
+
+                def step(*arguments: object, _real: object = real, **named: object) -> object:
+                    nonlocal left
+                    left -= 1
+                    if left < 0:
+                        raise Cut
+                    return _real(*arguments, **named)
+
+                patched.setattr(owner, name, step)
+            try:
+                damaged.salvage()
+            except Cut:
+                done = False
+            else:
+                done = True
+        journal = Journal(damaged.path, mark_directory=place, keep_ballast=False)
+        journal.open()
+        journal.close()
+        with closing(sqlite3.connect(damaged.path)) as connection:
+            found = connection.execute("SELECT count(*), sum(at_us) FROM entries").fetchone()
+        if found != before:
+            report = verify(damaged.path, damaged.settings)
+            assert (report.fault, report.last_position) == (None, 50), steps
+            assert snapshots.found(damaged.path) == []
+            (aside,) = place.glob("*.damaged-*")
+            with closing(sqlite3.connect(aside / damaged.path.name)) as connection:
+                assert connection.execute("SELECT count(*), sum(at_us) FROM entries").fetchone() == before
+        else:
+            assert not done
+            assert snapshots.found(damaged.path)
+        if done:
+            break
+        steps += 1
+    assert steps > len(STEPS)
