@@ -157,7 +157,7 @@ def tariff_prices_it(state: GatewayState, ask: Ask) -> Refusal | None:  # every 
         return Refusal.TARIFF_MISSING
     ask.look_ahead(register, device)
     # What was priced before is a use that it fits.
-    ask.closing = tariff.closings.get((register.unit, ask.most))
+    ask.closing = tariff.known_closing(register.unit, ask.most)
     if ask.closing is None and not tariff.tariff.fits(register.unit):
         return Refusal.TARIFF_MISSING
     intent = ask.intent

@@ -305,7 +305,7 @@ MAX_CLOSINGS = 64
 class TariffEntry:
     """A tariff version as this gateway knows it."""
 
-    __slots__ = ("closings", "currency", "name", "places", "record", "tariff")
+    __slots__ = ("_closings", "currency", "name", "places", "record", "tariff")
 
     def __init__(self, *, name: TariffVersion, currency: Currency, tariff: Tariff, record: bytes) -> None:
         self.name = name
@@ -316,7 +316,7 @@ class TariffEntry:
         #: Whether its price may depend on more than the width, for any register.
         self.places = any(is_placed(tariff, unit) for unit in ("Wh", "s", ""))
         #: (unit, most) → what it closes at, where only the width counts; at most ``MAX_CLOSINGS``.
-        self.closings: dict[tuple[str, int], Closing] = {}
+        self._closings: dict[tuple[str, int], Closing] = {}
 
     @classmethod
     def of(cls, record: directive_pb2.TariffRecord) -> Self:
@@ -337,11 +337,15 @@ class TariffEntry:
         """The same again."""
         return cls.of(directive_pb2.TariffRecord.FromString(kept))
 
+    def known_closing(self, unit: str, most: int) -> Closing | None:
+        """What ``closing`` has said before of a use whose price is always the same; such a one has a price."""
+        return self._closings.get((unit, most))
+
     def closing(
         self, unit: str, start: int, most: int, started_at: Instant, until: Instant, time_zone: str, *, one_shot: bool
     ) -> Closing:
         """The most that ``most`` units from ``start`` can cost, used by ``until``; raise ``TariffError`` where that has no price."""
-        known = self.closings.get((unit, most))
+        known = self._closings.get((unit, most))
         if known is not None:
             return known
         here = Use(unit=unit, start=start, end=start, started_at=started_at, ended_at=started_at, time_zone=time_zone)
@@ -350,8 +354,8 @@ class TariffEntry:
             covered = limit(self.tariff, here, most=most, until=until, budget_micros=priced.gross_micros)
             closing = Closing(_of_something(priced.parts), priced.gross_micros, covered)
             # Where only the width counts, its price is always the same.
-            if len(self.closings) < MAX_CLOSINGS:
-                self.closings[unit, most] = closing
+            if len(self._closings) < MAX_CLOSINGS:
+                self._closings[unit, most] = closing
             return closing
         if one_shot:
             priced = price(self.tariff, one_shot_use(unit, start, most, started_at, time_zone), closing=True)

@@ -115,9 +115,9 @@ def finish_salvage(journal: Path, snapshots: Path) -> bool:
     and every tool that writes comes here before it looks at the old one. All that goes has a second name among the damaged.
     """
     stamps = sorted(
-        int(stamp)
+        int(named)
         for each in journal.parent.glob(f"{journal.name}{_SALVAGED}*")
-        if (stamp := each.name.removeprefix(f"{journal.name}{_SALVAGED}")).isdigit()
+        if (named := each.name.removeprefix(f"{journal.name}{_SALVAGED}")).isdigit()
     )
     for stamp in stamps:
         for suffix in ("-wal", "-shm"):

@@ -323,13 +323,11 @@ class Journal:
         if code in _IO_FAULTS:
             self._broken = True
             # Whoever starts next must know; where nothing can be written any more, people must.
-            first = (
-                ""
-                if recovery.leave_mark(self._marks(), str(err))
-                else "no mark of it could be left, so restart this machine first: "
-            )
+            marks = self._marks()
+            marked = recovery.leave_mark(marks, str(err))
+            by_hand = "" if marked else f"leave the mark that could not be written (touch {marks[-1]}), "
             return JournalBroken(
-                f"writing the journal {self.path} failed ({err}): {first}check the disk, then start again"
+                f"writing the journal {self.path} failed ({err}): {by_hand}check the disk, then start again"
             )
         return JournalRejected(f"the journal refused a group: {err}")
 
