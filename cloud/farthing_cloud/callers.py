@@ -162,7 +162,7 @@ DEFAULT_CALLERS: Mapping[str, tuple[str, ...]] = {
     _L + "ShowExposure": (_PERSONS, _FRAUD, _SETTLEMENT),
     _M + "ListMovements": (_PERSONS, _DOCUMENTS),
     _M + "ShowUse": (_PERSONS, _DOCUMENTS),
-    _L + "ShowEpoch": (_PERSONS,),
+    _L + "ShowEpoch": (_PERSONS, _DOCUMENTS),
     # Vault.
     _V + "PutToken": (_PERSONS,),
     _V + "DenyToken": (_PERSONS, _FRAUD),

@@ -46,6 +46,8 @@ class Issuer:
     currency: Currency
     person: str
     now: Instant
+    #: Of the ledger: what was numbered in an earlier one may be lost, and in payers' hands.
+    ledger_epoch: int
     dry_run: bool
 
     async def run(self, told: Told, until: Instant) -> list[Stored]:
@@ -192,6 +194,12 @@ class Issuer:
         )
 
     async def _put(self, draft: Draft, places: tuple[int, int, Instant], form: Callable[[Heading], Form]) -> Stored:
+        if await self.store.prefix_epoch(draft.operator_id, draft.prefix) < self.ledger_epoch:
+            raise Refused(
+                grpc.StatusCode.FAILED_PRECONDITION,
+                f"the database was restored from a backup since the prefix {draft.prefix} was chosen (epoch {self.ledger_epoch}): numbers given "
+                f"after that backup may be in payers' hands. Choose a new prefix for {draft.kind}s: 'farthing-admin documents seller put'",
+            )
         number, ordinal, previous_hash = NO_NUMBER, 0, b""
         if not self.dry_run:
             try:

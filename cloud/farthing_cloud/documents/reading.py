@@ -21,6 +21,8 @@ from farthing_cloud.refusals import Refused
 
 #: A peer answers within this, or the call is made again by who asked us.
 PEER_TIMEOUT_S = 10.0
+#: The state of a ledger that is not being restored.
+OPEN = "open"
 #: An account's movements are read in one go: a year of a busy fleet takes seconds.
 MOVEMENTS_TIMEOUT_S = 60.0
 #: Rows of one answer that are held in memory, about 1 kB each; a document of more is no document: take a shorter period.
@@ -89,6 +91,21 @@ class Peers:
             return await self._movements.ShowUse(request, timeout=PEER_TIMEOUT_S)
         except grpc.aio.AioRpcError as err:
             raise _refused("the ledger", err) from err
+
+    async def epoch(self) -> int:
+        """The ledger's epoch; refused while it is being restored, when what it says may still change."""
+        try:
+            answer = await self._ledger.ShowEpoch(
+                ledger_pb2.ShowEpochRequest(without_gateways=True), timeout=PEER_TIMEOUT_S
+            )
+        except grpc.aio.AioRpcError as err:
+            raise _refused("the ledger", err) from err
+        if answer.state != OPEN:
+            raise Refused(
+                grpc.StatusCode.FAILED_PRECONDITION,
+                f"the ledger is {answer.state} ({answer.why}): documents are issued when it is open again",
+            )
+        return answer.ledger_epoch
 
     async def accounts(self, operator_id: str) -> list[str]:
         """The accounts of an operator."""

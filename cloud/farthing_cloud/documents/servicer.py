@@ -202,6 +202,7 @@ class DocumentsServicer(documents_pb2_grpc.DocumentsServicer):
 
     async def _put_seller(self, seller: Seller, person: str, *, dry_run: bool) -> registry_pb2.PutResponse:
         unit_micros(parse_currency((await self._peers.operator(seller.operator_id)).currency))
+        ledger_epoch = await self._peers.epoch()
         async with self._pool.connection() as connection, connection.transaction():
             store = DocumentStore(connection)
             await store.lock(seller.operator_id)
@@ -217,7 +218,9 @@ class DocumentsServicer(documents_pb2_grpc.DocumentsServicer):
                 return registry_pb2.PutResponse(change=registry_pb2.CHANGE_NONE)
             version = 1 if found is None else found[1] + 1
             if not dry_run:
-                await store.put_seller(seller, version=version, person=person, at=self._clock.now())
+                await store.put_seller(
+                    seller, version=version, person=person, at=self._clock.now(), ledger_epoch=ledger_epoch
+                )
         return registry_pb2.PutResponse(
             change=registry_pb2.CHANGE_CREATED if found is None else registry_pb2.CHANGE_UPDATED,
             differences=differences(None if found is None else found[0], seller),
@@ -365,6 +368,7 @@ class DocumentsServicer(documents_pb2_grpc.DocumentsServicer):
             currency=currency,
             person=person,
             now=now,
+            ledger_epoch=await self._peers.epoch(),
             dry_run=dry_run,
         )
 

@@ -32,6 +32,7 @@ _LIST_SELLERS = sentence(__package__, "list_sellers")
 _LIST_SERIES = sentence(__package__, "list_series")
 _LOCK_SELLER = sentence(__package__, "lock_seller")
 _NEXT_NUMBER = sentence(__package__, "next_number")
+_PREFIX_EPOCH = sentence(__package__, "prefix_epoch")
 _PUT_BILLED_PARTS = sentence(__package__, "put_billed_parts")
 _PUT_BUYER = sentence(__package__, "put_buyer")
 _PUT_CREDITED_PARTS = sentence(__package__, "put_credited_parts")
@@ -139,9 +140,16 @@ class DocumentStore:
         """Of an operator (empty: of all), those in force."""
         return [_seller(row) for row in await self._all(_LIST_SELLERS, operator_id=operator_id)]
 
-    async def put_seller(self, seller: Seller, *, version: int, person: str, at: Instant) -> None:
+    async def prefix_epoch(self, operator_id: str, prefix: str) -> int:
+        """The ledger's epoch in which a seller's prefix was first chosen."""
+        row = await self._one(_PREFIX_EPOCH, operator_id=operator_id, prefix=prefix)
+        assert row is not None
+        return int(row["ledger_epoch"])
+
+    async def put_seller(self, seller: Seller, *, version: int, person: str, at: Instant, ledger_epoch: int) -> None:
         """Write a new version."""
         values = {**asdict(seller), **asdict(seller.address), "version": version, "person": person, "at_us": at}
+        values["ledger_epoch"] = ledger_epoch
         values.pop("address")
         await self._connection.execute(_PUT_SELLER, values)
 

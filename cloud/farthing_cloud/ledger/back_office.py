@@ -535,7 +535,7 @@ class LedgerServicer(ImportServicer):
         """Whether the ledger is open, and how far each gateway is."""
         async with refusals(context):
             epoch = await self._store.epoch()
-            gateways = await self._store.rewindings()
+            gateways = () if request.without_gateways else await self._store.rewindings()
         return ledger_pb2.ShowEpochResponse(
             ledger_epoch=epoch.number,
             state=epoch.state.value,

@@ -18,10 +18,11 @@ from farthing.money import Currency
 from farthing.tariff import Tariff, TariffError, parse
 from farthing.v1 import batch_pb2, ledger_pb2
 from farthing_cloud.ledger.core import plans
+from farthing_cloud.ledger.core.differences import NetAndTaxes
 from farthing_cloud.ledger.core.funds import LedgerRefusal, UnknownName
 from farthing_cloud.ledger.core.plans import MAX_ITEMS, Item, Outcome, Wish
 from farthing_cloud.ledger.core.repricing import NotComputable, reprice
-from farthing_cloud.ledger.core.rows import Correction, CorrectionPlan, Touch
+from farthing_cloud.ledger.core.rows import Claimed, Correction, CorrectionPlan, Touch
 from farthing_cloud.ledger.facts import Facts, GatewayFacts
 from farthing_cloud.ledger.operations import Ledger
 from farthing_cloud.ledger.store.interface import BillingBatch, Transaction
@@ -40,6 +41,15 @@ class _Detailed:
 
     leaves: list[Leaf] = field(default_factory=list)
     posting_ids: list[int] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Priced:
+    """A use, and what it should have cost; None where the item says why that cannot be said."""
+
+    item: Item
+    claim: Claimed
+    should: NetAndTaxes | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,25 +134,36 @@ class CorrectionPlans:
             after = page[-1].place
         facts = await self._facts.of(gateway_id)
 
+        # Prices first: they take milliseconds each, and no connection of the database waits for them.
+        priced = [
+            await self._priced(tariff, facts, (name, gateway_id), versions[name], found)
+            for name, found in detailed.items()
+        ]
+
         async def work(tx: Transaction) -> list[Item]:
             return [
-                await self._item(tx, wish, currency, tariff, facts, (name, gateway_id), versions[name], found)
-                for name, found in detailed.items()
+                each.item
+                if each.should is None
+                else plans.judge(
+                    each.item,
+                    each.claim,
+                    await tx.use(wish.operator_id, currency, each.claim, each.item.posting_ids),
+                    each.should,
+                )
+                for each in priced
             ]
 
         return await self._store.run(work)
 
-    async def _item(
+    async def _priced(
         self,
-        tx: Transaction,
-        wish: Wish,
-        currency: Currency,
         tariff: Tariff,
         facts: GatewayFacts,
         name: tuple[AuthorizationId, GatewayId],
         version: int,
         found: _Detailed,
-    ) -> Item:
+    ) -> _Priced:
+        """What a use should have cost; without a price where that cannot be said, and the item says why."""
         claim = await self._store.claimed(*name)
         assert claim is not None  # a posted batch names it
         item = Item(
@@ -159,12 +180,12 @@ class CorrectionPlans:
         if not why and register is None:
             why = "its register is not known"
         if why or register is None:
-            return plans.left_out(item, why)
+            return _Priced(item=plans.left_out(item, why), claim=claim, should=None)
         try:
             should = await asyncio.to_thread(reprice, tariff, claim, found.leaves, register, facts.time_zone)
         except NotComputable as err:
-            return plans.left_out(item, str(err))
-        return plans.judge(item, claim, await tx.use(wish.operator_id, currency, claim, found.posting_ids), should)
+            return _Priced(item=plans.left_out(item, str(err)), claim=claim, should=None)
+        return _Priced(item=item, claim=claim, should=should)
 
     async def approve(self, plan_id: str, *, content_hash: bytes, person: str, now: Instant) -> bool:
         """Another person approves exactly what was planned; whether anything changed."""

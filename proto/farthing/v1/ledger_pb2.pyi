@@ -3016,12 +3016,17 @@ class ReadReceiptsResponse(message.Message):
 class ShowEpochRequest(message.Message):
     DESCRIPTOR: descriptor.Descriptor
 
+    WITHOUT_GATEWAYS_FIELD_NUMBER: builtins.int
+    without_gateways: builtins.bool
+    """The epoch alone, without how far each gateway is."""
     def __init__(
         self,
+        *,
+        without_gateways: builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["without_gateways", b"without_gateways"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -226,6 +226,34 @@ async def test_a_run_does_not_go_on_in_a_ledger_that_was_restored_behind_its_bac
     assert (code, "was restored" in why) == (grpc.StatusCode.FAILED_PRECONDITION, True)
 
 
+async def test_after_a_restore_numbers_begin_with_another_prefix(office: Any) -> None:
+    await office.sell()
+    await office.day()
+    (before,) = (await office.invoice("P", FIRST)).documents
+    async with await psycopg.AsyncConnection.connect(office.url, autocommit=True) as connection:
+        await connection.execute("UPDATE ledger.epoch SET state = 'restoring', why = 'from a backup'")
+        code, why = await refused(office.invoice("F", FIRST))
+        assert (code, "restoring (from a backup)" in why) == (grpc.StatusCode.FAILED_PRECONDITION, True)
+        await connection.execute("UPDATE ledger.epoch SET state = 'open', why = '', epoch = 2")
+    # What was issued is answered again, by the number that it has.
+    (again,) = (await office.invoice("P", FIRST)).documents
+    assert again == before
+    for dry_run in (False, True):
+        code, why = await refused(office.invoice("F", FIRST, dry_run=dry_run))
+        assert "since the prefix INV- was chosen (epoch 2)" in why
+        assert "documents seller put" in why
+    # Of credit notes none is there: but one may have been given, and lost.
+    await office.sell(invoice_prefix="INV2-")
+    assert [each.number for each in (await office.invoice("F", FIRST)).documents] == ["INV2-000001"]
+    refund = order("refund", "r1", use="t4", gateway_id="G2")
+    await office.story.ledger.correct(refund, person="alice", now=NOW)
+    assert "the prefix CN- was chosen" in (await refused(office.invoice("F", SECOND)))[1]
+    await office.sell(invoice_prefix="INV2-", credit_note_prefix="CN2-")
+    assert [each.number for each in (await office.invoice("F", SECOND)).documents] == ["CN2-000001"]
+    # Back to one of before is no way out.
+    assert (await office.verify()).ok
+
+
 async def test_documents_and_parts_cannot_be_changed_or_written_twice(office: Any) -> None:
     await office.day()
     await office.sell()
