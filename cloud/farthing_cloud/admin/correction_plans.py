@@ -51,7 +51,7 @@ def plan(
     """Look at every affected use, price it again from its proven detail, and keep what would go back; nothing is posted.
 
     A wrong tax rate alone is not mended by this: where one rate should have been less and another more, the use is left out by name, since
-    nothing is billed afterwards. Its invoice is: 'documents credit-note'.
+    nothing is billed afterwards. What of it a person wants to give back goes by 'corrections refund', use by use.
     """
     if by_tariff is not None and by_version:
         raise typer.BadParameter("--by-tariff or --by-version, not both")
