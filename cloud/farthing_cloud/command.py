@@ -7,6 +7,9 @@ from typing import Annotated
 
 import typer
 
+#: As the ledger bounds its texts.
+MAX_REASON = 200
+
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 
@@ -50,6 +53,30 @@ def serve(
         # A full disk, a state_dir that is not ours: the path and the system's word for it.
         typer.echo(f"{err.filename or config}: {err.strerror}", err=True)
         raise typer.Exit(1) from err
+
+
+@app.command("mark-restored")
+def mark_restored(
+    config: Annotated[Path, typer.Option("--config", help="cloud.toml")],
+    reason: Annotated[str, typer.Option("--reason", help="Which backup, and why; it is kept with the ledger's state.")],
+) -> None:
+    """Say, before the first start on it, that the database came back from a backup: nothing is granted or paid until two persons have
+    begun the ledger's next epoch."""
+    from farthing.clock import ClockError
+    from farthing.configuration import ConfigError
+    from farthing_cloud.config import load_config
+    from farthing_cloud.database import DatabaseError
+    from farthing_cloud.ledger.store.interface import StoreError
+    from farthing_cloud.serve import mark_restored as mark
+
+    if not 1 <= len(reason) <= MAX_REASON or not reason.isprintable():
+        raise typer.BadParameter(f"a reason has 1 to {MAX_REASON} printable characters")
+    try:
+        said = asyncio.run(mark(load_config(config), why=reason))
+    except (ConfigError, ClockError, DatabaseError, StoreError) as err:
+        typer.echo(str(err), err=True)
+        raise typer.Exit(1) from err
+    typer.echo(said)
 
 
 @app.command()

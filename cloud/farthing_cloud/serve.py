@@ -28,6 +28,7 @@ from farthing_cloud.channel import BackOfficeChannel, open_channel
 from farthing_cloud.config import SERVICE_NAMES, CloudConfig, ListenSection, ServiceName
 from farthing_cloud.database import EmbeddedServer, Pool, migrate, open_pool, with_password
 from farthing_cloud.http import HttpListener
+from farthing_cloud.ledger.offline import stop_restored
 from farthing_cloud.listeners import CallMetrics, Doorkeeper, Issuers, ListenerServer
 from farthing_cloud.offering import Service
 from farthing_cloud.transport import ISSUING_KEY, Transport
@@ -374,6 +375,16 @@ def _reachable(address: str) -> str:
     """Where this process reaches its own listener."""
     host, _, port = address.rpartition(":")
     return f"127.0.0.1:{port}" if host in ("0.0.0.0", "[::]") else address  # noqa: S104 compared, not bound
+
+
+async def mark_restored(config: CloudConfig, *, why: str) -> str:
+    """Stop the ledger in the configured database, before the first start on it; what is told."""
+    async with _database(config) as (url, _):
+        epoch = await stop_restored(url, why=f"said before the start: {why}", now=config.clock.clock().now())
+    return (
+        f"the ledger is {epoch.state.value} in epoch {epoch.number} ({epoch.why}): start the cloud, then two persons begin the next epoch with"
+        " 'farthing-admin ledger restored propose' and 'approve'"
+    )
 
 
 async def serve(config: CloudConfig, names: Sequence[ServiceName]) -> None:

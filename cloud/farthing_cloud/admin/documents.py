@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
+import grpc
 import typer
 
 from farthing.ids import AUTHORIZATION_ID_SIZE
-from farthing.v1 import documents_pb2, documents_pb2_grpc, registry_pb2
+from farthing.v1 import documents_pb2, documents_pb2_grpc, ledger_pb2, ledger_pb2_grpc, registry_pb2
 from farthing_cloud.admin.session import (
     CALL_TIMEOUT_S,
     DryRun,
@@ -25,6 +26,9 @@ from farthing_cloud.admin.session import (
     show,
     show_one,
 )
+
+#: What is wrong with one account alone: a run goes on with the next one.
+_OF_ONE_ACCOUNT = (grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.ABORTED, grpc.StatusCode.NOT_FOUND)
 
 documents = typer.Typer(help="Receipts, statements, invoices and credit notes of payers.", no_args_is_help=True)
 sellers = typer.Typer(help="Who sells, as documents name it.", no_args_is_help=True)
@@ -113,6 +117,43 @@ def invoice(
     with back_office(ctx) as channel:
         answer = documents_pb2_grpc.DocumentsStub(channel).IssueInvoice(request, timeout=CALL_TIMEOUT_S)
     _issued(answer.documents, as_json=as_json)
+
+
+@documents.command("run")
+def run(
+    ctx: typer.Context,
+    operator: Operator,
+    until: Annotated[str, typer.Option("--until", help="What was posted before this instant.")],
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Invoice every account of an operator up to an instant; interrupted or refused in part, say it again: nothing is issued twice.
+
+    Status 1 where an account was refused; the others are done.
+    """
+    until_us = instant_us(until)
+    rows: list[Row] = []
+    with back_office(ctx) as channel:
+        stub = documents_pb2_grpc.DocumentsStub(channel)
+        listed = ledger_pb2_grpc.LedgerStub(channel).ListAccounts(
+            ledger_pb2.ListAccountsRequest(operator_id=operator), timeout=CALL_TIMEOUT_S
+        )
+        for account_id in sorted(account.account_id for account in listed.accounts):
+            request = documents_pb2.IssueInvoiceRequest(
+                operator_id=operator, account_id=account_id, until_us=until_us, dry_run=dry_run
+            )
+            try:
+                answer = stub.IssueInvoice(request, timeout=CALL_TIMEOUT_S)
+            except grpc.RpcError as err:
+                if err.code() not in _OF_ONE_ACCOUNT:
+                    raise
+                rows.append(_run_row(account_id, "refused", err.details() or "", ()))
+                continue
+            outcome = "dry run" if dry_run else "issued" if answer.changed else "issued before"
+            rows.append(_run_row(account_id, outcome if answer.documents else "nothing", "", answer.documents))
+    show(rows, ("account_id", "outcome", "numbers", "invoiced_micros", "credited_micros", "why"), as_json=as_json)
+    if any(row["outcome"] == "refused" for row in rows):
+        raise typer.Exit(1)
 
 
 @documents.command("credit-note")
@@ -298,6 +339,17 @@ def _authorization(text: str) -> bytes:
             f"{text!r} is no authorization's id: write its {2 * AUTHORIZATION_ID_SIZE} hexadecimal digits"
         )
     return found
+
+
+def _run_row(account_id: str, outcome: str, why: str, issued: Sequence[documents_pb2.PayersDocument]) -> Row:
+    return {
+        "account_id": account_id,
+        "outcome": outcome,
+        "numbers": [each.number for each in issued if each.number],
+        "invoiced_micros": sum(each.exact_micros for each in issued if each.kind == "invoice"),
+        "credited_micros": sum(each.exact_micros for each in issued if each.kind == "credit-note"),
+        "why": why,
+    }
 
 
 def _issued(found: Sequence[documents_pb2.PayersDocument], *, as_json: bool) -> None:

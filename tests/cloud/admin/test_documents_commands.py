@@ -11,7 +11,7 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
-from farthing.v1 import documents_pb2, documents_pb2_grpc, registry_pb2
+from farthing.v1 import documents_pb2, documents_pb2_grpc, ledger_pb2, ledger_pb2_grpc, registry_pb2
 from farthing_cloud.admin.documents import documents
 
 Run = Callable[..., Result]
@@ -30,6 +30,7 @@ class Office(documents_pb2_grpc.DocumentsServicer):
     def __init__(self) -> None:
         self.answers: dict[str, Any] = {}
         self.asked: list[Any] = []
+        self.accounts: list[str] = []
 
     def __getattribute__(self, name: str) -> Any:
         if not name[0].isupper():
@@ -38,9 +39,23 @@ class Office(documents_pb2_grpc.DocumentsServicer):
         def answer(request: Any, context: Any) -> Any:
             self.asked.append(request)
             prepared = self.answers[name]
-            return prepared.pop(0) if isinstance(prepared, list) else prepared
+            said = prepared.pop(0) if isinstance(prepared, list) else prepared
+            if isinstance(said, grpc.StatusCode):
+                context.abort(said, "as the test says")
+            return said
 
         return answer
+
+
+class Ledger(ledger_pb2_grpc.LedgerServicer):
+    """Knows the accounts that a test names."""
+
+    def __init__(self, office: Office) -> None:
+        self._office = office
+
+    def ListAccounts(self, request: Any, context: Any) -> ledger_pb2.ListAccountsResponse:  # noqa: N802, ARG002 - the RPC
+        accounts = [ledger_pb2.PayerAccount(account_id=name) for name in self._office.accounts]
+        return ledger_pb2.ListAccountsResponse(accounts=accounts)
 
 
 @pytest.fixture
@@ -53,6 +68,7 @@ def run(office: Office) -> Iterator[Run]:
     with ThreadPoolExecutor(max_workers=2) as pool:
         server = grpc.server(pool)
         documents_pb2_grpc.add_DocumentsServicer_to_server(office, server)
+        ledger_pb2_grpc.add_LedgerServicer_to_server(Ledger(office), server)
         port = server.add_insecure_port("127.0.0.1:0")
         server.start()
         with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
@@ -90,6 +106,35 @@ def test_a_receipt_is_asked_for_by_one_name(run: Run, office: Office) -> None:
     first, second = office.asked
     assert (first.authorization_id, first.gateway_id) == (b"\xab" * 16, "gw-1")
     assert (second.WhichOneof("of"), second.code) == ("code", "AAAA-BBBB-CCCC-DDDD")
+
+
+def test_a_run_takes_every_account_and_goes_on_after_one_that_is_refused(run: Run, office: Office) -> None:
+    issued = documents_pb2.PayersDocument(number="INV-000001", kind="invoice", exact_micros=9_110_000, content=b"{}")
+    credited = documents_pb2.PayersDocument(number="CN-000001", kind="credit-note", exact_micros=500_000, content=b"{}")
+    office.accounts = ["b", "c", "a", "d"]
+    office.answers["IssueInvoice"] = [
+        documents_pb2.IssueInvoiceResponse(changed=True, documents=[issued, credited]),
+        grpc.StatusCode.FAILED_PRECONDITION,
+        documents_pb2.IssueInvoiceResponse(changed=False, documents=[issued]),
+        documents_pb2.IssueInvoiceResponse(changed=True),
+    ]
+    result = run("run", "--until", "2026-04-01T00:00:00Z", "--json", *OP)
+    assert result.exit_code == 1
+    assert [request.account_id for request in office.asked] == ["a", "b", "c", "d"]
+    assert [
+        (row["account_id"], row["outcome"], row["numbers"], row["invoiced_micros"], row["credited_micros"], row["why"])
+        for row in json.loads(result.output)
+    ] == [
+        ("a", "issued", ["INV-000001", "CN-000001"], 9_110_000, 500_000, ""),
+        ("b", "refused", [], 0, 0, "as the test says"),
+        ("c", "issued before", ["INV-000001"], 9_110_000, 0, ""),
+        ("d", "nothing", [], 0, 0, ""),
+    ]
+    # Who cannot be reached for one cannot be reached for any: nothing is passed over.
+    office.answers["IssueInvoice"] = [grpc.StatusCode.UNAVAILABLE]
+    office.asked.clear()
+    assert run("run", "--until", "2026-04-01T00:00:00Z", *OP).exit_code == 1
+    assert len(office.asked) == 1
 
 
 def test_what_was_issued_and_listed(run: Run, office: Office) -> None:
