@@ -683,11 +683,12 @@ class Authorization:
         """Billed so far."""
         return self.net_micros + self.tax_micros
 
-    def grant(self, gateway_id: GatewayId, told: Told | None = None) -> Grant | None:
-        """The grant last told, or the one that ``told`` was; None for a standing authorization."""
-        told = told or self.told
-        if told is None:
-            return None
+    def grant(self, gateway_id: GatewayId) -> Grant | None:
+        """The grant last told; None for a standing authorization."""
+        return None if self.told is None else self.grant_that(gateway_id, self.told)
+
+    def grant_that(self, gateway_id: GatewayId, told: Told) -> Grant:
+        """The grant that ``told`` was."""
         return Grant(
             recipient=self.device_id,
             gateway=gateway_id,

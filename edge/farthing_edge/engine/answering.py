@@ -1,24 +1,26 @@
 """What is said: answers of a group, and the signatures of its grants, made while the group is being written.
 
 Rule 1: nothing is said before :meth:`Answering.say`, which the writer calls when the group is durable.
-Rule 2: a grant is never signed on the way: its device asks again, and hears it then.
+Rule 2: a grant that the token could not sign is as if nothing had been said: its device asks again, and hears it then.
+Rule 3: what a group says of one authorization is one grant, the newest of the group: it is durable when they all are, of several a device takes the newest,
+and a signature costs more than everything else that an answer takes.
 """
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import structlog
 
 from farthing.device import cose
-from farthing.device.messages import Answer, AnswerStatus, Grant, Witness, encode
+from farthing.device.messages import Answer, AnswerStatus, Witness, encode
 from farthing.hsm import HsmError
-from farthing.ids import START_ID_SIZE, StartId
+from farthing.ids import START_ID_SIZE, AuthorizationId, StartId
 from farthing.refusal import Refusal
 from farthing_edge.authorization.commands import DeviceStatement, Reply
 from farthing_edge.authorization.decision import status_of
-from farthing_edge.authorization.state import GatewayState
+from farthing_edge.authorization.state import Authorization, GatewayState, Told
 from farthing_edge.engine.asked import EngineLimits, Item
 from farthing_edge.engine.signing import GrantSigner
 
@@ -31,13 +33,23 @@ class Draft:
 
     item: Item
     reply: Reply | None
-    grant: Grant | None
+    #: Whose latest grant goes with it.
+    authorization: AuthorizationId | None
     receipted_counter: int
 
 
-class Signing(NamedTuple):
-    """Payloads of grants, and their signatures under way."""
+@dataclass(slots=True)
+class Drafts:
+    """The answers of a group, in order, and what goes with them: of each authorization what it was last told."""
 
+    answers: list[Draft] = field(default_factory=list)
+    told: dict[AuthorizationId, tuple[Authorization, Told]] = field(default_factory=dict)
+
+
+class Signing(NamedTuple):
+    """Payloads of the grants of some authorizations, and their signatures under way."""
+
+    authorizations: list[AuthorizationId]
     payloads: list[bytes]
     signatures: "asyncio.Future[list[bytes]]"
 
@@ -99,29 +111,33 @@ class Answering:
 
     # A group's answers ------------------------------------------------------------------------------------------------
 
-    def draft(self, item: Item, reply: Reply | None) -> Draft:
-        """What will be said to ``item``, as the state is now."""
+    def draft(self, drafts: Drafts, item: Item, reply: Reply | None) -> None:
+        """Add to ``drafts`` what will be said to ``item``, as the state is now."""
         if reply is None:
-            return Draft(item, None, None, 0)
+            drafts.answers.append(Draft(item, None, None, 0))
+            return
         state = self._state()
-        grant = None
+        granted = None
         if reply.grant_of is not None:
             authorization = state.authorizations.get(reply.grant_of)
-            grant = None if authorization is None else authorization.grant(state.gateway_id)
+            if authorization is not None and authorization.told is not None:
+                granted = reply.grant_of
+                drafts.told[granted] = authorization, authorization.told
         device = state.devices.get(reply.device)
         receipted = 0 if device is None else state.receipted_counter(device)
-        return Draft(item, reply, grant, receipted)
+        drafts.answers.append(Draft(item, reply, granted, receipted))
 
     @property
     def is_full(self) -> bool:
         """Whether too many grants wait for the token; ``has_room`` is called when they no longer do."""
         return self._signing_count > self._limits.signing and bool(self._under_way)
 
-    def sign(self, drafts: Sequence[Draft]) -> Signing | None:
+    def sign(self, drafts: Drafts) -> Signing | None:
         """Set the signatures of their grants under way; None where there are none."""
-        grants = [draft.grant for draft in drafts if draft.grant is not None]
-        if not grants:
+        if not drafts.told:
             return None
+        gateway_id = self._state().gateway_id
+        grants = [authorization.grant_that(gateway_id, told) for authorization, told in drafts.told.values()]
         payloads = [encode(grant) for grant in grants]
         to_be_signed = [
             cose.to_be_signed("grant", grant.recipient, payload)
@@ -134,15 +150,17 @@ class Answering:
             signatures.set_exception(err)
         self._signing_count += len(grants)
         signatures.add_done_callback(lambda _: self._signed(len(grants)))
-        return Signing(payloads, signatures)
+        return Signing(list(drafts.told), payloads, signatures)
 
-    def say(self, drafts: Sequence[Draft], signing: Signing | None) -> None:
+    def say(self, drafts: Drafts, signing: Signing | None) -> None:
         """The group is durable: answer everybody, those with a grant once it is signed."""
         witness = self._witness()
-        signed = [draft for draft in drafts if draft.grant is not None]
-        for draft in drafts:
-            if draft.grant is None:
+        signed = []
+        for draft in drafts.answers:
+            if draft.authorization is None:
                 draft.item.resolve(self._answer(draft, witness, None))
+            else:
+                signed.append(draft)
         if signing is None:
             return
         if signing.signatures.done():
@@ -172,8 +190,15 @@ class Answering:
                 self.unwritten(draft.item, Refusal.OVERLOADED)
             return
         kid = self._signer.kid
-        for draft, payload, signature in zip(drafts, signing.payloads, signatures, strict=True):
-            draft.item.resolve(self._answer(draft, witness, cose.encode_sign1(kid, payload, signature)))
+        grants = {
+            authorization: cose.encode_sign1(kid, payload, signature)
+            for authorization, payload, signature in zip(
+                signing.authorizations, signing.payloads, signatures, strict=True
+            )
+        }
+        for draft in drafts:
+            assert draft.authorization is not None  # else it was said without one
+            draft.item.resolve(self._answer(draft, witness, grants[draft.authorization]))
 
     def _answer(self, draft: Draft, witness: Witness, grant: bytes | None) -> Answer | None:
         reply = draft.reply

@@ -50,7 +50,7 @@ from farthing_edge.authorization.events import (
 )
 from farthing_edge.authorization.events import encode as encode_event
 from farthing_edge.authorization.state import CoreSettings, GatewayState, StateError
-from farthing_edge.engine.answering import Answering, Draft, Signing, cancel
+from farthing_edge.engine.answering import Answering, Drafts, Signing, cancel
 from farthing_edge.engine.asked import Bell, EngineError, EngineLimits, Item, Waiting
 from farthing_edge.engine.batches import Batches
 from farthing_edge.engine.lanes import Lanes
@@ -77,7 +77,7 @@ class _Written(NamedTuple):
 
     group: Group
     items: list[Item]
-    drafts: list[Draft]
+    drafts: Drafts
     signing: Signing | None
     happened: list[Event]
 
@@ -411,7 +411,7 @@ class Engine:
             self._room.ring()
         now = self._clock.now()
         group = Group()
-        drafts: list[Draft] = []
+        drafts = Drafts()
         happened: list[Event] = []
         try:
             for item in items:
@@ -476,7 +476,7 @@ class Engine:
             item.fail(EngineError("the engine has failed"))
         raise err
 
-    def _decide_item(self, item: Item, group: Group, drafts: list[Draft], happened: list[Event], now: Instant) -> None:
+    def _decide_item(self, item: Item, group: Group, drafts: Drafts, happened: list[Event], now: Instant) -> None:
         command = item.command
         if isinstance(command, DeviceStatement):
             if self._storage_full and isinstance(command.statement, Intent):
@@ -498,7 +498,7 @@ class Engine:
             return
         if decision.refused is not None:
             self._answering.count(decision.refused)
-        drafts.append(self._answering.draft(item, decision.reply))
+        self._answering.draft(drafts, item, decision.reply)
         self.decided += 1
 
     def _take(self, group: Group, command: Command, now: Instant) -> Decision:
@@ -560,7 +560,7 @@ class Engine:
     def _after_commit(
         self,
         items: Sequence[Item],
-        drafts: Sequence[Draft],
+        drafts: Drafts,
         signing: Signing | None,
         happened: Iterable[Event],
     ) -> None:
@@ -635,7 +635,7 @@ class Engine:
         for item in items:
             if item.waiting.done():
                 continue
-            group, drafts, happened = Group(), list[Draft](), list[Event]()
+            group, drafts, happened = Group(), Drafts(), list[Event]()
             try:
                 self._decide_item(item, group, drafts, happened, self._clock.now())
                 if group.entries:

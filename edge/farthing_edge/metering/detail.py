@@ -87,7 +87,7 @@ def _facts_of_metered(
     grant: Grant | None = None
     if event.told_position:
         told = _told(event_at(event.told_position), event.told_position, start_id_at(event.told_position))
-        grant = authorization.grant(gateway_id, told)
+        grant = authorization.grant_that(gateway_id, told)
     return facts_of(
         authorization,
         register_from=event.register_from,

@@ -189,7 +189,7 @@ def facts_of_record(state: GatewayState, record: UsageRecord) -> Facts:
         closing=record.closing,
         at=record.at,
         statement=record.statement,
-        grant=None if record.told is None else authorization.grant(state.gateway_id, record.told),
+        grant=None if record.told is None else authorization.grant_that(state.gateway_id, record.told),
         traceparent=record.traceparent,
         tick=record.tick,
         latest=record.latest,

@@ -34,6 +34,36 @@ async def test_a_grant_is_signed_and_names_a_durable_position(bench) -> None:
         assert grant.witness.start_id == engine.view.start_id
 
 
+async def test_answers_of_one_group_share_the_newest_grant_of_their_authorization(bench) -> None:
+    meter, other = Meter("c1", 0), Meter("x1", 7, tariff="toll-1")
+    async with bench.running() as engine:
+        await Site(engine).open(quota=10 * M)
+        first = await engine.submit(said(meter.intent(Here()), "card"))
+        meter.authorization = decode_grant(cose.decode_sign1(first.grant).payload).authorization
+        signed: list[bytes] = []
+        sign_many = bench.grant_signer.sign_many
+
+        async def counted(to_be_signed):
+            signed.extend(to_be_signed)
+            return await sign_many(to_be_signed)
+
+        bench.grant_signer.sign_many = counted
+        *readings, passage = await asyncio.gather(
+            *(engine.submit(said(meter.reading(Here(), value))) for value in (100, 200, 300)),
+            engine.submit(said(other.intent(Here(), one_shot=1), "card")),
+        )
+        assert len(signed) == 2
+        assert [answer.status for answer in readings] == 3 * [AnswerStatus.RECORDED]
+        assert len({answer.grant for answer in readings}) == 1
+        newest = cose.decode_sign1(readings[0].grant)
+        assert bench.grant_signer.key.verify("grant", "c1", newest.payload, newest.signature)
+        # It says what all three have made of the session: the position is the last one's.
+        alone = cose.decode_sign1((await engine.submit(said(meter.reading(Here(), 300)))).grant)
+        positions = [decode_grant(each.payload).witness.position for each in (newest, alone)]
+        assert positions == [bench.journal.position - 2, bench.journal.position]
+        assert decode_grant(cose.decode_sign1(passage.grant).payload).authorization != meter.authorization
+
+
 async def test_a_journal_that_may_have_forgotten_vouches_for_nothing(bench) -> None:
     """A device keeps the furthest witness: this one must not take the place of the one that proves it."""
     meter = Meter("c1", 100)
