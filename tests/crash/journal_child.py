@@ -9,31 +9,59 @@ journal: it has been said to somebody. What became of it is one line of JSON on 
 import json
 import os
 import sys
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
 import cbor2
 
-from farthing_edge.journal import Entry, Group, Journal, JournalError, retention, store
+from farthing_edge.journal import Entry, Group, Journal, JournalError, log, retention
 
 #: Entries that are left when it prunes.
 _STAY = 40
 
 
+class Folding:
+    """Folds the log back beside the writer, as the daemon does."""
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+        self._thread = ThreadPoolExecutor(1)
+        self._beside: Future[int] | None = None
+
+    def see(self) -> None:
+        """After a commit."""
+        if self._beside is None:
+            if self._journal.has_long_log:
+                self._beside = self._thread.submit(self._journal.fold_beside)
+        elif self._beside.done():
+            beside, self._beside = self._beside, None
+            self._journal.fold(beside.result())
+
+    def end(self) -> None:
+        """Wait for what is under way."""
+        self._thread.shutdown()
+        if self._beside is not None:
+            self._beside.result()
+
+
 def write(journal: Journal, told: dict, spoken: int) -> None:
     before = journal.position
     groups = [[Entry(*entry) for entry in group if entry[0] > before] for group in told["groups"]]
+    folding = Folding(journal)
     for number, entries in enumerate([group for group in groups if group][: told["most"]]):
         journal.commit(Group(entries=entries))
         os.write(spoken, b"%d\n" % journal.position)
         if told["prune"] and number % 16 == 15:
             may = retention.Prunable(position=journal.position - _STAY, at_us=2**62, kept=frozenset())
             journal.change(partial(retention.prune, may))
+        folding.see()
+    folding.end()
 
 
 def live(told: dict) -> dict:
     path = Path(told["path"])
-    store.WAL_SIZE = told["wal_size"]
+    log.WAL_SIZE = told["wal_size"]
     journal = Journal(path, mark_directory=Path(told["marks"]), keep_ballast=told["keep_ballast"])
     spoken = os.open(path.with_name("spoken"), os.O_CREAT | os.O_WRONLY | os.O_APPEND)
     fault = said = ""

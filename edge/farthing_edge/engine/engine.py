@@ -217,6 +217,7 @@ class Engine:
             asyncio.create_task(self.batches.sign(), name="sign batches"),
             asyncio.create_task(self.batches.seal_again(), name="seal again"),
             asyncio.create_task(self.upkeep.run(), name="upkeep"),
+            asyncio.create_task(self.upkeep.keep_log_short(), name="keep log short"),
         )
         for task in beside:
             # One that ends has failed.

@@ -1,7 +1,7 @@
-"""What a journal needs beside being written: snapshots of it, old entries taken away, a look at how long its disk lasts.
+"""What a journal needs beside being written: its log folded back, snapshots of it, old entries taken away, a look at how long its disk lasts.
 
-Rule 1: nothing here stands in a decision's way: a snapshot is another process's work, pruning goes in pieces of some milliseconds, and
-when the writer has something to do it goes first.
+Rule 1: nothing here stands in a decision's way: a snapshot is another process's work, the log is folded back in another thread, pruning goes in
+pieces of some milliseconds, and when the writer has something to do it goes first.
 Rule 2: nothing here is needed for an answer: what fails is logged and tried again later; only a disk that fails ends the process.
 """
 
@@ -115,6 +115,7 @@ class Upkeep:
         self._proven_sequence = proven_sequence
         self._in_journal_thread = in_journal_thread
         self._due = asyncio.Event()
+        self._log_is_long = asyncio.Event()
         self._try_at = limits.snapshot_entries
         self.gauge = BufferGauge(monotonic_ns)
         #: Of the newest snapshot; 0 for none.
@@ -137,6 +138,8 @@ class Upkeep:
         """A group has become durable: ``entries`` of them, ``bodies`` bytes in all."""
         self.gauge.note(bodies + entries * ROW_OVERHEAD)
         self._see_whether_due()
+        if self._journal.has_long_log:
+            self._log_is_long.set()
 
     def _see_whether_due(self) -> None:
         if self._limits.snapshot_entries and self._journal.position >= self._try_at:
@@ -171,6 +174,20 @@ class Upkeep:
                 self._see_whether_due()
             if self._limits.retention_us is not None:
                 await self._prune(self._limits.retention_us)
+
+    async def keep_log_short(self) -> None:
+        """Fold the write-ahead log back whenever it is long, until cancelled; raise ``JournalBroken`` when the disk fails."""
+        while True:
+            await self._log_is_long.wait()
+            try:
+                beside = await _to_its_end(asyncio.create_task(asyncio.to_thread(self._journal.fold_beside)))
+                await self._in_journal_thread(self._journal.fold, beside)
+            except (JournalFull, JournalRejected) as err:
+                _log.warning("the write-ahead log could not be folded back", fault=str(err))
+                await asyncio.sleep(_PATIENCE_S)
+            self._log_is_long.clear()
+            if self._journal.has_long_log:
+                self._log_is_long.set()
 
     # Snapshots --------------------------------------------------------------------------------------------------------
 
@@ -243,3 +260,12 @@ class Upkeep:
         until = asyncio.get_running_loop().time() + _PATIENCE_S
         while not self._is_idle() and asyncio.get_running_loop().time() < until:  # noqa: ASYNC110  # a queue that is empty rings no bell
             await asyncio.sleep(0.01)
+
+
+async def _to_its_end(task: "asyncio.Task[int]") -> int:
+    """Wait for what a thread does also when it is no longer wanted: it must not be at the journal's files when others are."""
+    try:
+        return await asyncio.shield(task)
+    finally:
+        if not task.done():
+            await asyncio.wait([task])

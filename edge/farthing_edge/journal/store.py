@@ -19,6 +19,7 @@ from typing import IO, NamedTuple, TypeVar
 from farthing_edge.authorization.events import Sealed, decode
 from farthing_edge.journal import recovery
 from farthing_edge.journal.errors import JournalBroken, JournalBusy, JournalError, JournalFull, JournalRejected
+from farthing_edge.journal.log import WriteAheadLog, fold_beside
 from farthing_edge.journal.schema import migrate
 from farthing_edge.journal.sentences import sentence
 
@@ -30,8 +31,6 @@ GENESIS = bytes(CHAIN_SIZE)
 MAX_PARKED = 1_000
 #: A reader that holds the database longer than this is a bug; a writer waits no longer.
 BUSY_TIMEOUT_MS = 5_000
-#: The write-ahead log is folded back at this size, so a start reads no more than that.
-WAL_SIZE = 4_096_000
 #: Of a new file; what is there keeps its own. A commit writes whole pages, and most commits hold a few hundred bytes: SQLite's usual 4 KiB
 #: writes a third more to flash in groups of sixteen.
 PAGE_SIZE = 1_024
@@ -42,6 +41,9 @@ READ_AT_ONCE = 4_096
 
 #: Entries written by one statement. Each statement lets the interpreter's lock go and waits for it again, behind whatever the event loop does.
 ROWS_AT_ONCE = 32
+
+#: What changing a row of any kind writes to the log, for want of knowing: half a page.
+ROW_SIZE = PAGE_SIZE // 2
 
 # SQLite's primary result codes (sqlite3.h).
 _FULL = 13
@@ -92,6 +94,10 @@ class Group:
     starts: list[tuple[int, bytes, int]] = field(default_factory=list)
 
 
+def _code(err: sqlite3.Error) -> int:
+    return int(getattr(err, "sqlite_errorcode", 0)) & 0xFF
+
+
 @cache
 def _append_entries(count: int) -> str:
     return sentence("append_entry") + ", (?, ?, ?, ?, ?)" * (count - 1)
@@ -113,6 +119,7 @@ class Journal:
         self._ballast = path.with_name(path.name + ".ballast")
         self._lock: IO[str] | None = None
         self._connection: sqlite3.Connection | None = None
+        self._log: WriteAheadLog | None = None
         self._position = 0
         self._chain = GENESIS
         self._broken = False
@@ -192,8 +199,9 @@ class Journal:
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
             (page_size,) = connection.execute("PRAGMA page_size").fetchone()
-            connection.execute(f"PRAGMA wal_autocheckpoint = {WAL_SIZE // page_size}")
+            connection.execute("PRAGMA wal_autocheckpoint = 0")
             migrate(connection)
+            self._log = WriteAheadLog(self.path, page_size=page_size)
         except (sqlite3.Error, ValueError) as err:
             connection.close()
             if recovery.room(self.path.parent) < recovery.LEAST_ROOM:
@@ -252,9 +260,15 @@ class Journal:
         connection = self._open_connection()
         chain = self._chain
         rows = []
+        size = 0
         for entry in group.entries:
             chain = next_chain(chain, entry)
+            size += len(entry.body)
             rows.append((*entry, chain))
+        if self._written.is_forgotten:
+            # A disk that is full or a reader in the way changes nothing for this commit: the log grows on.
+            with suppress(JournalFull, JournalRejected):
+                self.fold()
         try:
             connection.execute("BEGIN IMMEDIATE")
             if group.starts:
@@ -272,6 +286,7 @@ class Journal:
             connection.execute("COMMIT")
         except sqlite3.Error as err:
             raise self._failed(err) from err
+        self._written.wrote(size)
         if group.entries:
             self._position, self._chain = group.entries[-1].position, chain
 
@@ -282,6 +297,7 @@ class Journal:
             connection.execute(sentence("sign_batch"), (signature, key_id, incarnation, sequence))
         except sqlite3.Error as err:
             raise self._failed(err) from err
+        self._written.wrote(len(signature))
 
     def park(self, at_us: int, what: str, body: bytes, fault: str) -> None:
         """Keep a command that nobody could decide, for people to read; at most ``MAX_PARKED``."""
@@ -290,10 +306,12 @@ class Journal:
             connection.execute(sentence("park_command"), (at_us, what, body, fault, MAX_PARKED))
         except sqlite3.Error as err:
             raise self._failed(err) from err
+        self._written.wrote(len(body))
 
     def change(self, sentences: Callable[[sqlite3.Connection], T]) -> T:
         """One transaction of upkeep (see ``retention``); fails like :meth:`commit`, and then nothing of it was written."""
         connection = self._open_connection()
+        before = connection.total_changes
         try:
             connection.execute("BEGIN IMMEDIATE")
             done = sentences(connection)
@@ -303,14 +321,51 @@ class Journal:
         except BaseException:
             connection.execute("ROLLBACK")
             raise
+        self._written.wrote((connection.total_changes - before) * ROW_SIZE)
         return done
+
+    @property
+    def _written(self) -> WriteAheadLog:
+        assert self._log is not None  # _connect
+        return self._log
+
+    @property
+    def has_long_log(self) -> bool:
+        """Whether it is time to fold the write-ahead log back: ``fold_beside`` in another thread, then ``fold``."""
+        return self._log is not None and self._log.is_long
+
+    def fold_beside(self) -> int:
+        """Fold back what is in the write-ahead log, while others write; how many pages it had.
+
+        For a thread of its own, one at a time; fails like :meth:`commit`.
+        """
+        try:
+            connection = sqlite3.connect(self.path, isolation_level=None)
+            try:
+                connection.execute("PRAGMA synchronous = FULL")
+                return fold_beside(connection)[0]
+            finally:
+                connection.close()
+        except sqlite3.Error as err:
+            raise self._named(err, _code(err)) from err
+
+    def fold(self, beside: int = 0) -> None:
+        """Fold back what was written meanwhile, so that the log begins anew; ``beside`` is what ``fold_beside`` said.
+
+        For the writer's thread; fails like :meth:`commit`.
+        """
+        connection = self._open_connection()
+        try:
+            self._written.fold(connection, beside=beside)
+        except sqlite3.Error as err:
+            raise self._failed(err) from err
 
     def room(self) -> int:
         """Free bytes on the journal's disk; the reserve is not counted."""
         return recovery.room(self.path.parent)
 
     def _failed(self, err: sqlite3.Error) -> JournalError:
-        code = getattr(err, "sqlite_errorcode", 0) & 0xFF
+        code = _code(err)
         connection = self._connection
         assert connection is not None  # _open_connection
         try:
@@ -318,6 +373,9 @@ class Journal:
                 connection.execute("ROLLBACK")
         except sqlite3.Error:
             code = code if code in _IO_FAULTS else 10
+        return self._named(err, code)
+
+    def _named(self, err: sqlite3.Error, code: int) -> JournalError:
         if code == _FULL:
             return JournalFull(f"the disk of {self.path} is full: free some space")
         if code in _IO_FAULTS:
