@@ -315,8 +315,8 @@ class _Gateway:
                         await coap.start()
                         addresses["coap"] = coap.address
                     doors = self._open_doors(tasks, http, coap)
-                    # What the start built stays: the collector need not walk it again and again, with everybody waiting.
-                    gc.collect()
+                    # What the start built stays: the collector need not walk it again and again, with everybody waiting. Not once before, either: that is a
+                    # twentieth of a start, and the imports' few hundred cycles are all that it finds.
                     gc.freeze()
                     gc.enable()
                     write_run_file(config.run_file, started_at=self._started_at, addresses=addresses)
