@@ -128,12 +128,13 @@ class Bundles:
         found: list[BundledBatch] = []
         own: list[Leaf] = []
         before, size = None, 0
+        revoked = await self._store.revoked(claim.gateway_id)
         while len(found) < most:
             page = await self._store.detailed_batches(
                 claim.gateway_id, claim.authorization_id, last, before, min(BATCHES_AT_ONCE, most - len(found))
             )
             for stored in page:
-                _check_kept(stored, last)
+                _check_kept(stored, last, revoked=revoked)
                 bundled, leaves = await asyncio.to_thread(_bundled, stored, claim.authorization_id)
                 found.append(bundled)
                 own.extend(leaves)
@@ -168,9 +169,14 @@ def _too_large() -> LedgerRefusal:
     )
 
 
-def _check_kept(stored: DetailedBatch, last: tuple[int, int]) -> None:
+def _check_kept(stored: DetailedBatch, last: tuple[int, int], *, revoked: bool) -> None:
     """Nothing is shown of a batch whose detail was not verified, or is not kept any more."""
     name = f"batch {stored.incarnation}/{stored.sequence}"
+    if not stored.proven and revoked:
+        raise LedgerRefusal(
+            f"{name} is posted and not proven as a whole, and its gateway is revoked: of what it sealed, only what devices signed is posted, after"
+            " review ('gateways review'), and no bundle is made of a part"
+        )
     if not stored.proven:
         raise LedgerRefusal(
             f"{name} is posted and not proven yet: its gateway has not uploaded its detail, or that did not hold"

@@ -989,6 +989,11 @@ async def test_what_a_revoked_gateway_sealed_posts_after_review_as_far_as_device
     assert await approve() == [("replay", True, ""), ("replay", False, left_out)]
     claims = await cloud.back_office.ListClaims(ledger_pb2.ListClaimsRequest(operator_id=OP))
     assert len(claims.claims) == 3
+    # What is proven as a whole can be shown; of the other it is said why not.
+    _, whole, part = sorted(claims.claims, key=lambda each: each.register_from)
+    assert (await exported(cloud, whole.authorization_id)).billed.net_micros == NET
+    why = (await refused(exported(cloud, part.authorization_id)))[1]
+    assert "not proven as a whole, and its gateway is revoked" in why
     account = (
         await cloud.back_office.ShowAccount(ledger_pb2.ShowAccountRequest(operator_id=OP, account_id="P"))
     ).account

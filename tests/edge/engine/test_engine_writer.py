@@ -186,6 +186,8 @@ async def test_after_a_new_incarnation_what_has_no_receipt_is_sealed_again_and_i
         assert [(batch.incarnation, batch.sequence) for batch in new] == [(2, n + 1) for n in range(len(old) + 1)]
         assert [batch.merkle_root for batch in new[:-1]] == [batch.merkle_root for batch in old]
         assert [await engine.detail(batch.sequence) for batch in new[:-1]] == leaves
+        # What the earlier chain owes is still there too.
+        assert [await engine.detail(batch.sequence, 1) for batch in old] == leaves
         assert new[-1].claims[0].final
     assert verify(bench.path, bench.settings).fault is None
 
