@@ -49,7 +49,22 @@ step = st.one_of(
     st.tuples(st.just("chargeback"), st.integers(0, 20), st.integers(0, 900)),
     st.tuples(st.just("goodwill"), st.sampled_from(["A", "B"]), st.integers(1, 300)),
     st.tuples(st.sampled_from(["payback", "write-off"]), st.sampled_from(["A", "B"]), st.integers(0, 3)),
+    # What is said of which payback, under which reference of the bank.
+    st.tuples(
+        st.sampled_from(["payback-handed", "payback-sent", "payback-failed", "payback-returned"]),
+        st.integers(0, 5),
+        st.integers(0, 3),
+    ),
 )
+#: A balance, ordered back, and what the bank makes of it.
+about_paybacks = st.tuples(
+    st.tuples(st.just("goodwill"), st.just("A"), st.just(20_000)),
+    st.tuples(st.just("payback"), st.just("A"), st.integers(0, 2)),
+    st.tuples(
+        st.sampled_from(["payback-handed", "payback-sent", "payback-failed"]), st.integers(0, 2), st.integers(0, 3)
+    ),
+    st.tuples(st.sampled_from(["payback-returned", "payback-sent"]), st.integers(0, 2), st.integers(0, 3)),
+).map(list)
 #: A use, and what is done about it: steps that come together more often than by chance.
 about_uses = st.tuples(
     st.tuples(st.just("seal"), st.sampled_from(["G1", "G2"]), st.lists(use, min_size=1, max_size=5), st.just(0)),
@@ -57,7 +72,7 @@ about_uses = st.tuples(
     st.sampled_from([("close",), ("again", "G1")]),
     st.tuples(st.sampled_from(["refund", "refund", "dispute"]), st.integers(0, 20), st.sampled_from([0, 1, 99])),
 ).map(list)
-steps_of = st.lists(step.map(lambda one: [one]) | about_uses, min_size=4, max_size=20).map(
+steps_of = st.lists(step.map(lambda one: [one]) | about_uses | about_paybacks, min_size=4, max_size=20).map(
     lambda groups: [one for group in groups for one in group]
 )
 
@@ -193,6 +208,13 @@ async def correct(ledger: Ledger, store: MemoryStore, number: int, action: tuple
             payment = payments[which % len(payments)]
             names = {"account_id": AccountId(payment.account_id), "payment_id": payment.payment_id}
             names["amount_micros"] = amount
+        case (str(kind), int(which), int(reference)) if kind.startswith("payback-"):
+            ordered = [each for _, each in await store.corrections(OP, "", 1_000) if each.kind == "payback"]
+            if not ordered:
+                return
+            names = {"payback_id": ordered[which % len(ordered)].correction_id}
+            if kind in ("payback-sent", "payback-returned"):
+                names["payment_id"] = f"camt-{reference}"
         case ("payback", str(account), int(amount)):
             # Whole cents, as a bank pays them: 0 is all that is left.
             names = {"account_id": AccountId(account), "path": "bank/main", "amount_micros": amount * 10_000}
@@ -278,6 +300,19 @@ async def check(store: MemoryStore, edges: dict[str, Edge]) -> None:
         if correction.kind == "dispute-lost":
             lost = disputes[correction.dispute_id]
             of_use[lost.authorization_id, lost.gateway_id] += correction.amount_micros
+    # A payback is under way until it left or failed, once; what left is what the bank said, each reference of it once.
+    ended = {each.payback_id: each for each in corrections if each.kind in ("payback-sent", "payback-failed")}
+    back = {each.payback_id for each in corrections if each.kind == "payback-returned"}
+    for correction in corrections:
+        if correction.kind == "payback":
+            transit = balances[f"transit/{correction.correction_id}"]
+            under_way = 0 if correction.correction_id in ended else correction.amount_micros
+            assert transit.credits_posted - transit.debits_posted == under_way
+    assert all(ended[payback_id].kind == "payback-sent" for payback_id in back)
+    said = [(each.kind, each.payment_id) for each in corrections if each.payback_id and each.payment_id]
+    assert len(said) == len(set(said))
+    if "bank/main" in balances:
+        assert balances["bank/main"].credits_posted == moved["payback-sent"] + moved["chargeback"]
     # No use gives more back than it billed.
     billed = {claim.key: claim.net_micros + claim.tax_micros for claim in await store.claims(OP)}
     assert all(micros <= billed[AuthorizationId(a), GatewayId(g)] for (a, g), micros in of_use.items())
