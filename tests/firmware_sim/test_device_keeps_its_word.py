@@ -639,7 +639,9 @@ def test_a_state_of_the_formats_before_is_read(life: Life, plan: Any) -> None:
 
     left_behind(life, plan)
     version, body = cbor2.loads(dump(life.state, Profile.SESSION))
-    assert version == 3
+    assert version == 4
+    del body["register_turns"]
+    assert load(cbor2.dumps([3, body])) == life.state
     for each in body["outgoing"]:
         del each["answered"]
     for each in body["kept"]:

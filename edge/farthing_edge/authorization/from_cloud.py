@@ -35,9 +35,25 @@ def decide_directive(state: GatewayState, command: commands.DirectiveArrived, no
         key_id=command.key_id,
         passed_over=kind == "welcome" and _is_passed_over(state, body.welcome.incarnation),
     )
+    if kind == "quota_granted" and _answers_what_was_never_asked(state, body.quota_granted):
+        granted, asked = body.quota_granted.request_counter, state.request_counter
+        reason = f"the cloud has answered quota request {granted}, this journal has asked {asked}"
+        return Decision((applied, events.RollbackSuspected(reason=reason, incarnation=state.incarnation)))
     if kind == "end_carried":
         return Decision((applied, *_ended_elsewhere(state, body.end_carried, now)))
     return Decision((applied,))
+
+
+def _answers_what_was_never_asked(state: GatewayState, granted: directive_pb2.QuotaGranted) -> bool:
+    """A request is written down before it is sent: its answer, and no request, is a journal that went back.
+
+    It would ask under that number again, and take the yes that it has had already for the answer to come.
+    """
+    return (
+        granted.incarnation == state.incarnation
+        and granted.request_counter > state.request_counter
+        and not state.rollback_suspected
+    )
 
 
 def _is_passed_over(state: GatewayState, incarnation: int) -> bool:

@@ -54,9 +54,15 @@ class Draft:
         self.durable = True
         return counter
 
-    def _register(self, value: int) -> RegisterValue:
-        plate = self.nameplate
-        return RegisterValue(register_id=plate.register_id, register_epoch=plate.register_epoch, value=value)
+    def _register(self) -> RegisterValue:
+        """What the register shows now, and how often it has come round: a session that stands across it is nobody's guess."""
+        plate, state = self.nameplate, self.state
+        return RegisterValue(
+            register_id=plate.register_id,
+            register_epoch=plate.register_epoch,
+            value=state.register_value,
+            turns=state.register_turns,
+        )
 
     def _authorization(self, use: Use) -> AuthorizationId:
         plate = self.nameplate

@@ -151,7 +151,7 @@ class Hearing(Using):
                 device_epoch=self.nameplate.device_epoch,
                 counter=self._take_counter(),
                 at=self.now.business_us,
-                register=self._register(state.register_value),
+                register=self._register(),
                 authorization=name,
             ),
             intent_counter=None,
@@ -393,9 +393,11 @@ class Hearing(Using):
         if plate.unit_per_tick and plate.profile is Profile.SESSION:
             self._commit_chain(self._open())
         if plate.profile is Profile.ONE_SHOT:
+            turns, value = divmod(self.state.register_value + use.plan.target, plate.modulus)
             self.state = replace(
                 self.state,
-                register_value=(self.state.register_value + use.plan.target) % plate.modulus,
+                register_value=value,
+                register_turns=self.state.register_turns + turns,
                 use=replace(self._open(), used=use.plan.target),
             )
             if closed:

@@ -25,6 +25,7 @@ def new_state(nameplate: Nameplate, *, register_value: int, now: Moment) -> Stat
     return State(
         next_counter=1,
         register_value=register_value,
+        register_turns=0,
         register_rest=0,
         metered_at_us=now.business_us,
         drawn_per_hour=0,

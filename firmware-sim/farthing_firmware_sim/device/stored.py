@@ -15,7 +15,7 @@ import cbor2
 
 from farthing_firmware_sim.device.values import Profile, State
 
-FORMAT = 3
+FORMAT = 4
 
 
 class StateError(ValueError):
@@ -43,7 +43,9 @@ def load(data: bytes) -> State:
     if version == 1:
         version, body = 2, _from_format_1(body)
     if version == 2:
-        version, body = FORMAT, _from_format_2(body)
+        version, body = 3, _from_format_2(body)
+    if version == 3:
+        version, body = FORMAT, _from_format_3(body)
     if version != FORMAT:
         raise StateError(f"a stored device state of format {version!r}, this is {FORMAT}")
     state = _typed(body, State)
@@ -74,6 +76,15 @@ def _from_format_2(body: Any) -> Any:
         for each in body["seen"]:
             each["away_at_us"] = None
     except (KeyError, TypeError) as err:
+        raise StateError("not a stored device state") from err
+    return body
+
+
+def _from_format_3(body: Any) -> Any:
+    """The state as it was written before turns were counted: as far as anybody said, there were none."""
+    try:
+        body["register_turns"] = 0
+    except TypeError as err:
         raise StateError("not a stored device state") from err
     return body
 

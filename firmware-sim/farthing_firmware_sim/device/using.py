@@ -72,9 +72,11 @@ class Using(Saying):
         if room is not None and units >= room:
             # What is switched off does not remember part of a unit.
             units, rest = room, 0
+        turns, value = divmod(state.register_value + units, plate.modulus)
         self.state = replace(
             state,
-            register_value=(state.register_value + units) % plate.modulus,
+            register_value=value,
+            register_turns=state.register_turns + turns,
             register_rest=rest,
             metered_at_us=max(state.metered_at_us, now_us),
             use=use if use is None or not units else replace(use, used=use.used + units),
@@ -147,7 +149,7 @@ class Using(Saying):
                 device_epoch=plate.device_epoch,
                 counter=counter,
                 at=self.now.business_us,
-                register=self._register(self.state.register_value),
+                register=self._register(),
                 tariff=plate.standing_tariff,
             ),
             intent_counter=None,
@@ -208,7 +210,7 @@ class Using(Saying):
                 device_epoch=plate.device_epoch,
                 counter=counter,
                 at=self.now.business_us,
-                register=self._register(start),
+                register=self._register(),
                 commitment=commitment,
                 incarnation=FIRST_INCARNATION if seen is None else seen.witness.incarnation,
                 wanted=plan.wanted,
@@ -237,7 +239,7 @@ class Using(Saying):
                 device_epoch=plate.device_epoch,
                 counter=self._take_counter(),
                 at=at,
-                register=self._register(self.state.register_value),
+                register=self._register(),
                 tariff=use.tariff,
                 commitment=use.commitment,
                 authorization=self._authorization(use),
@@ -270,7 +272,7 @@ class Using(Saying):
                 device_epoch=plate.device_epoch,
                 counter=counter,
                 at=self.now.business_us,
-                register=self._register(self.state.register_value),
+                register=self._register(),
                 commitment=use.commitment,
                 authorization=self._authorization(use),
                 tariff=use.tariff,
@@ -331,7 +333,7 @@ class Using(Saying):
                 device_epoch=plate.device_epoch,
                 counter=counter,
                 at=self.now.business_us,
-                register=self._register(self.state.register_value),
+                register=self._register(),
                 commitment=use.commitment,
                 authorization=self._authorization(use),
                 tariff=use.tariff,

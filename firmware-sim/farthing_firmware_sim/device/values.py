@@ -257,6 +257,8 @@ class State:
 
     next_counter: int
     register_value: int
+    #: How often it has returned to 0.
+    register_turns: int
     #: What is left of a unit, in unit·µs per hour.
     register_rest: int
     metered_at_us: Instant

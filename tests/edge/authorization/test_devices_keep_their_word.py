@@ -847,6 +847,21 @@ def test_a_carried_end_that_says_nothing_here_changes_nothing(site: Gateway, sta
     assert site.state.open_authorizations == 1
 
 
+def test_an_answer_to_a_request_that_this_journal_never_made_proves_that_it_went_back(site: Gateway) -> None:
+    def granted(name: str, **changes: int) -> directive_pb2.QuotaGranted:
+        quota = Policy.quota(name, "P", M, clock("20:00"), incarnation=changes.pop("incarnation", 1))
+        quota.request_counter = changes.pop("request_counter")
+        return quota
+
+    site.state.request_counter = 3
+    site.told(quota_granted=granted("q-asked", request_counter=3))
+    site.told(quota_granted=granted("q-of-before", request_counter=9, incarnation=0))
+    assert not site.state.rollback_suspected
+    site.told(quota_granted=granted("q-never-asked", request_counter=4))
+    assert "quota request 4" in site.state.rollback_suspected
+    assert "q-never-asked" in site.state.quotas, "it is held: obeyed all the same"
+
+
 def test_a_standing_reading_that_another_gateway_carried_is_metered_where_it_is_known(site: Gateway) -> None:
     meter = Meter("m1", 5_000)
     first = meter.reading(site, 5_000)

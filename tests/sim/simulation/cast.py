@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from random import Random
 from typing import Literal
@@ -209,7 +209,14 @@ def _draw_devices(rng: Random, gateways: tuple[str, ...]) -> tuple[DeviceRole, .
 
     makers = {"charger": _charger, "bay": _bay, "dispenser": _dispenser, "toll": _toll, "meter": _meter}
     kinds = ["charger", rng.choice(("charger", "toll")), *rng.choices(sorted(makers), k=rng.randint(0, 3))]
-    return tuple(makers[kind](rng, f"{kind}-{number}", reach()) for number, kind in enumerate(kinds))
+    devices = [makers[kind](rng, f"{kind}-{number}", reach()) for number, kind in enumerate(kinds)]
+    # Some come round while they are looked at: a passage or a few minutes of use before.
+    return tuple(
+        replace(device, value=MODULUS - 1 - rng.randrange(1 + device.rated_per_hour // 60))
+        if rng.random() < 0.2
+        else device
+        for device in devices
+    )
 
 
 def _charger(rng: Random, name: str, gateways: tuple[str, ...]) -> DeviceRole:

@@ -211,15 +211,16 @@ class DeviceNode:
 
     @property
     def register_value(self) -> int:
-        """What its register shows."""
-        return (self.state or self.memory).register_value
+        """What its register has counted, with all its turns."""
+        state = self.state or self.memory
+        return state.register_turns * MODULUS + state.register_value
 
     def twin(self, gateway: str) -> DeviceNode:
         """A copy of the element and its counter, elsewhere; it knows nothing of the original's conversations."""
         twin = self.__class__(self.world, replace(self.role, gateways=(gateway,)))
         twin.name = f"{self.name}-copy"
         twin.state = twin.memory = forgotten_network(self.memory)
-        twin.began_at = twin.memory.register_value
+        twin.began_at = twin.register_value
         twin.is_copy = True
         self.was_copied = True
         return twin
@@ -299,7 +300,7 @@ class DeviceNode:
         assert use is not None
         assert use.chain is not None
         chain = self.said[use.chain.counter].statement
-        value = (chain.register.value + tick.index * self.role.unit_per_tick) % MODULUS
+        value = chain.register.unrolled(MODULUS) + tick.index * self.role.unit_per_tick
         self.world.watch.ticked(self, tick.authorization, chain, tick.index, value)
         gateway = self.world.gateways[shown.gateway]
         command = TicksArrived(
@@ -328,9 +329,10 @@ class DeviceNode:
     def _finished(self, event: Finished) -> None:
         self.uses += not event.cancelled
         self.cancelled += event.cancelled
+        # It says what its register shows; here all its turns count.
         self.delivered[event.authorization] = Delivered(
-            start=event.start,
-            end=event.end,
+            start=self.register_value - (event.end - event.start) % MODULUS,
+            end=self.register_value,
             started_at=event.intent_at_us,
             ended_at=event.ended_at_us,
             closing=True,
@@ -345,8 +347,8 @@ class DeviceNode:
             standing_authorization_id(
                 self.device_id, 1, RegisterId("r1"), 1, GatewayId(self.role.gateways[0])
             ): Delivered(
-                start=standing.baseline,
-                end=standing.recorded,
+                start=self.said[min(self.said)].statement.register.unrolled(MODULUS),
+                end=self.said[standing.recorded_counter].statement.register.unrolled(MODULUS),
                 started_at=standing.baseline_at_us,
                 ended_at=standing.recorded_at_us,
                 closing=False,

@@ -19,7 +19,7 @@ from farthing.device import messages as m
 from farthing.device.messages import Chain, End, Intent, Reading, Statement
 from farthing.tariff import Placed, Tariff, Use, price
 from farthing_edge.authorization.events import Adopted, BaselineTaken, EndCarried, Granted, Metered, Settled
-from simulation.cast import TIME_ZONE, tariff
+from simulation.cast import MODULUS, TIME_ZONE, tariff
 
 
 class Point(NamedTuple):
@@ -32,7 +32,7 @@ class Point(NamedTuple):
 
 def point_of(statement: Statement) -> Point:
     """A one-shot intent says what it will have used."""
-    value, at = statement.register.value, Instant(statement.at)
+    value, at = statement.register.unrolled(MODULUS), Instant(statement.at)
     if isinstance(statement, Intent):
         return Point(value + (statement.one_shot or 0), at, statement.one_shot is not None)
     return Point(value, at, isinstance(statement, End))
@@ -120,7 +120,7 @@ class Prices:
         return set().union(*(due for (name, _, _), due in self._due.items() if name == authorization))
 
     def _begun(self, first: Statement, tariff_id: str) -> Heard:
-        start, at = first.register.value, Instant(first.at)
+        start, at = first.register.unrolled(MODULUS), Instant(first.at)
         return Heard(
             tariff=tariff(tariff_id),
             unit=self._units[first.device],

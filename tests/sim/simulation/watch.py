@@ -22,7 +22,7 @@ from farthing_cloud.ledger.core.posting import Cause, Posting, Transfer
 from farthing_cloud.ledger.core.rows import CaseKind, Claimed, Quota
 from farthing_edge.authorization.events import KIND_OF, EndCarried
 from farthing_edge.authorization.state import FLOOR_FUNDING, OVERRUN_FUNDING
-from simulation.cast import prices_time
+from simulation.cast import MODULUS, prices_time
 from simulation.history import PromiseBroken
 from simulation.prices import Point, Prices, point_of
 
@@ -89,7 +89,7 @@ class Watch:
         point = point_of(statement)
         spoken = next((each for each in self.spoken[authorization] if each.device is device), None)
         if spoken is None:
-            spoken = Spoken(device, statement.register.value)
+            spoken = Spoken(device, statement.register.unrolled(MODULUS))
             self.spoken[authorization].append(spoken)
             self._recipients[authorization] = statement.recipient
         spoken.points.setdefault(statement.counter, point)

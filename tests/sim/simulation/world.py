@@ -13,7 +13,7 @@ from farthing.clock import SECOND_US, Instant
 from farthing.v1 import directive_pb2
 from farthing_cloud.ledger.core.rows import AccountStatus, Quota, QuotaStatus
 from simulation import actions, audit
-from simulation.cast import OP, START
+from simulation.cast import MODULUS, OP, START
 from simulation.device import DeviceNode, decoded
 from simulation.gateway import GatewayNode
 from simulation.history import History, PromiseBroken
@@ -379,6 +379,7 @@ class World:
             found["disk faults"] += gateway.disk_faults
         for device in self.devices.values():
             found["device crashes"] += device.crashes
+            found["registers that came round"] += device.register_value >= MODULUS and not device.is_copy
             found["copies"] += device.is_copy
             found["uses"] += device.uses
             found["cancelled uses"] += device.cancelled
