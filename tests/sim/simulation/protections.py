@@ -17,7 +17,7 @@ from farthing_cloud.ledger.core.incarnations import Standing
 from farthing_cloud.ledger.core.posting import Cause
 from farthing_cloud.ledger.core.rows import Quota, Touch, View
 from farthing_edge.authorization.decision import no
-from simulation.actions import CrashGateway, Cut, Draw, Gone
+from simulation.actions import Arrive, CrashGateway, Cut, Draw, Gone
 from simulation.cast import Air, DeviceRole
 from simulation.gateway import GatewayNode
 from simulation.ledger import LedgerNode, WatchedStore
@@ -340,6 +340,43 @@ def _goes_with_a_meter(story: Story) -> Story:
     return _goes_with_what_it_heard(replace(story, actions=(draws, *story.actions)))
 
 
+def _goes_with_passages(story: Story) -> Story:
+    """Who goes for good has lately let a transponder pass."""
+    gone = next((action for action in story.actions if isinstance(action, Gone)), None)
+    if gone is None:
+        return story
+    others = tuple(each for each in story.cast.gateways if each != gone.gateway)
+    toll = DeviceRole(
+        name="toll-gone",
+        profile="one-shot",
+        unit="passage",
+        tariff="toll-1",
+        gateways=(gone.gateway, *others),
+        rated_per_hour=600,
+        stoppable=True,
+        report_interval_s=720,
+        value=0,
+    )
+    passages = [
+        Arrive(
+            at_s=max(1.0, gone.at_s - before_s),
+            device=toll.name,
+            account="rich",
+            gateways=toll.gateways,
+            target=1,
+            rate_per_hour=toll.rated_per_hour,
+            stay_s=0,
+            patience_s=None,
+            elsewhere_s=None,
+            wanted=None,
+        )
+        for before_s in (60, 30)
+    ]
+    story = replace(story, cast=replace(story.cast, devices=(*story.cast.devices, toll)))
+    actions = tuple(sorted((*story.actions, *passages), key=lambda action: action.at_s))
+    return _goes_with_what_it_heard(replace(story, actions=actions))
+
+
 def _shows_no_yes(_stood: Any) -> Any:
     """A journal that forgot a passage is asked for its receipt, for ever."""
     return lambda _draft, _kept: False
@@ -435,7 +472,7 @@ PROTECTIONS: dict[str, Protection] = {
             name="passages of who is gone",
             seams=(Seam(_STEP, "_Draft._is_last_word", _keeps_its_yes_to_itself),),
             breaks=("P4", "rest"),
-            worse=_goes_with_what_it_heard,
+            worse=_goes_with_passages,
         ),
         Protection(
             name="readings of who is gone",
