@@ -1,12 +1,12 @@
 """The whole cloud as a process, and commands that people give it."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,17 +15,8 @@ from back_office_parts import run_command
 
 #: Start-up takes two seconds on two idle cores.
 START_TIMEOUT_S = 60.0
-
-
-def wait_until(holds: Callable[[], Any], what: str, timeout_s: float = START_TIMEOUT_S) -> Any:
-    """Poll without a pause of our own: each try does real work."""
-    deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline:
-        found = holds()
-        if found:
-            return found
-        os.sched_yield()
-    raise AssertionError(f"waited for {what}")
+#: Between two looks it is the cloud that has the processor.
+LOOK_EVERY_S = 0.02
 
 
 @dataclass
@@ -52,7 +43,6 @@ class RunningCloud:
 
         def ready() -> dict[str, str] | None:
             assert self.process is not None
-            assert self.process.poll() is None, self.log.read_text()[-2000:]
             try:
                 content = json.loads(run_file.read_text())
             except FileNotFoundError:
@@ -60,7 +50,18 @@ class RunningCloud:
             addresses: dict[str, str] = content["addresses"]
             return addresses if content["pid"] == self.process.pid else None
 
-        found: dict[str, str] = wait_until(ready, "run.json")
+        found: dict[str, str] = self.until(ready, "run.json")
+        return found
+
+    def until(self, holds: Callable[[], Any], what: str) -> Any:
+        """What ``holds`` finds, while it runs. Between two looks it is the process that is waited for: if it ends, nothing will come."""
+        assert self.process is not None
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while not (found := holds()):
+            assert time.monotonic() < deadline, f"waited for {what}: {self.log.read_text()[-2000:]}"
+            with suppress(subprocess.TimeoutExpired):
+                status = self.process.wait(LOOK_EVERY_S)
+                raise AssertionError(f"it ended with {status}: {self.log.read_text()[-2000:]}")
         return found
 
     def stop(self, number: int = signal.SIGTERM) -> tuple[int, float]:

@@ -8,6 +8,7 @@ import hashlib
 import json
 import sqlite3
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from farthing.clock import SECOND_US, Instant
@@ -47,8 +48,11 @@ class FailingConnection:
 async def until(condition: Callable[[], bool]) -> None:
     """Wait for what another task brings about; twenty seconds are a failure."""
     async with asyncio.timeout(20):
-        while not condition():  # noqa: ASYNC110  # any condition of a running daemon, which has no event for each
-            await asyncio.sleep(0)
+        while not condition():  # any condition of a running daemon, which has no event for each
+            # The threads that bring it about need the processor: a loop that spins takes it from them.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(0.002):
+                    await asyncio.Event().wait()
 
 
 def clock(text: str) -> Instant:

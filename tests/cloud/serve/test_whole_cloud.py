@@ -15,7 +15,7 @@ import grpc
 import grpc.aio
 import pytest
 from back_office_parts import run_command
-from whole_cloud import Person, RunningCloud, everything, wait_until, write_cloud, write_person
+from whole_cloud import Person, RunningCloud, everything, write_cloud, write_person
 
 from farthing.hsm import Hsm, load_party
 from farthing.hsm.tls import channel_credentials
@@ -84,7 +84,7 @@ def test_apply_makes_everything_once(place: Path, parties: Path, cloud: RunningC
     assert alice.json("ledger", "verify")["ok"] is True
 
     # The devices stand in the public log, which anybody can follow with its key alone.
-    wait_until(
+    cloud.until(
         lambda: {row["log"]: row["published"] for row in alice.json("log", "list")} == {"batches": 0, "devices": 2},
         "the devices to be published",
     )
@@ -171,10 +171,10 @@ def test_a_database_that_dies_costs_nothing(place: Path, parties: Path, cloud: R
     assert dead is not None
     os.kill(dead, signal.SIGKILL)
     # It may be back before anybody looks: what shows that it died is that it is another process.
-    wait_until(lambda: postmaster(cloud) not in (None, dead), "another postmaster")
+    cloud.until(lambda: postmaster(cloud) not in (None, dead), "another postmaster")
     done = alice("operators", "list")
     assert done.returncode == 0 or "the database is out of reach" in done.stderr
-    wait_until(lambda: health(addresses["http"])[0] == 200, "the database to be back")
+    cloud.until(lambda: health(addresses["http"])[0] == 200, "the database to be back")
     assert alice.json("ledger", "balance", "--operator", "city") == before
     assert set(applied(alice, place / "all.toml")) == {"none"}
     assert "farthing_cloud_calls_total" in page(addresses["http"], "/metrics")
@@ -260,7 +260,7 @@ def test_services_run_as_processes_of_their_own(place: Path, parties: Path) -> N
         assert registry.json("sites", "list")[0]["seal_amount_micros"] == 6_000_000
         first.start()
         # The line between them comes back when its backoff is over.
-        wait_until(lambda: registry(*put).returncode == 0, "the registry to reach the ledger again")
+        second.until(lambda: registry(*put).returncode == 0, "the registry to reach the ledger again")
         assert registry.json(*put)["change"] == "none"
     finally:
         for each in (second, first):
