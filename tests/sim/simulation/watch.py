@@ -322,14 +322,16 @@ class Watch:
             for other, (start, end) in self.intervals[device_id].items()
             if other != claim.authorization_id and start < claim.register_to and claim.register_from < end
         }
-        twice = self.given_twice[f"{device_id} {gateway.id}"]
+        twice = self.given_twice[device_id]
         if claim.authorization_id not in twice:
             heard = self.world.devices[device_id].all_delivered().keys() & {claim.authorization_id, *others}
-            if not others or len(heard) > 1 or any(self.recipient_of(each) != gateway.id for each in others):
+            # Asked again of the same gateway, or of another: one of them has a journal that went back.
+            asked = {gateway.id, *map(self.recipient_of, others)}
+            if not others or len(heard) > 1 or not any(self.world.gateways[each].disk_faults for each in asked):
                 return False
             twice.add(claim.authorization_id)
             self.counted[ONE_SHOT_TWICE] += 1
-        return len(twice) <= gateway.disk_faults
+        return len(twice) <= sum(each.disk_faults for each in self.world.gateways.values())
 
     def _was_lost(self, authorization: bytes) -> bool:
         """Whether the journal that gave it is another one by now, or gone."""
