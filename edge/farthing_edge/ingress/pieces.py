@@ -113,7 +113,7 @@ class Pieces:
         try:
             while self._behind:
                 # Over TLS, one that could not be written has to be tried again with the same bytes, and may have more behind them.
-                del self._behind[: self._stream.send(bytes(self._behind))]
+                del self._behind[: self._stream.send(bytes(self._behind[:WRITE_BEHIND]))]
         except (BlockingIOError, ssl.SSLWantWriteError, ssl.SSLWantReadError):
             return False
         return True
@@ -170,10 +170,8 @@ class Straight:
         if pieces is None or self._unacknowledged >= self._max_unacknowledged:
             return False
         self._packet_id = packet_id = packets.OURS if self._packet_id == packets.LAST else self._packet_id + 1
-        try:
-            pieces.send(packets.publish(topic, packet_id, payload))
-        except BlockingIOError:
-            return False
+        # The answers of one group are more than one piece; what bounds them is how many are not acknowledged.
+        pieces.send_at_any_rate(packets.publish(topic, packet_id, payload))
         self._unacknowledged += 1
         self._has_something()
         return True
