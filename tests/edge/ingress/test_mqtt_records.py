@@ -5,11 +5,12 @@ import ssl
 import threading
 from pathlib import Path
 
+import aiomqtt
 import pytest
 
 from farthing.hsm import Party, Token
 from farthing_edge.broker import write_broker
-from farthing_edge.ingress.pieces import Pieces
+from farthing_edge.ingress.pieces import WRITE_BEHIND, Pieces, Straight
 
 pytestmark = pytest.mark.real
 #: Several times what a socket pair buffers.
@@ -113,3 +114,18 @@ def test_an_end_is_told_to_who_asks_after_all_that_came_before(pair: Pair) -> No
     with pytest.raises((ConnectionResetError, ssl.SSLError)):
         ours.recv(1)
     under.close()
+
+
+async def test_the_answers_of_a_large_group_all_find_room_up_to_the_bound() -> None:
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    client = aiomqtt.Client("unused", 1, transport="unix")
+    straight = Straight(client, lambda *_: None, lambda: None, max_unacknowledged=256)
+    assert not straight.publish("farthing/c1/down", b"there is no connection")
+    straight._pieces = Pieces(ours)
+    answer = bytes(1_000)
+    assert 256 * len(answer) > WRITE_BEHIND
+    assert all(straight.publish("farthing/c1/down", answer) for _ in range(256))
+    assert not straight.publish("farthing/c1/down", answer)
+    ours.close()
+    theirs.close()
