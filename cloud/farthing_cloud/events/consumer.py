@@ -473,7 +473,7 @@ async def _reading(call: Any) -> AsyncIterator["asyncio.Queue[_Item]"]:
         try:
             async for response in call:
                 await queue.put(_event(response))
-        except (grpc.RpcError, WorldNotReady) as err:
+        except Exception as err:  # noqa: BLE001  # not handled here: raised to who takes from the queue, who else would wait for ever
             await queue.put(err)
         else:
             await queue.put(None)

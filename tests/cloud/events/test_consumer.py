@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from farthing.v1 import ledger_pb2
+from farthing_cloud.events import consumer as consumer_module
 from farthing_cloud.events.consumer import Consumer, ConsumerLimits, Event, Place, PoisonEvent, WorldNotReady
 
 pytestmark = pytest.mark.real
@@ -278,6 +279,25 @@ async def test_it_waits_for_the_ledger_and_catches_up(make, outbox, pool, until,
         await until(lambda: consumer.state.handled == 2)
     assert await effects(pool) == ["k1.0", "k2.0"]
     assert consumer.state.waits_for == ""
+
+
+@pytest.mark.timeout(20)
+async def test_a_fault_of_the_reader_itself_is_met_and_not_waited_for(make, outbox, pool, until, recorder, monkeypatch):
+    understand = consumer_module._event
+    faults = [ZeroDivisionError("a bug")]
+
+    def stumble(response: Any) -> Event:
+        if faults:
+            raise faults.pop()
+        return understand(response)
+
+    monkeypatch.setattr(consumer_module, "_event", stumble)
+    await outbox.publish(row(1), row(2))
+    consumer = make()
+    async with running(consumer):
+        await until(lambda: consumer.state.handled == 2)
+    assert consumer.state.failures == 1
+    assert await effects(pool) == ["k1.0", "k2.0"]
 
 
 async def test_it_waits_for_the_database_and_catches_up(make, outbox, pool, until):

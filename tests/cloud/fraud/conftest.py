@@ -138,10 +138,11 @@ class Outbox(ledger_pb2_grpc.LedgerServicer):
     ) -> AsyncIterator[Any]:
         sent = request.after.transaction_id
         while True:
-            for row in self.rows[sent:]:
+            # Row by row: more may be published while one is being written.
+            while sent < len(self.rows):
+                row, sent = self.rows[sent], sent + 1
                 if row.kind in request.kinds:
                     yield row
-            sent = len(self.rows)
             async with self._changed:
                 await self._changed.wait_for(lambda: len(self.rows) > sent)  # noqa: B023 - waited for at once
 
