@@ -77,6 +77,15 @@ def test_interim_never_falls_and_never_exceeds_closing(
         assert low.tax_micros <= middle.tax_micros <= high.tax_micros
 
 
+def test_a_least_price_without_tax_takes_no_tax_away_that_an_interim_record_billed() -> None:
+    # A millionth with 5.5 % in it is all tax, once the net is rounded down; three millionths without tax have none.
+    flat = {"price_components": [{"type": "FLAT", "price": 0.000001, "vat": 5.5, "step_size": 1}]}
+    tariff = build(tax_included=True, elements=[flat], min_price={"excl_vat": 0.000003})
+    interim = price(tariff, use_of("Wh", 1, 0), closing=False)
+    closing = price(tariff, use_of("Wh", 1, 0), closing=True)
+    assert [(part.net_micros, part.tax_micros) for part in (*interim.parts, *closing.parts)] == [(0, 1), (3, 1)]
+
+
 @settings(max_examples=200, deadline=None)
 @given(tariffs_and_units(), _widths, _widths, _times, _times)
 def test_closing_never_falls(pair: tuple[Tariff, str], width: int, more: int, elapsed: int, later: int) -> None:

@@ -320,6 +320,10 @@ def _filled(plan: PlacedPlan, most: Bound, due: Sequence[tuple[int, int]]) -> li
     return filled
 
 
+#: How far net and tax, each lifted to a least price, can together go beyond both the least price and what was due: each is rounded down once.
+LIFTED_BEYOND_MICROS = 1
+
+
 class _Outlook:
     """The most a placed use can come to cost: a fixed sum, and so much for each further unit. Called, it says so in micros."""
 
@@ -359,7 +363,8 @@ class _Outlook:
             return most
         if self._per_unit == 0 or self._bounded(int(self._fixed)) > budget_micros:
             return min(self._units, most)
-        further = int((budget_micros - self._fixed) / self._per_unit)
+        beyond = 0 if self._plan.limits.least is None else LIFTED_BEYOND_MICROS
+        further = int((budget_micros - beyond - self._fixed) / self._per_unit)
         return min(most, self._units + max(0, further))
 
     def _bounded(self, gross_micros: int) -> int:
@@ -367,7 +372,7 @@ class _Outlook:
         if limits.most is not None:
             gross_micros = min(gross_micros, _most_filled(self._plan.rates, limits.most))
         if limits.least is not None:
-            gross_micros = max(gross_micros, _most_lifted(self._plan.rates, limits.least))
+            gross_micros = max(gross_micros + LIFTED_BEYOND_MICROS, _most_lifted(self._plan.rates, limits.least))
         return gross_micros
 
 
@@ -406,9 +411,13 @@ def _capped(
 
 
 def _lifted(rates: Sequence[RatePlan | SlotRate], least: Least, due: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """What is lacking to the least price is borne by the lowest rate; what it says with tax decides how much tax that is."""
+    """What is lacking to the least price is borne by the lowest rate; what it says with tax decides how much tax that is.
+
+    With one rate each of net and tax is at least the least price's, and never below what was due without it: an interim record has
+    billed that, and tax is rounded otherwise in a sum that contains it than on top of one.
+    """
     if least.fixed is not None:
-        return [_pair(least.fixed)] if sum(due[0]) < sum(_pair(least.fixed)) else due
+        return [(max(due[0][0], least.fixed.net_micros), max(due[0][1], least.fixed.tax_micros))]
     net = sum(part[0] for part in due)
     gross = net + sum(part[1] for part in due)
     lacking_net = max(0, (least.bound.net_micros or 0) - net)
@@ -435,7 +444,7 @@ def _most_filled(rates: Sequence[SlotRate], most: Bound) -> int:
 def _most_lifted(rates: Sequence[SlotRate], least: Least) -> int:
     """The most that a least price lifts any sum to, in micros with tax."""
     if least.fixed is not None:
-        return sum(_pair(least.fixed))
+        return sum(_pair(least.fixed)) + LIFTED_BEYOND_MICROS
     net = least.bound.net_micros or 0
     # What is lacking is never more than what net and the highest tax on it come to.
     return max(least.bound.gross_micros or 0, net + tax_micros(net, rates[-1].rate_ppm) + 1)
