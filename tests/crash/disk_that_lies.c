@@ -4,6 +4,7 @@
 
      eio N      the N-th fdatasync or fsync from now on a file in that folder fails with EIO, and all later ones
                 until the word changes
+     once       of those, only the N-th: the disk works again, and says no word of what it lost
      room N     the folder's files may grow to N bytes in all; beyond it ENOSPC, and statvfs says what is left
      record     every write, truncation, sync, rename and removal in that folder is written to ".stream", in order
 
@@ -32,7 +33,7 @@
 static pthread_mutex_t one_at_a_time = PTHREAD_MUTEX_INITIALIZER;
 
 struct plan {
-    int is_there, records;
+    int is_there, records, once;
     long long fails_in, room;
     char folder[PATH_SIZE];
 };
@@ -47,7 +48,7 @@ static int open_plainly(const char *path, int flags) {
 
 /* What the file beside says; fails_in and room are -1 where it says nothing of them. */
 static struct plan plan_of(const char *path) {
-    struct plan plan = {0, 0, -1, -1, ""};
+    struct plan plan = {0, 0, 0, -1, -1, ""};
     char copy[PATH_SIZE], text[256], file[PATH_SIZE + 16];
     snprintf(copy, sizeof copy, "%s", path);
     snprintf(plan.folder, sizeof plan.folder, "%s", dirname(copy));
@@ -63,6 +64,7 @@ static struct plan plan_of(const char *path) {
         sscanf(line, "eio %lld", &plan.fails_in);
         sscanf(line, "room %lld", &plan.room);
         if (strcmp(line, "record") == 0) plan.records = 1;
+        if (strcmp(line, "once") == 0) plan.once = 1;
     }
     return plan;
 }
@@ -215,10 +217,11 @@ static int fails(int fd) {
     struct plan plan = plan_of(path);
     if (plan.fails_in >= 0) {
         if (plan.fails_in <= 1) does = 1;
-        else {
+        if (!does || plan.once) {
             snprintf(file, sizeof file, "%s/.disk", plan.folder);
             int handle = open_plainly(file, O_WRONLY | O_TRUNC);
-            int size = snprintf(text, sizeof text, "eio %lld\n%s", plan.fails_in - 1, plan.records ? "record\n" : "");
+            int size = snprintf(text, sizeof text, "eio %lld\n%s%s", does ? 1LL << 40 : plan.fails_in - 1,
+                                plan.records ? "record\n" : "", plan.once ? "once\n" : "");
             if (handle < 0 || write(handle, text, size) != size) abort();
             close(handle);
         }

@@ -57,6 +57,9 @@ def copy_suspect(journal: Path, marks: Sequence[Path]) -> Path:
     for leftover in (fresh, fresh.with_name(fresh.name + "-wal"), fresh.with_name(fresh.name + "-shm")):
         leftover.unlink(missing_ok=True)
     try:
+        # What the page cache shows of the log may not be on the disk, where older frames then stand. Whatever folds it back, closing the
+        # source does, would leave pages in the file that are newer than those: the log goes to the disk as it is read, before anything rests on it.
+        _write_again(journal.with_name(journal.name + "-wal"))
         source = sqlite3.connect(journal)
         target = sqlite3.connect(fresh)
         try:
@@ -84,6 +87,17 @@ def copy_suspect(journal: Path, marks: Sequence[Path]) -> Path:
     for mark in marks:
         mark.unlink()
     return aside
+
+
+def _write_again(path: Path) -> None:
+    """Put a fsynced copy of what is read from the file at ``path``, if there is one, in its place."""
+    if path.exists():
+        fresh = path.with_name(path.name + ".copy")
+        # Read and written: a copy that the file system makes by itself may share what the disk has.
+        fresh.write_bytes(path.read_bytes())
+        fsync(fresh)
+        fresh.rename(path)
+        fsync(path.parent)
 
 
 def second_name(path: Path, second: Path) -> None:

@@ -5,6 +5,7 @@ Rule 2: a commit that failed for I/O leaves a mark and is the last (see ``recove
 Rule 3: one daemon at a time, held by a lock on a file beside it; any number of readers.
 """
 
+import ctypes
 import fcntl
 import hashlib
 import os
@@ -215,7 +216,11 @@ class Journal:
     def close(self) -> None:
         """Let go of file and lock."""
         if self._connection is not None:
-            self._connection.close()
+            if self._broken:
+                # SQLite would fold the log back as it closes, and trust the page cache: it ends with the process instead, and not before.
+                ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._connection))
+            else:
+                self._connection.close()
             self._connection = None
         if self._lock is not None:
             self._lock.close()

@@ -178,7 +178,8 @@ def test_where_the_tmpfs_takes_no_mark_it_lies_beside_the_journal(
     assert [entry.position for entry in again.entries()] == [1, 2]
     again.close()
     again.open()
-    assert len(list(path.parent.glob("*.suspect-*"))) == 1
+    # One stopped, whatever of its log could be folded back: with it, or beside it.
+    assert len(list(path.parent.glob("*.suspect-*[0-9]"))) == 1
     again.close()
 
 
