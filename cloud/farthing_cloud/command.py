@@ -7,9 +7,6 @@ from typing import Annotated
 
 import typer
 
-#: As the ledger bounds its texts.
-MAX_REASON = 200
-
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 
@@ -66,11 +63,12 @@ def mark_restored(
     from farthing.configuration import ConfigError
     from farthing_cloud.config import load_config
     from farthing_cloud.database import DatabaseError
+    from farthing_cloud.ledger.core.corrections import MAX_TEXT
     from farthing_cloud.ledger.store.interface import StoreError
     from farthing_cloud.serve import mark_restored as mark
 
-    if not 1 <= len(reason) <= MAX_REASON or not reason.isprintable():
-        raise typer.BadParameter(f"a reason has 1 to {MAX_REASON} printable characters")
+    if not 1 <= len(reason) <= MAX_TEXT or not reason.isprintable():
+        raise typer.BadParameter(f"a reason has 1 to {MAX_TEXT} printable characters")
     try:
         said = asyncio.run(mark(load_config(config), why=reason))
     except (ConfigError, ClockError, DatabaseError, StoreError) as err:

@@ -28,7 +28,6 @@ from farthing_cloud.channel import BackOfficeChannel, open_channel
 from farthing_cloud.config import SERVICE_NAMES, CloudConfig, ListenSection, ServiceName
 from farthing_cloud.database import EmbeddedServer, Pool, migrate, open_pool, with_password
 from farthing_cloud.http import HttpListener
-from farthing_cloud.ledger.offline import stop_restored
 from farthing_cloud.listeners import CallMetrics, Doorkeeper, Issuers, ListenerServer
 from farthing_cloud.offering import Service
 from farthing_cloud.transport import ISSUING_KEY, Transport
@@ -379,6 +378,9 @@ def _reachable(address: str) -> str:
 
 async def mark_restored(config: CloudConfig, *, why: str) -> str:
     """Stop the ledger in the configured database, before the first start on it; what is told."""
+    # A process of the other services does without the ledger's store.
+    from farthing_cloud.ledger.offline import stop_restored
+
     async with _database(config) as (url, _):
         epoch = await stop_restored(url, why=f"said before the start: {why}", now=config.clock.clock().now())
     return (

@@ -231,6 +231,19 @@ def test_what_is_said_after_a_failed_sync_survives_a_power_loss(
     assert list(disk.folder.glob(f"{NAME}.suspect-*"))
 
 
+def test_a_sync_that_fails_in_a_start_is_not_believed(disk: LyingDisk, write: Callable[..., Run], place: Path) -> None:
+    rng = random.Random(1)
+    for number in (1, 2, 3):
+        disk.begin_anew()
+        disk.say(f"eio {number}")
+        began = write(rng)
+        assert (began.fault, began.position) == ("JournalBroken", 0)
+        assert list((place / "marks").iterdir()), "the next start must know"
+        disk.say()
+        assert not write(rng, most=3).fault
+        assert not list((place / "marks").iterdir())
+
+
 def test_without_the_mark_a_failed_sync_would_be_seen(
     disk: LyingDisk, write: Callable[..., Run], day: Day, place: Path
 ) -> None:

@@ -48,7 +48,8 @@ ROW_SIZE = PAGE_SIZE // 2
 
 # SQLite's primary result codes (sqlite3.h).
 _FULL = 13
-_IO_FAULTS = frozenset({8, 10, 11, 14, 26})  # READONLY, IOERR, CORRUPT, CANTOPEN, NOTADB
+_IO_ERROR = 10
+_IO_FAULTS = frozenset({8, _IO_ERROR, 11, 14, 26})  # READONLY, IOERR, CORRUPT, CANTOPEN, NOTADB
 
 
 class Entry(NamedTuple):
@@ -93,6 +94,11 @@ class Group:
     devices: list[tuple[str, int, int]] = field(default_factory=list)
     #: (first position, start id, incarnation)
     starts: list[tuple[int, bytes, int]] = field(default_factory=list)
+
+
+def _never_close(connection: sqlite3.Connection) -> None:
+    """SQLite would fold the log back as it closes, and trust the page cache: it ends with the process instead, and not before."""
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))
 
 
 def _code(err: sqlite3.Error) -> int:
@@ -157,6 +163,11 @@ class Journal:
                 self._position, self._chain = anchor.position, anchor.chain
             if self._keep_ballast and not was_full:
                 self._has_reserve = recovery.reserve(self._ballast)
+        except sqlite3.Error as err:
+            # What the migration did not have to look at may be damaged too.
+            fault = self._named(err, _IO_ERROR) if _code(err) == _IO_ERROR else self._unusable(err)
+            self.close()
+            raise fault from err
         except BaseException:
             self.close()
             raise
@@ -204,21 +215,26 @@ class Journal:
             migrate(connection)
             self._log = WriteAheadLog(self.path, page_size=page_size)
         except (sqlite3.Error, ValueError) as err:
+            if isinstance(err, sqlite3.Error) and _code(err) == _IO_ERROR:
+                _never_close(connection)
+                raise self._named(err, _IO_ERROR) from err
             connection.close()
             if recovery.room(self.path.parent) < recovery.LEAST_ROOM:
                 raise JournalFull(f"the disk of {self.path} is full: free some space") from err
-            raise JournalError(
-                f"the journal {self.path} cannot be used ({err}); "
-                "look with `farthing-edge journal verify`, move it aside, never delete it"
-            ) from err
+            raise self._unusable(err) from err
         return connection
+
+    def _unusable(self, err: Exception) -> JournalError:
+        return JournalError(
+            f"the journal {self.path} cannot be used ({err}); "
+            "look with `farthing-edge journal verify`, move it aside, never delete it"
+        )
 
     def close(self) -> None:
         """Let go of file and lock."""
         if self._connection is not None:
             if self._broken:
-                # SQLite would fold the log back as it closes, and trust the page cache: it ends with the process instead, and not before.
-                ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._connection))
+                _never_close(self._connection)
             else:
                 self._connection.close()
             self._connection = None
@@ -377,7 +393,7 @@ class Journal:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
         except sqlite3.Error:
-            code = code if code in _IO_FAULTS else 10
+            code = code if code in _IO_FAULTS else _IO_ERROR
         return self._named(err, code)
 
     def _named(self, err: sqlite3.Error, code: int) -> JournalError:

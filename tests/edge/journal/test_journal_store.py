@@ -263,3 +263,17 @@ def test_what_waits_for_people_is_read_beside_a_running_gateway(journal: Journal
     assert (statement["value"], statement["is_end"]) == (90_000, False)
     assert bytes.fromhex(statement["statement"]).endswith(encode(odd))
     assert (command["what"], command["reason"]) == ("command DirectiveArrived", "ValueError: nobody could decide it")
+
+
+def test_a_damage_that_only_reading_finds_is_said_with_what_to_do(journal: Journal, path: Path) -> None:
+    day_in(journal)
+    journal.close()
+    with sqlite3.connect(path) as connection:
+        (page,) = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = 'entries'").fetchone()
+        (size,) = connection.execute("PRAGMA page_size").fetchone()
+    connection.close()
+    data = bytearray(path.read_bytes())
+    data[(page - 1) * size : page * size] = bytes(size)
+    path.write_bytes(data)
+    with pytest.raises(JournalError, match="journal verify"):
+        journal.open()
