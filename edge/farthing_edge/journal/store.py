@@ -129,7 +129,8 @@ class Journal:
         self._log: WriteAheadLog | None = None
         self._position = 0
         self._chain = GENESIS
-        self._broken = False
+        #: Why nothing is written any more; the writer may come upon what the disk said to another thread.
+        self._broken = ""
         self._has_reserve = not keep_ballast
         #: Where a marked journal went at this start.
         self.moved_aside: Path | None = None
@@ -258,7 +259,9 @@ class Journal:
         return self._has_reserve
 
     def _open_connection(self) -> sqlite3.Connection:
-        if self._connection is None or self._broken:
+        if self._broken:
+            raise JournalBroken(self._broken)
+        if self._connection is None:
             raise JournalBroken("the journal is not open for writing")
         return self._connection
 
@@ -400,14 +403,14 @@ class Journal:
         if code == _FULL:
             return JournalFull(f"the disk of {self.path} is full: free some space")
         if code in _IO_FAULTS:
-            self._broken = True
+            # At once: the writer may be at work while another thread hears this.
+            failed, so = f"writing the journal {self.path} failed ({err}): ", "check the disk, then start again"
+            self._broken = failed + so
             # Whoever starts next must know; where nothing can be written any more, people must.
             marks = self._marks()
-            marked = recovery.leave_mark(marks, str(err))
-            by_hand = "" if marked else f"leave the mark that could not be written (touch {marks[-1]}), "
-            return JournalBroken(
-                f"writing the journal {self.path} failed ({err}): {by_hand}check the disk, then start again"
-            )
+            if not recovery.leave_mark(marks, str(err)):
+                self._broken = f"{failed}leave the mark that could not be written (touch {marks[-1]}), {so}"
+            return JournalBroken(self._broken)
         return JournalRejected(f"the journal refused a group: {err}")
 
     def try_to_reserve(self) -> bool:
