@@ -191,7 +191,7 @@ def test_where_no_mark_can_be_left_people_are_told(
     journal._connection = FailingConnection(journal._connection, 10)
     with pytest.raises(JournalBroken, match=r"touch .*mark"):
         journal.commit(Group(entries=entries(1)))
-    with pytest.raises(JournalBroken, match="not open for writing"):
+    with pytest.raises(JournalBroken, match="check the disk, then start again"):
         journal.commit(Group(entries=entries(1)))
 
 
