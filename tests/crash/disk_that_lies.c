@@ -4,7 +4,7 @@
 
      eio N      the N-th fdatasync or fsync from now on a file in that folder fails with EIO, and all later ones
                 until the word changes
-     once       of those, only the N-th: the disk works again, and says no word of what it lost
+     once       of those, only the N-th: the disk works again, and says of what it lost a word to each open file, as Linux does, and no more
      room N     the folder's files may grow to N bytes in all; beyond it ENOSPC, and statvfs says what is left
      record     every write, truncation, sync, rename and removal in that folder is written to ".stream", in order
 
@@ -208,6 +208,10 @@ int statvfs64(const char *path, struct statvfs64 *found) {
     return result ? result : statvfs_of(path, (struct statvfs *)found);
 }
 
+/* Which file a sync failed of, and who was told; the other that has it open (a writer, and who folds its log back) is to be told too. */
+static char owed[PATH_SIZE];
+static int told = -1;
+
 /* Whether a sync of fd fails; counts it. */
 static int fails(int fd) {
     char path[PATH_SIZE], file[PATH_SIZE + 16], text[64];
@@ -215,8 +219,15 @@ static int fails(int fd) {
     if (!path_of(fd, path) || name_in(path)[0] == '.') return 0;
     pthread_mutex_lock(&one_at_a_time);
     struct plan plan = plan_of(path);
-    if (plan.fails_in >= 0) {
-        if (plan.fails_in <= 1) does = 1;
+    if (owed[0] && fd != told && strcmp(owed, path) == 0) {
+        owed[0] = 0;
+        does = 1;
+    } else if (plan.fails_in >= 0) {
+        if (plan.fails_in <= 1) {
+            does = 1;
+            snprintf(owed, sizeof owed, "%s", plan.once ? path : "");
+            told = fd;
+        }
         if (!does || plan.once) {
             snprintf(file, sizeof file, "%s/.disk", plan.folder);
             int handle = open_plainly(file, O_WRONLY | O_TRUNC);

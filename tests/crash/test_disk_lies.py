@@ -226,7 +226,8 @@ def test_what_is_said_after_a_failed_sync_survives_a_power_loss(
     disk: LyingDisk, write: Callable[..., Run], day: Day, place: Path, seed: int
 ) -> None:
     """The page cache shows a transaction that never reached the disk: what is said next must not rest on it."""
-    check_all(a_failed_sync_then_a_power_loss(disk, write, seed), place, day)
+    # A disk that fails once, and then says nothing more, must not be believed either by who closes the journal.
+    check_all(a_failed_sync_then_a_power_loss(disk, write, seed, *(["once"] if seed % 2 else [])), place, day)
     assert list(disk.folder.glob(f"{NAME}.suspect-*"))
 
 
