@@ -4,7 +4,7 @@ PY := .venv/bin/python
 WORKERS ?= 2
 CODE := proto edge cloud firmware-sim hsm-sim demo bench tests
 
-.PHONY: demo test bench sim fuzz crash check setup lock proto
+.PHONY: demo test bench sim fuzz crash model check setup lock proto
 
 demo: setup
 	@$(PY) -m farthing_demo
@@ -33,6 +33,11 @@ KILLS ?= 50
 crash: setup
 	@FARTHING_KILLS=$(KILLS) $(PY) -m pytest -q tests/system/test_kills.py
 	@FARTHING_LOG_KILLS=$(KILLS) $(PY) -m pytest -q -o timeout=0 tests/cloud/publiclog/test_sequencer.py -k kill_nine
+
+# The ledger over PostgreSQL with several at work, held in the middle and cut off: `make model EXAMPLES=2000` is the long run.
+EXAMPLES ?= 200
+model: setup
+	@LEDGER_EXAMPLES=$(EXAMPLES) $(PY) -m pytest -q -o timeout=0 tests/cloud/ledger/test_ledger_interleaved.py
 
 check: setup
 	@.venv/bin/ruff check $(CODE)
