@@ -140,17 +140,21 @@ def test_bounds_hold_at_closing(pair: tuple[Tariff, str], width: int, elapsed: i
 
 
 @settings(max_examples=200, deadline=None)
-@given(_prices, _prices, _widths, _times)
-def test_integers_agree_with_exact_rationals(flat: float, hourly: float, width: int, elapsed: int) -> None:
+@given(_prices, _prices, _widths, _times, st.booleans())
+def test_integers_agree_with_exact_rationals(
+    flat: float, hourly: float, width: int, elapsed: int, tax_included: bool
+) -> None:
     tariff = build(
+        tax_included=tax_included,
         elements=[
             {"price_components": [{"type": "FLAT", "price": flat, "step_size": 1, "vat": 7}]},
             {"price_components": [{"type": "TIME", "price": hourly, "step_size": 1, "vat": 7}]},
-        ]
+        ],
     )
     exact = Fraction(str(flat)) * 10**6 + Fraction(str(hourly)) * 10**6 * Fraction(elapsed, 3600 * SECOND_US)
     expected = int(exact) if width else 0
-    assert price(tariff, use_of("Wh", width, elapsed), closing=False).net_micros == expected
+    priced = price(tariff, use_of("Wh", width, elapsed), closing=False)
+    assert (priced.gross_micros if tax_included else priced.net_micros) == expected
 
 
 def test_time_of_a_register_that_counts_seconds_ignores_the_clock() -> None:

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 import psycopg
 import pytest
+from cloud_database import emptied
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from ledger_model import (
@@ -64,7 +65,7 @@ def examples(few: int) -> Any:
     return settings(
         max_examples=EXAMPLES or few,
         deadline=None,
-        # Two databases' worth of rows are deleted between examples: the pool may stay.
+        # Every row is deleted between examples: the pool may stay.
         suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
     )
 
@@ -77,22 +78,10 @@ async def pool(database_url: str) -> AsyncIterator[Pool]:
     await opened.close()
 
 
-async def emptied(pool: Pool) -> None:
-    """Forget every row, as no role of the service may."""
-    async with pool.connection() as connection, connection.transaction():
-        await connection.execute("SET LOCAL session_replication_role = replica")
-        rows = await connection.execute(
-            """SELECT string_agg(format('DELETE FROM %I', tablename), ';') FROM pg_tables
-            WHERE schemaname = 'ledger' AND tablename NOT IN ('epoch', 'schema_step')"""
-        )
-        (every,) = await rows.fetchone() or ("",)
-        await connection.execute(every)
-
-
 @examples(6)
 @given(steps=steps_of)
 async def test_memory_and_postgresql_post_the_same(pool: Pool, steps: list[tuple[object, ...]]) -> None:
-    await emptied(pool)
+    await emptied(pool, "ledger")
     memory, store = MemoryStore(), PostgresStore(pool)
     models = [await Model.open(memory, MemoryRows(memory)), await Model.open(store, PostgresRows(pool))]
     for number, action in enumerate(steps):
@@ -483,7 +472,7 @@ WHERE p.operator_id = %s AND ((c.closed = w.name AND p.position > x.position)
 @examples(6)
 @given(steps=turns)
 async def test_several_at_work(pool: Pool, steps: list[tuple[Any, ...]]) -> None:
-    await emptied(pool)
+    await emptied(pool, "ledger")
     store, rows = HeldStore(pool), PostgresRows(pool)
     model = await Model.open(store, rows)
     await model.ledger.put_account(
