@@ -57,6 +57,8 @@ class UplinkSection(Section):
     bytes_per_s: Annotated[int, Field(ge=1_000, le=10**10)] | None = None
     #: Detail is uploaded when nothing else has gone up for this long.
     evidence_quiet_s: Annotated[float, Field(ge=0, le=3_600)] = 0.2
+    #: Batches whose detail is sent and not yet answered, as long as it is little: hides the round trip.
+    details_in_flight: Annotated[int, Field(ge=1, le=64)] = 8
 
     @model_validator(mode="after")
     def _grows(self) -> Self:

@@ -9,6 +9,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing
+from dataclasses import dataclass
 from typing import Any, Final
 
 import grpc
@@ -368,23 +369,35 @@ class GatewaySyncServicer(gateway_sync_pb2_grpc.GatewaySyncServicer):
     async def UploadEvidence(
         self, request_iterator: AsyncIterator[gateway_sync_pb2.UploadEvidenceRequest], context: Context
     ) -> AsyncIterator[gateway_sync_pb2.UploadEvidenceResponse]:
-        """Check the detail of posted batches leaf by leaf; say which rule fails where."""
+        """Check the detail of posted batches leaf by leaf; say which rule fails where.
+
+        While one is marked as proven, the next one's signatures are verified.
+        """
         async with refusals(context):
             gateway = await self._gateway(context)
-            async for request in request_iterator:
-                fault = await self.prove(gateway, request)
-                metrics.EVIDENCE.labels("faulty" if fault else "verified").inc()
-                if fault:
-                    _log.warning(
-                        "evidence does not hold",
-                        gateway=gateway.gateway_id,
-                        incarnation=request.incarnation,
-                        sequence=request.sequence,
-                        fault=fault,
-                    )
-                yield gateway_sync_pb2.UploadEvidenceResponse(
-                    incarnation=request.incarnation, sequence=request.sequence, verified=not fault, fault=fault
-                )
+
+            async def read(request: gateway_sync_pb2.UploadEvidenceRequest) -> _Detail:
+                return await self._read_detail(gateway, request)
+
+            async with aclosing(ahead(request_iterator, read)) as details:
+                async for detail in details:
+                    yield await self._answer_detail(gateway, detail)
+
+    async def _answer_detail(self, gateway: Gateway, detail: "_Detail") -> gateway_sync_pb2.UploadEvidenceResponse:
+        fault = await self._prove(gateway, detail)
+        incarnation, sequence = detail.request.incarnation, detail.request.sequence
+        metrics.EVIDENCE.labels("faulty" if fault else "verified").inc()
+        if fault:
+            _log.warning(
+                "evidence does not hold",
+                gateway=gateway.gateway_id,
+                incarnation=incarnation,
+                sequence=sequence,
+                fault=fault,
+            )
+        return gateway_sync_pb2.UploadEvidenceResponse(
+            incarnation=incarnation, sequence=sequence, verified=not fault, fault=fault
+        )
 
     # --- by hand ------------------------------------------------------------------------------------------------------
 
@@ -406,27 +419,42 @@ class GatewaySyncServicer(gateway_sync_pb2_grpc.GatewaySyncServicer):
 
     async def prove(self, gateway: Gateway, request: gateway_sync_pb2.UploadEvidenceRequest) -> str:
         """Check a posted batch's detail, and mark it as proven; which rule fails, or nothing."""
+        return await self._prove(gateway, await self._read_detail(gateway, request))
+
+    async def _read_detail(self, gateway: Gateway, request: gateway_sync_pb2.UploadEvidenceRequest) -> "_Detail":
+        """What can be said of a batch's detail by itself."""
         if max(request.incarnation, request.sequence) > MAX_COUNT:
             raise malformed("incarnation or sequence above 2^63 - 1")
         stored = await self._store.batch(gateway.gateway_id, request.incarnation, request.sequence)
         if stored is None:
-            return "this batch has not been posted"
-        if stored.proven:
-            return ""
-        if request.gone:
-            why = f"batch {request.sequence}: its gateway has no detail of it any more: {request.gone[:MAX_GONE]!r}"
-            if await self._ledger.suspect(
-                gateway.gateway_id, request.incarnation, GatewayCaseKind.AUDIT, why, now=self._clock.now()
-            ):
-                self._events.ring()
-            return why
+            return _Detail(request, fault="this batch has not been posted")
+        if stored.proven or request.gone:
+            return _Detail(request, proven=stored.proven)
         facts = await self._facts.of(gateway.gateway_id)
         batch = batch_pb2.Batch.FromString(stored.batch)
         try:
             # Thousands of signatures: not on the event loop.
             leaves = await asyncio.to_thread(_check, batch, request.compressed_leaves, facts)
         except (DetailError, EvidenceError) as err:
-            return str(err)
+            return _Detail(request, fault=str(err))
+        return _Detail(request, verified=_Leaves(batch, leaves, facts))
+
+    async def _prove(self, gateway: Gateway, detail: "_Detail") -> str:
+        """Mark a batch as proven whose detail holds, if it goes on from the detail of others; which rule fails, or nothing.
+
+        One after another for one stream: each is asked whether it goes on from those before it.
+        """
+        request = detail.request
+        if detail.proven or detail.fault:
+            return detail.fault
+        if detail.verified is None:
+            why = f"batch {request.sequence}: its gateway has no detail of it any more: {request.gone[:MAX_GONE]!r}"
+            if await self._ledger.suspect(
+                gateway.gateway_id, request.incarnation, GatewayCaseKind.AUDIT, why, now=self._clock.now()
+            ):
+                self._events.ring()
+            return why
+        batch, leaves, facts = detail.verified.batch, detail.verified.leaves, detail.verified.facts
         fault = await broken(self._store, gateway.gateway_id, batch, leaves, facts)
         if fault:
             # Each batch holds by itself, and together they do not: somebody signed two stories of one use.
@@ -449,6 +477,25 @@ class GatewaySyncServicer(gateway_sync_pb2_grpc.GatewaySyncServicer):
         )
         self._events.ring()
         return ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Leaves:
+    """A batch's leaves, each of which holds by itself."""
+
+    batch: batch_pb2.Batch
+    leaves: Sequence[VerifiedLeaf]
+    facts: GatewayFacts
+
+
+@dataclass(frozen=True, slots=True)
+class _Detail:
+    """Detail as it came, and what is known of it: proven before, or why it does not hold, or its leaves; nothing of the three where it is gone."""
+
+    request: gateway_sync_pb2.UploadEvidenceRequest
+    proven: bool = False
+    fault: str = ""
+    verified: _Leaves | None = None
 
 
 def _verified(gateway: Gateway, signed: batch_pb2.SignedBatch) -> ReceivedBatch:

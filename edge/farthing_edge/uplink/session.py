@@ -11,15 +11,14 @@ Rule 4: directives and receipts first, batches next, detail when the rest is qui
 import asyncio
 import math
 import time
-from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import structlog
 
 from farthing.device.cose import VerifyingKey
-from farthing.evidence.batches import batch_hash, compress_leaves
+from farthing.evidence.batches import batch_hash
 from farthing.hsm import HsmError
 from farthing.ids import GatewayId
 from farthing.v1 import batch_pb2, directive_pb2, gateway_sync_pb2
@@ -35,6 +34,8 @@ from farthing_edge.backoff import Backoff
 from farthing_edge.config import UplinkSection
 from farthing_edge.metrics import Metrics
 from farthing_edge.uplink import rewinding
+from farthing_edge.uplink.detail import DetailUpload
+from farthing_edge.uplink.ending import SessionOver, ending
 from farthing_edge.uplink.pace import Pace, Progress
 from farthing_edge.uplink.rewinding import SignedBatch
 from farthing_edge.uplink.signed import NotSigned, check_directive, check_head, check_receipt
@@ -54,8 +55,6 @@ MAX_MESSAGE_SIZE = 16 * 1024 * 1024
 SHOWING_TIMEOUT_S = 600.0
 #: Batches read from the journal at once.
 BATCHES_READ = 64
-#: Batches drawn for audit and not yet sent: the cloud draws one in a hundred; beyond it the oldest goes in its turn.
-MAX_DRAWN = 256
 
 Command: TypeAlias = Connected | UplinkChanged | DirectiveArrived | HeadArrived | ReceiptArrived | QuotaAnswered
 
@@ -123,10 +122,6 @@ class Engine(rewinding.Journal, Protocol):
         ...
 
 
-class SessionOver(Exception):
-    """This connection has to begin anew; not a fault."""
-
-
 class Uplink:
     """Keeps one session with the cloud alive for as long as it runs."""
 
@@ -156,13 +151,13 @@ class Uplink:
         self.online = False
         #: Why the last session ended, for people; empty while there is one.
         self.fault = "not connected yet"
-        self._proven_sequence = 0
-        # Set by every receipt and batch: the upload of detail waits for their silence.
-        self._stirred = asyncio.Event()
-        #: Nothing has stirred since it was quiet: a backlog of detail goes up without a pause before each batch.
-        self._quiet = False
-        #: (incarnation, sequence) of batches that were drawn for audit: their detail goes first.
-        self._drawn: deque[tuple[int, int]] = deque(maxlen=MAX_DRAWN)
+        self._detail = DetailUpload(
+            section=section,
+            pace=self._pace,
+            metrics=metrics,
+            detail=engine.detail,
+            receipted_sequence=engine.receipted_sequence,
+        )
 
     async def run(self) -> None:
         """Connect, sync, and connect again, until cancelled."""
@@ -257,16 +252,19 @@ class Uplink:
                 )
                 _log.info("earlier_batches_sent_again", batches=again)
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(_part(self._follow_directives(stub, at)))
+                tasks.create_task(ending(self._follow_directives(stub, at)))
                 # A chain that the cloud does not know yet, or no longer, has nothing to say before its welcome.
                 if same and at.incarnation > 0:
                     posted = min(hello.posted_sequence, at.last_sealed_sequence)
-                    self._proven_sequence = hello.proven_sequence
                     call = stub.PushBatches()  # type: ignore[call-arg]  # the stubs forget that aio's iterator is optional
-                    tasks.create_task(_part(self._push(call, posted, in_flight)))
-                    tasks.create_task(_part(self._take_receipts(call, at.incarnation, in_flight)))
-                    tasks.create_task(_part(self._upload_evidence(stub, at.incarnation, hello.wants_detail, in_flight)))
-                    tasks.create_task(_part(self._request_quotas(stub, at.incarnation)))
+                    tasks.create_task(ending(self._push(call, posted, in_flight)))
+                    tasks.create_task(ending(self._take_receipts(call, at.incarnation, in_flight)))
+                    earlier = [(batch.incarnation, batch.sequence) for batch in hello.wants_detail]
+                    details = stub.UploadEvidence()  # type: ignore[call-arg]  # as above
+                    self._detail.begin(at.incarnation, hello.proven_sequence)
+                    tasks.create_task(ending(self._detail.send(details, earlier, lambda: len(in_flight))))
+                    tasks.create_task(ending(self._detail.take_answers(details)))
+                    tasks.create_task(ending(self._request_quotas(stub, at.incarnation)))
 
     async def _show(self, stub: "GatewaySyncAsyncStub", at: Position) -> None:
         """Hand back what the cloud signed and the restored ledger has lost; then this connection is over."""
@@ -322,8 +320,7 @@ class Uplink:
                 await self._obey_site_key(arrived.body.site_key)
             await self._engine.submit(arrived)
             if arrived.body.WhichOneof("body") == "audit_drawn":
-                self._drawn.append((arrived.body.audit_drawn.incarnation, arrived.body.audit_drawn.sequence))
-                self._stirred.set()
+                self._detail.draw(arrived.body.audit_drawn.incarnation, arrived.body.audit_drawn.sequence)
             version, previous_hash = arrived.body.version, batch_hash(arrived.raw)
             now_at = self._engine.position()
             if now_at.directive_version != version:
@@ -359,7 +356,7 @@ class Uplink:
             await self._engine.submit(arrived)
             self._metrics.receipts.inc()
             self._progress.receipted(*in_flight.receipted(arrived.receipt.sequence), self._now_ns())
-            self._stirred.set()
+            self._detail.stir()
 
     # Up ---------------------------------------------------------------------------------------------------------------
 
@@ -385,7 +382,7 @@ class Uplink:
                 signed = batch_pb2.SignedBatch(batch=row.batch, signature=row.signature, key_id=row.key_id)
                 size = signed.ByteSize()
                 # Before it waits: detail that waits too sees that the rest is not quiet.
-                self._stirred.set()
+                self._detail.stir()
                 await self._pace.batch(size)
                 in_flight.sent(row.sequence, batch_hash(row.batch), size)
                 await call.write(signed)
@@ -407,7 +404,7 @@ class Uplink:
                     if request.counter not in asked:
                         await room.acquire()
                         asked.add(request.counter)
-                        task = tasks.create_task(_part(self._request_quota(stub, incarnation, request), endless=False))
+                        task = tasks.create_task(ending(self._request_quota(stub, incarnation, request), endless=False))
                         task.add_done_callback(lambda _: room.release())
                 await self._engine.wait_for_quota_request(after)
                 # There is a higher one, or there was and it is answered: it is looked for among the outstanding ones.
@@ -428,85 +425,6 @@ class Uplink:
         )
         await self._engine.submit(QuotaAnswered(counter=request.counter, answer=response.answer))
 
-    async def _upload_evidence(
-        self,
-        stub: "GatewaySyncAsyncStub",
-        incarnation: int,
-        earlier: Iterable[gateway_sync_pb2.UnprovenBatch],
-        in_flight: "InFlight",
-    ) -> None:
-        """What was drawn for audit first, then this incarnation's batches in order, then ``earlier`` ones."""
-        call = stub.UploadEvidence()  # type: ignore[call-arg]  # as above
-        uploaded = self._proven_sequence
-        waiting = deque((batch.incarnation, batch.sequence) for batch in earlier)
-        while True:
-            left = self._drawn or uploaded < self._engine.receipted_sequence() or waiting
-            if not left or not await self._is_quiet(in_flight):
-                await self._stirred.wait()
-                self._stirred.clear()
-            elif self._drawn:
-                drawn = self._drawn[0]
-                await self._upload(call, *drawn)
-                # Not before: a line that breaks meanwhile leaves it drawn.
-                if self._drawn and self._drawn[0] == drawn:
-                    self._drawn.popleft()
-            elif uploaded < self._engine.receipted_sequence():
-                uploaded += 1
-                if await self._upload(call, incarnation, uploaded):
-                    self._proven_sequence = max(self._proven_sequence, uploaded)
-            else:
-                await self._upload(call, *waiting.popleft())
-
-    async def _upload(
-        self,
-        call: "aio.StreamStreamCall[gateway_sync_pb2.UploadEvidenceRequest, gateway_sync_pb2.UploadEvidenceResponse]",
-        incarnation: int,
-        sequence: int,
-    ) -> bool:
-        """Send a batch's detail, or that there is none any more; whether the cloud has verified it."""
-        leaves = await self._engine.detail(incarnation, sequence)
-        request = gateway_sync_pb2.UploadEvidenceRequest(incarnation=incarnation, sequence=sequence)
-        if leaves is None:
-            _log.warning("detail_gone", incarnation=incarnation, sequence=sequence)
-            request.gone = "the journal does not have all of it"
-        else:
-            request.compressed_leaves = await asyncio.to_thread(compress_leaves, leaves)
-        size = request.ByteSize()
-        await self._pace.detail(size)
-        await call.write(request)
-        self._metrics.sent_bytes.labels("detail").inc(size)
-        # It may be megabytes, on a line that is no faster than the cap.
-        within_s = self._section.receipt_timeout_s + self._pace.takes_s(size)
-        try:
-            async with asyncio.timeout(within_s):
-                answer = await call.read()
-        except TimeoutError as err:
-            raise SessionOver(f"no answer to detail within {within_s:g} s") from err
-        if not isinstance(answer, gateway_sync_pb2.UploadEvidenceResponse):
-            raise SessionOver("the cloud ended the stream of detail")
-        self._metrics.evidence.labels(str(answer.verified).lower()).inc()
-        if not answer.verified:
-            # The cloud opens a case; sending the same bytes again would not change it.
-            _log.error("detail_refused", incarnation=incarnation, sequence=sequence, fault=answer.fault[:500])
-        return answer.verified
-
-    async def _is_quiet(self, in_flight: "InFlight") -> bool:
-        """Whether nothing is waiting for a receipt, and nothing stirred for a moment; once quiet, until something stirs."""
-        if len(in_flight):
-            return False
-        if self._quiet and not self._stirred.is_set():
-            return True
-        self._quiet = False
-        self._stirred.clear()
-        try:
-            async with asyncio.timeout(self._section.evidence_quiet_s):
-                await self._stirred.wait()
-        except TimeoutError:
-            self._quiet = True
-            return True
-        # Something did, but a gateway that is never quiet would never prove anything: between batches is quiet enough.
-        return not len(in_flight)
-
     def measure(self, backlog: int) -> tuple[int, float]:
         """Of ``backlog`` batches that have no receipt: about how many bytes they are, and in how many seconds they will have one.
 
@@ -522,7 +440,7 @@ class Uplink:
     @property
     def proven_sequence(self) -> int:
         """The highest batch whose detail the cloud verified in this connection's account of it."""
-        return self._proven_sequence
+        return self._detail.proven_sequence
 
 
 class InFlight:
@@ -566,22 +484,6 @@ class InFlight:
 
     def __len__(self) -> int:
         return len(self._hashes)
-
-
-async def _part(part: Coroutine[object, object, None], *, endless: bool = True) -> None:
-    """Run one part of a session so that its end, whatever it is, ends the session."""
-    try:
-        await part
-    except asyncio.InvalidStateError as err:
-        raise SessionOver("the cloud ended a stream while we wrote") from err
-    except asyncio.CancelledError as err:
-        task = asyncio.current_task()
-        if task is not None and task.cancelling():
-            raise
-        # A call that the other side cancelled comes as our own cancellation, which a task group would take for a quiet end.
-        raise SessionOver("the cloud cancelled a call") from err
-    if endless:
-        raise SessionOver("a stream of the cloud ended")
 
 
 def _reschedule(limit: asyncio.Timeout, in_flight: InFlight, seconds: float) -> None:

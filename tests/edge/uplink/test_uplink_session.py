@@ -95,6 +95,8 @@ class Gateway:
     earlier: dict[int, list[Row]] = field(default_factory=dict)
     #: (incarnation, sequence): what the journal does not have any more.
     gone: set[tuple[int, int]] = field(default_factory=set)
+    #: (incarnation, sequence): what was asked for.
+    detail_read: list[tuple[int, int]] = field(default_factory=list)
     changed: asyncio.Condition = field(default_factory=asyncio.Condition)
 
     async def submit(self, command: Any, /) -> None:
@@ -179,6 +181,7 @@ class Gateway:
         await self.tell()
 
     async def detail(self, incarnation: int, sequence: int, /) -> Sequence[bytes] | None:
+        self.detail_read.append((incarnation, sequence))
         if (incarnation, sequence) in self.gone:
             return None
         return [b"leaf of %d" % sequence] if incarnation == self.incarnation else [b"%d/%d" % (incarnation, sequence)]
@@ -476,6 +479,7 @@ async def world(hsm: Hsm, parties: Parties, tmp_path: Any, request: pytest.Fixtu
             max_backoff_s=0.1,
             evidence_quiet_s=0.0,
             batches_in_flight=4,
+            details_in_flight=3,
             bytes_per_s=getattr(request, "param", None),
         ),
         engine=gateway,
@@ -516,20 +520,23 @@ async def test_what_is_drawn_goes_before_other_detail_and_what_earlier_incarnati
     cloud.wants_detail = [(0, 4), (0, 9)]
     gateway.gone = {(0, 9), (1, 2)}
     cloud.answers_detail.clear()
-    await gateway.seal(4)
-    await cloud.until(lambda: len(cloud.detail) == 1)
-    # While the first one's detail is on its way.
-    await cloud.direct(audit_drawn=directive_pb2.AuditDrawn(incarnation=1, sequence=4, batch_hash=bytes(32)))
-    await gateway.until(lambda: gateway.version == 1 and gateway.receipted == 4)
+    await gateway.seal(6)
+    # The first three's detail is on its way, and no more goes before an answer.
+    await until(lambda: gateway.detail_read == [(1, 1), (1, 2), (1, 3)])
+    await cloud.direct(audit_drawn=directive_pb2.AuditDrawn(incarnation=1, sequence=5, batch_hash=bytes(32)))
+    await gateway.until(lambda: gateway.version == 1 and gateway.receipted == 6)
+    assert len(gateway.detail_read) == 3
     cloud.answers_detail.set()
-    await cloud.until(lambda: len(cloud.detail) == 7)
+    await cloud.until(lambda: len(cloud.detail) == 9)
     missing = "the journal does not have all of it"
     assert cloud.detail == [
         (1, 1, [b"leaf of 1"]),
-        (1, 4, [b"leaf of 4"]),
         (1, 2, missing),
         (1, 3, [b"leaf of 3"]),
+        (1, 5, [b"leaf of 5"]),
         (1, 4, [b"leaf of 4"]),
+        (1, 5, [b"leaf of 5"]),
+        (1, 6, [b"leaf of 6"]),
         (0, 4, [b"0/4"]),
         (0, 9, missing),
     ]
