@@ -325,3 +325,26 @@ def test_an_unused_quota_is_given_back_only_while_another_can_be_had(site: Gatew
     assert stopped() == [("q8", "unused")]
     assert not [e for e in site.journal if isinstance(e, QuotaRequested) and e.account == "Q"]
     assert "q8" in site.seal().closed_quota_ids
+
+
+def test_a_quota_is_not_given_back_as_unused_while_a_use_holds_of_it_or_when_its_time_is_over(site: Gateway) -> None:
+    fund(site, "Q", "tag", preload_micros=8 * M)
+    site.told(quota_granted=Policy.quota("held", "Q", 8 * M, clock("20:00") + 7 * 86_400 * SECOND_US))
+    site.told(account=Policy.account("R", preload_micros=8 * M))
+    site.told(quota_granted=Policy.quota("late", "R", 8 * M, clock("20:00")))
+    meter = Meter("c1", 0, token="tag")
+    meter.authorization = site.say(meter.intent(site), "tag").grant_of
+    assert site.state.quotas["held"].held_micros
+
+    site.do(commands.UplinkChanged(online=True))
+    later(site, 25 * 3600).do(commands.Tick())
+    site.do(commands.Tick())
+
+    assert [
+        (event.quota_id, event.reason)
+        for event in site.journal
+        if isinstance(event, QuotaStopped) and event.quota_id in {"held", "late"}
+    ] == [("late", "spend_until")]
+    assert site.say(meter.end(later(site, 60), 100)).closed
+    later(site, 25 * 3600).do(commands.Tick())
+    assert site.state.quotas["held"].stopped

@@ -142,6 +142,21 @@ def test_a_device_s_day_is_its_own(site: Gateway) -> None:
     assert start(site, "c2")[1] is None
 
 
+def test_a_device_s_day_has_its_amount_too(site: Gateway) -> None:
+    limits(site, device_day_micros=1_500_000)
+    meter, _ = start(site, "c1")
+    assert sum(site.state.authorizations[meter.authorization].holds.values()) == 1_500_000
+    site.say(meter.end(later(site, 600), 3_000))
+    assert site.state.authorizations[meter.authorization].gross_micros == 600_000 + 3_000 * 300
+    assert start(site, "c1", "other")[1] is Refusal.LIMIT_PER_DAY
+    assert start(site, "c2")[1] is None
+
+
+def test_a_number_of_uses_since_contact_is_a_limit_by_itself(site: Gateway) -> None:
+    limits(site, offline_count=2)
+    assert [start(site, device)[1] for device in ("c1", "c2", "c3")] == [None, None, Refusal.LIMIT_SINCE_CONTACT]
+
+
 def test_limits_since_contact_hold_only_while_the_cloud_is_away(site: Gateway) -> None:
     limits(site, offline_count=2, offline_micros=3 * M)
     assert start(site, "c1")[1] is None

@@ -1,6 +1,8 @@
 """The first rule that fails names the refusal: one row for each, in order, each also breaking every later rule it can."""
 
+import ast
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from edge_playbook import DAY, Gateway, M, Meter, Policy, clock, fund, token_ref
@@ -11,7 +13,11 @@ from farthing.ids import authorization_id
 from farthing.refusal import Refusal
 from farthing.v1 import directive_pb2
 from farthing_edge.authorization.commands import HeadArrived, UplinkChanged
+from farthing_edge.authorization.state import FLOOR_FUNDING
 from farthing_edge.authorization.usage import day_of
+
+#: The edge's tests.
+TESTS = Path(__file__).parent.parent
 
 SUSPENDED = directive_pb2.DEVICE_STATUS_SUSPENDED
 BLOCKED = directive_pb2.DEVICE_STATUS_BLOCKED
@@ -44,26 +50,26 @@ ROWS = [
     Refusal.RISK_TOO_HIGH,
     Refusal.NO_QUOTA,
 ]
-#: Numbers that this table cannot have: other worlds of this file, of the conversations, or a door before the core provokes them.
+#: Numbers that this table cannot have: the test that provokes each, here or in another file of the edge's tests.
 ELSEWHERE = {
-    Refusal.SIGNATURE_INVALID: "ingress/test_statement_door",
-    Refusal.COMMITMENT_DIFFERS: "ingress/test_statement_door",
-    Refusal.CHANNEL_DIFFERS: "ingress/test_statement_door",
-    Refusal.TOO_LARGE: "ingress/test_statement_door",
-    Refusal.DEVICE_UNKNOWN: "test_a_device_that_may_not_ask_hears_why",
-    Refusal.DEVICE_DECOMMISSIONED: "test_a_device_that_may_not_ask_hears_why",
-    Refusal.DEVICE_BLOCKED: "test_a_device_that_may_not_ask_hears_why",
-    Refusal.REGISTER_BUSY: "test_one_open_authorization_per_register",
-    Refusal.REGISTER_TOO_FAST: "test_a_reading_faster_than_rated_is_parked",
-    Refusal.COUNTER_REUSED: "test_same_counter_other_content",
-    Refusal.INTENT_ENDED: "test_an_end_for_an_intent_that_never_came_refuses_it_for_ever",
-    Refusal.ACCOUNT_UNKNOWN: "test_an_account_that_no_directive_named",
-    Refusal.QUOTA_EXHAUSTED: "test_a_refused_intent_hears_the_same_number_again",
-    Refusal.FLOOR_EXHAUSTED: "test_the_floor_has_three_caps_and_its_own_number",
-    Refusal.OVERLOADED: "engine/test_engine_writer",
-    Refusal.STORAGE_FULL: "engine/test_engine_writer",
-    Refusal.DIRECTIVES_TOO_OLD: "test_directives_that_are_too_old_leave_the_floor_only",
-    Refusal.AUTHORIZATION_UNKNOWN: "test_conversations",
+    Refusal.SIGNATURE_INVALID: "ingress/test_statement_door.py",
+    Refusal.COMMITMENT_DIFFERS: "ingress/test_statement_door.py",
+    Refusal.CHANNEL_DIFFERS: "ingress/test_statement_door.py",
+    Refusal.TOO_LARGE: "ingress/test_statement_door.py",
+    Refusal.DEVICE_UNKNOWN: "authorization/test_refusals_in_order.py",
+    Refusal.DEVICE_DECOMMISSIONED: "authorization/test_refusals_in_order.py",
+    Refusal.DEVICE_BLOCKED: "authorization/test_refusals_in_order.py",
+    Refusal.REGISTER_BUSY: "authorization/test_refusals_in_order.py",
+    Refusal.REGISTER_TOO_FAST: "authorization/test_refusals_in_order.py",
+    Refusal.COUNTER_REUSED: "authorization/test_refusals_in_order.py",
+    Refusal.INTENT_ENDED: "authorization/test_refusals_in_order.py",
+    Refusal.ACCOUNT_UNKNOWN: "authorization/test_refusals_in_order.py",
+    Refusal.QUOTA_EXHAUSTED: "authorization/test_refusals_in_order.py",
+    Refusal.FLOOR_EXHAUSTED: "authorization/test_refusals_in_order.py",
+    Refusal.OVERLOADED: "engine/test_engine_writer.py",
+    Refusal.STORAGE_FULL: "engine/test_engine_writer.py",
+    Refusal.DIRECTIVES_TOO_OLD: "authorization/test_refusals_in_order.py",
+    Refusal.AUTHORIZATION_UNKNOWN: "authorization/test_conversations.py",
 }
 
 
@@ -169,6 +175,23 @@ def break_policies(gateway: Gateway, broken: tuple[Refusal, ...]) -> None:
 
 def test_every_number_is_provoked() -> None:
     assert set(ROWS) | set(ELSEWHERE) == set(Refusal)
+    for refusal, name in ELSEWHERE.items():
+        assert refusal in named_by_tests(TESTS / name), f"{name} has no test with {refusal.name}"
+
+
+def named_by_tests(path: Path) -> set[Refusal]:
+    """The refusals that a file's tests name, in themselves or among their parameters."""
+    tests = [
+        node
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_")
+    ]
+    return {
+        Refusal[node.attr]
+        for test in tests
+        for node in ast.walk(test)
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "Refusal"
+    }
 
 
 @pytest.mark.parametrize("row", range(len(ROWS)), ids=[refusal.name for refusal in ROWS])
@@ -274,18 +297,41 @@ def test_directives_that_are_too_old_leave_the_floor_only(site: Gateway) -> None
     assert site.state.quotas["q1"].held_micros == 0
 
 
-def test_the_floor_has_three_caps_and_its_own_number(site: Gateway) -> None:
+@pytest.mark.parametrize(
+    ("caps", "second", "third"),
+    [
+        # EUR 1.92 is held at first: what the next hold is, of the same token, of another one of the account, of another account.
+        ({"per_token_micros": 3 * M, "per_account_micros": 90 * M, "all_tokens_micros": 90 * M}, 1_080_000, 1_920_000),
+        ({"per_token_micros": 90 * M, "per_account_micros": 3 * M, "all_tokens_micros": 90 * M}, 1_080_000, 0),
+        ({"per_token_micros": 90 * M, "per_account_micros": 90 * M, "all_tokens_micros": 3 * M}, 1_080_000, 0),
+    ],
+    ids=["token", "account", "all tokens"],
+)
+def test_each_of_the_floor_s_three_caps_binds_and_has_its_own_number(
+    site: Gateway, caps: dict[str, int], second: int, third: int
+) -> None:
     site.told(quota_recalled=directive_pb2.QuotaRecalled(quota_id="q1", reason="test"))
-    site.told(
-        floor=directive_pb2.FloorPolicy(
-            currency="EUR", per_token_micros=2 * M, per_account_micros=5 * M, all_tokens_micros=5 * M
-        )
-    )
-    assert site.say(Meter("c1", 0).intent(site), "card").status is AnswerStatus.GRANTED
-    site.told(device=Policy.device("c2"))
-    assert site.say(Meter("c2", 0).intent(site), "card").refusal is Refusal.FLOOR_EXHAUSTED
-    assert site.state.floor.by_token
-    assert site.state.floor.total_micros <= 2 * M
+    site.told(floor=directive_pb2.FloorPolicy(currency="EUR", **caps))
+    site.told(token=Policy.token("second card", "P"))
+    fund(site, "Q", "card of Q")
+
+    def floor_of(device: str, token: str) -> int:
+        """What a use holds of the floor; 0 where it is refused, by the number that the floor has."""
+        site.told(device=Policy.device(device))
+        reply = site.say(Meter(device, 0, token=token).intent(site), token)
+        if reply.status is AnswerStatus.REFUSED:
+            assert reply.refusal is Refusal.FLOOR_EXHAUSTED
+            return 0
+        authorization = site.state.authorizations[reply.grant_of]
+        assert set(authorization.holds) == {FLOOR_FUNDING}
+        return authorization.holds[FLOOR_FUNDING]
+
+    assert floor_of("c1", "card") == 1_920_000
+    assert floor_of("c2", "card") == second
+    assert floor_of("c3", "card") == 0
+    assert floor_of("c4", "second card") == third
+    # Another account's token: only the cap over all of them is its own too.
+    assert floor_of("c5", "card of Q") == (0 if caps["all_tokens_micros"] == 3 * M else 1_920_000)
 
 
 def test_an_online_intent_short_of_money_waits_once(site: Gateway) -> None:
