@@ -281,6 +281,50 @@ def test_an_end_for_an_intent_that_never_came_refuses_it_for_ever(site: Gateway)
     assert site.say(meter.intent(site), "card").status is AnswerStatus.GRANTED
 
 
+def denied(site: Gateway) -> None:
+    site.told(token_denied=directive_pb2.TokenDenied(token_ref=token_ref("card"), key_epoch=1, reason="lost"))
+
+
+def test_what_is_known_of_the_register_and_the_counter_is_said_before_the_token_is_looked_at(site: Gateway) -> None:
+    used = Meter("c1", 0)
+    first = used.intent(site)
+    used.authorization = site.say(first, "card").grant_of
+    other = replace(first, at=Instant(first.at + 1))
+    denied(site)
+    # What was said under this counter is settled, whatever became of it; a new word waits for the register.
+    assert site.say(other, "card").refusal is Refusal.COUNTER_REUSED
+    assert site.say(used.intent(site), "card").refusal is Refusal.REGISTER_BUSY
+    assert site.say(used.end(site, 0)).closed
+    assert site.say(other, "card").refusal is Refusal.COUNTER_REUSED
+    late = used.intent(site)
+    used.authorization = authorization_id("c1", 1, late.counter, "G1")
+    assert site.say(used.end(site, 0, tariff=None)).closed
+    assert site.say(late, "card").refusal is Refusal.INTENT_ENDED
+    assert site.say(used.intent(site), "card").refusal is Refusal.TOKEN_DENIED
+    site.told(device=Policy.device("c1", status=SUSPENDED))
+    assert site.say(other, "card").refusal is Refusal.DEVICE_SUSPENDED
+    assert site.say(late, "card").refusal is Refusal.DEVICE_SUSPENDED
+
+
+@pytest.mark.parametrize("refusal", [Refusal.QUOTA_EXHAUSTED, Refusal.FLOOR_EXHAUSTED, Refusal.DIRECTIVES_TOO_OLD])
+def test_risk_is_said_before_money_is_looked_at(site: Gateway, refusal: Refusal) -> None:
+    site.told(quota_recalled=directive_pb2.QuotaRecalled(quota_id="q1", reason="test"))
+    if refusal is Refusal.FLOOR_EXHAUSTED:
+        caps = {"per_token_micros": 1, "per_account_micros": 1, "all_tokens_micros": 1}
+        site.told(floor=directive_pb2.FloorPolicy(currency="EUR", **caps))
+
+    def asks(device: str) -> Refusal | None:
+        site.told(device=Policy.device(device))
+        if refusal is Refusal.DIRECTIVES_TOO_OLD:
+            site.at = Instant(site.at + site.settings.directive_max_age_us + 1)
+        return site.say(Meter(device, 0).intent(site), "card").refusal
+
+    assert asks("c2") is refusal
+    tier = directive_pb2.ScoreTier(action=directive_pb2.RISK_ACTION_REFUSE)
+    site.told(scorecard=directive_pb2.Scorecard(version=1, tiers=[tier]))
+    assert asks("c3") is Refusal.RISK_TOO_HIGH
+
+
 def test_directives_that_are_too_old_leave_the_floor_only(site: Gateway) -> None:
     site.at = Instant(site.at + site.settings.directive_max_age_us + 1)
     intent = Meter("c1", 0).intent(site)
