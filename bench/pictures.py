@@ -8,7 +8,7 @@ from pathlib import Path
 
 FOLDER = Path("out/bench")
 WIDTH, HEIGHT = 760, 340
-LEFT, RIGHT, TOP, BOTTOM = 70, 24, 54, 62
+LEFT, RIGHT, TOP, BOTTOM = 96, 24, 54, 62
 COLOURS = ("#1b6ca8", "#c0504d", "#4f8f3a", "#8064a2")
 BUDGET_COLOUR = "#b00020"
 _INNER_WIDTH, _INNER_HEIGHT = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
@@ -125,7 +125,10 @@ def _number(value: float) -> str:
 
 
 def _levels(highest: float) -> list[tuple[float, str]]:
-    return [(_y(highest * share / 4, highest), _number(highest * share / 4)) for share in range(5)]
+    """Lines at round numbers: steps of 1, 2 or 5 times a power of ten, four to eight of them."""
+    power = 10.0 ** math.floor(math.log10(highest / 4))
+    step = next(factor * power for factor in (1, 2, 5, 10) if highest / (factor * power) < 8)
+    return [(_y(step * level, highest), _number(step * level)) for level in range(int(highest / step) + 1)]
 
 
 def _shares(highest: float) -> list[tuple[float, str]]:
@@ -150,9 +153,12 @@ def _upright(x: float, name: str, colour: str, row: int) -> str:
 
 def _level(value: float, highest: float, name: str) -> str:
     y = _y(value, highest)
+    text = f'<text x="{LEFT + _INNER_WIDTH - 4}" y="{y - 5:.1f}" text-anchor="end"'
     return (
         f'<line x1="{LEFT}" y1="{y:.1f}" x2="{LEFT + _INNER_WIDTH}" y2="{y:.1f}" stroke="{BUDGET_COLOUR}" stroke-dasharray="5 3"/>'
-        f'<text x="{LEFT + _INNER_WIDTH - 4}" y="{y - 5:.1f}" text-anchor="end" fill="{BUDGET_COLOUR}">{escape(name)}</text>'
+        # White beneath: it may stand on a bar.
+        f'{text} fill="#fff" stroke="#fff" stroke-width="4">{escape(name)}</text>'
+        f'{text} fill="{BUDGET_COLOUR}">{escape(name)}</text>'
     )
 
 
