@@ -19,6 +19,9 @@ from farthing_edge.journal import Entry, Group, Journal, JournalError, log, rete
 
 #: Entries that are left when it prunes.
 _STAY = 40
+#: Commits that are made beside one folding: on a busy machine its thread may wait for long, and a writer that has run ahead of it to the
+#: end of its day would hardly have folded anything.
+_BESIDE = 4
 
 
 class Folding:
@@ -28,13 +31,16 @@ class Folding:
         self._journal = journal
         self._thread = ThreadPoolExecutor(1)
         self._beside: Future[int] | None = None
+        self._commits = 0
 
     def see(self) -> None:
         """After a commit."""
         if self._beside is None:
             if self._journal.has_long_log:
-                self._beside = self._thread.submit(self._journal.fold_beside)
-        elif self._beside.done():
+                self._beside, self._commits = self._thread.submit(self._journal.fold_beside), 0
+            return
+        self._commits += 1
+        if self._beside.done() or self._commits == _BESIDE:
             beside, self._beside = self._beside, None
             self._journal.fold(beside.result())
 
