@@ -219,8 +219,9 @@ class Runner:
 
     def arrive(self, plan: Plan) -> str | None:
         """Serve ``plan`` out of turn; returns why not if the device cannot."""
-        first, *_ = served_at(self.state, plan.gateways, self._now())
-        why = can_serve(self.nameplate, self.state, first)
+        now = self._now()
+        first, *_ = served_at(self.state, plan.gateways, now)
+        why = can_serve(self.nameplate, self.state, first, now)
         if why is None:
             self._put(Arrive(plan=plan))
         return why
@@ -246,11 +247,11 @@ class Runner:
         if self._household is not None:
             return (Draw(rate_per_hour=self._household.take(now_us)),) if self._household.due(now_us) else ()
         payers = self._payers
-        if payers is None or state.use is not None or not payers.due(now_us):
+        if payers is None or not payers.due(now_us):
             return ()
         # Whoever comes while the last end is unanswered waits: the register has one authorization at a time.
         now = self._now()
-        busy = [gateway for gateway in self._links if can_serve(self.nameplate, state, gateway) is not None]
+        busy = [gateway for gateway in self._links if can_serve(self.nameplate, state, gateway, now) is not None]
         if len(busy) == len(self._links) or any(not is_out_of_reach(state, gateway, now) for gateway in busy):
             return ()
         return (Arrive(plan=payers.take(now_us)),)

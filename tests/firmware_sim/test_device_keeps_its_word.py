@@ -34,6 +34,7 @@ from farthing_firmware_sim.device.values import (
     Finished,
     Input,
     Profile,
+    Replaced,
     Send,
     Tick,
 )
@@ -410,7 +411,7 @@ def test_a_power_cut_forgets_neither_the_carrier_nor_the_grant(life: Life, plan:
 def test_payers_are_served_elsewhere_while_a_gateway_is_out_of_reach(life: Life, plan: Any) -> None:
     end = left_behind(life, plan)
     assert served_at(life.state, (G1, G2), life.at(life.seconds, real_s=6)) == (G1, G2)
-    assert can_serve(life.plate, life.state, G1) is not None
+    assert can_serve(life.plate, life.state, G1, life.at(life.seconds, real_s=life.real_s)) is not None
     life.tick(real_s=18)
     life.give(Arrive(plan=plan(gateways=(G1, G2))), 3_800, real_s=19)
     intent = life.only(Intent)
@@ -574,6 +575,112 @@ def test_what_somebody_else_has_said_under_a_counter_receipts_nothing(passage: L
     assert is_finished(passage.give(Finish()).state), "people have it, and nobody is waited for"
 
 
+# A passage that nobody answers ------------------------------------------------------------------------------------
+
+
+def test_an_unanswered_passage_is_left_when_somebody_else_comes(
+    nameplate: Callable[..., Any], at: Any, plan: Any, new_gateway: Callable[..., Any]
+) -> None:
+    life = Life(nameplate(Profile.ONE_SHOT), at, new_gateway(gateway=G2, receipting=False))
+    arrival = Arrive(plan=plan(target=1, stay_s=0, gateways=(G1, G2)))
+    asked = life.give(arrival, 0, real_s=0).only(Intent)
+    leave_s = life.plate.retry.leave_us // 1_000_000
+    # Out of reach, and not for long enough: who comes waits, as there may be a yes on its way.
+    life.give(arrival, 20, real_s=leave_s - 1)
+    assert life.state.use.intent_counter == asked.counter
+    assert not life.happened(Finished)
+    life.give(arrival, 30, real_s=leave_s)
+    (left,) = life.happened(Finished)
+    assert (left.cancelled, left.start, left.end, left.intent_counter) == (True, 5_000, 5_001, asked.counter)
+    end, intent = life.only(End), life.only(Intent)
+    said, new = decode_statement(end.payload), decode_statement(intent.payload)
+    # It ends where the next one begins: whatever its gateway has said to the first, no unit is claimed twice.
+    assert (said.recipient, said.tariff, said.register.value) == (G1, None, 5_001)
+    assert (new.recipient, new.register.value, new.counter) == (G2, 5_001, said.counter + 1)
+    life.hear(G2)
+    assert life.state.use is None
+    assert life.state.register_value == 5_002
+    # A yes that was long on its way changes nothing: whether there was a passage is its gateway's to say.
+    life.answer(G1, asked, AnswerStatus.GRANTED, closed=True, grant=b"late")
+    assert not life.events
+    assert life.state.register_value == 5_002
+    assert {each.kind for each in life.state.outgoing} == {"end"}
+    life.answer(G1, end, AnswerStatus.RECORDED, closed=True, receipted=end.counter)
+    assert all(each.gateway == G2 for each in life.state.kept)
+
+
+def test_at_the_gateway_that_does_not_answer_nobody_else_is_served(
+    nameplate: Callable[..., Any], at: Any, plan: Any, new_gateway: Callable[..., Any]
+) -> None:
+    life = Life(nameplate(Profile.ONE_SHOT), at, new_gateway(gateway=G1))
+    arrival = Arrive(plan=plan(target=1, stay_s=0, gateways=(G1,)))
+    life.give(arrival, 0, real_s=0)
+    life.give(arrival, 500, real_s=500)
+    assert not life.happened(Finished)
+    assert life.only(Intent).counter == 1
+
+
+# A register that is replaced --------------------------------------------------------------------------------------
+
+
+def test_a_use_ends_at_what_the_old_register_shows_and_the_next_begins_with_the_new(life: Life, plan: Any) -> None:
+    in_use(life, plan)
+    life.give(Replaced(value=7), 60, real_s=2)
+    (ended,) = life.happened(Finished)
+    assert (ended.start, ended.register_epoch, ended.cancelled) == (5_000, 1, False)
+    # What is said is said at once in the next step, of the old register.
+    life.plate = replace(life.plate, register_epoch=2)
+    end = life.tick(61, real_s=3).only(End)
+    register = decode_statement(end.payload).register
+    assert (register.register_epoch, register.value) == (1, ended.end)
+    assert 5_000 < ended.end
+    life.answer(G1, end, AnswerStatus.RECORDED, closed=True)
+    life.give(Arrive(plan=plan(gateways=(G1,))), 70, real_s=4)
+    asked = decode_statement(life.only(Intent).payload).register
+    assert (asked.register_epoch, asked.value) == (2, 7)
+
+
+def test_a_passage_that_waits_for_its_answer_keeps_its_register(
+    nameplate: Callable[..., Any], at: Any, plan: Any, new_gateway: Callable[..., Any]
+) -> None:
+    life = Life(nameplate(Profile.ONE_SHOT), at, new_gateway(gateway=G1))
+    life.give(Arrive(plan=plan(target=1, stay_s=0, gateways=(G1,))), 0, real_s=0)
+    before = life.state
+    assert life.give(Replaced(value=0), 1, real_s=1).state.register_value == before.register_value
+    assert life.state.use == before.use
+
+
+def test_a_standing_meter_says_how_far_the_old_register_came_and_keeps_it_beside_the_new(
+    nameplate: Callable[..., Any], at: Any, new_gateway: Callable[..., Any]
+) -> None:
+    gateway = new_gateway(gateway=G1, receipting=False)
+    life = Life(nameplate(Profile.STANDING), at, gateway)
+    life.tick(0, real_s=0).hear()
+    life.give(Draw(rate_per_hour=3_600), 1, real_s=1)
+    life.tick(901, real_s=2).hear()
+    life.give(Replaced(value=12), 1_000, real_s=3)
+    life.plate = replace(life.plate, register_epoch=2)
+    life.tick(1_001, real_s=4)
+    said = {each.counter: decode_statement(each.payload).register for each in life.said}
+    old, new = (said[counter] for counter in sorted(said))
+    assert (old.register_epoch, old.value, new.register_epoch, new.value) == (1, 5_999, 2, 13)
+    # The new one does not take the old one's last word off the air, nor show what the old one began with.
+    last = min(said)
+    life.forget(next(each for each in life.said if each.counter == last))
+    shown = next(each for each in life.said if each.counter == last).showing
+    assert decode_statement(shown.payload).register.register_epoch == 1
+    life.tick(1_901, real_s=5)
+    first = next(each for each in life.state.outgoing if each.register_epoch == 2)
+    life.answer(G1, next(each for each in life.said if each.counter == first.counter), AnswerStatus.RECORDED)
+    assert (life.state.standing.baseline, life.state.standing.recorded_counter) == (first.value, first.counter)
+    # What a gateway parks because its register is gone is for people, and not said for ever.
+    again = next(each for each in life.tick(1_950, real_s=60).said if each.counter == last)
+    life.answer(G1, again, AnswerStatus.REFUSED, refusal=Refusal.DEVICE_SUSPENDED)
+    assert last in {each.counter for each in life.state.outgoing}
+    life.answer(G1, again, AnswerStatus.REFUSED, refusal=Refusal.INTENT_ENDED)
+    assert last not in {each.counter for each in life.state.outgoing}
+
+
 # A gateway that asks ----------------------------------------------------------------------------------------------
 
 
@@ -591,11 +698,11 @@ def test_not_mine_any_more_is_signed_once_and_repeated_until_it_is_heard(life: L
     life.answer(G1, anything, AnswerStatus.RECORDED, asks=(name,))
     assert [(again.counter, again.payload) for again in life.said] == [(1, send.payload)], "the same word again"
     assert life.state.next_counter == 2
-    assert can_serve(life.plate, life.state, G1) is not None, "its register is taken until it is heard"
+    assert can_serve(life.plate, life.state, G1, life.at(life.seconds, real_s=life.real_s)) is not None, "its register is taken until it is heard"
     life.answer(G1, send, AnswerStatus.RECORDED, closed=True)
     assert not life.state.outgoing
     assert not life.state.kept
-    assert can_serve(life.plate, life.state, G1) is None
+    assert can_serve(life.plate, life.state, G1, life.at(life.seconds, real_s=life.real_s)) is None
 
 
 @pytest.mark.parametrize("when", ["asking", "using", "end unanswered", "end answered"])
@@ -639,7 +746,10 @@ def test_a_state_of_the_formats_before_is_read(life: Life, plan: Any) -> None:
 
     left_behind(life, plan)
     version, body = cbor2.loads(dump(life.state, Profile.SESSION))
-    assert version == 4
+    assert version == 5
+    for each in (*body["outgoing"], *body["kept"]):
+        del each["register_epoch"]
+    assert load(cbor2.dumps([4, body])) == life.state
     del body["register_turns"]
     assert load(cbor2.dumps([3, body])) == life.state
     for each in body["outgoing"]:

@@ -51,7 +51,12 @@ def is_unknown(state: GatewayState, device: Device, statement: Reading | End) ->
     if statement.authorization is None:
         # Nearly always it is the register's own: no id to be computed.
         register = device.registers.get(statement.register.register_id)
-        if register is not None and register.open is not None and register.open.standing:
+        if (
+            register is not None
+            and register.open is not None
+            and register.open.standing
+            and register.epoch == statement.register.register_epoch
+        ):
             return False
     return named_authorization(state, device, statement) not in state.authorizations
 

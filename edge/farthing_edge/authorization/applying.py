@@ -94,7 +94,8 @@ def _forget(state: GatewayState, counter: int, seen: Seen) -> None:
 def _await_receipt(device: Device, counter: int, position: int) -> None:
     pending = device.pending
     while pending and pending[-1][0] >= counter:
-        pending.pop()
+        _, waiting = pending.pop()
+        position = max(position, waiting)
     pending.append((counter, position))
 
 
@@ -240,6 +241,9 @@ def _open(state: GatewayState, device: Device, authorization: Authorization) -> 
     if register is not None and register.epoch == authorization.register_epoch:
         # Only what is adopted for its end alone finds another one open.
         register.open = register.open or authorization
+        # What passed since it counted last makes up for what it was ahead by.
+        idle_us = max(authorization.started_at - register.last_at, authorization.heard_at - register.heard_at)
+        register.ahead_us = max(0, register.ahead_us - max(0, idle_us))
         register.last_value = max(register.last_value, authorization.start)
         register.last_at = max(register.last_at, authorization.started_at)
 
@@ -299,6 +303,16 @@ def _remember_token(state: GatewayState, event: events.Granted) -> None:
         use.at = Instant(event.decided_at)
 
 
+def _pace(device: Device, authorization: Authorization, value: int, *, at: int, heard_at: int) -> None:
+    """See how far ahead of rated power the register is with ``value``, before anything else says that it was heard."""
+    register = device.registers.get(authorization.register_id)
+    if register is None or register.epoch != authorization.register_epoch:
+        return
+    elapsed_us = max(at - authorization.at, heard_at - authorization.heard_at)
+    register.ahead_us = register.ahead_after(max(0, value - authorization.value), elapsed_us)
+    register.heard_at = max(register.heard_at, Instant(heard_at))
+
+
 def _advance(device: Device, authorization: Authorization, value: int) -> None:
     authorization.value = value
     register = device.registers.get(authorization.register_id)
@@ -337,8 +351,13 @@ def _intent_refused(state: GatewayState, event: events.IntentRefused) -> None:
 
 def _intent_cancelled(state: GatewayState, event: events.IntentCancelled) -> None:
     device = _device(state, event.device)
-    device.cancelled[event.authorization] = event.counter
-    _remember(state, device, event.counter, event.digest, None, None)
+    authorization = state.authorizations.get(event.authorization)
+    if authorization is None:
+        device.cancelled[event.authorization] = event.counter
+    elif event.counter > device.window_floor():
+        # It was over before: what receipts that receipts this.
+        _await_receipt(device, event.counter, authorization.closed_position)
+    _remember(state, device, event.counter, event.digest, authorization, None)
 
 
 def _baseline_taken(state: GatewayState, event: events.BaselineTaken) -> None:
@@ -353,6 +372,7 @@ def _metered(state: GatewayState, event: events.Metered) -> None:
     authorization = state.authorizations.get(event.authorization)
     if authorization is None:
         raise StateError("a reading names an authorization that is not known")
+    _pace(device, authorization, event.value, at=event.at, heard_at=event.decided_at)
     _remember(state, device, event.counter, event.digest, authorization, None)
     if event.charges:
         _record(
@@ -460,16 +480,23 @@ def _show_tick(authorization: Authorization, index: int, preimage: bytes) -> Cha
 def _ticked(state: GatewayState, event: events.Ticked) -> None:
     authorization = _authorization(state, event.authorization)
     chain = _show_tick(authorization, event.tick_index, event.tick_preimage)
+    device = _device(state, authorization.device_id)
+    _pace(device, authorization, chain.value, at=authorization.at, heard_at=event.heard_at)
     tick = event.tick_index, event.tick_preimage
     _proven(authorization, chain.statement, tick, chain.value, authorization.at, latest=authorization.latest_statement)
     authorization.heard_at = max(authorization.heard_at, Instant(event.heard_at))
-    _advance(_device(state, authorization.device_id), authorization, chain.value)
+    _advance(device, authorization, chain.value)
 
 
 def _settled(state: GatewayState, event: events.Settled) -> None:
     authorization = _authorization(state, event.authorization)
     device = _device(state, authorization.device_id)
     tick = (event.tick_index, event.tick_preimage) if event.tick_index else None
+    _pace(device, authorization, event.value, at=event.at, heard_at=event.decided_at)
+    register = device.registers.get(authorization.register_id)
+    if event.decision and register is not None:
+        # People have believed it.
+        register.ahead_us = 0
     if tick is not None and not event.closing:
         _show_tick(authorization, *tick)
     if event.charges:

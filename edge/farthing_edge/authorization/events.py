@@ -101,7 +101,7 @@ class IntentRefused(NamedTuple):
 
 
 class IntentCancelled(NamedTuple):
-    """An end for an intent that never came: it is refused for ever."""
+    """An end that bills nothing: for an intent that never came, which is refused for ever; or for a use that was over before."""
 
     device: str
     device_epoch: int

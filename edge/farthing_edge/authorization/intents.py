@@ -111,8 +111,6 @@ def _money(state: GatewayState, ask: Ask, digest: bytes, now: Instant) -> Decisi
     # A limit below what it needs: hold that much, the device stops where it ends.
     need = closing.gross_micros if ask.cap_micros is None else min(closing.gross_micros, ask.cap_micros)
     purse = purse_for(state, account, ask.command.token_ref or b"", _NO_HOLDS, floor_only=stale)
-    if ask.entitlement is not None:
-        purse = purse._replace(floor_room_micros=0)
     held = hold(purse, (), need, now, floor=True)
     if held.missing_micros:
         if ask.command.may_wait and state.online and not stale:

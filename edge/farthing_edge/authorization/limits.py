@@ -2,14 +2,17 @@
 
 Rule 1: what is held counts like what was billed, so limits hold for sessions under way together.
 Rule 2: a limit refuses where nothing is left; else it shrinks what is held, now and at each later reading. Use is always billed.
-Rule 3: the last contact is the last thing of the cloud's that was journaled: a restart makes it no later.
+Rule 3: a day's counts go with their journal. The first incarnation that begins on a day counts anew, so a day is two at the most; from the
+second on no limited use begins before the day is over.
+Rule 4: the last contact is the last thing of the cloud's that was journaled: a restart makes it no later.
 """
 
 from farthing.clock import Instant
+from farthing.policy import UsageLimits
 from farthing.refusal import Refusal
 from farthing_edge.authorization.asking import Ask
 from farthing_edge.authorization.state import Authorization, GatewayState
-from farthing_edge.authorization.usage import Tally, day_of
+from farthing_edge.authorization.usage import Tally
 
 
 def token_name(state: GatewayState, token_key: bytes) -> str:
@@ -28,7 +31,9 @@ def within_limits(state: GatewayState, ask: Ask) -> Refusal | None:
         refusal = ask.cap(limits.per_authorization_micros, Refusal.LIMIT_PER_AUTHORIZATION, lasting=True)
         if refusal is not None:
             return refusal
-    day = day_of(state.time_zone, ask.now)
+    day = usage.day_at(state.time_zone, ask.now)
+    if _limits_days(limits) and usage.is_in_doubt(day):
+        return Refusal.LIMIT_PER_DAY
     for tally, count, micros in (
         (usage.tokens.get(token.token_id), limits.token_day_count, limits.token_day_micros),
         (usage.devices.get(device.id), limits.device_day_count, limits.device_day_micros),
@@ -57,7 +62,9 @@ def room_micros(state: GatewayState, authorization: Authorization, charged_micro
     if limits is not None and not authorization.standing:
         usage, own = state.usage, authorization.counted_micros - charged_micros
         if limits.token_day_micros or limits.device_day_micros:
-            day = day_of(state.time_zone, now)
+            day = usage.day_at(state.time_zone, now)
+            if usage.is_in_doubt(day):
+                return 0
             for tally, micros in (
                 (usage.tokens.get(token_name(state, authorization.token_key)), limits.token_day_micros),
                 (usage.devices.get(authorization.device_id), limits.device_day_micros),
@@ -67,6 +74,12 @@ def room_micros(state: GatewayState, authorization: Authorization, charged_micro
         if limits.offline_micros and not state.online:
             rooms.append(limits.offline_micros - usage.offline_micros + own)
     return max(0, min(rooms)) if rooms else None
+
+
+def _limits_days(limits: UsageLimits) -> bool:
+    return bool(
+        limits.token_day_count or limits.token_day_micros or limits.device_day_count or limits.device_day_micros
+    )
 
 
 def _used(tally: Tally | None, day: int) -> int:
@@ -92,7 +105,7 @@ def count_use(
     held = sum(authorization.holds.values())
     held_more = held - authorization.counted_micros
     authorization.counted_micros = held
-    day = usage.day if at is None else day_of(state.time_zone, at)
+    day = usage.day if at is None else usage.day_at(state.time_zone, at)
     for tally in usage.tallies(token_name(state, authorization.token_key), authorization.device_id, day):
         tally.add(day, count=int(begins), spent_micros=spent_micros, held_micros=held_more)
     if online:

@@ -39,6 +39,7 @@ from farthing_edge.authorization import events
 from farthing_edge.authorization.keeping import close_request, decided, see_whether_low, stop_quota
 from farthing_edge.authorization.state import (
     MAX_ENTITLEMENTS,
+    MAX_MODULI,
     MAX_SEAL_RECORDS,
     NEVER,
     NEW_DEVICE_EPOCH,
@@ -60,6 +61,7 @@ from farthing_edge.authorization.state import (
     Token,
     ToSealAgain,
 )
+from farthing_edge.authorization.usage import day_of
 
 
 def apply_directive(state: GatewayState, event: events.DirectiveApplied) -> None:
@@ -67,13 +69,17 @@ def apply_directive(state: GatewayState, event: events.DirectiveApplied) -> None
         raise StateError(f"directive {event.version} follows {state.directive_version}")
     state.directive_version = event.version
     state.directive_hash = batch_hash(event.raw)
-    if event.passed_over:
-        return
     directive = directive_pb2.Directive()
     try:
         directive.ParseFromString(event.raw)
     except DecodeError as err:
         raise StateError(f"directive {event.version} was journaled, but is none") from err
+    if directive.HasField("welcome"):
+        # Another journal's too: what it has counted is lost with it.
+        welcome, dated_at = directive.welcome, Instant(directive.dated_at_us)
+        state.usage.begins_anew(welcome.incarnation, day_of(welcome.time_zone, dated_at))
+    if event.passed_over:
+        return
     state.head_at = max(state.head_at, Instant(directive.dated_at_us))
     state.usage.contact()
     kind = directive.WhichOneof("body")
@@ -182,6 +188,10 @@ def _obey_device(state: GatewayState, record: directive_pb2.DeviceRecord) -> Non
     registers: dict[str, Register] = {}
     for row in record.registers:
         register = device.registers.get(row.register_id)
+        if register is not None and register.epoch != row.register_epoch:
+            device.moduli[register.id, register.epoch] = register.modulus
+            if len(device.moduli) > MAX_MODULI:
+                del device.moduli[next(iter(device.moduli))]
         if register is None or register.epoch != row.register_epoch:
             register = Register(
                 RegisterId(row.register_id), row.register_epoch, row.unit, row.modulus, row.rated_per_hour
@@ -215,6 +225,7 @@ def _obey_token_denied(state: GatewayState, record: directive_pb2.TokenDenied) -
 
 def _obey_entitlement(state: GatewayState, record: directive_pb2.EntitlementRecord) -> None:
     entitlement = entitlement_of(record)
+    state.entitling.add(entitlement.paid_by)
     known = state.entitlements.pop(entitlement.account_id, ())
     # What is over by what the cloud last said is forgotten: the list is short, and stays so.
     others = [each for each in known if each.id != entitlement.id and each.ends_at > state.recorded_head_at]

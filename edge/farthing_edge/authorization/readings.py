@@ -143,16 +143,7 @@ def decide_end(state: GatewayState, command: DeviceStatement, end: End, now: Ins
         if end.tariff is not None or end.counter <= device.window_floor():
             # It names a grant that this journal does not know.
             return _unknown_authorization(device, end)
-        cancelled = events.IntentCancelled(
-            device=device.id,
-            device_epoch=end.device_epoch,
-            counter=end.counter,
-            digest=digest,
-            statement=command.cose,
-            authorization=end.authorization,
-            at=end.at,
-        )
-        return Decision((cancelled,), recorded(end, None).reply)
+        return Decision((_nothing_to_bill(command, end, digest),), recorded(end, None).reply)
     fault = does_not_fit(device, authorization, end)
     if fault is not None:
         return park(command, end, digest, fault, now)
@@ -161,17 +152,30 @@ def decide_end(state: GatewayState, command: DeviceStatement, end: End, now: Ins
         if authorization.closed_by and value > authorization.value:
             # Somebody decided that the device was gone. What it used after its last word then is evidence for people.
             return park(command, end, digest, Refusal.INTENT_ENDED, now, authorization, value)
-        return recorded(end, authorization)
+        # Its counter is remembered, or nothing would ever be receipted up to it and its device would keep it for ever.
+        return Decision((_nothing_to_bill(command, end, digest),), recorded(end, authorization).reply)
     fault = not_believed(device, authorization, end, value, now)
     if fault is not None:
         return park(command, end, digest, fault, now, authorization, value)
     return meter(state, command, end, device, authorization, digest, now, value, closing=True)
 
 
+def _nothing_to_bill(command: DeviceStatement, end: End, digest: bytes) -> events.IntentCancelled:
+    return events.IntentCancelled(
+        device=end.device,
+        device_epoch=end.device_epoch,
+        counter=end.counter,
+        digest=digest,
+        statement=command.cose,
+        authorization=end.authorization,
+        at=end.at,
+    )
+
+
 def unrolled(device: Device, authorization: Authorization, statement: Reading | Chain | End) -> int:
-    register = device.registers.get(authorization.register_id)
-    modulus = 0 if register is None or register.epoch != authorization.register_epoch else register.modulus
-    return authorization.unrolled(statement.register, modulus)
+    return authorization.unrolled(
+        statement.register, device.modulus(authorization.register_id, authorization.register_epoch)
+    )
 
 
 def not_believed(
@@ -192,9 +196,10 @@ def not_believed(
     if said < authorization.value:
         # Smaller than what it said before: it came round, or it went back.
         return None if register.can_count(counted, elapsed_us) else Refusal.REGISTER_WENT_BACK
-    # What a grant covered in advance was held for it: so much nobody doubts.
+    # What a grant covered in advance was held for it: so much nobody doubts, once. Who is ahead with one reading is not ahead anew with the next.
     covered_us = authorization.report_interval_s * SECOND_US
-    return None if register.can_count(counted, elapsed_us + covered_us) else Refusal.REGISTER_TOO_FAST
+    ahead_us = register.ahead_after(counted, elapsed_us)
+    return None if register.may_be_ahead(ahead_us, covered_us) else Refusal.REGISTER_TOO_FAST
 
 
 def seen_before(device: Device, statement: Statement, digest: bytes) -> Decision:

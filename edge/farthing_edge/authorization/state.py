@@ -62,6 +62,8 @@ from farthing_edge.authorization.usage import Tally as Tally
 from farthing_edge.authorization.usage import TokenUse as TokenUse
 from farthing_edge.authorization.usage import Usage
 
+#: Replaced registers of a device whose modulus is remembered; a meter is replaced every few years.
+MAX_MODULI = 8
 #: Statements of a device that a gateway remembers by counter. A device has a handful under way at once; below the window an
 #: intent is too old for ever, so the number only bounds memory: 128 × 1,000 devices × 150 bytes.
 COUNTER_WINDOW = 128
@@ -375,7 +377,18 @@ def _of_something(parts: tuple[Part, ...]) -> tuple[Part, ...]:
 class Register:
     """A device's register as the operator described it, and what this gateway last heard of it."""
 
-    __slots__ = ("epoch", "id", "last_at", "last_value", "modulus", "open", "rated_per_hour", "unit")
+    __slots__ = (
+        "ahead_us",
+        "epoch",
+        "heard_at",
+        "id",
+        "last_at",
+        "last_value",
+        "modulus",
+        "open",
+        "rated_per_hour",
+        "unit",
+    )
 
     def __init__(self, register_id: RegisterId, epoch: int, unit: str, modulus: int, rated_per_hour: int) -> None:
         self.id = register_id
@@ -387,6 +400,23 @@ class Register:
         self.last_value = -1
         self.last_at = Instant(0)
         self.open: Authorization | None = None
+        #: How much longer than the time that has passed it would have needed, at rated power, for what it has counted; when it counted last, by
+        #: the gateway's clock.
+        self.ahead_us = 0
+        self.heard_at = Instant(0)
+
+    def ahead_after(self, units: int, elapsed_us: int) -> int:
+        """How far ahead of rated power it is when it has counted ``units`` more in that time, µs; without a rated power never."""
+        if not self.rated_per_hour:
+            return 0
+        needed_us = units * 3600 * SECOND_US * PPM // (self.rated_per_hour * (PPM + RATED_TOLERANCE_PPM))
+        return max(0, self.ahead_us + needed_us - max(0, elapsed_us))
+
+    def may_be_ahead(self, ahead_us: int, covered_us: int) -> bool:
+        """Whether that is no more than a grant covers in advance, once and not with each reading; and what clocks may differ by."""
+        # A register counts in whole units: one may be just full.
+        unit_us = 0 if not self.rated_per_hour else 3600 * SECOND_US // self.rated_per_hour
+        return ahead_us <= covered_us + RATED_SLACK_US + unit_us
 
     def reach(self, seconds: int) -> int:
         """The most it can count in ``seconds``, rounded up."""
@@ -435,6 +465,7 @@ class Device:
         "epoch",
         "highest",
         "id",
+        "moduli",
         "pending",
         "position",
         "profile",
@@ -459,6 +490,8 @@ class Device:
         self.static_dh_x = b""
         self.static_dh_kid = b""
         self.registers: dict[str, Register] = {}
+        #: (register, epoch) of registers that were replaced → modulus: what is said of them late counts their turns too. At most ``MAX_MODULI``.
+        self.moduli: dict[tuple[str, int], int] = {}
         self.tariff = TariffVersion(tariff_id=TariffId("none"), version=0)
         self.report_interval_s = 0
         self.standing_account_id = AccountId("")
@@ -476,6 +509,13 @@ class Device:
         # lowest counter of all that wait (the queue of a sliding minimum). Grows while the uplink is away, by one small pair a
         # statement.
         self.pending: deque[tuple[int, int]] = deque()
+
+    def modulus(self, register_id: str, register_epoch: int) -> int:
+        """Of a register in one of its epochs; 0 where nobody remembers."""
+        register = self.registers.get(register_id)
+        if register is not None and register.epoch == register_epoch:
+            return register.modulus
+        return self.moduli.get((register_id, register_epoch), 0)
 
     def window_floor(self) -> int:
         """Counters up to this are too old."""
@@ -880,6 +920,8 @@ class GatewayState:
         self.tokens: dict[bytes, Token] = {}
         #: Account → what its tokens are entitled to, in the order in which it is used; at most ``MAX_ENTITLEMENTS`` each.
         self.entitlements: dict[str, tuple[Entitlement, ...]] = {}
+        #: Accounts that an entitlement has ever named to pay: none of them stands on the floor. Bounded by the accounts that directives name.
+        self.entitling: set[str] = set()
         #: There are entitlements, or devices that serve nobody without one: rule 8 is asked.
         self.entitles = False
         self.denied: set[bytes] = set()

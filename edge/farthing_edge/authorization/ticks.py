@@ -60,14 +60,16 @@ def _worth_checking(
 ) -> list[tuple[int, bytes]]:
     """Ticks that may prove something, cheaply seen; the farthest first, for it proves all others."""
     register = device.registers.get(authorization.register_id)
-    # As for a reading: what a grant covered in advance nobody doubts.
-    elapsed_us = now - authorization.heard_at + authorization.report_interval_s * SECOND_US
+    # As for a reading: what a grant covered in advance nobody doubts, once.
+    elapsed_us, covered_us = now - authorization.heard_at, authorization.report_interval_s * SECOND_US
     found = []
     for index, preimage in sorted(command.shown, reverse=True):
         steps = index - chain.index
         if not 0 < steps <= MAX_STEPS or index > chain.length:
             continue
-        if register is None or register.can_count(steps * chain.unit_per_tick, elapsed_us):
+        if register is None or register.may_be_ahead(
+            register.ahead_after(steps * chain.unit_per_tick, elapsed_us), covered_us
+        ):
             found.append((index, preimage))
     return found
 

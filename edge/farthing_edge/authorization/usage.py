@@ -16,6 +16,9 @@ from farthing.device.messages import Position
 #: Uses of a token that are remembered for "in the last hour". A person who starts more than one a minute is scored alike.
 MAX_RECENT = 64
 HOUR_US = 3600 * SECOND_US
+#: Incarnations that may begin a day's counts anew. A journal that is lost takes its counts with it: once that is the payers' good, so that
+#: nobody is turned away for what became of a disk. Oftener than that nothing would be left of the limit.
+MOST_BEGUN_ANEW = 1
 
 
 class Tally:
@@ -74,10 +77,25 @@ class TokenUse:
 class Usage:
     """The tables."""
 
-    __slots__ = ("day", "devices", "offline_count", "offline_micros", "tokens", "uses")
+    __slots__ = (
+        "begun_count",
+        "begun_day",
+        "begun_incarnation",
+        "day",
+        "devices",
+        "offline_count",
+        "offline_micros",
+        "tokens",
+        "uses",
+    )
 
     def __init__(self) -> None:
+        #: The latest day of which anything was counted.
         self.day = 0
+        #: The last day on which the cloud let this gateway begin anew, how often on that day, and the incarnation that began last.
+        self.begun_day = 0
+        self.begun_count = 0
+        self.begun_incarnation = 1
         self.tokens: dict[str, Tally] = {}
         self.devices: dict[str, Tally] = {}
         #: Since the cloud was last heard of: uses granted, and what was billed and held more than before.
@@ -98,6 +116,23 @@ class Usage:
         if device is None:
             device = self.devices[device_id] = Tally(day)
         return token, device
+
+    def day_at(self, time_zone: str, at: Instant) -> int:
+        """The day that uses at ``at`` belong to: one that has begun goes on when the clock goes back, or all it counts would begin anew."""
+        return max(self.day, day_of(time_zone, at))
+
+    def begins_anew(self, incarnation: int, day: int) -> None:
+        """The cloud has dated the first directive of an incarnation on ``day``; said again it is the same."""
+        if incarnation <= self.begun_incarnation:
+            return
+        self.begun_incarnation = incarnation
+        if day > self.begun_day:
+            self.begun_day, self.begun_count = day, 0
+        self.begun_count += 1
+
+    def is_in_doubt(self, day: int) -> bool:
+        """Whether ``day`` is one on which a journal was lost before: nobody knows what was used, and it was begun anew once already."""
+        return self.begun_count > MOST_BEGUN_ANEW and day <= self.begun_day
 
     def contact(self) -> None:
         """The cloud was heard of."""

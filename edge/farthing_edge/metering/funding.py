@@ -49,6 +49,9 @@ def floor_room_micros(state: GatewayState, account: Account | None, token_key: b
     policy = state.floor_policy
     if policy.per_token_micros == 0 or account is None or policy.currency != account.currency or account.currency == "":
         return 0
+    if account.id in state.entitling:
+        # The floor is what an operator lends, and nobody was lent a pass: what goes beyond it is overrun.
+        return 0
     floor = state.floor
     return max(
         0,

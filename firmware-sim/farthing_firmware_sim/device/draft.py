@@ -8,6 +8,7 @@ from farthing.ids import AuthorizationId, GatewayId, authorization_id
 from farthing.refusal import Refusal
 from farthing_firmware_sim.device.values import (
     Event,
+    Kept,
     Moment,
     Nameplate,
     Outgoing,
@@ -81,7 +82,7 @@ class Draft:
             if outgoing.kind != "reading":
                 return None
             first = min(
-                (each for each in self.state.kept if each.kind == "reading" and each.intent_counter is None),
+                (each for each in self.state.kept if each.kind == "reading" and is_of_one_use(each, outgoing)),
                 key=lambda each: each.counter,
                 default=None,
             )
@@ -129,3 +130,8 @@ class Draft:
             kept=tuple(each for each in self.state.kept if each.counter != outgoing.counter),
         )
         self.durable = True
+
+
+def is_of_one_use(one: Outgoing | Kept, other: Outgoing | Kept) -> bool:
+    """Whether both speak of one use; of a standing authorization: of one register."""
+    return (one.intent_counter, one.register_epoch) == (other.intent_counter, other.register_epoch)

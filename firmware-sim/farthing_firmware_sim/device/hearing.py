@@ -43,6 +43,10 @@ _NO_TO_WHAT_IS_SHOWN = frozenset(
 )
 
 
+#: What a device hears that is not to be used for now.
+_MAY_BE_ACTIVE_AGAIN = frozenset({Refusal.DEVICE_SUSPENDED, Refusal.DEVICE_BLOCKED})
+
+
 class Hearing(Using):
     """What is heard."""
 
@@ -268,7 +272,7 @@ class Hearing(Using):
             self._answer_is_final(outgoing, refused=refusal)
             return
         standing = self.state.standing
-        if standing is not None:
+        if standing is not None and not self._is_for_people(outgoing, refusal):
             if self.state.finishing and refusal.rule == _RULE_DEVICE:
                 self._answer_is_final(outgoing, refused=refusal)
                 self.state = replace(self.state, standing=replace(standing, refused=refusal))
@@ -280,6 +284,10 @@ class Hearing(Using):
         self._answer_is_final(outgoing, refused=refusal)
         if use is not None and use.intent_counter == outgoing.intent_counter and refusal.rule == _RULE_DEVICE:
             self._end(use)
+
+    def _is_for_people(self, outgoing: Outgoing, refusal: Refusal) -> bool:
+        """Whether a no to a standing reading is about a register that is not there any more: no later reading says what it said."""
+        return outgoing.register_epoch != self.nameplate.register_epoch and refusal not in _MAY_BE_ACTIVE_AGAIN
 
     def _accepted(self, outgoing: Outgoing, given: Answered) -> None:
         answer, use = given.answer, self.state.use
@@ -327,7 +335,11 @@ class Hearing(Using):
     def _recorded(self, outgoing: Outgoing) -> None:
         """A gateway has written down a standing reading, its own or the one that carries it: what it shows will be billed."""
         standing = self.state.standing
-        if standing is None or outgoing.counter <= standing.recorded_counter:
+        if (
+            standing is None
+            or outgoing.counter <= standing.recorded_counter
+            or outgoing.register_epoch != self.nameplate.register_epoch
+        ):
             return
         first = standing.baseline is None
         self.state = replace(

@@ -8,7 +8,7 @@ from dataclasses import replace
 from farthing.device.messages import End, Intent, Witness, decode_statement
 from farthing.ids import GatewayId
 from farthing.refusal import Refusal
-from farthing_firmware_sim.device.draft import Draft
+from farthing_firmware_sim.device.draft import Draft, is_of_one_use
 from farthing_firmware_sim.device.values import MAX_SAID_AGAIN, Kept, Outgoing, Profile, Receipted, Seen
 
 
@@ -36,14 +36,13 @@ class Keeping(Draft):
         waiting = {each.counter for each in state.outgoing}
         # What is not kept any more, the cloud has.
         kept = {each.counter for each in state.kept}
-        standing = [each.counter for each in state.kept if each.kind == "reading" and each.intent_counter is None]
         again = tuple(
             self._on_the_air_again(each)
             for each in state.kept
             if each.gateway == gateway
             and each.refused is None
             and each.counter not in waiting
-            and (each.kind == "end" or each.counter == max(standing, default=0) or self._is_given_use(each))
+            and (self._is_last_word(each) or each.kind == "end")
         )
         self.state = replace(
             state,
@@ -79,6 +78,7 @@ class Keeping(Draft):
             at_us=statement.at,
             value=statement.register.value,
             intent_counter=kept.intent_counter,
+            register_epoch=kept.register_epoch,
             token=None,
             salt=None,
             trace_id=kept.trace_id,
@@ -98,15 +98,16 @@ class Keeping(Draft):
     def _is_last_word(self, kept: Kept) -> bool:
         """Whether it is all that has to be said of its use: an end, a one-shot use's yes, a standing one's newest reading."""
         if kept.kind == "reading":
-            return kept.intent_counter is None and kept.counter == max(each.counter for each in self._standing_kept())
+            newest = max((each.counter for each in self._standing_kept(kept)), default=0)
+            return kept.intent_counter is None and kept.counter == newest
         return kept.kind == "end" or self._is_given_use(kept)
 
-    def _standing_kept(self) -> tuple[Kept, ...]:
-        """The kept readings of a standing authorization that nobody has refused."""
+    def _standing_kept(self, reading: Kept) -> tuple[Kept, ...]:
+        """The kept readings of the standing authorization that ``reading`` is of, which nobody has refused."""
         return tuple(
             each
             for each in self.state.kept
-            if each.kind == "reading" and each.intent_counter is None and each.refused is None
+            if each.kind == "reading" and is_of_one_use(each, reading) and each.refused is None
         )
 
     def _others_for(self, kept: Kept) -> tuple[GatewayId, ...]:
@@ -185,7 +186,7 @@ class Keeping(Draft):
                 (each for each in state.kept if each.kind == "end" and each.intent_counter == kept.intent_counter), None
             )
         elif kept.kind == "reading":
-            standing = self._standing_kept()
+            standing = self._standing_kept(kept)
             # A reading that was carried up says all that those before it said.
             carried = max(
                 (
@@ -198,7 +199,7 @@ class Keeping(Draft):
             unanswered = {each.counter for each in state.outgoing if each.counter > carried}
             # While another reading that rests on it is not receipted, or still to come.
             if kept.counter == min((each.counter for each in standing), default=0) and (
-                not state.finishing
+                not (state.finishing or kept.register_epoch != self.nameplate.register_epoch)
                 or any(each.counter > max(seen.receipted_counter, carried) for each in standing)
                 or any(each.counter in unanswered for each in standing)
             ):

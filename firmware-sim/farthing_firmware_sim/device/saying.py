@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from farthing.device.messages import Statement, encode
 from farthing.ids import AuthorizationId, GatewayId
-from farthing_firmware_sim.device.keeping import Keeping
+from farthing_firmware_sim.device.keeping import Keeping, is_of_one_use
 from farthing_firmware_sim.device.values import MAX_KEPT_READINGS, Kept, Outgoing, Profile, Send, Showing
 
 
@@ -32,6 +32,7 @@ class Saying(Keeping):
             at_us=statement.at,
             value=statement.register.value,
             intent_counter=intent_counter,
+            register_epoch=statement.register.register_epoch,
             token=token,
             salt=salt,
             trace_id=trace_id,
@@ -53,6 +54,7 @@ class Saying(Keeping):
             counter=outgoing.counter,
             payload=outgoing.payload,
             intent_counter=intent_counter,
+            register_epoch=outgoing.register_epoch,
             trace_id=trace_id,
             token=token if self.nameplate.profile is Profile.ONE_SHOT else None,
             salt=salt if self.nameplate.profile is Profile.ONE_SHOT else None,
@@ -63,7 +65,7 @@ class Saying(Keeping):
         )
         waiting = self.state.outgoing
         if outgoing.kind == "reading":
-            readings = [each for each in waiting if each.kind == "reading" and each.intent_counter == intent_counter]
+            readings = [each for each in waiting if each.kind == "reading" and is_of_one_use(each, outgoing)]
             replaced = [each for each in readings if not each.asked_for]
             waiting = tuple(each for each in waiting if each not in replaced)
             # Whoever was to be shown how it began has not taken that yet; and who was silent before is no nearer.
@@ -76,7 +78,7 @@ class Saying(Keeping):
             self.state,
             outgoing=(*waiting, outgoing),
             # A disclaimer proves nothing that could be lost: who forgets it asks again.
-            kept=self.state.kept if outgoing.kind == "disclaimer" else _keep((*self.state.kept, kept), intent_counter),
+            kept=self.state.kept if outgoing.kind == "disclaimer" else _keep((*self.state.kept, kept), kept),
         )
         self.durable = True
 
@@ -161,8 +163,8 @@ class Saying(Keeping):
         )
 
 
-def _keep(kept: tuple[Kept, ...], intent_counter: int | None) -> tuple[Kept, ...]:
+def _keep(kept: tuple[Kept, ...], newest: Kept) -> tuple[Kept, ...]:
     """``kept`` with the first and the newest readings of one use only: the first may be a baseline, the newest prove the rest."""
-    readings = [each.counter for each in kept if each.kind == "reading" and each.intent_counter == intent_counter]
+    readings = [each.counter for each in kept if each.kind == "reading" and is_of_one_use(each, newest)]
     superseded = set(readings[1:-MAX_KEPT_READINGS])
     return tuple(each for each in kept if each.counter not in superseded)

@@ -3,25 +3,23 @@
 from dataclasses import replace
 
 from farthing.ids import GatewayId
-from farthing_firmware_sim.device.values import MAX_KEPT_USES, Moment, Nameplate, Profile, Standing, State
+from farthing_firmware_sim.device.values import (
+    MAX_KEPT_USES,
+    Moment,
+    Nameplate,
+    Profile,
+    Stage,
+    Standing,
+    State,
+    Use,
+)
 
 
 def new_state(nameplate: Nameplate, *, register_value: int, now: Moment) -> State:
     """A device out of the box, its register at ``register_value``; counters start at 1."""
     if not 0 <= register_value < nameplate.modulus:
         raise ValueError(f"a register of modulus {nameplate.modulus} cannot stand at {register_value}")
-    standing = None
-    if nameplate.profile is Profile.STANDING:
-        standing = Standing(
-            baseline=None,
-            baseline_at_us=now.business_us,
-            recorded=register_value,
-            recorded_at_us=now.business_us,
-            recorded_counter=0,
-            due_us=now.business_us,
-            final_counter=None,
-            refused=None,
-        )
+    standing = _not_yet_standing(register_value, now) if nameplate.profile is Profile.STANDING else None
     return State(
         next_counter=1,
         register_value=register_value,
@@ -36,6 +34,36 @@ def new_state(nameplate: Nameplate, *, register_value: int, now: Moment) -> Stat
         seen=(),
         receipt_asked_us=now.real_us,
         finishing=False,
+    )
+
+
+def _not_yet_standing(register_value: int, now: Moment) -> Standing:
+    return Standing(
+        baseline=None,
+        baseline_at_us=now.business_us,
+        recorded=register_value,
+        recorded_at_us=now.business_us,
+        recorded_counter=0,
+        due_us=now.business_us,
+        final_counter=None,
+        refused=None,
+    )
+
+
+def may_be_replaced(nameplate: Nameplate, state: State) -> bool:
+    """Whether the register may be exchanged now: not while only an answer can say whether it has counted."""
+    return nameplate.profile is not Profile.ONE_SHOT or state.use is None
+
+
+def begun(state: State, *, register_value: int, now: Moment) -> State:
+    """``state`` with another register, which shows ``register_value``; what was said of the one before is still to be answered."""
+    return replace(
+        state,
+        register_value=register_value,
+        register_turns=0,
+        register_rest=0,
+        metered_at_us=max(state.metered_at_us, now.business_us),
+        standing=None if state.standing is None else _not_yet_standing(register_value, now),
     )
 
 
@@ -56,19 +84,29 @@ def restored(state: State, *, now: Moment) -> State:
     )
 
 
-def can_serve(nameplate: Nameplate, state: State, gateway: GatewayId) -> str | None:
+def can_serve(nameplate: Nameplate, state: State, gateway: GatewayId, now: Moment) -> str | None:
     """None if a payer could be served at ``gateway`` now, else why not."""
     if nameplate.profile is Profile.STANDING:
         return "a standing device serves nobody"
     if state.finishing:
         return "finishing"
-    if state.use is not None:
+    if state.use is not None and not _may_be_left(nameplate, state.use, gateway, now):
         return "register in use"
     if any(each.gateway == gateway for each in state.outgoing):
         return "the last end is unanswered"
     if len({each.intent_counter for each in state.kept}) >= MAX_KEPT_USES:
         return "keeps too many statements without a receipt"
     return None
+
+
+def _may_be_left(nameplate: Nameplate, use: Use, gateway: GatewayId, now: Moment) -> bool:
+    """Whether a one-shot intent has waited for so long that another payer is served, at another gateway, instead."""
+    return (
+        nameplate.profile is Profile.ONE_SHOT
+        and use.stage is Stage.ASKING
+        and use.gateway != gateway
+        and now.real_us - use.asked_real_us >= nameplate.retry.leave_us
+    )
 
 
 def is_out_of_reach(state: State, gateway: GatewayId, now: Moment) -> bool:

@@ -5,7 +5,8 @@ counter is ever used for other content or another recipient.
 Rule 2: a statement is sent again with the same bytes to the same gateway until it is answered; newer readings replace
 older ones on the air (they are cumulative), never what is kept.
 Rule 3: end first. Whoever leaves an intent without an answer, or asks elsewhere, signs an end before; the next use starts
-where it ends. A one-shot intent is never left: its yes *is* the use, so only its answer says whether there was one.
+where it ends. A one-shot intent is left for another payer only, when its gateway has long been silent: its yes *is* the use, so the register passes
+over what it asked for, and only that gateway says whether there was one.
 Rule 4: use goes on up to the signed limit and no further, unless nothing in the device can stop it.
 Rule 5: what was signed is kept until the cloud has receipted it.
 """
@@ -15,7 +16,7 @@ from dataclasses import replace
 
 from farthing.ids import GatewayId
 from farthing_firmware_sim.device.hearing import Hearing
-from farthing_firmware_sim.device.state import can_serve, served_at
+from farthing_firmware_sim.device.state import begun, can_serve, may_be_replaced, served_at
 from farthing_firmware_sim.device.values import (
     Answered,
     ArrivalTurnedAway,
@@ -27,6 +28,7 @@ from farthing_firmware_sim.device.values import (
     Nameplate,
     Plan,
     Reconnected,
+    Replaced,
     State,
     Step,
     Tick,
@@ -50,6 +52,10 @@ def step(nameplate: Nameplate, state: State, given: Input, *, now: Moment) -> St
             draft.reconnected(gateway)
         case Finish():
             draft.finish()
+        case Replaced(value=value):
+            # Nothing but the old register is spoken of in this step: what is due is said under the nameplate of the new one.
+            draft.replaced(value)
+            return draft.outcome()
     draft.carry_on()
     draft.transmit()
     return draft.outcome()
@@ -66,10 +72,12 @@ class _Draft(Hearing):
 
     def arrive(self, plan: Plan) -> None:
         first, *left = served_at(self.state, plan.gateways, self.now)
-        why = can_serve(self.nameplate, self.state, first)
+        why = can_serve(self.nameplate, self.state, first, self.now)
         if why is not None:
             self.events.append(ArrivalTurnedAway(source=plan.source, why=why))
             return
+        if self.state.use is not None:
+            self._leave(self.state.use)
         self._ask(plan, gateway=first, left=tuple(left), arrived_real_us=self.now.real_us, again=0)
 
     def draw(self, rate_per_hour: int) -> None:
@@ -84,6 +92,18 @@ class _Draft(Hearing):
                 for each in self.state.outgoing
             ),
         )
+
+    def replaced(self, value: int) -> None:
+        """End what is open at what the old register shows, then begin with the new one."""
+        if not may_be_replaced(self.nameplate, self.state):
+            return
+        if self.state.use is not None:
+            self._end(self.state.use)
+        standing = self.state.standing
+        if standing is not None and standing.baseline is not None and standing.final_counter is None:
+            self._read_standing()
+        self.state = begun(self.state, register_value=value, now=self.now)
+        self.durable = True
 
     def finish(self) -> None:
         self.state = replace(self.state, finishing=True, drawn_per_hour=0)

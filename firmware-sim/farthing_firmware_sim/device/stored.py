@@ -13,9 +13,10 @@ from typing import Any
 
 import cbor2
 
+from farthing.device.messages import MessageError, decode_statement
 from farthing_firmware_sim.device.values import Profile, State
 
-FORMAT = 4
+FORMAT = 5
 
 
 class StateError(ValueError):
@@ -45,7 +46,9 @@ def load(data: bytes) -> State:
     if version == 2:
         version, body = 3, _from_format_2(body)
     if version == 3:
-        version, body = FORMAT, _from_format_3(body)
+        version, body = 4, _from_format_3(body)
+    if version == 4:
+        version, body = FORMAT, _from_format_4(body)
     if version != FORMAT:
         raise StateError(f"a stored device state of format {version!r}, this is {FORMAT}")
     state = _typed(body, State)
@@ -85,6 +88,16 @@ def _from_format_3(body: Any) -> Any:
     try:
         body["register_turns"] = 0
     except TypeError as err:
+        raise StateError("not a stored device state") from err
+    return body
+
+
+def _from_format_4(body: Any) -> Any:
+    """The state as it was written before registers were replaced: each statement says which it is about."""
+    try:
+        for each in (*body["outgoing"], *body["kept"]):
+            each["register_epoch"] = decode_statement(each["payload"]).register.register_epoch
+    except (KeyError, TypeError, MessageError) as err:
         raise StateError("not a stored device state") from err
     return body
 

@@ -132,11 +132,28 @@ class Using(Saying):
     def _go_on_standing(self, standing: Standing) -> None:
         if standing.final_counter is not None:
             return
-        if standing.baseline is None and self.state.outgoing:
+        plate = self.nameplate
+        if standing.baseline is None and any(
+            each.register_epoch == plate.register_epoch for each in self.state.outgoing
+        ):
             # Both sides must begin at the same reading: the first is repeated until it is recorded.
             return
         if self.now.business_us < standing.due_us and not self.state.finishing:
             return
+        counter = self._read_standing()
+        late_us = self.now.business_us - standing.due_us
+        self.state = replace(
+            self.state,
+            standing=replace(
+                standing,
+                # The grid of due times stays, whatever was missed.
+                due_us=Instant(standing.due_us + (late_us // plate.report_interval_us + 1) * plate.report_interval_us),
+                final_counter=counter if self.state.finishing else None,
+            ),
+        )
+
+    def _read_standing(self) -> int:
+        """Say where the register of a standing authorization stands; the counter that says it."""
         plate = self.nameplate
         assert plate.standing_gateway is not None
         assert plate.standing_tariff is not None
@@ -156,16 +173,7 @@ class Using(Saying):
             trace_id=trace_id,
             elsewhere=plate.standing_others,
         )
-        late_us = self.now.business_us - standing.due_us
-        self.state = replace(
-            self.state,
-            standing=replace(
-                standing,
-                # The grid of due times stays, whatever was missed.
-                due_us=Instant(standing.due_us + (late_us // plate.report_interval_us + 1) * plate.report_interval_us),
-                final_counter=counter if self.state.finishing else None,
-            ),
-        )
+        return counter
 
     # A use begins, is read and ends -----------------------------------------------------------------------------------
 
@@ -346,6 +354,18 @@ class Using(Saying):
             elsewhere=() if cancelled else tuple(each for each in use.plan.gateways if each != use.gateway),
         )
         self._finished(use, last_counter=counter, cancelled=cancelled)
+
+    def _leave(self, use: Use) -> None:
+        """Leave a one-shot intent that nobody has answered, for somebody else's. Its yes would be its use, and whether there was one only its gateway
+        can say: so the register passes over what it asked for. Then the end of it can be told from one before, and no use has it twice.
+        """
+        state, plate = self.state, self.nameplate
+        turns, value = divmod(state.register_value + use.plan.target, plate.modulus)
+        use = replace(use, used=use.plan.target, covered=use.plan.target)
+        self.state = replace(
+            state, register_value=value, register_turns=state.register_turns + turns, use=use
+        )
+        self._end(use)
 
     def _finished(self, use: Use, *, last_counter: int, cancelled: bool) -> None:
         plate = self.nameplate

@@ -65,6 +65,8 @@ class RetryPolicy:
     receipt_us: int
     #: A gateway that has not answered for this long is out of reach: ends are handed to another, payers sent there.
     carry_us: int = 10_000_000
+    #: A one-shot intent that its gateway has not answered for this long is left when somebody else comes who can be served elsewhere.
+    leave_us: int = 60_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,6 +181,8 @@ class Outgoing:
     value: int
     #: Names the use: the counter of its intent. None for a standing reading.
     intent_counter: int | None
+    #: Which register it is about: a replaced one is another.
+    register_epoch: int
     #: Only with intents, and never written down for a session.
     token: bytes | None
     salt: bytes | None
@@ -212,6 +216,7 @@ class Kept:
     counter: int
     payload: bytes
     intent_counter: int | None
+    register_epoch: int
     trace_id: bytes
     #: One-shot intents only: the device's own token, without which its statement could not be shown again.
     token: bytes | None
@@ -316,7 +321,17 @@ class Finish:
     """No new use; end what is open, report what stands, wait for the receipts."""
 
 
-Input: TypeAlias = Tick | Arrive | Draw | Answered | Reconnected | Finish
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replaced:
+    """The register is taken out and another one put in, which shows ``value``: the nameplate of the next step names its epoch.
+
+    What is open ends at the old one's last value. Not while a one-shot intent waits for its answer (``may_be_replaced``).
+    """
+
+    value: int
+
+
+Input: TypeAlias = Tick | Arrive | Draw | Answered | Reconnected | Finish | Replaced
 
 
 # Events: what happened, for the device's own record -------------------------------------------------------------------
@@ -324,7 +339,11 @@ Input: TypeAlias = Tick | Arrive | Draw | Answered | Reconnected | Finish
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finished:
-    """A use is over by the device's own count (signed, maybe not yet answered); no width means it was cancelled."""
+    """A use is over by the device's own count (signed, maybe not yet answered).
+
+    ``cancelled``: no yes to it was ever heard. It has no width then; or, where it is a one-shot intent that was left, that of the passage of
+    which only its gateway can say whether there was one.
+    """
 
     device: DeviceId
     device_epoch: int

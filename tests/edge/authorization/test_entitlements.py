@@ -263,6 +263,26 @@ def test_an_entitlement_never_stands_on_the_floor(site: Gateway) -> None:
     assert site.state.floor.total_micros == 0
 
 
+def test_what_its_device_uses_beyond_a_pass_is_overrun_and_not_lent(site: Gateway) -> None:
+    site.told(device=Policy.device("c1", stoppable=False))
+    site.told(
+        floor=directive_pb2.FloorPolicy(
+            currency="EUR", per_token_micros=5 * M, per_account_micros=5 * M, all_tokens_micros=5 * M
+        )
+    )
+    entitle(site, "a", "pass-kwh")
+    units(site, "a", FULL_WH)
+    meter, use = begin(site)
+    assert use.account_id == "pass-a"
+    site.say(meter.end(later(site, 1_200), FULL_WH + 500))
+    assert site.state.floor.total_micros == 0
+    batch = site.seal()
+    assert {(line.quota_id, line.net_micros + line.tax_micros) for line in batch.lines} == {
+        ("units-a", FULL_WH * WH_MICROS),
+        ("", 500 * WH_MICROS),
+    }
+
+
 def test_directives_that_are_too_old_may_have_withdrawn_it(site: Gateway) -> None:
     site.told(device=Policy.device("c1", entitled_only=True))
     entitle(site, "a", "pass-kwh", until_us=clock("10:00") + 2 * site.settings.directive_max_age_us)

@@ -13,7 +13,7 @@ from farthing.device.messages import AnswerStatus, Disclaimer, Position, Reading
 from farthing.ids import standing_authorization_id
 from farthing.refusal import Refusal
 from farthing.v1 import directive_pb2, gateway_sync_pb2
-from farthing_edge.authorization.commands import QuotaAnswered, Started, UplinkChanged
+from farthing_edge.authorization.commands import Connected, QuotaAnswered, Started, UplinkChanged
 from farthing_edge.authorization.events import Event, Granted, Metered, decode, encode
 from farthing_edge.authorization.packing import unpack
 from farthing_edge.authorization.place import distance_m
@@ -109,6 +109,80 @@ def test_a_token_s_day_counts_uses_of_all_devices_and_ends_at_the_site_s_midnigh
     site.at = Instant(clock("22:00") - 1)
     assert start(site, "c5")[1] is None
     assert start(site, "c6")[1] is Refusal.LIMIT_PER_DAY
+
+
+def test_a_day_that_another_payer_has_seen_begin_goes_on_when_the_clock_goes_back(site: Gateway) -> None:
+    limits(site, token_day_count=1)
+    meter, refusal = start(site, "c1")
+    assert refusal is None
+    site.say(meter.end(site, 0))
+    site.at = clock("22:00")
+    assert start(site, "c2", "other")[1] is None
+    site.at = Instant(clock("22:00") - 1)
+    # The day before is over, with what it counted: this is the new one, once.
+    assert [start(site, device)[1] for device in ("c3", "c4")] == [None, Refusal.LIMIT_PER_DAY]
+    site.at = clock("22:01")
+    assert start(site, "c5")[1] is Refusal.LIMIT_PER_DAY
+
+
+def begin_anew(gateway: Gateway, incarnation: int, *, passed_over: bool = False) -> None:
+    """The cloud's first directive of an incarnation, dated now; ``passed_over``: another journal has begun it."""
+    welcome = directive_pb2.Welcome(
+        operator_id="op", site_id="S1", incarnation=incarnation, receipt_keys=[b"key"], time_zone="Europe/Berlin"
+    )
+    if passed_over:
+        gateway.do(Connected(hello=gateway_sync_pb2.HelloResponse(incarnation=incarnation + 1)))
+    gateway.told(welcome=welcome)
+    assert (gateway.state.incarnation == incarnation) is not passed_over
+
+
+def lost(gateway: Gateway, incarnations: int) -> Gateway:
+    """The same gateway with an empty journal that has read its chain: it begins with the last of the ``incarnations``."""
+    new = Gateway("G1", "S1", at=gateway.at)
+    new.told(tariff=Policy.tariff("chg-3"))
+    fund(new, "P", "card")
+    for number in range(1, 9):
+        new.told(device=Policy.device(f"c{number}"))
+    for incarnation in range(2, incarnations + 1):
+        begin_anew(new, incarnation, passed_over=incarnation < incarnations)
+    limits(new, token_day_count=1, token_day_micros=5 * M)
+    new.told(
+        quota_granted=Policy.quota(f"q{incarnations}", "P", 500 * M, clock("23:59"), incarnation=incarnations)
+    )
+    return new
+
+
+def test_the_day_of_a_lost_journal_begins_anew_once(site: Gateway) -> None:
+    second = lost(site, 2)
+    assert start(second, "c1", incarnation=2)[1] is None, "nobody is turned away for what became of a disk"
+    third = lost(site, 3)
+    assert third.state.usage.begun_count == 2, "one of them has another journal begun"
+    meter, refusal = start(third, "c1", incarnation=3)
+    assert refusal is Refusal.LIMIT_PER_DAY
+    assert third.replayed().usage.is_in_doubt(third.replayed().usage.begun_day)
+    # The same said again is no other one, and the next day is like any.
+    begin_anew(third, 3)
+    assert third.state.usage.begun_count == 2
+    third.at = clock("22:00")
+    assert start(third, "c2", incarnation=3)[1] is None
+    assert meter.authorization is None
+
+
+def test_in_a_day_of_doubt_what_is_under_way_gets_no_more(site: Gateway) -> None:
+    """Its counts say what is left of the day, and are not all that were."""
+    limits(site, token_day_micros=50 * M)
+    meter, _ = start(site, "c1")
+    site.say(meter.reading(later(site, 60), 100))
+    held = sum(site.state.authorizations[meter.authorization].holds.values())
+    assert held > 0
+    begin_anew(site, 2)
+    begin_anew(site, 3)
+    site.say(meter.reading(later(site, 60), 200))
+    use = site.state.authorizations[meter.authorization]
+    assert (use.holds, use.told.limit, use.closed) == ({}, 200, False)
+    # What it used meanwhile is billed, as always.
+    site.say(meter.end(later(site, 60), 300))
+    assert use.gross_micros == 600_000 + 300 * 300
 
 
 def test_a_day_s_amount_counts_what_is_held_and_what_was_billed(site: Gateway) -> None:

@@ -8,11 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from signed_uses import Site
 
+from farthing.clock import SECOND_US
 from farthing.device.messages import AnswerStatus
 from farthing.refusal import Refusal
 from farthing.v1 import directive_pb2
 from farthing_edge.authorization import commands, events
-from farthing_edge.authorization.state import NEW_REGISTER_EPOCH
+from farthing_edge.authorization.state import NEW_REGISTER_EPOCH, RATED_SLACK_US
 from farthing_edge.engine.view import GatewayView
 
 WH = 250  # micros, net
@@ -178,6 +179,36 @@ def test_a_reading_beyond_rated_power_is_parked_and_so_is_all_that_follows_from_
     assert site.gateway.state.parked == 4
 
 
+def test_what_a_grant_covers_in_advance_is_believed_once_and_not_with_each_reading() -> None:
+    """Many readings in a short time count no faster than one: what is believed beyond rated power is an interval and a minute, in all."""
+    site = Site()
+    use = site.begin(1_000)
+    register = site.gateway.state.devices["d1"].registers["r1"]
+    counted, refused = 0, 0
+    for _ in range(60):
+        site.wait(1)
+        reply = site.read(1_000 + counted + 300)
+        if reply.refusal is None:
+            counted += 300
+        else:
+            refused += 1
+            assert reply.refusal is Refusal.REGISTER_TOO_FAST
+    most_s = 60 + use.report_interval_s + RATED_SLACK_US // SECOND_US
+    assert refused > 0
+    assert use.value - 1_000 == counted <= register.reach(most_s) * 11 // 10 + 1
+    assert site.gateway.replayed().devices["d1"].registers["r1"].ahead_us == register.ahead_us > 0
+    # Time makes up for it; who ends at once and begins again is no nearer.
+    close(site)
+    site.seal()
+    ahead_us = register.ahead_us
+    site.device.value = use.value
+    again = site.begin(use.value)
+    assert register.ahead_us == ahead_us
+    site.wait(10)
+    assert site.read(use.value + 3_000).refusal is Refusal.REGISTER_TOO_FAST
+    assert not again.closed
+
+
 @pytest.mark.parametrize("accept", [True, False])
 def test_people_decide_about_what_was_parked(accept: bool) -> None:
     site = Site()
@@ -304,6 +335,10 @@ def test_a_use_is_closed_by_decision_at_the_last_value_that_was_signed() -> None
     assert site.end(2_500).refusal is Refusal.INTENT_ENDED
     assert site.end(1_950).status is AnswerStatus.RECORDED
     assert site.gateway.state.parked == 2
+    # And when the cloud has the claim, its device need not keep that end any more.
+    (device,) = site.gateway.state.devices.values()
+    assert device.receipted_counter(use.closed_position - 1) < device.highest
+    assert device.receipted_counter(use.closed_position) == device.highest == site.device.counter
     assert {parked.value for parked in site.gateway.state.parked_statements.values()} == {2_400, 2_500}
     assert site.gateway.replayed().quotas["q1"].spent_micros == site.gateway.state.quotas["q1"].spent_micros
 
@@ -354,6 +389,19 @@ def test_a_new_register_epoch_closes_the_use_of_the_old_and_begins_anew() -> Non
     site.end(503)
     site.seal()
     assert (site.claims()[after.id].register_from, site.claims()[after.id].register_to) == (3, 503)
+
+
+def test_what_is_said_late_of_a_replaced_register_that_had_come_round_is_not_taken_for_old() -> None:
+    site = Site(modulus=1_000, rated_per_hour=600)
+    use = site.begin(900)
+    site.wait(3600)
+    site.read(100, register=site.register(100, 1))
+    assert use.value == 1_100
+    site.describe(register_epoch=2)
+    site.seal()
+    # 1,150 with its turn: more than was proven, so it is for people, and not "recorded".
+    assert site.end(150, register=site.register(150, 1)).refusal is Refusal.INTENT_ENDED
+    assert site.end(100, register=site.register(100, 1)).status is AnswerStatus.RECORDED
 
 
 def test_a_standing_meter_that_is_replaced_begins_a_new_account_of_its_use() -> None:

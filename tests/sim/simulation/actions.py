@@ -153,6 +153,15 @@ class Suspend(Action):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ReplaceRegister(Action):
+    """A device gets another meter, which shows ``value``; the operator says so to its gateways ``told_s`` seconds later."""
+
+    device: str
+    value: int
+    told_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Deny(Action):
     """A payer's token is denied everywhere, then allowed again."""
 
@@ -200,6 +209,7 @@ Any: TypeAlias = (
     | JumpClock
     | Clone
     | Suspend
+    | ReplaceRegister
     | Deny
     | Freeze
     | Recall
@@ -224,6 +234,7 @@ KINDS: dict[str, type[Action]] = {
         JumpClock,
         Clone,
         Suspend,
+        ReplaceRegister,
         Deny,
         Freeze,
         Recall,
@@ -273,6 +284,9 @@ def draw_actions(rng: Random, cast: Cast) -> tuple[Action, ...]:
             actions.append(JumpClock(at_s=at(), who=device.name, by_s=rng.choice((-600, -5, 5, 600))))
         if rng.random() < 0.1:
             actions.append(Suspend(at_s=at(), device=device.name, for_s=round(rng.uniform(30, 150), 3)))
+        if rng.random() < 0.15:
+            value, told_s = rng.choice((0, 0, device.value)), round(rng.choice((0, 2, 60)) * rng.random(), 3)
+            actions.append(ReplaceRegister(at_s=at(), device=device.name, value=value, told_s=told_s))
         elsewhere = [gateway for gateway in cast.gateways if gateway not in device.gateways]
         if device.profile == "one-shot":
             # At one gateway the copies fight over counters: only one of them is heard, and no use is billed twice.
@@ -285,13 +299,14 @@ def draw_actions(rng: Random, cast: Cast) -> tuple[Action, ...]:
     if gone and rng.random() < 0.5:
         actions.append(Gone(at_s=at(), gateway=rng.choice(gone)))
     accounts = [account.name for account in cast.accounts]
+    purses = [account.name for account in cast.purses]
     for _ in range(rng.choice((0, 1, 3))):
         actions.append(TopUp(at_s=at(), account=rng.choice(accounts), amount_micros=rng.randint(1, 3 * M)))
-        actions.append(Recall(at_s=at(), gateway=rng.choice(cast.gateways), account=rng.choice(accounts)))
+        actions.append(Recall(at_s=at(), gateway=rng.choice(cast.gateways), account=rng.choice(purses)))
     if rng.random() < 0.2:
         actions.append(Deny(at_s=at(), account=rng.choice(accounts), for_s=round(rng.uniform(20, 150), 3)))
     if rng.random() < 0.2:
-        actions.append(Freeze(at_s=at(), account=rng.choice(accounts), for_s=round(rng.uniform(20, 150), 3)))
+        actions.append(Freeze(at_s=at(), account=rng.choice(purses), for_s=round(rng.uniform(20, 150), 3)))
     faults = (LoseDisk, RestoreDisk, FindDisk, Gone, ForceVoid, Clone)
     # One failure at a time: what two losses take together is nobody's to give back.
     if not any(isinstance(action, faults) for action in actions) and rng.random() < 0.9:

@@ -25,6 +25,10 @@ ONE_SHOT_UNHEARD = "one-shot uses billed by a lost journal, or one that is gone,
 #: (P9), and the other statement is with its device, refused: people see it.
 COPY_UNHEARD = "uses of a copied element under a counter that the other has used"
 
+#: A new register epoch closes what is open where it was proven last (ADR 11). What the device says of the old register after that, or to a
+#: journal that has lost its use, is parked for people: at most one use for each register that was replaced, of one device.
+REPLACED = "uses of a replaced register that are parked for people"
+
 if TYPE_CHECKING:
     from simulation.world import World
 
@@ -43,13 +47,18 @@ def check_registers(world: World) -> None:
     for device in world.devices.values():
         if device.role.profile == "standing":
             continue
-        at = device.began_at
-        for delivered in sorted(device.delivered.values(), key=lambda each: (each.start, each.end)):
-            if delivered.start != at:
-                raise PromiseBroken(f"P4: the register of {device.name} moved from {at} to {delivered.start} unsaid")
-            at = delivered.end
-        if at != device.register_value:
-            raise PromiseBroken(f"P4: {device.name} shows {device.register_value}, and says it delivered up to {at}")
+        for counted in device.registers:
+            at = counted.began_at
+            mine = [each for each in device.delivered.values() if each.epoch == counted.epoch]
+            for delivered in sorted(mine, key=lambda each: (each.start, each.end)):
+                if delivered.start != at:
+                    raise PromiseBroken(
+                        f"P4: the register of {device.name} moved from {at} to {delivered.start} unsaid"
+                    )
+                at = delivered.end
+            ended_at = device.register_value if counted.ended_at is None else counted.ended_at
+            if at != ended_at:
+                raise PromiseBroken(f"P4: {device.name} shows {ended_at}, and says it delivered up to {at}")
 
 
 def check_conservation(world: World) -> None:
@@ -80,6 +89,13 @@ def _check_delivered(world: World, device: DeviceNode, authorization: bytes, del
     if claim is None and _was_said_by_its_copy(world, device, authorization):
         world.watch.counted[COPY_UNHEARD] += 1
         return
+    if delivered.left:
+        # Its gateway has said yes or has not: one passage at the most, and only that gateway knows.
+        world.watch.counted["passages left, and billed"] += claim is not None and claim.register_to > delivered.start
+        return
+    if delivered.end > delivered.start and _is_with_people(world, device, delivered, claim):
+        world.watch.counted[REPLACED] += 1
+        return
     if delivered.end > delivered.start:
         due = world.watch.prices.due(authorization, delivered.end, closing=delivered.closing)
         # Its sums were held against what is due when they were posted.
@@ -91,6 +107,13 @@ def _check_delivered(world: World, device: DeviceNode, authorization: bytes, del
         raise PromiseBroken(f"P4: {device.name} delivered {delivered}, claimed is {claim}")
     if delivered.closing and not claim.final:
         raise PromiseBroken(f"P4: {device.name} ended {delivered}, the claim is not final: {claim}")
+
+
+def _is_with_people(world: World, device: DeviceNode, delivered: Delivered, claim: Any) -> bool:
+    """Whether the last word on a register that was replaced came too late to be billed by itself, and waits where people see it."""
+    short = claim is None or claim.register_to < delivered.end
+    was_replaced = delivered.epoch < device.nameplate.register_epoch
+    return short and was_replaced and (device.device_id, delivered.epoch, delivered.end) in world.watch.parked
 
 
 def _was_said_by_its_copy(world: World, device: DeviceNode, authorization: bytes) -> bool:

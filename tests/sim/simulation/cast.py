@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cache
 from random import Random
 from typing import Literal
@@ -18,8 +18,8 @@ OP, EUR = OperatorId("op"), Currency("EUR")
 #: Of all sites: what a clock on the wall shows.
 TIME_ZONE = "Europe/Berlin"
 M = 1_000_000
-#: A morning: nine o'clock UTC of a day in 2026.
-START = Instant(1_790_000_000 // 86_400 * 86_400 * SECOND_US + 9 * 3600 * SECOND_US)
+#: An evening in 2026, four minutes before midnight by the sites' clocks: days end while stories are told.
+START = Instant(1_790_000_000 // 86_400 * 86_400 * SECOND_US + (21 * 60 + 56) * 60 * SECOND_US)
 MODULUS = 10**9
 
 
@@ -39,12 +39,12 @@ _TARIFFS: dict[str, dict[str, object]] = {
         "elements": [{"price_components": [_component("FLAT", 0.5, 20, 1), _component("ENERGY", 0.4, 10, 1)]}],
         "max_price": {"excl_vat": 1.5, "incl_vat": 1.7},
     },
-    # Cheaper from four minutes after a story's begin on, by the site's clock: sessions stand across the change.
+    # Cheaper from midnight on, four minutes after a story's begin: sessions stand across the change.
     "chg-clock": {
         "elements": [
             {
                 "price_components": [_component("ENERGY", 0.6, 20, 1), _component("TIME", 0.9, 20, 1)],
-                "restrictions": {"start_time": "06:00", "end_time": "11:04"},
+                "restrictions": {"start_time": "18:00", "end_time": "00:00"},
             },
             {"price_components": [_component("ENERGY", 0.3, 7, 1)]},
         ]
@@ -59,7 +59,13 @@ _TARIFFS: dict[str, dict[str, object]] = {
         "elements": [{"price_components": [_component("FLAT", 0.2, 7, 1), _component("UNIT", 0.0003, 19, 500)]}]
     },
     "kwh": {"elements": [{"price_components": [_component("ENERGY", 0.3, 19, 1)]}]},
+    # What a unit takes from an entitlement: one component, so that money is units.
+    "pass-wh": {"elements": [{"price_components": [_component("ENERGY", 0.2, 0, 1)]}]},
+    "pass-ride": {"elements": [{"price_components": [_component("UNIT", 1, 0, 1)]}]},
+    "pass-ml": {"elements": [{"price_components": [_component("UNIT", 0.0002, 0, 1)]}]},
 }
+#: What one unit takes from an entitlement, micros, by what it is a unit of and under which tariff.
+PASSES: dict[str, tuple[str, int]] = {"Wh": ("pass-wh", 200), "passage": ("pass-ride", M), "ml": ("pass-ml", 200)}
 
 
 def ocpi(name: str) -> bytes:
@@ -98,6 +104,47 @@ class DeviceRole:
     value: int
     #: A dispenser ticks once for so many units; 0: readings prove what is used.
     unit_per_tick: int = 0
+    #: It can show what entitlements cost, so they cover uses of it; and it may serve nobody without one.
+    takes_passes: bool = False
+    entitled_only: bool = False
+
+    @property
+    def tariffs(self) -> tuple[str, ...]:
+        """All that its payers can be shown."""
+        return (self.tariff, PASSES[self.unit][0]) if self.takes_passes else (self.tariff,)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PassRole:
+    """An entitlement of an account: so many units, prepaid, for uses that begin from one moment of the story until another."""
+
+    account: str
+    unit: str
+    units: int
+    from_s: int
+    until_s: int
+    priority: int
+
+    @property
+    def tariff(self) -> str:
+        """What one unit costs."""
+        return PASSES[self.unit][0]
+
+    @property
+    def unit_micros(self) -> int:
+        """What one unit takes."""
+        return PASSES[self.unit][1]
+
+    @property
+    def paid_by(self) -> AccountRole:
+        """The account that pays for it: it has what its units are worth, and nobody lends it more."""
+        return AccountRole(
+            name=f"pass-{self.account}-{self.unit}",
+            funds_micros=self.units * self.unit_micros,
+            credit_micros=0,
+            debt_micros=0,
+            preload_micros=0,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,6 +173,17 @@ class Terms:
     #: The most that one authorization may cost, and what a token may use in a day at one gateway; 0: no limit.
     limit_use_micros: int
     limit_token_day_micros: int
+    #: The same of a device, how many uses of either may begin in a day, and what all may use while the cloud is not heard of.
+    limit_device_day_micros: int = 0
+    limit_token_day_count: int = 0
+    limit_device_day_count: int = 0
+    limit_offline_micros: int = 0
+    limit_offline_count: int = 0
+
+    @property
+    def are_limited(self) -> bool:
+        """Whether gateways are told of any limit."""
+        return any(getattr(self, field.name) for field in fields(self) if field.name.startswith("limit_"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,6 +207,12 @@ class Cast:
     accounts: tuple[AccountRole, ...]
     terms: Terms
     air: Air
+    passes: tuple[PassRole, ...] = ()
+
+    @property
+    def purses(self) -> tuple[AccountRole, ...]:
+        """Every account that money or units are on."""
+        return (*self.accounts, *(each.paid_by for each in self.passes))
 
 
 def draw_cast(rng: Random) -> Cast:
@@ -183,7 +247,12 @@ def draw_cast(rng: Random) -> Cast:
         floor_account_micros=3 * M,
         floor_total_micros=4 * M,
         limit_use_micros=rng.choice((0, 0, M // 2)),
-        limit_token_day_micros=rng.choice((0, 0, 2 * M)),
+        limit_token_day_micros=rng.choice((0, 0, M // 2, 2 * M)),
+        limit_device_day_micros=rng.choice((0, 0, 0, M)),
+        limit_token_day_count=rng.choice((0, 0, 0, 2)),
+        limit_device_day_count=rng.choice((0, 0, 0, 3)),
+        limit_offline_micros=rng.choice((0, 0, 0, M)),
+        limit_offline_count=rng.choice((0, 0, 0, 2)),
     )
     calm = rng.random() < 0.1
     air = Air(
@@ -192,14 +261,40 @@ def draw_cast(rng: Random) -> Cast:
         late=0.0 if calm else rng.choice((0.03, 0.15)),
         late_s=rng.choice((20, 150)),
     )
+    minutes, devices = rng.choice((3, 6, 10)), _draw_devices(rng, gateways)
+    passes = _draw_passes(rng, devices, accounts, minutes * 60) if rng.random() < 0.4 else ()
+    if passes:
+        devices = tuple(_entitled(rng, device) if device.unit in PASSES else device for device in devices)
     return Cast(
-        minutes=rng.choice((3, 6, 10)),
-        gateways=gateways,
-        devices=_draw_devices(rng, gateways),
-        accounts=accounts,
-        terms=terms,
-        air=air,
+        minutes=minutes, gateways=gateways, devices=devices, accounts=accounts, terms=terms, air=air, passes=passes
     )
+
+
+def _draw_passes(
+    rng: Random, devices: tuple[DeviceRole, ...], accounts: tuple[AccountRole, ...], length_s: int
+) -> tuple[PassRole, ...]:
+    """Some of what devices here count is prepaid by somebody; mostly less than is used."""
+    units = sorted({device.unit for device in devices if device.profile != "standing" and device.unit in PASSES})
+    most = {"Wh": 3_000, "passage": 6, "ml": 3_000}
+    return tuple(
+        PassRole(
+            account=account.name,
+            unit=unit,
+            units=rng.randint(1, most[unit]),
+            from_s=rng.choice((0, 0, length_s // 3)),
+            until_s=rng.choice((length_s // 2, 2 * length_s)),
+            priority=rng.choice((0, 1)),
+        )
+        for unit in units
+        for account in accounts
+        if rng.random() < 0.7
+    )
+
+
+def _entitled(rng: Random, device: DeviceRole) -> DeviceRole:
+    if device.profile == "standing":
+        return device
+    return replace(device, takes_passes=True, entitled_only=rng.random() < 0.15)
 
 
 def _draw_devices(rng: Random, gateways: tuple[str, ...]) -> tuple[DeviceRole, ...]:

@@ -33,7 +33,7 @@ from farthing.ids import (
     standing_authorization_id,
 )
 from farthing_edge.authorization.commands import DeviceStatement, Shown, TicksArrived
-from farthing_firmware_sim.device.state import can_serve, is_finished, new_state, restored, served_at
+from farthing_firmware_sim.device.state import can_serve, is_finished, may_be_replaced, new_state, restored, served_at
 from farthing_firmware_sim.device.step import step
 from farthing_firmware_sim.device.stored import dump, load
 from farthing_firmware_sim.device.values import (
@@ -50,6 +50,7 @@ from farthing_firmware_sim.device.values import (
     Plan,
     Profile,
     RefusedIntent,
+    Replaced,
     RetryPolicy,
     Send,
     SendTick,
@@ -84,9 +85,22 @@ class Delivered:
 
     start: int
     end: int
-    started_at: Instant
-    ended_at: Instant
     closing: bool
+    #: Of which of its registers.
+    epoch: int
+    #: A passage that it does not know of: its gateway never answered, and another payer came.
+    left: bool = False
+
+
+@dataclass(slots=True)
+class Counted:
+    """A register of the device: where it began, and where it was when it was taken out; None while it is there."""
+
+    epoch: int
+    began_at: int
+    ended_at: int | None = None
+    #: Standing only: what the first reading of it said, once that was recorded.
+    baseline: int | None = None
 
 
 class DeviceNode:
@@ -112,7 +126,7 @@ class DeviceNode:
             rated_per_hour=role.rated_per_hour,
             report_interval_us=role.report_interval_s * SECOND_US,
             stoppable=role.stoppable,
-            tariffs=frozenset((version,)),
+            tariffs=frozenset(TariffVersion(tariff_id=TariffId(each), version=1) for each in role.tariffs),
             standing_gateway=GatewayId(role.gateways[0]) if standing else None,
             standing_tariff=version if standing else None,
             standing_others=tuple(map(GatewayId, role.gateways[1:])) if standing else (),
@@ -121,11 +135,12 @@ class DeviceNode:
         )
         self.state: State | None = new_state(self.nameplate, register_value=role.value, now=self._now())
         self.memory: State = self.state
-        self.began_at = role.value
+        self.registers = [Counted(epoch=1, began_at=role.value)]
         self.is_copy = False
         self.was_copied = False
         self.crashes = 0
-        self.uses = self.cancelled = self.refused = self.handed_over = self.disclaimed = 0
+        self.uses = self.cancelled = self.refused = self.handed_over = self.disclaimed = self.left = 0
+        self.came_round = False
         self._payers: deque[actions.Arrive] = deque(maxlen=MOST_WAITING)
         self.delivered: dict[bytes, Delivered] = {}
         #: Every statement it ever signed, as it travels.
@@ -156,9 +171,10 @@ class DeviceNode:
         self.state = outcome.state
         if outcome.durable:
             self.memory = outcome.state
+        self.came_round = self.came_round or outcome.state.register_turns > 0
         for event in outcome.events:
             if isinstance(event, Finished):
-                self._finished(event)
+                self._finished(event, outcome.state)
             elif isinstance(event, RefusedIntent):
                 self.refused += 1
             elif isinstance(event, EndHandedOver):
@@ -220,10 +236,32 @@ class DeviceNode:
         twin = self.__class__(self.world, replace(self.role, gateways=(gateway,)))
         twin.name = f"{self.name}-copy"
         twin.state = twin.memory = forgotten_network(self.memory)
-        twin.began_at = twin.register_value
+        twin.nameplate = self.nameplate
+        twin.registers = [Counted(epoch=self.nameplate.register_epoch, began_at=twin.register_value)]
         twin.is_copy = True
         self.was_copied = True
         return twin
+
+    def replace_register(self, value: int) -> bool:
+        """Another meter is put in; whether that can be done now."""
+        # What it counts until now it counts on the old one.
+        self.take(Tick())
+        if self.state is None or not may_be_replaced(self.nameplate, self.state):
+            return False
+        standing = self.state.standing
+        counted = self.registers[-1]
+        if standing is not None and standing.baseline is not None:
+            counted.baseline = self._first_of(counted.epoch)
+        counted.ended_at = self.register_value
+        self.take(Replaced(value=value))
+        self.nameplate = replace(self.nameplate, register_epoch=counted.epoch + 1)
+        self.registers.append(Counted(epoch=counted.epoch + 1, began_at=value))
+        return True
+
+    def _first_of(self, epoch: int) -> int:
+        """What the first reading of a standing authorization said."""
+        first = min(counter for counter, said in self.said.items() if said.statement.register.register_epoch == epoch)
+        return self.said[first].statement.register.unrolled(MODULUS)
 
     # ---- payers
 
@@ -243,7 +281,7 @@ class DeviceNode:
         arrival = self._payers[0]
         gateways = (GatewayId(self.role.gateways[0]),) if self.is_copy else tuple(map(GatewayId, arrival.gateways))
         first, *_ = served_at(self.state, gateways, self._now())
-        if can_serve(self.nameplate, self.state, first) is not None:
+        if can_serve(self.nameplate, self.state, first, self._now()) is not None:
             return
         self._payers.popleft()
         self.take(
@@ -326,34 +364,44 @@ class DeviceNode:
 
     # ---- what it delivered
 
-    def _finished(self, event: Finished) -> None:
+    def _finished(self, event: Finished, state: State) -> None:
+        left = event.cancelled and event.end != event.start
         self.uses += not event.cancelled
-        self.cancelled += event.cancelled
+        self.cancelled += event.cancelled and not left
+        self.left += left
+        said = self.said.get(event.last_counter)
+        if said is None:
+            # An end, signed in this step.
+            word = decoded(next(each.payload for each in state.kept if each.counter == event.last_counter))
+        else:
+            word = said.statement
         # It says what its register shows; here all its turns count.
+        end = word.register.unrolled(MODULUS) + ((word.one_shot or 0) if isinstance(word, Intent) else 0)
         self.delivered[event.authorization] = Delivered(
-            start=self.register_value - (event.end - event.start) % MODULUS,
-            end=self.register_value,
-            started_at=event.intent_at_us,
-            ended_at=event.ended_at_us,
+            start=end - (event.end - event.start) % MODULUS,
+            end=end,
             closing=True,
+            epoch=event.register_epoch,
+            left=left,
         )
 
     def all_delivered(self) -> dict[bytes, Delivered]:
-        """Authorization → what it says it delivered under it; a standing one as far as it was recorded."""
+        """Authorization → what it says it delivered under it; a standing one as far as it was recorded, or said when its register was replaced."""
         standing = (self.state or self.memory).standing
-        if standing is None or standing.baseline is None:
+        if standing is None:
             return self.delivered
-        return {
-            standing_authorization_id(
-                self.device_id, 1, RegisterId("r1"), 1, GatewayId(self.role.gateways[0])
-            ): Delivered(
-                start=self.said[min(self.said)].statement.register.unrolled(MODULUS),
-                end=self.said[standing.recorded_counter].statement.register.unrolled(MODULUS),
-                started_at=standing.baseline_at_us,
-                ended_at=standing.recorded_at_us,
-                closing=False,
-            )
-        }
+        found = {}
+        for counted in self.registers:
+            start, end = counted.baseline, counted.ended_at
+            if end is None and standing.baseline is not None:
+                start = self._first_of(counted.epoch)
+                end = self.said[standing.recorded_counter].statement.register.unrolled(MODULUS)
+            if start is not None and end is not None:
+                name = standing_authorization_id(
+                    self.device_id, 1, RegisterId("r1"), counted.epoch, GatewayId(self.role.gateways[0])
+                )
+                found[name] = Delivered(start=start, end=end, closing=False, epoch=counted.epoch)
+        return found
 
     def authorization_of(self, statement: Statement) -> AuthorizationId:
         """Under which a statement is billed."""
@@ -363,4 +411,5 @@ class DeviceNode:
         named: AuthorizationId | None = getattr(statement, "authorization", None)
         if named is not None:
             return named
-        return standing_authorization_id(self.device_id, 1, RegisterId("r1"), 1, statement.recipient)
+        epoch = statement.register.register_epoch
+        return standing_authorization_id(self.device_id, 1, RegisterId("r1"), epoch, statement.recipient)

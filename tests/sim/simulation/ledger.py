@@ -31,7 +31,7 @@ from farthing_cloud.ledger.operations import Ledger
 from farthing_cloud.ledger.store.interface import Posted
 from farthing_cloud.ledger.store.memory import MemoryStore
 from farthing_edge.authorization import commands
-from simulation.cast import EUR, MODULUS, OP, TIME_ZONE, DeviceRole, ocpi, tariff
+from simulation.cast import EUR, MODULUS, OP, START, TIME_ZONE, DeviceRole, PassRole, ocpi, tariff
 from simulation.history import PromiseBroken
 
 if TYPE_CHECKING:
@@ -510,7 +510,7 @@ class LedgerNode:
                     now=self.world.now,
                 )
             )
-        for account in cast.accounts:
+        for account in cast.purses:
             self.put_account(account.name)
             if account.funds_micros:
                 self.top_up(account.name, account.funds_micros)
@@ -526,7 +526,7 @@ class LedgerNode:
             all_tokens_micros=terms.floor_total_micros,
         )
         for name in cast.gateways:
-            for used in sorted({device.tariff for device in cast.devices}):
+            for used in sorted({tariff for device in cast.devices for tariff in device.tariffs}):
                 self.issue(
                     name, directive_pb2.TariffRecord(tariff_id=used, version=1, currency=EUR, ocpi_json=ocpi(used))
                 )
@@ -534,10 +534,18 @@ class LedgerNode:
                 self.issue(name, token_record(account.name))
             for device in cast.devices:
                 self.issue(name, device_record(device))
+            for entitlement in cast.passes:
+                self.issue(name, entitlement_record(entitlement))
             self.issue(name, floor)
-            if terms.limit_use_micros or terms.limit_token_day_micros:
+            if terms.are_limited:
                 limits = directive_pb2.UsageLimits(
-                    per_authorization_micros=terms.limit_use_micros, token_day_micros=terms.limit_token_day_micros
+                    per_authorization_micros=terms.limit_use_micros,
+                    token_day_micros=terms.limit_token_day_micros,
+                    token_day_count=terms.limit_token_day_count,
+                    device_day_micros=terms.limit_device_day_micros,
+                    device_day_count=terms.limit_device_day_count,
+                    offline_micros=terms.limit_offline_micros,
+                    offline_count=terms.limit_offline_count,
                 )
                 self.issue(name, limits)
 
@@ -610,8 +618,25 @@ def token_record(account: str) -> directive_pb2.TokenRecord:
     )
 
 
+def entitlement_record(role: PassRole) -> directive_pb2.EntitlementRecord:
+    """An entitlement as the operator sold it."""
+    return directive_pb2.EntitlementRecord(
+        entitlement_id=f"{role.account}-{role.unit}",
+        account_id=role.account,
+        paid_by_account_id=role.paid_by.name,
+        tariff_id=role.tariff,
+        tariff_version=1,
+        unit=role.unit,
+        from_us=START + role.from_s * SECOND_US,
+        until_us=START + role.until_s * SECOND_US,
+        priority=role.priority,
+    )
+
+
 def device_record(
-    role: DeviceRole, status: directive_pb2.DeviceStatus.ValueType = directive_pb2.DEVICE_STATUS_ACTIVE
+    role: DeviceRole,
+    status: directive_pb2.DeviceStatus.ValueType = directive_pb2.DEVICE_STATUS_ACTIVE,
+    register_epoch: int = 1,
 ) -> directive_pb2.DeviceRecord:
     """A device as the operator describes it."""
     return directive_pb2.DeviceRecord(
@@ -623,7 +648,7 @@ def device_record(
         registers=[
             directive_pb2.RegisterRecord(
                 register_id="r1",
-                register_epoch=1,
+                register_epoch=register_epoch,
                 unit=role.unit,
                 modulus=MODULUS,
                 rated_per_hour=role.rated_per_hour,
@@ -634,4 +659,5 @@ def device_record(
         report_interval_s=role.report_interval_s,
         standing_account_id=STANDING_PAYER if role.profile == "standing" else "",
         stoppable=role.stoppable,
+        entitled_only=role.entitled_only,
     )

@@ -76,6 +76,9 @@ class Prices:
         self._units = units
         #: Gateway → authorization → as its journal has heard of it.
         self._heard: defaultdict[str, dict[bytes, Heard]] = defaultdict(dict)
+        #: Authorization → the tariff it was given under, and who pays, as any journal or a grant says.
+        self.tariffs: dict[bytes, str] = {}
+        self.payers: dict[bytes, str] = {}
         #: Authorizations whose end somebody has carried.
         self.carried: set[bytes] = set()
         #: (authorization, value, closing) → what was due there: (net, tax), micros.
@@ -84,6 +87,7 @@ class Prices:
     def heard(self, gateway: str, event: Any) -> None:
         """A journal's entry: what it opens, what it hears, what it carries."""
         if isinstance(event, Granted | BaselineTaken | Adopted):
+            self.tariffs[event.authorization], self.payers[event.authorization] = event.tariff_id, event.account
             first = _statement(event.statement)
             heard = self._heard[gateway][event.authorization] = self._begun(first, event.tariff_id)
             point = point_of(first)

@@ -17,8 +17,9 @@ from farthing_cloud.ledger.core.incarnations import Standing
 from farthing_cloud.ledger.core.posting import Cause
 from farthing_cloud.ledger.core.rows import Quota, Touch, View
 from farthing_edge.authorization.decision import no
-from simulation.actions import Arrive, CrashGateway, Cut, Draw, Gone
-from simulation.cast import Air, DeviceRole
+from farthing_edge.authorization.usage import day_of
+from simulation.actions import Arrive, CrashGateway, Cut, Draw, Gone, JumpClock, LoseDisk, ReplaceRegister
+from simulation.cast import Air, DeviceRole, M, PassRole
 from simulation.gateway import GatewayNode
 from simulation.ledger import LedgerNode, WatchedStore
 from simulation.story import Story
@@ -340,38 +341,45 @@ def _goes_with_a_meter(story: Story) -> Story:
     return _goes_with_what_it_heard(replace(story, actions=(draws, *story.actions)))
 
 
+def _passing(*, name: str, gateways: tuple[str, ...]) -> DeviceRole:
+    """A transponder."""
+    return DeviceRole(
+        name=name,
+        profile="one-shot",
+        unit="passage",
+        tariff="toll-1",
+        gateways=gateways,
+        rated_per_hour=600,
+        stoppable=True,
+        report_interval_s=720,
+        value=0,
+    )
+
+
+def _passage(toll: DeviceRole, at_s: float) -> Arrive:
+    """Somebody who can pay passes."""
+    return Arrive(
+        at_s=at_s,
+        device=toll.name,
+        account="rich",
+        gateways=toll.gateways,
+        target=1,
+        rate_per_hour=toll.rated_per_hour,
+        stay_s=0,
+        patience_s=None,
+        elsewhere_s=None,
+        wanted=None,
+    )
+
+
 def _goes_with_passages(story: Story) -> Story:
     """Who goes for good has lately let a transponder pass."""
     gone = next((action for action in story.actions if isinstance(action, Gone)), None)
     if gone is None:
         return story
     others = tuple(each for each in story.cast.gateways if each != gone.gateway)
-    toll = DeviceRole(
-        name="toll-gone",
-        profile="one-shot",
-        unit="passage",
-        tariff="toll-1",
-        gateways=(gone.gateway, *others),
-        rated_per_hour=600,
-        stoppable=True,
-        report_interval_s=720,
-        value=0,
-    )
-    passages = [
-        Arrive(
-            at_s=max(1.0, gone.at_s - before_s),
-            device=toll.name,
-            account="rich",
-            gateways=toll.gateways,
-            target=1,
-            rate_per_hour=toll.rated_per_hour,
-            stay_s=0,
-            patience_s=None,
-            elsewhere_s=None,
-            wanted=None,
-        )
-        for before_s in (60, 30)
-    ]
+    toll = _passing(name="toll-gone", gateways=(gone.gateway, *others))
+    passages = [_passage(toll, max(1.0, gone.at_s - before_s)) for before_s in (60, 30)]
     story = replace(story, cast=replace(story.cast, devices=(*story.cast.devices, toll)))
     actions = tuple(sorted((*story.actions, *passages), key=lambda action: action.at_s))
     return _goes_with_what_it_heard(replace(story, actions=actions))
@@ -397,6 +405,148 @@ def _reads_to_nobody(stood: Any) -> Any:
     return hand_over
 
 
+def _lends_passes(stood: Any) -> Any:
+    """The floor is for whoever pays, also for an entitlement."""
+
+    def floor_room_micros(state: Any, account: Any, token_key: Any) -> Any:
+        entitling, state.entitling = state.entitling, set()
+        try:
+            return stood(state, account, token_key)
+        finally:
+            state.entitling = entitling
+
+    return floor_room_micros
+
+
+def _everything_is_a_pass(story: Story) -> Story:
+    """Chargers that nobody can stop serve who has a few units prepaid, and a floor is there."""
+    cast = story.cast
+    devices = tuple(
+        replace(device, takes_passes=True, stoppable=False, tariff="chg-3", report_interval_s=30)
+        if device.name.startswith("charger")
+        else device
+        for device in cast.devices
+    )
+    passes = tuple(
+        PassRole(account=account.name, unit="Wh", units=400, from_s=0, until_s=7_200, priority=0)
+        for account in cast.accounts
+    )
+    floor = 2 * M
+    terms = replace(cast.terms, floor_token_micros=floor, limit_use_micros=0)
+    return replace(story, cast=replace(cast, devices=devices, passes=passes, terms=terms))
+
+
+def _limits_nothing_by_day(_stood: Any) -> Any:
+    """A day's count is never what is left of it."""
+    return lambda _tally, _day: 0
+
+
+def _every_day_is_its_clocks(_stood: Any) -> Any:
+    """A clock that goes back begins the day before anew."""
+
+    def day_at(_usage: Any, time_zone: str, at: Any) -> int:
+        return day_of(time_zone, at)
+
+    return day_at
+
+
+def _believes_every_journal(_stood: Any) -> Any:
+    """A journal that begins anew counts from nothing, however often."""
+    return lambda _usage, _day: False
+
+
+def _one_a_day(story: Story) -> Story:
+    """A token may begin one use a day at a gateway, and what cuts uses short is not there."""
+    terms = replace(
+        story.cast.terms, limit_use_micros=0, limit_token_day_micros=0, limit_token_day_count=1, limit_device_day_count=0
+    )
+    return replace(story, cast=replace(story.cast, terms=terms))
+
+
+def _back_over_midnight(story: Story) -> Story:
+    """Clocks go past midnight and come back before it."""
+    jumps = [
+        JumpClock(at_s=at_s, who=gateway, by_s=by_s)
+        for gateway in story.cast.gateways
+        for at_s, by_s in ((60.0, 600), (120.0, -600))
+    ]
+    story = _one_a_day(story)
+    return replace(story, actions=tuple(sorted((*story.actions, *jumps), key=lambda action: action.at_s)))
+
+
+def _loses_many(story: Story) -> Story:
+    """A gateway loses its disk twice before midnight, and nothing else goes wrong while one payer passes again and again."""
+    story = _one_a_day(story)
+    gateway = story.cast.gateways[0]
+    toll = _passing(name="toll-lost", gateways=(gateway,))
+    passages = [_passage(toll, at_s) for at_s in range(1, 236, 6)]
+    lost = [LoseDisk(at_s=at_s, gateway=gateway, down_s=1.0) for at_s in (15.0, 100.0)]
+    cast = replace(story.cast, devices=(toll,), gateways=(gateway,), air=CALM)
+    return replace(story, cast=cast, actions=tuple(sorted((*passages, *lost), key=lambda action: action.at_s)))
+
+
+def _all_registers_are_one(_stood: Any) -> Any:
+    """What is read of a new register takes the place of what was read of the old one."""
+    return lambda one, other: one.intent_counter == other.intent_counter
+
+
+def _replaces_meters(story: Story) -> Story:
+    """Each smart meter is replaced while its gateway cannot hear it, and the operator says so when it can again."""
+    meter = DeviceRole(
+        name="meter-old",
+        profile="standing",
+        unit="Wh",
+        tariff="kwh",
+        gateways=story.cast.gateways[:1],
+        rated_per_hour=9_000,
+        stoppable=True,
+        report_interval_s=60,
+        value=0,
+    )
+    actions = (
+        Draw(at_s=0.0, device=meter.name, rate_per_hour=9_000),
+        Cut(at_s=80.0, one=meter.name, other=meter.gateways[0], for_s=60),
+        ReplaceRegister(at_s=100.0, device=meter.name, value=0, told_s=60.0),
+    )
+    story = replace(story, cast=replace(story.cast, devices=(*story.cast.devices, meter)))
+    stays = [action for action in story.actions if not isinstance(action, Gone)]
+    return replace(story, actions=tuple(sorted((*actions, *stays), key=lambda action: action.at_s)))
+
+
+def _ends_are_not_remembered(stood: Any) -> Any:
+    """An end that comes after people have closed its use is answered, and its counter forgotten."""
+
+    def decide_end(state: Any, command: Any, end: Any, now: Any) -> Any:
+        decision = stood(state, command, end, now)
+        if end.authorization in state.authorizations and any(
+            event.__class__.__name__ == "IntentCancelled" for event in decision.events
+        ):
+            return decision._replace(events=())
+        return decision
+
+    return decide_end
+
+
+def _leaves_where_it_stood(_stood: Any) -> Any:
+    """Who leaves an unanswered passage goes on where it asked: its gateway may have said yes to the same unit."""
+    return lambda draft, use: draft._end(use)
+
+
+def _is_heard_and_does_not_hear(story: Story) -> Story:
+    """A transponder's first gateway hears it, and cannot answer for long; others come to be served elsewhere."""
+    gateways = story.cast.gateways
+    toll = _passing(name="toll-deaf", gateways=gateways)
+    passages = [_passage(toll, at_s) for at_s in (20.0, 90.0)]
+    # What it says goes through; the gateway's process dies before it speaks.
+    death = CrashGateway(at_s=19.9, gateway=gateways[0], moment="after its commit, before it speaks", down_s=120.0)
+    cast = replace(story.cast, devices=(*story.cast.devices, toll), air=CALM)
+    return replace(
+        story, cast=cast, actions=tuple(sorted((*story.actions, *passages, death), key=lambda action: action.at_s))
+    )
+
+
+#: Nothing is lost, and nothing comes late.
+CALM = Air(loss=0.0, doubling=0.0, late=0.0, late_s=1)
 #: Much of what is said comes late, some of it twice.
 LATE = Air(loss=0.15, doubling=0.35, late=0.3, late_s=200)
 
@@ -504,6 +654,53 @@ PROTECTIONS: dict[str, Protection] = {
             name="holds of shown grants",
             seams=(Seam("farthing_cloud.ledger.core.restoring", "Book", lambda _: EmptyHandedBook),),
             breaks=("P1",),
+        ),
+        Protection(
+            name="a replaced register is another",
+            seams=tuple(
+                Seam(f"farthing_firmware_sim.device.{room}", "is_of_one_use", _all_registers_are_one)
+                for room in ("draft", "keeping", "saying")
+            ),
+            breaks=("P4", "rest"),
+            worse=_replaces_meters,
+        ),
+        Protection(
+            name="ends of what people have closed",
+            seams=(Seam(f"{_EDGE}.deciding", "decide_end", _ends_are_not_remembered),),
+            breaks=("rest",),
+            worse=_is_heard_and_does_not_hear,
+        ),
+        Protection(
+            name="a passage that is left keeps its unit",
+            seams=(Seam(_STEP, "_Draft._leave", _leaves_where_it_stood),),
+            breaks=("P3", "P4"),
+            worse=_is_heard_and_does_not_hear,
+        ),
+        Protection(
+            name="nobody lends a pass",
+            seams=(
+                Seam("farthing_edge.metering.funding", "floor_room_micros", _lends_passes),
+                Seam(f"{_EDGE}.adopting", "floor_room_micros", _lends_passes),
+            ),
+            breaks=("P1",),
+            worse=_everything_is_a_pass,
+        ),
+        Protection(
+            name="what a day has used",
+            seams=(Seam(f"{_EDGE}.limits", "_used", _limits_nothing_by_day),),
+            breaks=("limit",),
+        ),
+        Protection(
+            name="a day goes on",
+            seams=(Seam(f"{_EDGE}.usage", "Usage.day_at", _every_day_is_its_clocks),),
+            breaks=("limit",),
+            worse=_back_over_midnight,
+        ),
+        Protection(
+            name="a day begins anew once",
+            seams=(Seam(f"{_EDGE}.usage", "Usage.is_in_doubt", _believes_every_journal),),
+            breaks=("limit",),
+            worse=_loses_many,
         ),
         Protection(
             name="stop before close",

@@ -15,15 +15,18 @@ from typing import TYPE_CHECKING, Any
 from farthing.clock import Instant
 from farthing.device import cose
 from farthing.device import messages as m
-from farthing.device.messages import Statement
+from farthing.device.messages import Statement, decode_statement
+from farthing.refusal import Refusal
 from farthing.v1 import batch_pb2, directive_pb2
 from farthing_cloud.ledger.core import paths
 from farthing_cloud.ledger.core.posting import Cause, Posting, Transfer
-from farthing_cloud.ledger.core.rows import CaseKind, Claimed, Quota
-from farthing_edge.authorization.events import KIND_OF, EndCarried
+from farthing_cloud.ledger.core.rows import CaseKind, Claimed, Quota, RegisterKey
+from farthing_edge.authorization.events import KIND_OF, EndCarried, StatementParked
 from farthing_edge.authorization.state import FLOOR_FUNDING, OVERRUN_FUNDING
 from simulation.cast import MODULUS, prices_time
 from simulation.history import PromiseBroken
+from simulation.ledger import token_ref
+from simulation.limits import Limits
 from simulation.prices import Point, Prices, point_of
 
 if TYPE_CHECKING:
@@ -34,6 +37,8 @@ if TYPE_CHECKING:
 
 #: Money that P1 lets exceed an account's funds, by the cause that its posting names.
 EXCEPTIONS = (Cause.FLOOR, Cause.OVERRUN, Cause.LATE)
+#: Why a gateway parks what is said of a register that is not there any more.
+_OF_A_REPLACED_REGISTER = (Refusal.INTENT_ENDED, Refusal.REGISTER_EPOCH_DIFFERS)
 #: A passage that a rolled-back journal gave unheard, and the next incarnation once more.
 ONE_SHOT_TWICE = "one-shot uses given twice over a lost journal, and set aside"
 
@@ -63,8 +68,8 @@ class Watch:
         self.granted: dict[str, Quota] = {}
         #: Room of a gateway's floor that the ledger gave back so far, micros.
         self.resolved: defaultdict[str, int] = defaultdict(int)
-        #: Device → authorization → what it was billed of the register, without what was set aside.
-        self.intervals: defaultdict[str, dict[bytes, tuple[int, int]]] = defaultdict(dict)
+        #: Register → authorization → what it was billed of it, without what was set aside.
+        self.intervals: defaultdict[RegisterKey, dict[bytes, tuple[int, int]]] = defaultdict(dict)
         #: Authorization → (net, tax) claimed so far.
         self.claimed: dict[bytes, tuple[int, int]] = {}
         #: Quota → what silence or people ended of its hold, and what was billed to it beyond its hold.
@@ -78,8 +83,16 @@ class Watch:
         self.carried_beyond: defaultdict[str, Counter[str]] = defaultdict(Counter)
         #: Authorizations set aside because a rolled-back journal had given the same passage before.
         self.given_twice: defaultdict[str, set[bytes]] = defaultdict(set)
+        #: (device, register epoch, value) of what is parked because its register was replaced.
+        self.parked: set[tuple[str, int, int]] = set()
         self.counted: Counter[str] = Counter()
         self.exceeded_micros: Counter[str] = Counter()
+        self.passes = {each.paid_by.name: each for each in world.story.cast.passes}
+        #: Account of an entitlement → authorization → units that are claimed of it; and what was billed beyond its holds.
+        self.counted_units: defaultdict[str, Counter[bytes]] = defaultdict(Counter)
+        self.beyond_units_micros: Counter[str] = Counter()
+        tokens = {token_ref(f"t-{name}"): name for name in world.accounts}
+        self.limits = Limits(world.story.cast.terms, tokens, self.counted)
 
     # ---- devices
 
@@ -114,15 +127,20 @@ class Watch:
         """A gateway wrote an entry."""
         self.counted[f"{event.__class__.__name__} journaled"] += 1
         assert event.__class__ in KIND_OF
+        if isinstance(event, StatementParked) and event.refusal in _OF_A_REPLACED_REGISTER:
+            register = decode_statement(cose.decode_sign1(event.statement).payload).register
+            self.parked.add((event.device, register.register_epoch, register.unrolled(MODULUS)))
         if isinstance(event, EndCarried):
             self.counted[f"carried: {self.world.profiles[event.device]}"] += 1
         self.prices.heard(gateway.id, event)
+        self.limits.journaled(gateway.id, event, lost=gateway.disk_faults)
 
     def journal_replaced(self, gateway: GatewayNode) -> None:
         """Another journal stands where one stood: it has heard what it says, and no more."""
         self.prices.forget(gateway.id)
         for _, event in gateway.disk.entries:
             self.prices.heard(gateway.id, event)
+        self.limits.replaced(gateway.id, (event for _, event in gateway.disk.entries))
 
     def spent(self, gateway: GatewayNode, touched: set[str]) -> None:
         """P1 at the gateway, from its journal alone: spent and held of a quota never exceed what the ledger granted."""
@@ -159,6 +177,7 @@ class Watch:
         self._check_quotas(posting)
         self._check_exposure(store, posting)
         self._check_causes(posting)
+        self._beyond_units(posting)
         for claim in posting.claims:
             self._check_claim(claim)
 
@@ -267,7 +286,8 @@ class Watch:
             device = next(each for each in self.world.devices.values() if each.device_id == claim.register.device_id)
             # Who stops counting has not stopped the clock; and nobody stops a standing meter: no gateway had read so far.
             standing = device.role.profile == "standing"
-            if device.role.stoppable and not prices_time(device.role.tariff) and not standing:
+            by = self.prices.tariffs.get(claim.authorization_id, device.role.tariff)
+            if device.role.stoppable and not prices_time(by) and not standing:
                 raise PromiseBroken(f"P1: {device.name} can be stopped, and used more than it was granted: {transfer}")
             return
         floor = self._floor_of(gateway.id)
@@ -319,7 +339,7 @@ class Watch:
             return False
         others = {
             other
-            for other, (start, end) in self.intervals[device_id].items()
+            for other, (start, end) in self.intervals[claim.register].items()
             if other != claim.authorization_id and start < claim.register_to and claim.register_from < end
         }
         twice = self.given_twice[device_id]
@@ -342,11 +362,50 @@ class Watch:
         """The operator's limit of one authorization binds whatever can be stopped; time goes on, and a standing one is none of it."""
         most = self.world.story.cast.terms.limit_use_micros
         role = self.world.roles[claim.register.device_id]
-        if not most or not role.stoppable or role.profile == "standing" or prices_time(role.tariff):
+        by = self.prices.tariffs.get(claim.authorization_id, role.tariff)
+        if not most or not role.stoppable or role.profile == "standing" or prices_time(by):
             return
         self.counted["claims under a limit"] += 1
         if claim.net_micros + claim.tax_micros > most:
             raise PromiseBroken(f"limit: one use may cost {most}, claimed is {claim}")
+
+    def _check_units(self, claim: Claimed) -> None:
+        """P1 in units: devices have counted no more on an entitlement than was bought, but for what P1 lets exceed its account's funds."""
+        payer = self.prices.payers.get(claim.authorization_id, "")
+        entitlement = self.passes.get(payer)
+        if entitlement is None:
+            return
+        self.counted[f"claims on an entitlement: {entitlement.unit}"] += 1
+        units = claim.register_to - claim.register_from
+        if claim.net_micros + claim.tax_micros != units * entitlement.unit_micros:
+            raise PromiseBroken(f"P4: {payer} pays {entitlement.unit_micros} a unit: {claim}")
+        counted = self.counted_units[payer]
+        counted[claim.authorization_id] = 0 if claim.aside else units
+        bought = self.world.ledger.funds_micros[payer] // entitlement.unit_micros
+        # What is billed beyond holds may be part of a unit: the rest of it was still held.
+        beyond = -(-self.beyond_units_micros[payer] // entitlement.unit_micros)
+        if sum(counted.values()) > bought + beyond:
+            raise PromiseBroken(
+                f"P1: of {payer} were bought {bought} units, {beyond} went beyond its holds, counted are {dict(counted)}"
+            )
+
+    def _beyond_units(self, posting: Posting) -> None:
+        """What a posting bills beyond the holds of entitlements, which nobody lends."""
+        if not self.passes:
+            return
+        lines = () if posting.batch is None else batch_pb2.Batch.FromString(posting.batch.batch).lines
+        for transfer in posting.transfers:
+            if transfer.cause not in (*EXCEPTIONS, Cause.EXPOSURE):
+                continue
+            if transfer.line is not None and transfer.line >= 0:
+                payer = lines[transfer.line].account_id
+            else:
+                payer = self.prices.payers.get(transfer.authorization_id or b"", "")
+            if payer in self.passes:
+                if transfer.cause is Cause.FLOOR:
+                    raise PromiseBroken(f"P1: nobody lends a pass, and {payer} stands on the floor: {transfer}")
+                self.beyond_units_micros[payer] += transfer.amount_micros
+                self.counted[f"beyond an entitlement's holds: {transfer.cause}"] += 1
 
     def _check_claim(self, claim: Claimed) -> None:
         """P3, P4: billed is what a device signed under this authorization, priced by the contract; and no use twice."""
@@ -375,17 +434,18 @@ class Watch:
                 )
         self.claimed[claim.authorization_id] = claimed
         self._check_limit(claim)
+        self._check_units(claim)
         device_id = claim.register.device_id
         if claim.aside:
             self.counted["set aside"] += 1
             if not self.world.is_copied(device_id) and not self._was_given_twice(claim):
                 raise PromiseBroken(f"P3: {device_id} was never copied, and its use is set aside: {claim}")
-            self.intervals[device_id].pop(claim.authorization_id, None)
+            self.intervals[claim.register].pop(claim.authorization_id, None)
             return
         start, end = claim.register_from, claim.register_to
         if start == end:
             return
-        mine = self.intervals[device_id]
+        mine = self.intervals[claim.register]
         for other, (other_start, other_end) in mine.items():
             if other != claim.authorization_id and other_start < end and start < other_end:
                 raise PromiseBroken(f"P3: {device_id} is billed twice from {max(start, other_start)}: {claim}")

@@ -55,8 +55,10 @@ class World:
         self.history = History(keep=keep_history)
         self._queue: list[tuple[int, int, Callable[..., None], tuple[Any, ...]]] = []
         self._order = itertools.count()
-        self.accounts = {account.name: account for account in story.cast.accounts}
+        self.accounts = {account.name: account for account in story.cast.purses}
         self.roles = {role.name: role for role in story.cast.devices}
+        #: As the operator's records have them.
+        self.register_epochs = {role.name: 1 for role in story.cast.devices}
         self.profiles = {role.name: role.profile for role in story.cast.devices}
         self.network = Network(self)
         self.watch = Watch(self)
@@ -192,7 +194,7 @@ class World:
         for each in said:
             name = device.authorization_of(decoded(each.payload))
             delivered, claim = everything.get(name), claims.get(name)
-            if delivered is None or delivered.end == delivered.start:
+            if delivered is None or delivered.end == delivered.start or delivered.left:
                 continue
             if claim is None or (claim.register_to != delivered.end) or (delivered.closing and not claim.final):
                 return False
@@ -306,6 +308,8 @@ class World:
                 self._clone(self.devices[name], gateway)
             case actions.Suspend(device=name, for_s=for_s):
                 self._suspend(name, min(for_s, left_s))
+            case actions.ReplaceRegister(device=name, value=value, told_s=told_s):
+                self._replace_register(self.devices[name], value, min(told_s, left_s))
             case actions.Deny(account=account, for_s=for_s):
                 self.note("the token of {} is denied for {:g} s", account, for_s)
                 self.ledger.issue_everywhere(directive_pb2.TokenDenied(token_ref=token_ref(f"t-{account}")))
@@ -342,9 +346,29 @@ class World:
 
     def _suspend(self, name: str, for_s: float) -> None:
         self.note("{} is suspended for {:g} s", name, for_s)
-        role = self.devices[name].role
-        self.ledger.issue_everywhere(device_record(role, directive_pb2.DEVICE_STATUS_SUSPENDED))
-        self.after(for_s, self.ledger.issue_everywhere, device_record(role))
+        self._tell_of(name, directive_pb2.DEVICE_STATUS_SUSPENDED)
+        self.after(for_s, self._tell_of, name)
+
+    def _tell_of(
+        self, name: str, status: directive_pb2.DeviceStatus.ValueType = directive_pb2.DEVICE_STATUS_ACTIVE
+    ) -> None:
+        """The operator's record of a device, to every gateway."""
+        self.ledger.issue_everywhere(device_record(self.roles[name], status, self.register_epochs[name]))
+
+    def _replace_register(self, device: DeviceNode, value: int, told_s: float) -> None:
+        if self.calm or device.was_copied:
+            return
+        if not device.replace_register(value):
+            # Without power, or a passage waits for its answer: whoever came for it waits too.
+            self.after(5, self._replace_register, device, value, told_s)
+            return
+        self.note("{} gets another register, which shows {}", device.name, value)
+        self.watch.counted[f"registers replaced: {device.role.profile}"] += 1
+        self.after(told_s, self._tell_of_register, device.name)
+
+    def _tell_of_register(self, name: str) -> None:
+        self.register_epochs[name] += 1
+        self._tell_of(name)
 
     def _clone(self, original: DeviceNode, gateway: str) -> None:
         state = original.state
@@ -379,9 +403,10 @@ class World:
             found["disk faults"] += gateway.disk_faults
         for device in self.devices.values():
             found["device crashes"] += device.crashes
-            found["registers that came round"] += device.register_value >= MODULUS and not device.is_copy
+            found["registers that came round"] += device.came_round and not device.is_copy
             found["copies"] += device.is_copy
             found["uses"] += device.uses
+            found["passages left"] += device.left
             found["cancelled uses"] += device.cancelled
             found["refused intents"] += device.refused
             found["ends handed over"] += device.handed_over
