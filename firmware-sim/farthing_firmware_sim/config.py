@@ -175,6 +175,10 @@ class Retry(Section):
     most_ms: Annotated[int, Field(ge=10, le=3_600_000)] = 3_000
     #: How often a silent device asks whether the cloud has receipted what it keeps.
     receipt_ms: Annotated[int, Field(ge=10, le=3_600_000)] = 2_000
+    #: A gateway that has not answered for this long is out of reach: last words are handed to another, payers sent there.
+    carry_ms: Annotated[int, Field(ge=10, le=3_600_000)] = 10_000
+    #: A one-shot intent without an answer is left for another payer after this long.
+    leave_ms: Annotated[int, Field(ge=10, le=86_400_000)] = 60_000
 
 
 class Traffic(Section):
@@ -277,8 +281,9 @@ class Device(Section):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         profile = self.kind.profile
-        if profile is Profile.STANDING and (len(self.gateways) != 1 or len(self.tariffs) != 1):
-            raise ValueError("a standing device has one gateway and one tariff")
+        # It reports to its first gateway; the others hear how far it came while that one is gone.
+        if profile is Profile.STANDING and len(self.tariffs) != 1:
+            raise ValueError("a standing device has one tariff")
         if profile is not Profile.STANDING and not self.tokens:
             raise ValueError("a device that serves payers needs tokens they present")
         if self.gateway_weights and (len(self.gateway_weights) != len(self.gateways) or not sum(self.gateway_weights)):

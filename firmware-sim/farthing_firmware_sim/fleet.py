@@ -485,6 +485,8 @@ def nameplate_of(device: Device, config: Config) -> Nameplate:
             first_us=config.retry.first_ms * 1_000,
             most_us=config.retry.most_ms * 1_000,
             receipt_us=config.retry.receipt_ms * 1_000,
+            carry_us=config.retry.carry_ms * 1_000,
+            leave_us=config.retry.leave_ms * 1_000,
         ),
         unit_per_tick=device.kind.unit_per_tick,
     )

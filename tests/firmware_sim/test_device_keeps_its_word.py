@@ -633,7 +633,7 @@ def test_a_use_ends_at_what_the_old_register_shows_and_the_next_begins_with_the_
     end = life.tick(61, real_s=3).only(End)
     register = decode_statement(end.payload).register
     assert (register.register_epoch, register.value) == (1, ended.end)
-    assert 5_000 < ended.end
+    assert ended.end > 5_000
     life.answer(G1, end, AnswerStatus.RECORDED, closed=True)
     life.give(Arrive(plan=plan(gateways=(G1,))), 70, real_s=4)
     asked = decode_statement(life.only(Intent).payload).register
@@ -698,7 +698,9 @@ def test_not_mine_any_more_is_signed_once_and_repeated_until_it_is_heard(life: L
     life.answer(G1, anything, AnswerStatus.RECORDED, asks=(name,))
     assert [(again.counter, again.payload) for again in life.said] == [(1, send.payload)], "the same word again"
     assert life.state.next_counter == 2
-    assert can_serve(life.plate, life.state, G1, life.at(life.seconds, real_s=life.real_s)) is not None, "its register is taken until it is heard"
+    assert can_serve(life.plate, life.state, G1, life.at(life.seconds, real_s=life.real_s)) is not None, (
+        "its register is taken until it is heard"
+    )
     life.answer(G1, send, AnswerStatus.RECORDED, closed=True)
     assert not life.state.outgoing
     assert not life.state.kept

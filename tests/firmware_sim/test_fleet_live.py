@@ -27,7 +27,10 @@ from farthing.edhoc import credential
 from farthing.hsm import Hsm, Token
 from farthing.ids import DeviceId, GatewayId, StartId
 from farthing.refusal import Refusal
+from farthing_edge.authorization.applying import apply
 from farthing_edge.authorization.commands import DeviceStatement
+from farthing_edge.authorization.deciding import decide
+from farthing_edge.authorization.state import CoreSettings, Device, GatewayState
 from farthing_edge.broker import client_key, device_key, write_broker
 from farthing_edge.config import CoapSection, LimitsSection, MqttSection
 from farthing_edge.engine import Waiting
@@ -60,7 +63,21 @@ class Ledger:
     per_device: dict[DeviceId, Any] = field(default_factory=dict)
     blocked: set[DeviceId] = field(default_factory=set)
 
+    #: What it has taken of other gateways' devices, and the real core that said so.
+    carried: list[DeviceStatement] = field(default_factory=list)
+    carrier: GatewayState = field(init=False)
+
     under_way: set["asyncio.Task[None]"] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.carrier = GatewayState(
+            CoreSettings(
+                gateway_id=GatewayId(self.gateway), clock_epoch_us=DAY_US, clock_real_epoch_us=0, clock_rate=RATE
+            )
+        )
+        for name in self.keys:
+            device = self.carrier.devices[name] = Device(name)
+            device.epoch = 1
 
     def hear(self, command: DeviceStatement, waiting: Waiting, /) -> None:
         async def answer() -> None:
@@ -69,7 +86,25 @@ class Ledger:
         self.under_way = {each for each in self.under_way if not each.done()}
         self.under_way.add(asyncio.create_task(answer()))
 
+    def carry(self, command: DeviceStatement) -> Answer:
+        """Another gateway's device hands over what that one does not answer: the real core decides, and the cloud has it at once."""
+        statement = command.statement
+        decision = decide(self.carrier, command, now=statement.at)
+        for event in decision.events:
+            apply(self.carrier, event)
+            self.carried.append(command)
+        reply = decision.reply
+        assert reply is not None
+        said = self.answer_refusal(answers=reply.answers, refusal=reply.refusal or Refusal.MALFORMED)
+        if reply.refusal is not None:
+            return said
+        return replace(
+            said, status=reply.status, refusal=None, closed=reply.closed, receipted_counter=statement.counter
+        )
+
     async def submit(self, command: DeviceStatement) -> Answer:
+        if command.statement.recipient != self.gateway:
+            return self.carry(command)
         device = command.statement.device
         small = self.per_device.setdefault(device, self.make(gateway=GatewayId(self.gateway), step=3_000))
         if device in self.blocked and command.statement.kind == "intent":
@@ -125,6 +160,8 @@ class World:
     coaps: dict[str, str]
     keys: dict[str, Any]
     served: dict[str, "Served"]
+    #: Gateway → its broker and who listens there.
+    heard: dict[str, "Heard"]
 
     def config(self, name: str, devices: str, *, network: str = "", extra: str = "", traffic: str = "") -> Path:
         gateways = "".join(
@@ -157,6 +194,7 @@ rate = {RATE}
 first_ms = 150
 most_ms = 800
 receipt_ms = 300
+carry_ms = 600
 
 [traffic]
 finish_timeout_s = 20
@@ -171,24 +209,29 @@ finish_timeout_s = 20
         )
         return file
 
-    def mqtt_device(self, name: str, kind: str, unit: str, rated: int) -> str:
+    def mqtt_device(self, name: str, kind: str, unit: str, rated: int, *, gateways: tuple[str, ...] = ("gw-1",)) -> str:
         key = self.keys[name]
+        ways = "".join(
+            f"""
+[devices.mqtt.{gateway}]
+certificate_file = "{key.certificate_file}"
+key_file = "{key.key_file}"
+"""
+            for gateway in gateways
+        )
         return f"""
 [[devices]]
 id = "{name}"
 kind = "{kind}"
 party = "{self.parties.devices[name].folder}"
-gateways = ["gw-1"]
+gateways = {json.dumps(gateways)}
 transport = "mqtt"
 report_interval_s = 900
 tariffs = [{{id = "t-1", version = 1}}]
 tokens = ["anna-card", "hex:00ff"]
 gap_s = 900
 register = {{id = "1", epoch = 1, unit = "{unit}", modulus = 1000000000, rated_per_hour = {rated}, starts_at = 999999000}}
-[devices.mqtt.gw-1]
-certificate_file = "{key.certificate_file}"
-key_file = "{key.key_file}"
-"""
+{ways}"""
 
     def coap_device(self, name: str, kind: str, unit: str, *, gateways: str = '"gw-1"', more: str = "") -> str:
         folder = self.parties.devices[name].folder
@@ -233,6 +276,43 @@ class Served:
         await self.start(self.address)
 
 
+@dataclass
+class Heard:
+    """A gateway's broker, and the gateway as its client."""
+
+    token: Token
+    party: Any
+    door: StatementDoor
+    folder: Path
+    address: str = ""
+    broker: "subprocess.Popen[bytes] | None" = None
+    task: "asyncio.Task[None] | None" = None
+
+    async def start(self) -> None:
+        self.address = f"127.0.0.1:{free_port()}"
+        files = write_broker(self.token, self.party, listen=self.address, directory=self.folder)
+        self.broker = start_broker(files.command, self.folder.with_suffix(".log"))
+        up = asyncio.Event()
+        ingress = MqttIngress(
+            section=MqttSection(address=self.address, max_backoff_s=0.2, min_backoff_s=0.05),
+            door=self.door,
+            metrics=Metrics(),
+            make_key=lambda: client_key(self.token, self.party, "gateway", directory=None),
+            on_change=lambda connected: up.set() if connected else up.clear(),
+        )
+        self.task = asyncio.create_task(ingress.run())
+        await asyncio.wait_for(up.wait(), 10)
+
+    async def stop(self) -> None:
+        if self.task is not None:
+            self.task.cancel()
+            await asyncio.gather(self.task, return_exceptions=True)
+        if self.broker is not None:
+            self.broker.terminate()
+            await asyncio.to_thread(self.broker.wait, 10)
+            self.broker = None
+
+
 def open_coap(
     *, listen: str, gateway: str, door: StatementDoor, parties: Parties, token: Token, metrics: Metrics
 ) -> CoapIngress:
@@ -273,12 +353,7 @@ async def world(parties: Parties, tokens: dict[str, Token], tmp_path: Path, new_
     # Both doors use gw-1's keys: what differs is the name they answer to.
     parties = replace(parties, gateways=dict.fromkeys(GATEWAYS, party))
     keys = {name: device_key(token, party, name, directory=tmp_path / f"key-{name}") for name in DEVICES}
-    port = free_port()
-    files = write_broker(token, party, listen=f"127.0.0.1:{port}", directory=tmp_path / "broker")
-    broker = start_broker(files.command, tmp_path / "broker.log")
-    up = asyncio.Event()
-    running: list[asyncio.Task[None]] = []
-    engines, coaps, served = {}, {}, {}
+    engines, coaps, served, heard = {}, {}, {}, {}
     device_keys = {
         DeviceId(name): VerifyingKey.from_spki(each.public_key("statement")) for name, each in parties.devices.items()
     }
@@ -298,32 +373,20 @@ async def world(parties: Parties, tokens: dict[str, Token], tmp_path: Path, new_
         served[gateway] = Served(open=opened)
         await served[gateway].start("127.0.0.1:0")
         engines[gateway], coaps[gateway] = engine, served[gateway].address
-        if gateway == "gw-1":
-            mqtt = MqttIngress(
-                section=MqttSection(address=f"127.0.0.1:{port}", max_backoff_s=0.2, min_backoff_s=0.05),
-                door=door,
-                metrics=metrics,
-                make_key=lambda: client_key(token, party, "gateway", directory=None),
-                on_change=lambda connected: up.set() if connected else up.clear(),
-            )
-            running.append(asyncio.create_task(mqtt.run()))
-            await asyncio.wait_for(up.wait(), 10)
+        heard[gateway] = Heard(token=token, party=party, door=door, folder=tmp_path / f"broker-{gateway}")
+    await heard["gw-1"].start()
     yield World(
         folder=tmp_path,
         parties=parties,
         engines=engines,
-        brokers=dict.fromkeys(GATEWAYS, f"127.0.0.1:{port}"),
+        brokers=dict.fromkeys(GATEWAYS, heard["gw-1"].address),
         coaps=coaps,
         keys=keys,
         served=served,
+        heard=heard,
     )
-    for each in served.values():
+    for each in (*served.values(), *heard.values()):
         await each.stop()
-    for task in running:
-        task.cancel()
-    await asyncio.gather(*running, return_exceptions=True)
-    broker.terminate()
-    await asyncio.to_thread(broker.wait, 10)
 
 
 def start_broker(command: Sequence[str], log: Path) -> "subprocess.Popen[bytes]":
@@ -457,6 +520,48 @@ async def test_all_kinds_over_a_bad_network_claim_what_they_deliver(world: World
     ordinary = [row for row in rows if row["kind"] == "use" and row["device"] == "charge-1"]
     for before, after in itertools.pairwise(ordinary):
         assert after["from"] == before["to"]
+
+
+async def check_handed_over(world: World, run: Any, config: Path, device: str, gone: Any) -> None:
+    """A standing meter's gateway goes away for good: how far the meter came, the other one hears, with what it began with."""
+    own, other = world.engines["gw-1"], world.engines["gw-2"]
+
+    def heard() -> list[int]:
+        small = own.per_device.get(DeviceId(device))
+        return [] if small is None else sorted(value for _, value in small.standing)
+
+    await run.until(lambda: len(heard()) >= 2)
+    await gone()
+    last = max(heard())
+    await run.until(lambda: len(other.carried) >= 2 and other.carried[-1].statement.register.value > last)
+    run.process.send_signal(signal.SIGUSR1)
+    assert await run.ended() == 0
+
+    for each in other.carried:
+        assert (each.statement.recipient, each.statement.device, each.statement.kind) == ("gw-1", device, "reading")
+        # No grant: it was told yes once and for all. What its own gateway took first proves where it began.
+        assert (each.shown.grant, each.shown.first.register.value) == (None, min(heard()))
+    values = [each.statement.register.value for each in other.carried]
+    assert values == sorted(values)
+    assert DeviceId(device) not in other.per_device, "it is the own gateway's authorization, and stays that"
+    assert delivered(config, device, "gw-1") == values[-1] - min(heard()) > 0
+    summary = json.loads((config.parent / f"{config.stem}-out" / "summary.json").read_text())
+    assert (summary["complete"], summary["devices"][device]["kept"]) == (True, 0)
+
+
+async def test_a_meter_whose_gateway_is_gone_tells_another_over_mqtt(world: World, fleet: Any) -> None:
+    await world.heard["gw-2"].start()
+    world.brokers["gw-2"] = world.heard["gw-2"].address
+    meter = world.mqtt_device("charge-1", "smart-meter", "Wh", 11_000, gateways=GATEWAYS)
+    config = world.config("meter", meter.replace("starts_at = 999999000", "starts_at = 7"))
+    run = fleet("run", "--config", str(config))
+    await check_handed_over(world, run, config, "charge-1", world.heard["gw-1"].stop)
+
+
+async def test_a_meter_whose_gateway_is_gone_tells_another_over_coap(world: World, fleet: Any) -> None:
+    config = world.config("meter", world.coap_device("house-1", "smart-meter", "Wh", gateways='"gw-1", "gw-2"'))
+    run = fleet("run", "--config", str(config))
+    await check_handed_over(world, run, config, "house-1", world.served["gw-1"].stop)
 
 
 async def test_a_clone_spends_the_same_counters_elsewhere(world: World, fleet: Any) -> None:

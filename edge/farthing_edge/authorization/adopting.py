@@ -271,9 +271,21 @@ def _holds(
 
 
 def _cap(state: GatewayState, grant: Grant | None) -> int | None:
-    """The most that one authorization may cost: the grant does not say it, so what holds here for any other holds for it."""
-    limits = state.policies.limits
-    return None if grant is None or limits is None else limits.per_authorization_micros or None
+    """The most that it may cost: the grant does not say it, so what holds here for any other holds for it, and the least cap of those risk tiers
+    that it can have been given at. One whose cap is below what the grant has billed and held is none of them (only what could not be stopped is beyond its cap).
+    """
+    if grant is None:
+        return None
+    limits, scorecard = state.policies.limits, state.policies.scorecard
+    caps = [] if limits is None or not limits.per_authorization_micros else [limits.per_authorization_micros]
+    if scorecard is not None:
+        covered = grant.net_micros + grant.tax_micros + sum(part.amount_micros for part in grant.held)
+        caps += [
+            tier.hold_micros
+            for tier in scorecard.tiers
+            if tier.action == directive_pb2.RISK_ACTION_SHRINK and tier.hold_micros >= covered
+        ]
+    return min(caps, default=None)
 
 
 def _purse(state: GatewayState, authorization: Authorization, token_key: bytes) -> Purse:

@@ -4,7 +4,8 @@ from dataclasses import replace
 
 from farthing.device.messages import Statement, encode
 from farthing.ids import AuthorizationId, GatewayId
-from farthing_firmware_sim.device.keeping import Keeping, is_of_one_use
+from farthing_firmware_sim.device.draft import is_of_one_use
+from farthing_firmware_sim.device.keeping import Keeping
 from farthing_firmware_sim.device.values import MAX_KEPT_READINGS, Kept, Outgoing, Profile, Send, Showing
 
 

@@ -362,9 +362,7 @@ class Using(Saying):
         state, plate = self.state, self.nameplate
         turns, value = divmod(state.register_value + use.plan.target, plate.modulus)
         use = replace(use, used=use.plan.target, covered=use.plan.target)
-        self.state = replace(
-            state, register_value=value, register_turns=state.register_turns + turns, use=use
-        )
+        self.state = replace(state, register_value=value, register_turns=state.register_turns + turns, use=use)
         self._end(use)
 
     def _finished(self, use: Use, *, last_counter: int, cancelled: bool) -> None:

@@ -474,6 +474,30 @@ def test_the_limit_of_one_authorization_binds_an_adopted_one_too(site: Gateway) 
     assert new.replayed().authorizations[grant.authorization].cap_micros == M
 
 
+@pytest.mark.parametrize(
+    ("tiers_micros", "cap_micros"),
+    [((M,), M), ((M, 3 * M), M), ((200_000, M), M), ((200_000,), None)],
+    ids=["of its tier", "of the lowest that it can be", "not of one that it is beyond", "of none"],
+)
+def test_an_adopted_one_has_the_least_cap_of_the_tiers_it_can_have_been_given_at(
+    site: Gateway, tiers_micros: tuple[int, ...], cap_micros: int | None
+) -> None:
+    tiers = [
+        directive_pb2.ScoreTier(
+            **{"from": 100 + number, "action": directive_pb2.RISK_ACTION_SHRINK, "hold_micros": micros}
+        )
+        for number, micros in enumerate(tiers_micros)
+    ]
+    # Nobody has so many points when it begins: what it holds says that it is in no tier below that.
+    site.told(usage_limits=directive_pb2.UsageLimits(per_authorization_micros=M))
+    session = open_session(site)
+    site.told(usage_limits=directive_pb2.UsageLimits())
+    site.told(scorecard=directive_pb2.Scorecard(version=1, tiers=tiers))
+    new = reborn(site)
+    say(new, session.meter.reading(later(new), session.grant.limit), shown=session.shown())
+    assert new.replayed().authorizations[session.grant.authorization].cap_micros == cap_micros
+
+
 def test_it_goes_on_from_the_claim_that_the_welcome_names(site: Gateway) -> None:
     session = open_session(site)
     session.read(site, 1_500)

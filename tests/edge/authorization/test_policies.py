@@ -146,9 +146,7 @@ def lost(gateway: Gateway, incarnations: int) -> Gateway:
     for incarnation in range(2, incarnations + 1):
         begin_anew(new, incarnation, passed_over=incarnation < incarnations)
     limits(new, token_day_count=1, token_day_micros=5 * M)
-    new.told(
-        quota_granted=Policy.quota(f"q{incarnations}", "P", 500 * M, clock("23:59"), incarnation=incarnations)
-    )
+    new.told(quota_granted=Policy.quota(f"q{incarnations}", "P", 500 * M, clock("23:59"), incarnation=incarnations))
     return new
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from farthing.clock import SECOND_US, Instant
+from farthing.clock import SECOND_US
 from farthing.device import cose
 from farthing.device import messages as m
 from farthing.device.messages import (

@@ -526,7 +526,7 @@ class LedgerNode:
             all_tokens_micros=terms.floor_total_micros,
         )
         for name in cast.gateways:
-            for used in sorted({tariff for device in cast.devices for tariff in device.tariffs}):
+            for used in sorted({each for device in cast.devices for each in device.tariffs}):
                 self.issue(
                     name, directive_pb2.TariffRecord(tariff_id=used, version=1, currency=EUR, ocpi_json=ocpi(used))
                 )

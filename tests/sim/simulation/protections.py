@@ -458,7 +458,11 @@ def _believes_every_journal(_stood: Any) -> Any:
 def _one_a_day(story: Story) -> Story:
     """A token may begin one use a day at a gateway, and what cuts uses short is not there."""
     terms = replace(
-        story.cast.terms, limit_use_micros=0, limit_token_day_micros=0, limit_token_day_count=1, limit_device_day_count=0
+        story.cast.terms,
+        limit_use_micros=0,
+        limit_token_day_micros=0,
+        limit_token_day_count=1,
+        limit_device_day_count=0,
     )
     return replace(story, cast=replace(story.cast, terms=terms))
 

@@ -13,7 +13,7 @@ from farthing.clock import SECOND_US, Instant
 from farthing.v1 import directive_pb2
 from farthing_cloud.ledger.core.rows import AccountStatus, Quota, QuotaStatus
 from simulation import actions, audit
-from simulation.cast import MODULUS, OP, START
+from simulation.cast import OP, START
 from simulation.device import DeviceNode, decoded
 from simulation.gateway import GatewayNode
 from simulation.history import History, PromiseBroken
