@@ -323,11 +323,13 @@ def decide_shown_use(
     register = device.registers.get(intent.register.register_id)
     entry = state.tariffs.get((grant.tariff.tariff_id, grant.tariff.version))
     account = state.accounts.get(_account(state, device, grant))
-    if register is None or register.epoch != intent.register.register_epoch:
+    # All of it is shown: it can be billed whichever register is there by now.
+    modulus = device.modulus(intent.register.register_id, intent.register.register_epoch)
+    if register is None or not modulus:
         return no(intent, Refusal.REGISTER_EPOCH_DIFFERS)
     if entry is None or account is None:
         return no(intent, Refusal.TARIFF_MISSING)
-    start = intent.register.unrolled(register.modulus)
+    start = intent.register.unrolled(modulus)
     used = intent.one_shot or 0
     try:
         closing = entry.closing(register.unit, start, used, intent.at, intent.at, state.time_zone, one_shot=True)
@@ -356,7 +358,7 @@ def decide_shown_use(
         token_key=intent.commitment,
         commitment=intent.commitment,
         register_id=register.id,
-        register_epoch=register.epoch,
+        register_epoch=intent.register.register_epoch,
         unit=register.unit,
         start=start,
         at=intent.at,

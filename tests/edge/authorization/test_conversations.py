@@ -141,7 +141,7 @@ def test_standing_readings_bill_from_the_baseline_on(site: Gateway) -> None:
     assert site.state.unsealed == []
     reply = site.say(meter.reading(later(site), 5_200))
     assert (reply.status, reply.grant_of, reply.closed) == (AnswerStatus.RECORDED, None, False)
-    site.say(meter.reading(later(site), 5_300))
+    site.say(meter.reading(later(site, 900), 5_300))
     batch = site.seal()
     (claim,) = batch.claims
     assert (claim.register_from, claim.register_to, claim.final) == (5_000, 5_300, False)

@@ -24,7 +24,7 @@ def metered() -> tuple[Gateway, Meter]:
     gateway = Gateway("G1", "S1", at=clock("10:00"))
     gateway.told(tariff=Policy.tariff("chg-3"))
     fund(gateway, "P", "card")
-    gateway.told(device=Policy.device("m1", profile="standing", standing_account_id="P", rated_per_hour=1_000))
+    gateway.told(device=Policy.device("m1", profile="standing", standing_account_id="P", rated_per_hour=12_000))
     gateway.told(quota_granted=Policy.quota("q1", "P", 50 * M, clock("20:00")))
     return gateway, Meter("m1", 5_000)
 
@@ -97,7 +97,7 @@ def test_a_clock_that_goes_back_bills_by_the_latest_time_that_was_signed() -> No
 def test_who_floods_the_table_of_what_waits_for_people_pushes_out_only_his_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(applying, "MAX_PARKED_STATEMENTS", 4)
     site, meter = metered()
-    site.told(device=Policy.device("m2", profile="standing", standing_account_id="P", rated_per_hour=1_000))
+    site.told(device=Policy.device("m2", profile="standing", standing_account_id="P", rated_per_hour=12_000))
     honest = Meter("m2", 5_000)
     for each in (meter, honest):
         assert site.say(each.reading(later(site), 5_000)).status is AnswerStatus.RECORDED

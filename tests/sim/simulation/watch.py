@@ -74,7 +74,8 @@ class Watch:
         self.claimed: dict[bytes, tuple[int, int]] = {}
         #: Quota → what silence or people ended of its hold, and what was billed to it beyond its hold.
         self.ended: Counter[str] = Counter()
-        self.late: Counter[str] = Counter()
+        #: Quota → batch → so much: a restored ledger posts a batch once more.
+        self.late: defaultdict[str, Counter[tuple[str, int, int]]] = defaultdict(Counter)
         #: Quota → what carried ends took of its hold, of whatever quotas their gateway had held them on.
         self.carried: Counter[str] = Counter()
         #: Gateway → what its carried ends cost beyond what their grants spoke of.
@@ -257,20 +258,23 @@ class Watch:
         batch = posting.batch
         assert batch is not None
         lines = batch_pb2.Batch.FromString(batch.batch).lines
+        name = (batch.gateway_id, batch.incarnation, batch.sequence)
+        for billed in self.late.values():
+            billed.pop(name, None)
         for transfer in late:
             assert transfer.line is not None
             quota_id = lines[transfer.line].quota_id
             quota = self.granted[quota_id]
-            self.late[quota_id] += transfer.amount_micros
+            self.late[quota_id][name] += transfer.amount_micros
             faults = self.world.gateways[quota.gateway_id].disk_faults
             most = self.ended[quota_id] + faults * quota.amount_micros
             elsewhere = (
                 self._ended_beside(quota) + self.not_covered[quota.gateway_id] + self._floor_of(quota.gateway_id)
             )
             most += min(self.carried[quota_id], elsewhere)
-            if self.late[quota_id] > most:
+            if self.late[quota_id].total() > most:
                 raise PromiseBroken(
-                    f"P1: {batch.gateway_id} bills {self.late[quota_id]} beyond the hold of {quota_id}, allowed is {most}"
+                    f"P1: {batch.gateway_id} bills {self.late[quota_id].total()} beyond the hold of {quota_id}, allowed is {most}"
                 )
 
     def _carried_beyond(self, posting: Posting, transfer: Transfer) -> None:
