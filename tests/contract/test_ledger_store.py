@@ -302,8 +302,8 @@ async def test_signatures_and_receipts_kept_first_win(store: LedgerStore) -> Non
     first = Signed(body=outcome.receipt.encode(), signature=b"1" * 64, key_id=b"k" * 8)
     batch_hash = outcome.receipt.batch_hash
     assert await store.kept_receipt(batch_hash) is None
-    assert await store.keep_receipt(batch_hash, first) == first
-    assert await store.keep_receipt(batch_hash, replace(first, signature=b"2" * 64)) == first
+    assert await store.keep_receipts([(batch_hash, first)]) == [first]
+    assert await store.keep_receipts([(batch_hash, replace(first, signature=b"2" * 64))]) == [first]
     assert await store.kept_receipt(batch_hash) == first
     unsigned = await store.unsigned(100)
     assert [(row.gateway_id, row.version) for row in unsigned] == [

@@ -10,7 +10,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import grpc
 import grpc.aio
@@ -27,7 +27,7 @@ from farthing.money import parse_amount_micros, parse_currency
 from farthing.v1 import batch_pb2, directive_pb2, events_pb2, gateway_sync_pb2, gateway_sync_pb2_grpc
 from farthing_cloud.callers import Caller
 from farthing_cloud.ledger import metrics
-from farthing_cloud.ledger.ahead import ahead
+from farthing_cloud.ledger.ahead import ahead, gathered
 from farthing_cloud.ledger.bell import Bell
 from farthing_cloud.ledger.continuing import broken
 from farthing_cloud.ledger.core import restoring
@@ -38,10 +38,10 @@ from farthing_cloud.ledger.core.quotas import QuotaRequest
 from farthing_cloud.ledger.core.received import MAX_BATCH_SIZE, BatchError, ReceivedBatch, receive
 from farthing_cloud.ledger.core.rows import Gateway, GatewayCaseKind
 from farthing_cloud.ledger.facts import Facts, GatewayFacts
-from farthing_cloud.ledger.operations import Ledger
+from farthing_cloud.ledger.operations import BatchOutcome, Ledger
 from farthing_cloud.ledger.refusals import Context, Refused, malformed, refusals
 from farthing_cloud.ledger.showing import Witnesses, links_of
-from farthing_cloud.ledger.signing import LOOK_AGAIN_MS, Signatures, receipt_message
+from farthing_cloud.ledger.signing import LOOK_AGAIN_MS, Signatures
 from farthing_cloud.ledger.store.interface import Detail, ReceiptContent, StoredDirective
 
 #: Directives read for one gateway at once.
@@ -50,6 +50,9 @@ DIRECTIVES_AT_ONCE: Final = 64
 MOST_EARLIER_DETAIL: Final = 100
 #: Characters of why a gateway has no detail any more, in a case.
 MAX_GONE: Final = 200
+#: Batches that wait are read and posted together, up to this many bytes: four of a thousand lines, dozens of an ordinary size. More
+#: would gain little, hold their rows longer, and cost memory for every stream.
+TOGETHER_BYTES: Final = 512 * 1024
 #: A counter or position of a gateway: more cannot be stored, and none is reached by counting.
 MAX_COUNT: Final = 2**63 - 1
 
@@ -71,6 +74,19 @@ _STANDINGS: Final = {
     Standing.WAITS: gateway_sync_pb2.HELLO_STANDING_WAITS,
     Standing.REWIND: gateway_sync_pb2.HELLO_STANDING_REWIND,
 }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Read:
+    """Batches that came together and were verified, and why the one after them was refused."""
+
+    gateway: Gateway
+    batches: list[ReceivedBatch]
+    refused: Exception | None
+
+
+#: What became of them, in order, and what ended it.
+_Outcomes: TypeAlias = tuple[list[tuple[ChainStep, ReceiptContent]], Exception | None]
 
 
 class GatewaySyncServicer(gateway_sync_pb2_grpc.GatewaySyncServicer):
@@ -211,36 +227,68 @@ class GatewaySyncServicer(gateway_sync_pb2_grpc.GatewaySyncServicer):
     ) -> AsyncIterator[batch_pb2.SignedReceipt]:
         """Post batches in order; a receipt for each.
 
-        While one is posted, the next is verified and the receipt of the last is signed: the database works while we do.
+        What waits is posted together. Meanwhile what has come since is verified, and the receipts of those before are signed: the
+        database works while we do.
         """
 
-        async def read(signed: batch_pb2.SignedBatch) -> tuple[Gateway, ReceivedBatch]:
+        async def read(together: list[batch_pb2.SignedBatch]) -> _Read:
             gateway = await self._gateway(context)
-            try:
-                # Thousands of lines: not on the event loop.
-                batch = await asyncio.to_thread(_verified, gateway, signed)
-                if batch.directive_version > gateway.directive_version:
-                    # Directives may have been written since this row was read.
-                    gateway = await self._gateway(context)
-                restoring.must_know_what_it_rests_on(gateway, batch.directive_version)
-            except (Refused, restoring.LedgerRestoring):
-                metrics.BATCHES.labels("refused").inc()
-                raise
-            return gateway, batch
+            batches: list[ReceivedBatch] = []
+            for signed in together:
+                try:
+                    # Thousands of lines: not on the event loop.
+                    batch = await asyncio.to_thread(_verified, gateway, signed)
+                    if batch.directive_version > gateway.directive_version:
+                        # Directives may have been written since this row was read.
+                        gateway = await self._gateway(context)
+                    restoring.must_know_what_it_rests_on(gateway, batch.directive_version)
+                except (Refused, restoring.LedgerRestoring) as err:
+                    metrics.BATCHES.labels("refused").inc()
+                    return _Read(gateway=gateway, batches=batches, refused=err)
+                batches.append(batch)
+            return _Read(gateway=gateway, batches=batches, refused=None)
 
         async with (
             refusals(context),
-            aclosing(ahead(request_iterator, read)) as received,
+            aclosing(gathered(request_iterator, lambda signed: len(signed.batch), TOGETHER_BYTES)) as waiting,
+            aclosing(ahead(waiting, read)) as received,
             aclosing(ahead(received, self._post)) as posted,
-            aclosing(ahead(posted, self._receipt)) as receipts,
+            aclosing(ahead(posted, self._receipts)) as receipted,
         ):
-            async for receipt in receipts:
-                yield receipt
+            async for receipts, refused in receipted:
+                for receipt in receipts:
+                    yield receipt
+                if refused is not None:
+                    raise refused
 
-    async def _post(self, received: tuple[Gateway, ReceivedBatch]) -> tuple[ChainStep, ReceiptContent]:
-        gateway, batch = received
+    async def _post(self, read: _Read) -> _Outcomes:
+        """Post what was read, together as far as that goes; what cannot be posted ends it, after those before it."""
+        posted: list[tuple[ChainStep, ReceiptContent]] = []
+        try:
+            began = time.monotonic()
+            together = await self._ledger.post_batches(
+                read.batches, currency=read.gateway.currency, now=self._clock.now()
+            )
+            for batch, outcome in zip(read.batches, together, strict=False):
+                posted.append(self._posted(read.gateway, batch, outcome, (time.monotonic() - began) / len(together)))
+            for batch in read.batches[len(together) :]:
+                alone = await self._post_alone(read.gateway, batch)
+                posted.append(alone)
+        except Exception as err:
+            if not posted:
+                raise
+            # Those before it are posted: their receipts leave first.
+            return posted, err
+        return posted, read.refused
+
+    async def _post_alone(self, gateway: Gateway, batch: ReceivedBatch) -> tuple[ChainStep, ReceiptContent]:
         began = time.monotonic()
         outcome = await self._ledger.post_batch(batch, currency=gateway.currency, now=self._clock.now())
+        return self._posted(gateway, batch, outcome, time.monotonic() - began)
+
+    def _posted(
+        self, gateway: Gateway, batch: ReceivedBatch, outcome: BatchOutcome, seconds: float
+    ) -> tuple[ChainStep, ReceiptContent]:
         metrics.BATCHES.labels(outcome.step.value).inc()
         if outcome.step is ChainStep.FORK:
             self._events.ring()
@@ -262,16 +310,20 @@ class GatewaySyncServicer(gateway_sync_pb2_grpc.GatewaySyncServicer):
             )
         if outcome.step is not ChainStep.REPLAY:
             self._events.ring()
-            metrics.POSTING_SECONDS.observe(time.monotonic() - began)
+            metrics.POSTING_SECONDS.observe(seconds)
             metrics.LINES.inc(len(batch.lines))
             metrics.LINES_PARKED.inc(len(outcome.receipt.parked))
         return outcome.step, outcome.receipt
 
-    async def _receipt(self, posted: tuple[ChainStep, ReceiptContent]) -> batch_pb2.SignedReceipt:
-        step, content = posted
-        if step is ChainStep.REPLAY:
-            return await self._signatures.receipt(content)
-        return receipt_message(await self._signatures.first_receipt(content))
+    async def _receipts(self, outcomes: _Outcomes) -> tuple[list[batch_pb2.SignedReceipt], Exception | None]:
+        """The receipts of what was posted, in order; those of new ones are kept together."""
+        posted, refused = outcomes
+        new = [content for step, content in posted if step is not ChainStep.REPLAY]
+        signed = iter(await self._signatures.first_receipts(new) if new else ())
+        return [
+            await self._signatures.receipt(content) if step is ChainStep.REPLAY else next(signed)
+            for step, content in posted
+        ], refused
 
     # --- directives ---------------------------------------------------------------------------------------------------
 
@@ -414,8 +466,9 @@ class GatewaySyncServicer(gateway_sync_pb2_grpc.GatewaySyncServicer):
         """Post a batch that was carried by hand, or as much as ``keep`` leaves of it, and sign its receipt; raises ``Refused``."""
         batch = await asyncio.to_thread(self.check, gateway, signed)
         restoring.must_know_what_it_rests_on(gateway, batch.directive_version)
-        posted = await self._post((gateway, batch if keep is None else keep(batch)))
-        return posted[0], await self._receipt(posted)
+        posted = await self._post_alone(gateway, batch if keep is None else keep(batch))
+        (receipt,), _ = await self._receipts(([posted], None))
+        return posted[0], receipt
 
     async def prove(self, gateway: Gateway, request: gateway_sync_pb2.UploadEvidenceRequest) -> str:
         """Check a posted batch's detail, and mark it as proven; which rule fails, or nothing."""

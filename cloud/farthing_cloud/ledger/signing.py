@@ -1,6 +1,7 @@
 """Signatures of the cloud: receipts after the commit, directives after the transaction that wrote their bytes."""
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
@@ -59,17 +60,19 @@ class Signatures:
     async def receipt(self, content: ReceiptContent) -> batch_pb2.SignedReceipt:
         """The receipt of a posted batch: signed once, kept, and the same for ever."""
         kept = await self._store.kept_receipt(content.batch_hash)
-        if kept is None:
-            kept = await self.first_receipt(content)
-        return _receipt(kept)
+        if kept is not None:
+            return _receipt(kept)
+        (receipt,) = await self.first_receipts((content,))
+        return receipt
 
-    async def first_receipt(self, content: ReceiptContent) -> Signed:
-        """Sign and keep the receipt of a batch that was posted just now."""
-        body = content.encode()
-        signature = await self._sign(RECEIPT_KEY, "receipt", content.gateway_id, body)
-        return await self._store.keep_receipt(
-            content.batch_hash, Signed(body=body, signature=signature, key_id=self._receipt_key_id)
-        )
+    async def first_receipts(self, contents: Sequence[ReceiptContent]) -> Sequence[batch_pb2.SignedReceipt]:
+        """Sign and keep the receipts of batches that were posted just now."""
+        signed = []
+        for content in contents:
+            body = content.encode()
+            signature = await self._sign(RECEIPT_KEY, "receipt", content.gateway_id, body)
+            signed.append((content.batch_hash, Signed(body=body, signature=signature, key_id=self._receipt_key_id)))
+        return [_receipt(kept) for kept in await self._store.keep_receipts(signed)]
 
     async def head(
         self, gateway_id: str, *, version: int, body_hash: bytes, at: Instant
@@ -114,11 +117,6 @@ class Signatures:
         DIRECTIVES_SIGNED.inc(len(signed))
         self.signed.ring()
         return len(signed)
-
-
-def receipt_message(signed: Signed) -> batch_pb2.SignedReceipt:
-    """A kept receipt as it travels."""
-    return _receipt(signed)
 
 
 def _receipt(signed: Signed) -> batch_pb2.SignedReceipt:

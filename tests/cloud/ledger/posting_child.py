@@ -1,6 +1,7 @@
 """A process that posts batches as the service does, until it is killed: ``posting_child.py URL FILE``.
 
-FILE has one batch a line, in hex. It says the receipt of each, signed and kept, and goes on past a database that is away.
+FILE has one batch a line, in hex. It posts one, some that wait together, one, and so on; it says the receipt of each, signed and kept, and
+goes on past a database that is away.
 """
 
 import asyncio
@@ -23,6 +24,7 @@ from farthing_cloud.ledger.store.interface import StoreError
 from farthing_cloud.ledger.store.postgres import PostgresStore
 
 EUR = Currency("EUR")
+MOST_TOGETHER = 3
 TERMS = GrantTerms(share_ppm=1_000_000, smallest_micros=1, most_open_per_account=3, lifetime_us=1, outage_us=1)
 
 
@@ -45,18 +47,26 @@ async def main(url: str, batches: list[bytes]) -> None:
     store, key = PostgresStore(pool), Key()
     ledger = Ledger(store, terms=TERMS, receipt_keys=())
     signatures = Signatures(signer=key, keys=PublicKeys(receipt=key.spki, directive=key.spki), store=store)
-    for raw in batches:
-        batch = receive(raw, signature=b"", key_id=b"", currency=EUR)
-        while True:
-            try:
+    waiting = [receive(raw, signature=b"", key_id=b"", currency=EUR) for raw in batches]
+    together = 1
+    while waiting:
+        try:
+            some = waiting[:together]
+            outcomes = list(await ledger.post_batches(some, currency=EUR, now=Instant(0)))
+            for batch in some[len(outcomes) :]:
                 outcome = await ledger.post_batch(batch, currency=EUR, now=Instant(0))
-                assert outcome.receipt is not None, outcome
-                receipt = await signatures.receipt(outcome.receipt)
-                break
-            except StoreError:
-                # As a gateway does, at once: the pool itself waits for a connection.
-                await asyncio.sleep(0)
-        print(receipt.SerializeToString().hex(), flush=True)
+                outcomes.append(outcome)
+            contents = [outcome.receipt for outcome in outcomes if outcome.receipt is not None]
+            assert len(contents) == len(some), outcomes
+            receipts = [await signatures.receipt(content) for content in contents]
+        except StoreError:
+            # As a gateway does, at once: the pool itself waits for a connection.
+            await asyncio.sleep(0)
+            continue
+        for receipt in receipts:
+            print(receipt.SerializeToString().hex(), flush=True)
+        del waiting[: len(some)]
+        together = MOST_TOGETHER if together == 1 else 1
     await pool.close()
 
 

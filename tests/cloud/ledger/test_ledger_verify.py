@@ -23,7 +23,7 @@ async def played(pool: Pool) -> PostgresStore:
     for name in ORDER:
         content = (await story.push(sealed[name])).receipt
         assert content is not None
-        await store.keep_receipt(content.batch_hash, Signed(body=content.encode(), signature=b"s", key_id=b"k"))
+        await store.keep_receipts([(content.batch_hash, Signed(body=content.encode(), signature=b"s", key_id=b"k"))])
     return store
 
 

@@ -1,38 +1,35 @@
--- Post one decision: one call, all of it or nothing. The arrays of a group run in parallel.
+-- Post decisions: all of one or nothing. The arrays of a group run in parallel.
 --
 -- Applied at every start where its text has changed. Programs of before and after run side by side: what an older one sends, the newer
 -- text takes; other parameters make another function, and the one of before stays until a post_ step drops it.
 --
+-- One decision is one call of post. Batches that are posted together are one call of post_rows for each, and one of post_rest for all,
+-- in one transaction: while PostgreSQL writes the rows of one batch, its caller plans the next.
+--
 -- Locks: the caller holds books, gateways, registers and payers (in that order, each by id); here follow, when all that can be written
 -- without them has been written, the other accounts by id and the head of the audit chain: they are every gateway's, and held shortest.
-CREATE OR REPLACE FUNCTION post(
-    p_operator_id text, p_currency text, p_kind text, p_subject text, p_posted_at_us bigint, p_business_at_us bigint,
-    p_body bytea, p_digest bytea,
-    -- accounts: what each gains
-    a_path text[], a_debits_pending bigint[], a_debits_posted bigint[], a_credits_pending bigint[], a_credits_posted bigint[],
-    -- what transfers name: sorts, quotas, authorizations
+
+-- What only this decision has: its transfers and claims, and quotas it grants, which its transfers name. The id of its posting.
+CREATE OR REPLACE FUNCTION post_rows(
+    p_operator_id text, p_currency text,
+    -- accounts that transfers name
+    a_path text[],
+    -- what else transfers name: sorts, quotas, authorizations
     s_kind text[], s_cause text[], n_quota text[], n_authorization bytea[],
     -- transfers: sort, accounts, quota and authorization are indexes from 1 into the arrays above (0: none); line -1 for none
     t_sort integer[], t_debit integer[], t_credit integer[], t_amount bigint[], t_quota integer[], t_line integer[],
     t_authorization integer[],
-    -- quotas after
-    q_id text[], q_posted bigint[], q_voided bigint[], q_status text[],
     -- claims after; register: registers.id, as the caller has locked it; known: it was there before
     c_authorization bytea[], c_register bigint[], c_from numeric[], c_to numeric[], c_net bigint[], c_tax bigint[],
     c_final boolean[], c_aside boolean[], c_known boolean[], c_gateway text, c_incarnation bigint, c_sequence bigint,
-    -- demand after
-    d_gateway text[], d_account text[], d_micros bigint[], d_at_us bigint[],
-    -- outbox
-    e_kind text[], e_key text[], e_value bytea[], e_traceparent text[],
-    -- the batch's own bytes, and all rows there are few of, by table; a table without rows is not named
-    b_batch bytea, p_rest jsonb
-) RETURNS TABLE (posting_id bigint, audit_head bytea)
+    -- all rows there are few of, by table; a table without rows is not named
+    p_rest jsonb
+) RETURNS bigint
 LANGUAGE plpgsql AS $$
 DECLARE
     v_ids bigint[];
     v_quotas bigint[];
-    v_before bytea;
-    v_position bigint;
+    v_posting bigint;
 BEGIN
     SELECT array_agg(a.id ORDER BY n.place) INTO v_ids
     FROM unnest(a_path) WITH ORDINALITY AS n (path, place)
@@ -50,48 +47,7 @@ BEGIN
         JOIN accounts a ON a.operator_id = p_operator_id AND a.currency = p_currency AND a.path = n.path;
     END IF;
 
-    posting_id := nextval(pg_get_serial_sequence('postings', 'id'));
-
-    IF p_rest ? 'payers' THEN
-        INSERT INTO payers AS p (operator_id, currency, account_id, status, credit_limit_micros, debt_limit_micros, preload_micros)
-        SELECT p_operator_id, p_currency, n.account_id, n.status, n.credit_limit_micros, n.debt_limit_micros, n.preload_micros
-        FROM jsonb_to_recordset(p_rest -> 'payers') AS n (account_id text, status text, credit_limit_micros bigint,
-            debt_limit_micros bigint, preload_micros bigint)
-        ON CONFLICT (operator_id, account_id) DO UPDATE
-        SET status = excluded.status, credit_limit_micros = excluded.credit_limit_micros,
-            debt_limit_micros = excluded.debt_limit_micros, preload_micros = excluded.preload_micros;
-    END IF;
-
-    INSERT INTO gateways AS g (gateway_id, operator_id, site_id, currency, exposure_micros, beyond_micros, floor_micros,
-        incarnation, adopted, quarantined, directive_version, directive_hash, time_zone, batch_key, grant_key,
-        witness_start_id, witness_position, contact_at_us, sealed_sequence, late_micros, waits_because, waits_start_id)
-    SELECT n.gateway_id, n.operator_id, n.site_id, n.currency, n.exposure_micros, n.beyond_micros, n.floor_micros,
-        n.incarnation, n.adopted, n.quarantined, n.directive_version, n.directive_hash, n.time_zone, n.batch_key,
-        n.grant_key, n.witness_start_id, n.witness_position, coalesce(n.contact_at_us, b.contact_at_us, 0),
-        coalesce(n.sealed_sequence, b.sealed_sequence, 0), coalesce(n.late_micros, b.late_micros, 0),
-        coalesce(n.waits_because, b.waits_because, ''), coalesce(n.waits_start_id, b.waits_start_id, '')
-    FROM jsonb_to_recordset(p_rest -> 'gateways') AS n (gateway_id text, operator_id text, site_id text, currency text,
-        exposure_micros bigint, beyond_micros numeric, floor_micros bigint, incarnation bigint, adopted boolean,
-        quarantined boolean, directive_version bigint, directive_hash bytea, time_zone text, batch_key bytea,
-        grant_key bytea, witness_start_id bytea, witness_position bigint, contact_at_us bigint, sealed_sequence bigint,
-        late_micros numeric, waits_because text, waits_start_id bytea)
-    LEFT JOIN gateways b ON b.gateway_id = n.gateway_id
-    ON CONFLICT (gateway_id) DO UPDATE
-    SET exposure_micros = excluded.exposure_micros, beyond_micros = excluded.beyond_micros,
-        floor_micros = excluded.floor_micros, incarnation = excluded.incarnation, adopted = excluded.adopted,
-        quarantined = excluded.quarantined, directive_version = excluded.directive_version,
-        directive_hash = excluded.directive_hash, time_zone = excluded.time_zone, batch_key = excluded.batch_key,
-        grant_key = excluded.grant_key, witness_start_id = excluded.witness_start_id,
-        witness_position = excluded.witness_position, contact_at_us = excluded.contact_at_us,
-        sealed_sequence = excluded.sealed_sequence, late_micros = excluded.late_micros,
-        waits_because = excluded.waits_because, waits_start_id = excluded.waits_start_id;
-
-    INSERT INTO chains (gateway_id, incarnation, sequence, head_hash, proven_sequence)
-    SELECT n.gateway_id, n.incarnation, n.sequence, n.head_hash, n.proven_sequence
-    FROM jsonb_to_recordset(p_rest -> 'chains') AS n (gateway_id text, incarnation bigint, sequence bigint, head_hash bytea,
-        proven_sequence bigint)
-    ON CONFLICT (gateway_id, incarnation) DO UPDATE
-    SET sequence = excluded.sequence, head_hash = excluded.head_hash, proven_sequence = excluded.proven_sequence;
+    v_posting := nextval(pg_get_serial_sequence('postings', 'id'));
 
     IF p_rest ? 'quotas' THEN
         INSERT INTO quotas (quota_id, operator_id, currency, gateway_id, incarnation, account_id, amount_micros, status,
@@ -107,7 +63,7 @@ BEGIN
         FROM unnest(n_quota) WITH ORDINALITY AS n (quota_id, place)
         LEFT JOIN quotas q ON q.quota_id = n.quota_id;
         INSERT INTO transfers (posting_id, debit_id, credit_id, amount_micros, quota, line, kind, cause, authorization_id)
-        SELECT post.posting_id, v_ids[t.debit], v_ids[t.credit], t.amount, coalesce(v_quotas[t.quota], 0), nullif(t.line, -1),
+        SELECT v_posting, v_ids[t.debit], v_ids[t.credit], t.amount, coalesce(v_quotas[t.quota], 0), nullif(t.line, -1),
             s_kind[t.sort], s_cause[t.sort], n_authorization[t.authorization_place]
         FROM unnest(t_sort, t_debit, t_credit, t_amount, t_quota, t_line, t_authorization) WITH ORDINALITY
             AS t (sort, debit, credit, amount, quota, line, authorization_place, place)
@@ -148,6 +104,76 @@ BEGIN
             final = excluded.final, aside = excluded.aside, incarnation = excluded.incarnation, sequence = excluded.sequence,
             raised_by = excluded.raised_by;
     END IF;
+
+    RETURN v_posting;
+END
+$$;
+
+-- What several decisions of one kind and moment write together, when the rows of each are there: what they leave of every row that they
+-- change, each once, and a link of the audit chain for each, in order. The head after each link.
+CREATE OR REPLACE FUNCTION post_rest(
+    p_operator_id text, p_currency text, p_kind text, p_posted_at_us bigint,
+    -- the links
+    l_posting bigint[], l_subject text[], l_business_at_us bigint[], l_body bytea[], l_digest bytea[],
+    -- accounts: what each gains
+    a_path text[], a_debits_pending bigint[], a_debits_posted bigint[], a_credits_pending bigint[], a_credits_posted bigint[],
+    -- quotas after
+    q_id text[], q_posted bigint[], q_voided bigint[], q_status text[],
+    -- demand after
+    d_gateway text[], d_account text[], d_micros bigint[], d_at_us bigint[],
+    -- outbox
+    e_kind text[], e_key text[], e_value bytea[], e_traceparent text[],
+    -- the batches' own bytes, in the order of the links; and all rows there are few of, by table; a table without rows is not named.
+    -- Only who posts one decision names rows that carry its posting, or that none of several could share.
+    b_batch bytea[], p_rest jsonb
+) RETURNS bytea[]
+LANGUAGE plpgsql AS $$
+DECLARE
+    v_ids bigint[];
+    v_heads bytea[] := '{}';
+    v_head bytea;
+    v_position bigint;
+BEGIN
+    IF p_rest ? 'payers' THEN
+        INSERT INTO payers AS p (operator_id, currency, account_id, status, credit_limit_micros, debt_limit_micros, preload_micros)
+        SELECT p_operator_id, p_currency, n.account_id, n.status, n.credit_limit_micros, n.debt_limit_micros, n.preload_micros
+        FROM jsonb_to_recordset(p_rest -> 'payers') AS n (account_id text, status text, credit_limit_micros bigint,
+            debt_limit_micros bigint, preload_micros bigint)
+        ON CONFLICT (operator_id, account_id) DO UPDATE
+        SET status = excluded.status, credit_limit_micros = excluded.credit_limit_micros,
+            debt_limit_micros = excluded.debt_limit_micros, preload_micros = excluded.preload_micros;
+    END IF;
+
+    INSERT INTO gateways AS g (gateway_id, operator_id, site_id, currency, exposure_micros, beyond_micros, floor_micros,
+        incarnation, adopted, quarantined, directive_version, directive_hash, time_zone, batch_key, grant_key,
+        witness_start_id, witness_position, contact_at_us, sealed_sequence, late_micros, waits_because, waits_start_id)
+    SELECT n.gateway_id, n.operator_id, n.site_id, n.currency, n.exposure_micros, n.beyond_micros, n.floor_micros,
+        n.incarnation, n.adopted, n.quarantined, n.directive_version, n.directive_hash, n.time_zone, n.batch_key,
+        n.grant_key, n.witness_start_id, n.witness_position, coalesce(n.contact_at_us, b.contact_at_us, 0),
+        coalesce(n.sealed_sequence, b.sealed_sequence, 0), coalesce(n.late_micros, b.late_micros, 0),
+        coalesce(n.waits_because, b.waits_because, ''), coalesce(n.waits_start_id, b.waits_start_id, '')
+    FROM jsonb_to_recordset(p_rest -> 'gateways') AS n (gateway_id text, operator_id text, site_id text, currency text,
+        exposure_micros bigint, beyond_micros numeric, floor_micros bigint, incarnation bigint, adopted boolean,
+        quarantined boolean, directive_version bigint, directive_hash bytea, time_zone text, batch_key bytea,
+        grant_key bytea, witness_start_id bytea, witness_position bigint, contact_at_us bigint, sealed_sequence bigint,
+        late_micros numeric, waits_because text, waits_start_id bytea)
+    LEFT JOIN gateways b ON b.gateway_id = n.gateway_id
+    ON CONFLICT (gateway_id) DO UPDATE
+    SET exposure_micros = excluded.exposure_micros, beyond_micros = excluded.beyond_micros,
+        floor_micros = excluded.floor_micros, incarnation = excluded.incarnation, adopted = excluded.adopted,
+        quarantined = excluded.quarantined, directive_version = excluded.directive_version,
+        directive_hash = excluded.directive_hash, time_zone = excluded.time_zone, batch_key = excluded.batch_key,
+        grant_key = excluded.grant_key, witness_start_id = excluded.witness_start_id,
+        witness_position = excluded.witness_position, contact_at_us = excluded.contact_at_us,
+        sealed_sequence = excluded.sealed_sequence, late_micros = excluded.late_micros,
+        waits_because = excluded.waits_because, waits_start_id = excluded.waits_start_id;
+
+    INSERT INTO chains (gateway_id, incarnation, sequence, head_hash, proven_sequence)
+    SELECT n.gateway_id, n.incarnation, n.sequence, n.head_hash, n.proven_sequence
+    FROM jsonb_to_recordset(p_rest -> 'chains') AS n (gateway_id text, incarnation bigint, sequence bigint, head_hash bytea,
+        proven_sequence bigint)
+    ON CONFLICT (gateway_id, incarnation) DO UPDATE
+    SET sequence = excluded.sequence, head_hash = excluded.head_hash, proven_sequence = excluded.proven_sequence;
 
     IF cardinality(d_account) > 0 THEN
         INSERT INTO demand (gateway_id, account_id, micros, at_us)
@@ -242,13 +268,13 @@ BEGIN
 
     IF p_rest ? 'payments' THEN
         INSERT INTO payments (operator_id, currency, payment_id, account_id, amount_micros, source, posting_id)
-        SELECT p_operator_id, p_currency, n.payment_id, n.account_id, n.amount_micros, n.source, post.posting_id
+        SELECT p_operator_id, p_currency, n.payment_id, n.account_id, n.amount_micros, n.source, l_posting[1]
         FROM jsonb_to_recordset(p_rest -> 'payments') AS n (payment_id text, account_id text, amount_micros bigint, source text);
     END IF;
 
     IF p_rest ? 'closings' THEN
         INSERT INTO closings (operator_id, currency, closed, answer, closed_at_us, posting_id)
-        SELECT p_operator_id, p_currency, n.closed, n.answer, p_posted_at_us, post.posting_id
+        SELECT p_operator_id, p_currency, n.closed, n.answer, p_posted_at_us, l_posting[1]
         FROM jsonb_to_recordset(p_rest -> 'closings') AS n (closed text, answer bytea);
         UPDATE books b SET open_window = n.next_window
         FROM jsonb_to_recordset(p_rest -> 'closings') AS n (closed text, next_window text)
@@ -280,6 +306,9 @@ BEGIN
         WHERE (c.gateway_id, c.incarnation) = (n.gateway_id, n.incarnation);
     END IF;
 
+    SELECT array_agg(a.id ORDER BY n.place) INTO v_ids
+    FROM unnest(a_path) WITH ORDINALITY AS n (path, place)
+    JOIN accounts a ON a.operator_id = p_operator_id AND a.currency = p_currency AND a.path = n.path;
     PERFORM 1 FROM accounts a WHERE a.id = ANY (v_ids) ORDER BY a.id FOR NO KEY UPDATE;
     UPDATE accounts a
     SET debits_pending  = a.debits_pending + n.debits_pending,
@@ -305,42 +334,95 @@ BEGIN
     INSERT INTO audit_heads AS h (operator_id, position, head)
     VALUES (p_operator_id, 0, decode(repeat('00', 32), 'hex'))
     ON CONFLICT (operator_id) DO NOTHING;
-    SELECT h.position + 1, h.head INTO v_position, v_before
+    SELECT h.position, h.head INTO v_position, v_head
     FROM audit_heads h WHERE h.operator_id = p_operator_id FOR NO KEY UPDATE;
-    audit_head := sha256(v_before || p_body);
-    UPDATE audit_heads h SET position = v_position, head = audit_head WHERE h.operator_id = p_operator_id;
+    FOR v_link IN 1 .. cardinality(l_posting) LOOP
+        v_head := sha256(v_head || l_body[v_link]);
+        v_heads := v_heads || v_head;
+    END LOOP;
+    UPDATE audit_heads h SET position = v_position + cardinality(l_posting), head = v_head WHERE h.operator_id = p_operator_id;
     INSERT INTO postings (id, operator_id, currency, position, kind, subject, posted_at_us, business_at_us, digest, head)
     OVERRIDING SYSTEM VALUE
-    VALUES (posting_id, p_operator_id, p_currency, v_position, p_kind, p_subject, p_posted_at_us, p_business_at_us,
-        p_digest, audit_head);
+    SELECT l.posting_id, p_operator_id, p_currency, v_position + l.place, p_kind, l.subject, p_posted_at_us, l.business_at_us,
+        l.digest, l.head
+    FROM unnest(l_posting, l_subject, l_business_at_us, l_digest, v_heads) WITH ORDINALITY
+        AS l (posting_id, subject, business_at_us, digest, head, place);
 
-    IF b_batch IS NOT NULL THEN
+    IF cardinality(b_batch) > 0 THEN
         WITH added AS (
             INSERT INTO batches (batch_hash, gateway_id, incarnation, sequence, operator_id, currency, site_id, previous_hash,
                 batch, signature, key_id, start_id, first_position, last_position, directive_version, sealed_at_us,
                 merkle_root, leaf_count, lines, claims, due_micros, net_micros, tax_micros, aside_micros, parked_micros,
                 beyond_micros, floor, clearing_micros, posting_id, posted_at_us, ledger_epoch, audit_head, proven, carried)
             SELECT n.batch_hash, n.gateway_id, n.incarnation, n.sequence, p_operator_id, p_currency, n.site_id,
-                n.previous_hash, b_batch, n.signature, n.key_id, n.start_id, n.first_position, n.last_position,
+                n.previous_hash, b_batch[n.place], n.signature, n.key_id, n.start_id, n.first_position, n.last_position,
                 n.directive_version, n.sealed_at_us, n.merkle_root, n.leaf_count, n.lines, n.claims, n.due_micros,
                 n.net_micros, n.tax_micros, n.aside_micros, n.parked_micros, n.beyond_micros, n.floor,
-                coalesce(n.clearing_micros, n.net_micros), post.posting_id, p_posted_at_us, e.epoch, post.audit_head, n.proven,
+                coalesce(n.clearing_micros, n.net_micros), l_posting[n.place], p_posted_at_us, e.epoch, v_heads[n.place], n.proven,
                 coalesce(n.carried, '[]')
-            FROM jsonb_to_record(p_rest -> 'batch') AS n (batch_hash bytea, gateway_id text, incarnation bigint,
+            FROM jsonb_to_recordset(p_rest -> 'batches') AS n (place integer, batch_hash bytea, gateway_id text, incarnation bigint,
                 sequence bigint, site_id text, previous_hash bytea, signature bytea, key_id bytea, start_id bytea,
                 first_position numeric, last_position numeric, directive_version numeric, sealed_at_us bigint,
                 merkle_root bytea, leaf_count bigint, lines integer, claims integer, due_micros bigint,
                 net_micros bigint, tax_micros bigint, aside_micros bigint, parked_micros bigint, beyond_micros bigint,
                 floor jsonb, proven boolean, clearing_micros bigint, carried jsonb)
             CROSS JOIN epoch e
-            RETURNING id
+            ORDER BY n.place
+            RETURNING id, posting_id
         )
         INSERT INTO parked_lines (batch_id, line, reason, net_micros, tax_micros)
         SELECT added.id, n.line, n.reason, n.net_micros, n.tax_micros
         FROM added
-        CROSS JOIN jsonb_to_recordset(p_rest -> 'parked') AS n (line integer, reason text, net_micros bigint,
-            tax_micros bigint);
+        JOIN jsonb_to_recordset(p_rest -> 'parked') AS n (place integer, line integer, reason text, net_micros bigint,
+            tax_micros bigint) ON l_posting[n.place] = added.posting_id;
     END IF;
+    RETURN v_heads;
+END
+$$;
+
+-- One decision.
+CREATE OR REPLACE FUNCTION post(
+    p_operator_id text, p_currency text, p_kind text, p_subject text, p_posted_at_us bigint, p_business_at_us bigint,
+    p_body bytea, p_digest bytea,
+    -- accounts: what each gains
+    a_path text[], a_debits_pending bigint[], a_debits_posted bigint[], a_credits_pending bigint[], a_credits_posted bigint[],
+    -- what transfers name: sorts, quotas, authorizations
+    s_kind text[], s_cause text[], n_quota text[], n_authorization bytea[],
+    -- transfers: sort, accounts, quota and authorization are indexes from 1 into the arrays above (0: none); line -1 for none
+    t_sort integer[], t_debit integer[], t_credit integer[], t_amount bigint[], t_quota integer[], t_line integer[],
+    t_authorization integer[],
+    -- quotas after
+    q_id text[], q_posted bigint[], q_voided bigint[], q_status text[],
+    -- claims after; register: registers.id, as the caller has locked it; known: it was there before
+    c_authorization bytea[], c_register bigint[], c_from numeric[], c_to numeric[], c_net bigint[], c_tax bigint[],
+    c_final boolean[], c_aside boolean[], c_known boolean[], c_gateway text, c_incarnation bigint, c_sequence bigint,
+    -- demand after
+    d_gateway text[], d_account text[], d_micros bigint[], d_at_us bigint[],
+    -- outbox
+    e_kind text[], e_key text[], e_value bytea[], e_traceparent text[],
+    -- the batch's own bytes, and all rows there are few of, by table; a table without rows is not named
+    b_batch bytea, p_rest jsonb
+) RETURNS TABLE (posting_id bigint, audit_head bytea)
+LANGUAGE plpgsql AS $$
+DECLARE
+    -- The same, as rows of several batches are told apart.
+    v_rest jsonb := p_rest;
+BEGIN
+    posting_id := post_rows(p_operator_id, p_currency, a_path, s_kind, s_cause, n_quota, n_authorization, t_sort, t_debit, t_credit,
+        t_amount, t_quota, t_line, t_authorization, c_authorization, c_register, c_from, c_to, c_net, c_tax, c_final, c_aside, c_known,
+        c_gateway, c_incarnation, c_sequence, p_rest);
+    IF b_batch IS NOT NULL THEN
+        v_rest := v_rest
+            || jsonb_build_object('batches', jsonb_build_array(p_rest -> 'batch' || '{"place": 1}'))
+            || jsonb_build_object('parked', (
+                SELECT coalesce(jsonb_agg(n.parked || '{"place": 1}'), '[]')
+                FROM jsonb_array_elements(p_rest -> 'parked') AS n (parked)));
+    END IF;
+    audit_head := (post_rest(p_operator_id, p_currency, p_kind, p_posted_at_us,
+        ARRAY[posting_id], ARRAY[p_subject], ARRAY[p_business_at_us], ARRAY[p_body], ARRAY[p_digest],
+        a_path, a_debits_pending, a_debits_posted, a_credits_pending, a_credits_posted, q_id, q_posted, q_voided, q_status,
+        d_gateway, d_account, d_micros, d_at_us, e_kind, e_key, e_value, e_traceparent,
+        CASE WHEN b_batch IS NULL THEN '{}' ELSE ARRAY[b_batch] END, v_rest))[1];
     RETURN NEXT;
 END
 $$;

@@ -5,7 +5,7 @@ Rule 2: ``post`` writes a posting whole or not at all, and adds the audit link.
 Rule 3: nothing is ever read back that was not committed.
 """
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterable, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol, TypeVar
 
@@ -234,6 +234,12 @@ class Transaction(Protocol):
     async def post(self, posting: Posting) -> Posted:
         """Write a posting."""
 
+    async def post_batches(self, postings: AsyncIterable[Posting]) -> Sequence[tuple[Posting, Posted]]:
+        """Write the postings of several batches of one gateway, in order, at one moment; the next is asked for while one is written.
+
+        Each is ordinary (``core.several``): no case, no directive, no claim that another gateway raised.
+        """
+
     async def keep_detail(
         self, gateway_id: GatewayId, incarnation: int, sequence: int, detail: Detail, *, now: Instant
     ) -> None:
@@ -307,8 +313,8 @@ class LedgerStore(Protocol):
     async def kept_receipt(self, batch_hash: bytes) -> Signed | None:
         """The receipt that was signed for a batch."""
 
-    async def keep_receipt(self, batch_hash: bytes, receipt: Signed) -> Signed:
-        """Keep a signed receipt for ever; the one kept first wins and is returned."""
+    async def keep_receipts(self, receipts: Sequence[tuple[bytes, Signed]]) -> Sequence[Signed]:
+        """Keep the signed receipts of some batches (by their hashes) for ever; of each the one kept first wins and is returned."""
 
     async def park_fork(self, gateway_id: GatewayId, incarnation: int, sequence: int, batch: Signed, why: str) -> None:
         """Keep a batch that does not fit its chain; the first ``MAX_FORKS`` of a gateway."""

@@ -5,6 +5,7 @@ each other but never in a circle.
 """
 
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -90,7 +91,7 @@ class Places:
     #: registers.id of each.
     registers: Mapping[RegisterKey, int] = field(default_factory=dict)
     #: Claims that were there before.
-    known: frozenset[ClaimKey] = frozenset()
+    known: AbstractSet[ClaimKey] = frozenset()
 
 
 class Loading:

@@ -1,7 +1,7 @@
 """The ledger in memory: for simulations and tests. It keeps every rule of the interface but durability."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterable, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
@@ -730,8 +730,8 @@ class MemoryStore:
     async def kept_receipt(self, batch_hash: bytes) -> Signed | None:
         return self._receipts.get(batch_hash)
 
-    async def keep_receipt(self, batch_hash: bytes, receipt: Signed) -> Signed:
-        return self._receipts.setdefault(batch_hash, receipt)
+    async def keep_receipts(self, receipts: Sequence[tuple[bytes, Signed]]) -> Sequence[Signed]:
+        return [self._receipts.setdefault(batch_hash, receipt) for batch_hash, receipt in receipts]
 
     async def park_fork(self, gateway_id: GatewayId, incarnation: int, sequence: int, batch: Signed, why: str) -> None:
         fork = (gateway_id, incarnation, sequence, batch, why)
@@ -1049,6 +1049,11 @@ class _MemoryTransaction:
 
     async def post(self, posting: Posting) -> Posted:
         return self._store.post(posting)
+
+    async def post_batches(self, postings: AsyncIterable[Posting]) -> Sequence[tuple[Posting, Posted]]:
+        # All or nothing: what fails while it is planned has written nothing.
+        planned = [posting async for posting in postings]
+        return [(posting, self._store.post(posting)) for posting in planned]
 
     async def keep_detail(
         self, gateway_id: GatewayId, incarnation: int, sequence: int, detail: Detail, *, now: Instant

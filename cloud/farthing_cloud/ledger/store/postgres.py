@@ -5,7 +5,10 @@ transactions wait for each other but never in a circle. What can still collide (
 told by PostgreSQL, and the whole unit of work is done again.
 """
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+import asyncio
+from collections.abc import AsyncIterable, Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import replace
 from typing import Any, Final, TypeVar
 
 import psycopg
@@ -16,6 +19,7 @@ from farthing.clock import Instant
 from farthing.ids import AccountId, AuthorizationId, GatewayId, OperatorId, QuotaId, SiteId
 from farthing.money import Currency
 from farthing_cloud.database import sentence
+from farthing_cloud.ledger.ahead import ahead
 from farthing_cloud.ledger.core import audit
 from farthing_cloud.ledger.core.posting import DirectiveRow, Posting, Transfer
 from farthing_cloud.ledger.core.restoring import Tail
@@ -67,7 +71,7 @@ from farthing_cloud.ledger.store.interface import (
     Transaction,
     Verdict,
 )
-from farthing_cloud.ledger.store.loading import Loading
+from farthing_cloud.ledger.store.loading import Loading, Places
 from farthing_cloud.ledger.store.reading import (
     balances_of,
     chain_of,
@@ -80,7 +84,7 @@ from farthing_cloud.ledger.store.reading import (
     transfer_of,
 )
 from farthing_cloud.ledger.store.verification import verify
-from farthing_cloud.ledger.store.writing import arguments
+from farthing_cloud.ledger.store.writing import Link, arguments, row_arguments, together_arguments
 
 T = TypeVar("T")
 Pool = psycopg_pool.AsyncConnectionPool[psycopg.AsyncConnection[TupleRow]]
@@ -101,6 +105,8 @@ READ_CHAIN = _sql("read_chain")
 LIST_SETTLED_FLOORS = _sql("list_settled_floors")
 NEXT_CASE_IDS = _sql("next_case_ids")
 POST = _sql("post")
+POST_ROWS = _sql("post_rows")
+POST_REST = _sql("post_rest")
 READ_BATCH = _sql("read_batch")
 READ_RECEIPTS = _sql("read_receipts")
 LIST_UNPROVEN_BEFORE = _sql("list_unproven_before")
@@ -109,7 +115,7 @@ LIST_DETAILS = _sql("list_details")
 FORGET_DETAILS = _sql("forget_details")
 FIND_CLAIMS = _sql("find_claims")
 READ_RECEIPT = _sql("read_receipt")
-KEEP_RECEIPT = _sql("keep_receipt")
+KEEP_RECEIPTS = _sql("keep_receipts")
 PARK_BATCH = _sql("park_batch")
 WITNESS = _sql("witness")
 CONTACT = _sql("contact")
@@ -155,6 +161,30 @@ class _PostgresTransaction(Loading):
         await imports.keep(self._connection, posting)
         return Posted(posting_id=row[0], audit_head=row[1], case_ids=case_ids)
 
+    async def post_batches(self, postings: AsyncIterable[Posting]) -> Sequence[tuple[Posting, Posted]]:
+        links: list[Link] = []
+        known = set(self.places.known)
+
+        async def encoded(posting: Posting) -> tuple[Posting, dict[str, Any], bytes, bytes]:
+            # Thousands of rows: not on the event loop, and while PostgreSQL writes those of the batch before.
+            parameters, digest, body = await asyncio.to_thread(_encoded, posting, replace(self.places, known=known))
+            known.update(claim.key for claim in posting.claims)
+            return posting, parameters, digest, body
+
+        async with aclosing(ahead(postings, encoded)) as ready:
+            async for posting, parameters, digest, body in ready:
+                row = await (await self._connection.execute(POST_ROWS, parameters)).fetchone()
+                assert row is not None
+                links.append(Link(posting=posting, posting_id=row[0], digest=digest, body=body))
+        if not links:
+            return ()
+        row = await (await self._connection.execute(POST_REST, together_arguments(links))).fetchone()
+        assert row is not None
+        return [
+            (link.posting, Posted(posting_id=link.posting_id, audit_head=head, case_ids=()))
+            for link, head in zip(links, row[0], strict=True)
+        ]
+
     async def keep_detail(
         self, gateway_id: GatewayId, incarnation: int, sequence: int, detail: Detail, *, now: Instant
     ) -> None:
@@ -189,6 +219,12 @@ class _PostgresTransaction(Loading):
         if count:
             fresh = [r[0] for r in await (await self._connection.execute(NEXT_CASE_IDS, {"count": count})).fetchall()]
         return tuple(case.case_id if case.case_id is not None else fresh.pop(0) for case in posting.cases)
+
+
+def _encoded(posting: Posting, places: Places) -> tuple[dict[str, Any], bytes, bytes]:
+    """The parameters of its rows, the digest of its transfers, what its link adds to the audit chain."""
+    digest = audit.digest(posting.transfers)
+    return row_arguments(posting, places), digest, audit.link_body(posting, digest)
 
 
 def _signatures(rows: Sequence[StoredDirective | DirectiveRow]) -> dict[str, str]:
@@ -352,19 +388,23 @@ class PostgresStore:
         row = await self._row(READ_RECEIPT, {"batch_hash": batch_hash})
         return Signed(body=row[0], signature=row[1], key_id=row[2]) if row is not None else None
 
-    async def keep_receipt(self, batch_hash: bytes, receipt: Signed) -> Signed:
-        row = await self._row(
-            KEEP_RECEIPT,
+    async def keep_receipts(self, receipts: Sequence[tuple[bytes, Signed]]) -> Sequence[Signed]:
+        rows = await self._rows(
+            KEEP_RECEIPTS,
             {
-                "batch_hash": batch_hash,
-                "receipt": receipt.body,
-                "signature": receipt.signature,
-                "key_id": receipt.key_id,
+                "batch_hashes": octets(batch_hash for batch_hash, _ in receipts),
+                "receipts": octets(receipt.body for _, receipt in receipts),
+                "signatures": octets(receipt.signature for _, receipt in receipts),
+                "key_ids": octets(receipt.key_id for _, receipt in receipts),
             },
         )
-        if row is not None:
-            return receipt
-        # Somebody else's was first: it stands.
+        kept = {row[0] for row in rows}
+        # Where somebody else's was first, it stands.
+        return [
+            receipt if batch_hash in kept else await self._first_kept(batch_hash) for batch_hash, receipt in receipts
+        ]
+
+    async def _first_kept(self, batch_hash: bytes) -> Signed:
         kept = await self.kept_receipt(batch_hash)
         assert kept is not None
         return kept

@@ -1,0 +1,166 @@
+"""Batches of one gateway that are posted together: each is planned as if it had come alone, right after those before it.
+
+Rule 1: what a batch posts is what it would post alone; only the rows are looked up once, and written once.
+Rule 2: only what is ordinary goes together. What opens a case, tells a gateway something, or may overlap goes alone, after those before
+it; so does whatever cannot be said from the rows that were loaded for all.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from farthing.clock import Instant
+from farthing.ids import AuthorizationId
+from farthing.money import Currency
+from farthing_cloud.ledger.core import batches
+from farthing_cloud.ledger.core.batches import ChainStep
+from farthing_cloud.ledger.core.posting import Posting
+from farthing_cloud.ledger.core.received import ReceivedBatch
+from farthing_cloud.ledger.core.rows import Balances, Claimed, ClaimKey, QuotaStatus, RegisterKey, Touch, View
+
+_NOTHING = Balances()
+
+
+def front(several: Sequence[ReceivedBatch]) -> tuple[ReceivedBatch, ...]:
+    """As many of one gateway's batches, from the first, as can be loaded together."""
+    out: list[ReceivedBatch] = []
+    starts: dict[AuthorizationId, tuple[RegisterKey, int]] = {}
+    for batch in several:
+        if batch.carried or (out and not _follows(out[-1], batch)):
+            break
+        # A claim that changes its register or start is a case. Each names where it stood: what all of them span is one interval.
+        if any(
+            starts.setdefault(claim.authorization_id, (claim.register, claim.register_from))
+            != (claim.register, claim.register_from)
+            for claim in batch.claims
+        ):
+            break
+        out.append(batch)
+    return tuple(out)
+
+
+def _follows(before: ReceivedBatch, batch: ReceivedBatch) -> bool:
+    return (batch.gateway_id, batch.incarnation, batch.sequence, batch.previous_hash) == (
+        before.gateway_id,
+        before.incarnation,
+        before.sequence + 1,
+        before.batch_hash,
+    )
+
+
+def touch(several: Sequence[ReceivedBatch], currency: Currency) -> Touch:
+    """The rows that posting them looks at; they are what :func:`front` gave."""
+    touches = [batches.touch(batch, currency) for batch in several]
+    claims: dict[ClaimKey, tuple[RegisterKey, int, int]] = {}
+    for each in touches:
+        for key, (register, start, end) in each.claims.items():
+            known = claims.get(key)
+            claims[key] = (register, start, end if known is None else max(end, known[2]))
+    return replace(
+        touches[0],
+        account_ids=tuple(dict.fromkeys(account_id for each in touches for account_id in each.account_ids)),
+        quota_ids=tuple(dict.fromkeys(quota_id for each in touches for quota_id in each.quota_ids)),
+        claims=claims,
+    )
+
+
+class Several:
+    """Plans one batch after the other. Mutable only inside one transaction; what leaves it is immutable."""
+
+    def __init__(self, view: View) -> None:
+        """``view`` was loaded with :func:`touch`."""
+        #: An overlap may be of an interval that only a later batch reaches: then nothing is said here.
+        self._ordinary = not view.overlaps and not view.open_cases
+        self._balances, self._quotas, self._claimed = dict(view.balances), dict(view.quotas), dict(view.claimed)
+        self._demand = dict(view.demand)
+        self._view = replace(
+            view, balances=self._balances, quotas=self._quotas, claimed=self._claimed, demand=self._demand
+        )
+        self._reached: dict[RegisterKey, _Reached] = {}
+
+    def plan(self, batch: ReceivedBatch, *, now: Instant) -> Posting | None:
+        """What posting ``batch`` writes after those before it; None where it has to go alone."""
+        if not self._ordinary or batches.fit(self._view, batch) is not ChainStep.NEXT:
+            return None
+        for claim in batch.claims:
+            reached = self._reached.get(claim.register)
+            if reached is not None and claim.register_from < reached.by_others(claim.authorization_id):
+                return None
+        posting = batches.plan(self._view, batch, now=now)
+        if not _is_ordinary(posting):
+            return None
+        self._follow(posting)
+        return posting
+
+    def _follow(self, posting: Posting) -> None:
+        """The view as the next batch would load it."""
+        balances, quotas = self._balances, self._quotas
+        for path, change in posting.changes.items():
+            balances[path] = _sum(balances.get(path, _NOTHING), change)
+        for after in posting.quotas:
+            quotas[after.quota_id] = replace(
+                quotas[after.quota_id],
+                posted_micros=after.posted_micros,
+                voided_micros=after.voided_micros,
+                status=QuotaStatus(after.status),
+            )
+        for quota_id, at in posting.in_use:
+            quotas[quota_id] = replace(quotas[quota_id], in_use_at=at)
+        for claim in posting.claims:
+            self._claimed[claim.key] = claim
+            self._reach(claim)
+        for gateway_id, account_id, spent in posting.demand:
+            self._demand[gateway_id, account_id] = spent
+        assert posting.chain is not None
+        self._view = replace(
+            self._view,
+            gateways={**self._view.gateways, **{gateway.gateway_id: gateway for gateway in posting.gateways}},
+            chain=posting.chain[1],
+            # The place after the end of a chain is free.
+            batch=None,
+        )
+
+    def _reach(self, claim: Claimed) -> None:
+        # An interval without width overlaps nothing.
+        if claim.register_from < claim.register_to:
+            self._reached.setdefault(claim.register, _Reached()).add(claim)
+
+
+class _Reached:
+    """How far up a register the claims of a group come: the farthest, and the farthest of another authorization."""
+
+    __slots__ = ("_authorization_id", "_other_to", "_to")
+
+    def __init__(self) -> None:
+        self._authorization_id: AuthorizationId | None = None
+        self._to = self._other_to = 0
+
+    def add(self, claim: Claimed) -> None:
+        if claim.authorization_id == self._authorization_id:
+            self._to = max(self._to, claim.register_to)
+        elif claim.register_to > self._to:
+            self._other_to = self._to
+            self._authorization_id, self._to = claim.authorization_id, claim.register_to
+        else:
+            self._other_to = max(self._other_to, claim.register_to)
+
+    def by_others(self, authorization_id: AuthorizationId) -> int:
+        """How far those of other authorizations come; a claim that begins there or above overlaps none of them."""
+        return self._other_to if authorization_id == self._authorization_id else self._to
+
+
+def _is_ordinary(posting: Posting) -> bool:
+    return (
+        not posting.cases
+        and not posting.directives
+        # Raised by what another gateway carried, and still so: few, and written otherwise.
+        and all(claim.raised_by is None for claim in posting.claims)
+    )
+
+
+def _sum(before: Balances, change: Balances) -> Balances:
+    return Balances(
+        debits_pending=before.debits_pending + change.debits_pending,
+        debits_posted=before.debits_posted + change.debits_posted,
+        credits_pending=before.credits_pending + change.credits_pending,
+        credits_posted=before.credits_posted + change.credits_posted,
+    )
