@@ -13,6 +13,7 @@ from farthing.device import cose
 from farthing.ids import GatewayId
 from farthing.v1 import batch_pb2, gateway_sync_pb2_grpc
 from farthing_cloud.callers import Caller
+from farthing_cloud.interpreter import set_interpreter
 from farthing_cloud.ledger.bell import Bell
 from farthing_cloud.ledger.door import GatewaySyncServicer
 from farthing_cloud.ledger.operations import Ledger
@@ -107,6 +108,8 @@ async def _each(counts: tuple[int, ...]) -> list[dict[str, object]]:
 
 def c2() -> list[dict[str, object]]:
     """Lines a second through the door: one gateway, and several that wait for each other's rows."""
+    # As the daemon does.
+    set_interpreter()
     return asyncio.run(_each(C2_GATEWAYS))
 
 

@@ -33,6 +33,7 @@ def serve(
     from farthing_cloud.callers import CallerTableError
     from farthing_cloud.config import load_config
     from farthing_cloud.database import DatabaseError
+    from farthing_cloud.interpreter import set_interpreter
     from farthing_cloud.listeners import ListenError
     from farthing_cloud.logs import configure_logs
     from farthing_cloud.serve import check_names
@@ -42,6 +43,7 @@ def serve(
         names = check_names(services or [])
         loaded = load_config(config)
         configure_logs(loaded.log.level)
+        set_interpreter()
         asyncio.run(run(loaded, names))
     except (ConfigError, ClockError, HsmError, CallerTableError, DatabaseError, ListenError) as err:
         typer.echo(str(err), err=True)

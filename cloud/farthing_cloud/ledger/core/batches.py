@@ -136,6 +136,7 @@ def plan(view: View, batch: ReceivedBatch, carried: Sequence[Carried] = (), *, n
     demand: dict[AccountId, int] = {}
     floor: dict[AccountId, int] = {}
     parked: list[Parked] = []
+    touched: set[str] = set()
     over: list[CaseAdded] = []
     asides: dict[AuthorizationId, list[Aside]] = {}
     for index, (line, net, tax) in enumerate(zip(batch.lines, due.nets, due.taxes, strict=True)):
@@ -169,7 +170,9 @@ def plan(view: View, batch: ReceivedBatch, carried: Sequence[Carried] = (), *, n
             aside_micros += amount
             if quota is not None:
                 book.void(quota, min(amount, book.held(quota)), Cause.SECOND_CLAIM, line=index)
-        book.touch(line.account_id)
+        if line.account_id not in touched:
+            touched.add(line.account_id)
+            book.touch(line.account_id)
         gross = net + tax
         if gross == 0:
             continue
@@ -235,7 +238,7 @@ def plan(view: View, batch: ReceivedBatch, carried: Sequence[Carried] = (), *, n
         book,
         carried_ends.From(gateway_id=batch.gateway_id, incarnation=batch.incarnation, sequence=batch.sequence),
         carried,
-        {claim.key: claim for claim in raised.values()},
+        {claim.key: claim for claim in raised.values()} if carried else {},
     )
     events, in_use = _stop_and_close(view, batch, book, now)
     book.pay_debts()
@@ -365,10 +368,27 @@ def _claims(
     cases: dict[AuthorizationId, CaseAdded] = {}
     in_batch: dict[RegisterKey, list[Claimed]] = {}
     missing_micros = 0
+    gateway_id, incarnation, sequence = batch.gateway_id, batch.incarnation, batch.sequence
+    known, overlaps, nets, taxes = view.claimed, view.overlaps, due_lines.nets, due_lines.taxes
     for claim in batch.claims:
-        authorization_id = claim.authorization_id
-        stored = view.claimed.get((authorization_id, batch.gateway_id))
-        overlap = _overlap(view, batch.gateway_id, in_batch, claim)
+        authorization_id, register, start, end, net, tax, final, shares = claim
+        stored = known.get((authorization_id, gateway_id))
+        before = in_batch.get(register)
+        if stored is None and before is None and not overlaps:
+            # The ordinary claim: the first of its authorization, alone on its register, and its shares are what it says.
+            shared = 0
+            for _, share_net, share_tax in shares:
+                shared += share_net + share_tax
+            if shared == net + tax:
+                for line, share_net, share_tax in shares:
+                    nets[line] += share_net
+                    taxes[line] += share_tax
+                said = authorization_id, register, start, end, net, tax, final
+                after = tuple.__new__(Claimed, (*said, False, gateway_id, incarnation, sequence, None))
+                raised[authorization_id] = after
+                in_batch[register] = [after]
+                continue
+        overlap = _overlap(view, gateway_id, in_batch, claim)
         if stored is None:
             due = claim.net_micros + claim.tax_micros
             # What it adds while it overlaps: what was claimed first and is only said again stays as it was.
@@ -387,21 +407,21 @@ def _claims(
             after = stored
         else:
             shared = 0
-            for _, net, tax in claim.shares:
-                shared += net + tax
+            for _, share_net, share_tax in claim.shares:
+                shared += share_net + share_tax
             if due > shared:
                 case = (CaseKind.SHARES_MISSING, AuthorizationId(b""), due - shared)
                 missing_micros += due - shared
             skip = max(0, shared - due)
-            for line, net, tax in claim.shares:
+            for line, share_net, share_tax in claim.shares:
                 # The front of the shares was billed before.
                 if skip:
-                    done = min(skip, net + tax)
+                    done = min(skip, share_net + share_tax)
                     skip -= done
-                    done_net, done_tax = cut(net, tax, done)
-                    net, tax = net - done_net, tax - done_tax
-                if net or tax:
-                    due_lines.add(line, net, tax, authorization_id if aside else None)
+                    done_net, done_tax = cut(share_net, share_tax, done)
+                    share_net, share_tax = share_net - done_net, share_tax - done_tax
+                if share_net or share_tax:
+                    due_lines.add(line, share_net, share_tax, authorization_id if aside else None)
             after = _raise(stored, claim, batch, aside=aside)
             if overlap is not None and due:
                 case = (CaseKind.OVERLAP, overlap, max(0, due - shared))

@@ -26,8 +26,8 @@ class Book:
         self._voided: dict[QuotaId, int] = {}
         self._status: dict[QuotaId, QuotaStatus] = {}
         self._touched: dict[str, None] = {}  # accounts, in the order of first touch
-        #: The payer's path of each quota that paid a use, its changes, and those of the other side of the hold.
-        self._sides: dict[QuotaId, tuple[str, list[int], list[int]]] = {}
+        #: Of each quota that paid a use: the payer's path, what was held before, the payer's changes, those of the other side of the hold.
+        self._sides: dict[QuotaId, tuple[str, int, list[int], list[int]]] = {}
 
     # ---- what stands now, micros
 
@@ -126,26 +126,32 @@ class Book:
         """Post a line from its hold, if that covers it whole: what nearly every line is. Whether it did."""
         quota_id, total = quota.quota_id, net + tax
         posted = self._posted.get(quota_id, 0)
-        if total > quota.held_micros - posted - self._voided.get(quota_id, 0):
-            return False
-        assert 0 < total <= MAX_AMOUNT_MICROS
-        assert net >= 0 <= tax
         sides = self._sides.get(quota_id)
+        held = quota.held_micros if sides is None else sides[1]
+        if total > held - posted - self._voided.get(quota_id, 0):
+            return False
         if sides is None:
             debit = paths.payer(quota.account_id)
-            sides = debit, self._changes_of(debit), self._changes_of(paths.quota(quota.gateway_id))
+            sides = debit, held, self._changes_of(debit), self._changes_of(paths.quota(quota.gateway_id))
             self._sides[quota_id] = sides
-        debit, payer, hold = sides
+        debit, _, payer, hold = sides
+        assert 0 < total <= MAX_AMOUNT_MICROS
+        assert net >= 0 <= tax
         payer[_DEBITS] += total
         payer[_DEBITS_PENDING] -= total
         hold[_CREDITS_PENDING] -= total
         self._posted[quota_id] = posted + total
+        changes = self._changes
         if net:
-            self._changes_of(clearing)[_CREDITS] += net
-            self._transfers.append(Transfer(TransferKind.POST, debit, clearing, net, quota_id, Cause.USE, line, None))
+            (changes.get(clearing) or self._changes_of(clearing))[_CREDITS] += net
+            self._transfers.append(
+                tuple.__new__(Transfer, (TransferKind.POST, debit, clearing, net, quota_id, Cause.USE, line, None))
+            )
         if tax:
-            self._changes_of(tax_path)[_CREDITS] += tax
-            self._transfers.append(Transfer(TransferKind.POST, debit, tax_path, tax, quota_id, Cause.USE, line, None))
+            (changes.get(tax_path) or self._changes_of(tax_path))[_CREDITS] += tax
+            self._transfers.append(
+                tuple.__new__(Transfer, (TransferKind.POST, debit, tax_path, tax, quota_id, Cause.USE, line, None))
+            )
         return True
 
     def hold(self, quota: Quota, cause: Cause = Cause.GRANT) -> None:

@@ -43,6 +43,10 @@ MAX_GRANT_SIZE: Final = 2176
 MAX_BATCH_MICROS: Final = 2**61
 
 
+#: Makes a named tuple from a tuple: thousands of times, at a third of what its own constructor takes.
+_new: Final = tuple.__new__
+
+
 class BatchError(ValueError):
     """Bytes that are no batch; the sentence names the field."""
 
@@ -230,26 +234,17 @@ def _claims(message: batch_pb2.Batch) -> tuple[tuple[Claim, ...], list[int], lis
                 raise BatchError(f"amount out of range in a share of line {line}")
             nets[line] += net
             taxes[line] += tax
-            shares.append(Share(line, net, tax))
+            shares.append(_new(Share, (line, net, tax)))
         name = claim.device_id, claim.register_id, claim.register_epoch
         register = registers.get(name)
         if register is None:
             register = registers[name] = RegisterKey(parse_id(name[0]), parse_id(name[1]), name[2])
+        if len(authorization_id := claim.authorization_id) != AUTHORIZATION_ID_SIZE:
+            parse_bytes(authorization_id, AUTHORIZATION_ID_SIZE)
         net, tax = claim.net_micros, claim.tax_micros
         if not (0 <= net <= MAX_AMOUNT_MICROS and 0 <= tax <= MAX_AMOUNT_MICROS):
             raise BatchError(f"amount out of range: {net} and {tax}")
-        claims.append(
-            Claim(
-                AuthorizationId(parse_bytes(claim.authorization_id, AUTHORIZATION_ID_SIZE)),
-                register,
-                start,
-                end,
-                net,
-                tax,
-                claim.final,
-                tuple(shares),
-            )
-        )
+        claims.append(_new(Claim, (authorization_id, register, start, end, net, tax, claim.final, tuple(shares))))
     return tuple(claims), nets, taxes
 
 
@@ -285,17 +280,7 @@ def _lines(message: batch_pb2.Batch, nets: list[int], taxes: list[int], currency
                 names.add(parse_id(quota_id))
         except IdError:
             fault, quota_id = fault or "its account or quota is no id", ""
-        lines.append(
-            Line(
-                account_id if not fault else "",
-                QuotaId(quota_id) if quota_id else None,
-                funding,
-                rate_ppm,
-                net,
-                tax,
-                fault,
-            )
-        )
+        lines.append(_new(Line, ("" if fault else account_id, quota_id or None, funding, rate_ppm, net, tax, fault)))
     return tuple(lines)
 
 

@@ -8,7 +8,8 @@ _FLAG: Final = {True: "t", False: "f"}
 
 def numbers(values: Iterable[int]) -> str:
     """Integers of any size."""
-    return "{" + ",".join(map(str, values)) + "}"
+    # As a list shows itself, which is quicker than to join them; PostgreSQL takes the blanks.
+    return "{" + repr(list(values))[1:-1] + "}"
 
 
 def flags(values: Iterable[bool]) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 from farthing.ids import AccountId, GatewayId
 from farthing.v1 import events_pb2
 from farthing_cloud.ledger.core import audit
-from farthing_cloud.ledger.core.posting import BatchAdded, Event, Parked, Posting, QuotaAfter
+from farthing_cloud.ledger.core.posting import BatchAdded, Cause, Event, Parked, Posting, QuotaAfter, TransferKind
 from farthing_cloud.ledger.core.rows import Balances, Chain, Demand, Gateway, GatewayCase
 from farthing_cloud.ledger.store.arrays import flags, hexed, names, numbers, octets, texts
 from farthing_cloud.ledger.store.loading import Places
@@ -46,7 +46,7 @@ def row_arguments(posting: Posting, places: Places) -> dict[str, Any]:
         zip(*posting.transfers, strict=True) if posting.transfers else ((),) * 8
     )
     accounts = _places(posting.changes)
-    sorts = _places(zip(kinds, causes, strict=True))
+    sorts, sorted_as = _sorts(kinds, causes)
     quotas = _places(filter(None, quota_ids))
     authorized = _places(filter(None, authorizations))
     quotas[None] = authorized[None] = 0
@@ -64,7 +64,7 @@ def row_arguments(posting: Posting, places: Places) -> dict[str, Any]:
         "s_cause": names(cause for _, cause in sorts),
         "n_quota": names(filter(None, quotas)),
         "n_authorization": octets(filter(None, authorized)),
-        "t_sort": numbers(map(sorts.__getitem__, zip(kinds, causes, strict=True))),
+        "t_sort": numbers(sorted_as),
         "t_debit": numbers(map(accounts.__getitem__, debited)),
         "t_credit": numbers(map(accounts.__getitem__, credited)),
         "t_amount": numbers(amounts),
@@ -191,6 +191,22 @@ def _as_json(rest: Mapping[str, Any]) -> str:
 def _places(values: Iterable[Any]) -> dict[Any, int]:
     """Each value once, with its place, from 1."""
     return {value: place for place, value in enumerate(dict.fromkeys(values), 1)}
+
+
+def _sorts(
+    kinds: Iterable[TransferKind], causes: Iterable[Cause]
+) -> tuple[dict[tuple[TransferKind, Cause], int], list[int]]:
+    """Each kind and cause once, with its place, from 1; and the place of each transfer's. Most are as the one before them."""
+    places: dict[tuple[TransferKind, Cause], int] = {}
+    out: list[int] = []
+    last_kind = last_cause = None
+    place = 0
+    for kind, cause in zip(kinds, causes, strict=True):
+        if kind is not last_kind or cause is not last_cause:
+            place = places.setdefault((kind, cause), len(places) + 1)
+            last_kind, last_cause = kind, cause
+        out.append(place)
+    return places, out
 
 
 def _with_case_id(value: bytes, case_id: int) -> bytes:
