@@ -359,6 +359,43 @@ async def test_batches_go_in_and_the_same_receipts_come_out(cloud: Cloud) -> Non
     assert (reconciled.open_quotas, reconciled.maximum_loss_micros, reconciled.window) == (1, 48_600_000, "w1")
 
 
+async def refused_or(call: Any, receipts: list[batch_pb2.SignedReceipt]) -> tuple[grpc.StatusCode, str] | None:
+    """The next receipt, or what ended them."""
+    try:
+        receipts.append(await call.read())
+    except grpc.aio.AioRpcError as err:
+        return err.code(), err.details() or ""
+    return None
+
+
+async def test_of_batches_that_wait_the_good_before_a_bad_one_have_their_receipts(cloud: Cloud) -> None:
+    gateway = Gateway()
+    quota_id = await opened(cloud, gateway)
+    batches = [gateway.seal(quota_id) for _ in range(6)]
+    forged = batch_pb2.SignedBatch(batch=batches[4].batch, signature=bytes(64), key_id=batches[4].key_id)
+    receipts: list[batch_pb2.SignedReceipt] = []
+
+    async def hear(*sent: batch_pb2.SignedBatch) -> tuple[grpc.StatusCode, str]:
+        async def all_of() -> AsyncIterator[batch_pb2.SignedBatch]:
+            for batch in sent:
+                yield batch
+
+        call = cloud.door.PushBatches(all_of())
+        while (code := await refused_or(call, receipts)) is None:
+            pass
+        return code
+
+    code, why = await hear(*batches[:4], forged, batches[5])
+    assert (code, why) == (grpc.StatusCode.INVALID_ARGUMENT, "the signature does not hold")
+    assert len(receipts) == 4
+    # A gap stands in its place as well.
+    code, _ = await hear(batches[4], *batches[:2], gateway.seal(quota_id))
+    assert code == grpc.StatusCode.OUT_OF_RANGE
+    assert receipts[5:] == receipts[:2]
+    assert await push(cloud, *batches[:5]) == receipts[:5]
+    assert (await cloud.store.verify()).fault == ""
+
+
 async def test_a_receipt_lost_after_the_commit_is_signed_again(cloud: Cloud) -> None:
     gateway = Gateway()
     batch = gateway.seal(await opened(cloud, gateway))

@@ -6,7 +6,7 @@ from contextlib import aclosing
 
 import pytest
 
-from farthing_cloud.ledger.ahead import ahead
+from farthing_cloud.ledger.ahead import ahead, gathered
 
 
 async def numbers(count: int, taken: list[int]) -> AsyncGenerator[int]:
@@ -114,3 +114,55 @@ async def test_a_caller_that_is_cancelled_ends_them_too() -> None:
     with pytest.raises(asyncio.CancelledError):
         await reading
     assert ended.is_set()
+
+
+async def settled() -> None:
+    """Whatever can go on has gone on."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+async def test_what_waits_is_gathered_up_to_its_weight() -> None:
+    taken: list[int] = []
+    async with aclosing(gathered(numbers(9, taken), lambda _: 10, 30)) as together:
+        first = await anext(together)
+        await settled()
+        # As much as may wait, and one that waits to wait.
+        assert len(taken) == len(first) + 4
+        assert await anext(together) == taken[len(first) :][:3]
+        rest = [some async for some in together]
+    assert [number for some in rest for number in some] == list(range(len(first) + 3, 9))
+
+
+async def test_what_weighs_more_than_the_most_comes_alone() -> None:
+    async with aclosing(gathered(numbers(3, []), lambda number: 100 if number == 1 else 1, 30)) as together:
+        assert [some async for some in together] == [[0], [1], [2]]
+
+
+async def test_nobody_waits_for_more_to_gather() -> None:
+    more = asyncio.Event()
+
+    async def source() -> AsyncGenerator[int]:
+        yield 1
+        await more.wait()
+        yield 2
+
+    async with aclosing(gathered(source(), lambda _: 1, 30)) as together:
+        assert await anext(together) == [1]
+        more.set()
+        assert await anext(together) == [2]
+
+
+async def test_what_the_source_raises_comes_after_what_was_gathered() -> None:
+    async def source() -> AsyncGenerator[int]:
+        yield 1
+        yield 2
+        raise ValueError("the third")
+
+    async with aclosing(gathered(source(), lambda _: 1, 30)) as together:
+        so_far: list[int] = []
+        while len(so_far) < 2:
+            so_far += await anext(together)
+        assert so_far == [1, 2]
+        with pytest.raises(ValueError, match="the third"):
+            await anext(together)

@@ -33,7 +33,10 @@ DECLARE
 BEGIN
     SELECT array_agg(a.id ORDER BY n.place) INTO v_ids
     FROM unnest(a_path) WITH ORDINALITY AS n (path, place)
-    LEFT JOIN accounts a ON a.operator_id = p_operator_id AND a.currency = p_currency AND a.path = n.path;
+    -- Each by its name, whatever PostgreSQL knows of the table: OFFSET 0 keeps it from looking through all of an operator's.
+    LEFT JOIN LATERAL (
+        SELECT o.id FROM accounts o WHERE o.operator_id = p_operator_id AND o.currency = p_currency AND o.path = n.path OFFSET 0
+    ) AS a ON true;
     IF array_position(v_ids, NULL) IS NOT NULL THEN
         -- Accounts that are not there yet; in the order of their names, so that two of us cannot wait for each other.
         INSERT INTO accounts (operator_id, path, currency)
@@ -44,7 +47,9 @@ BEGIN
         ON CONFLICT DO NOTHING;
         SELECT array_agg(a.id ORDER BY n.place) INTO v_ids
         FROM unnest(a_path) WITH ORDINALITY AS n (path, place)
-        JOIN accounts a ON a.operator_id = p_operator_id AND a.currency = p_currency AND a.path = n.path;
+        CROSS JOIN LATERAL (
+            SELECT o.id FROM accounts o WHERE o.operator_id = p_operator_id AND o.currency = p_currency AND o.path = n.path OFFSET 0
+        ) AS a;
     END IF;
 
     v_posting := nextval(pg_get_serial_sequence('postings', 'id'));
@@ -308,7 +313,9 @@ BEGIN
 
     SELECT array_agg(a.id ORDER BY n.place) INTO v_ids
     FROM unnest(a_path) WITH ORDINALITY AS n (path, place)
-    JOIN accounts a ON a.operator_id = p_operator_id AND a.currency = p_currency AND a.path = n.path;
+    CROSS JOIN LATERAL (
+        SELECT o.id FROM accounts o WHERE o.operator_id = p_operator_id AND o.currency = p_currency AND o.path = n.path OFFSET 0
+    ) AS a;
     PERFORM 1 FROM accounts a WHERE a.id = ANY (v_ids) ORDER BY a.id FOR NO KEY UPDATE;
     UPDATE accounts a
     SET debits_pending  = a.debits_pending + n.debits_pending,
@@ -317,13 +324,14 @@ BEGIN
         credits_posted  = a.credits_posted + n.credits_posted
     FROM unnest(v_ids, a_debits_pending, a_debits_posted, a_credits_pending, a_credits_posted)
         AS n (id, debits_pending, debits_posted, credits_pending, credits_posted)
-    WHERE a.id = n.id;
+    -- Said twice: so they are found by their ids, as above, and not in a look at all there are.
+    WHERE a.id = n.id AND a.id = ANY (v_ids);
 
     IF cardinality(q_id) > 0 THEN
         UPDATE quotas q
         SET posted_micros = n.posted, voided_micros = n.voided, status = n.status
         FROM unnest(q_id, q_posted, q_voided, q_status) AS n (quota_id, posted, voided, status)
-        WHERE q.quota_id = n.quota_id;
+        WHERE q.quota_id = n.quota_id AND q.quota_id = ANY (q_id);
     END IF;
     IF p_rest ? 'in_use' THEN
         UPDATE quotas q SET in_use_at_us = n.at_us

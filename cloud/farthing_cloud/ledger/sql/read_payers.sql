@@ -1,3 +1,4 @@
+-- Each by its name, as in take_payers.
 SELECT p.account_id, p.status, p.credit_limit_micros, p.debt_limit_micros, p.preload_micros
 FROM (
     SELECT n.account_id FROM unnest(%(account_ids)s::text[]) AS n (account_id)
@@ -6,4 +7,9 @@ FROM (
     UNION
     SELECT s.account_id FROM asides s WHERE s.case_id = %(case_id)s
 ) AS n
-JOIN payers p ON p.operator_id = %(operator_id)s AND p.currency = %(currency)s AND p.account_id = n.account_id
+CROSS JOIN LATERAL (
+    SELECT o.account_id, o.status, o.credit_limit_micros, o.debt_limit_micros, o.preload_micros
+    FROM payers o
+    WHERE o.operator_id = %(operator_id)s AND o.currency = %(currency)s AND o.account_id = n.account_id
+    OFFSET 0
+) AS p
