@@ -270,7 +270,8 @@ class GatewaySyncServicer(gateway_sync_pb2_grpc.GatewaySyncServicer):
                 read.batches, currency=read.gateway.currency, now=self._clock.now()
             )
             for batch, outcome in zip(read.batches, together, strict=False):
-                posted.append(self._posted(read.gateway, batch, outcome, (time.monotonic() - began) / len(together)))
+                posted.append(self._posted(read.gateway, batch, outcome))
+                metrics.POSTING_SECONDS.observe((time.monotonic() - began) / len(together))
             for batch in read.batches[len(together) :]:
                 alone = await self._post_alone(read.gateway, batch)
                 posted.append(alone)
@@ -284,10 +285,13 @@ class GatewaySyncServicer(gateway_sync_pb2_grpc.GatewaySyncServicer):
     async def _post_alone(self, gateway: Gateway, batch: ReceivedBatch) -> tuple[ChainStep, ReceiptContent]:
         began = time.monotonic()
         outcome = await self._ledger.post_batch(batch, currency=gateway.currency, now=self._clock.now())
-        return self._posted(gateway, batch, outcome, time.monotonic() - began)
+        posted = self._posted(gateway, batch, outcome)
+        if outcome.step is not ChainStep.REPLAY:
+            metrics.POSTING_SECONDS.observe(time.monotonic() - began)
+        return posted
 
     def _posted(
-        self, gateway: Gateway, batch: ReceivedBatch, outcome: BatchOutcome, seconds: float
+        self, gateway: Gateway, batch: ReceivedBatch, outcome: BatchOutcome
     ) -> tuple[ChainStep, ReceiptContent]:
         metrics.BATCHES.labels(outcome.step.value).inc()
         if outcome.step is ChainStep.FORK:
@@ -310,7 +314,6 @@ class GatewaySyncServicer(gateway_sync_pb2_grpc.GatewaySyncServicer):
             )
         if outcome.step is not ChainStep.REPLAY:
             self._events.ring()
-            metrics.POSTING_SECONDS.observe(seconds)
             metrics.LINES.inc(len(batch.lines))
             metrics.LINES_PARKED.inc(len(outcome.receipt.parked))
         return outcome.step, outcome.receipt
