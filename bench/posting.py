@@ -88,8 +88,8 @@ async def record(names: Sequence[GatewayId], count: int, lines: int, accounts: i
 
 async def post_recorded(
     pool: Pool, names: Sequence[GatewayId], recorded: tuple[list[Posting], Recorded]
-) -> list[float]:
-    """Entries a second of each gateway, all writing at once: the posting call and its commit, batch after batch."""
+) -> list[list[float]]:
+    """Seconds of each batch of each gateway, all writing at once: the posting call and its commit, batch after batch, once warm."""
     plain, written = recorded
     store = PostgresStore(pool)
     for posting in plain:
@@ -108,7 +108,7 @@ async def post_recorded(
             calls.setdefault(name, []).append(arguments(posting, (), loading.places))
     warm = asyncio.Barrier(len(names))
 
-    async def write(name: GatewayId) -> float:
+    async def write(name: GatewayId) -> list[float]:
         seconds = []
         async with pool.connection() as connection:
             for number, parameters in enumerate(calls[name]):
@@ -118,10 +118,20 @@ async def post_recorded(
                 async with connection.transaction():
                     await connection.execute(POST, parameters)
                 seconds.append(time.perf_counter() - began)
-        entries = 2 * len(written[name][-1][1].transfers)
-        return entries / statistics.median(seconds[WARM_UP:])
+        return seconds[WARM_UP:]
 
     return await asyncio.gather(*(write(name) for name in names))
+
+
+async def _entries_a_second(
+    pool: Pool, names: Sequence[GatewayId], recorded: tuple[list[Posting], Recorded]
+) -> list[float]:
+    """What each gateway posts a second, by its median batch."""
+    _, written = recorded
+    return [
+        2 * len(written[name][-1][1].transfers) / statistics.median(seconds)
+        for name, seconds in zip(names, await post_recorded(pool, names, recorded), strict=True)
+    ]
 
 
 # --- floors -----------------------------------------------------------------------------------------------------------
@@ -221,7 +231,7 @@ async def _c1() -> list[dict[str, object]]:
     for what, accounts in (("cold accounts", ACCOUNTS), ("hot account", 1)):
         recorded = await record([GATEWAY], BATCHES, LINES_PER_1000_ENTRIES, accounts)
         async with database() as pool:
-            (value,) = await post_recorded(pool, [GATEWAY], recorded)
+            (value,) = await _entries_a_second(pool, [GATEWAY], recorded)
             floor = await _copy_floor(pool)
         figures.append(
             _row(
@@ -256,7 +266,7 @@ async def _c1_writers() -> list[dict[str, object]]:
     recorded = await record(names, BATCHES // 2, LINES_PER_1000_ENTRIES, ACCOUNTS_OF_A_WRITER)
     for writers in WRITERS:
         async with database() as pool:
-            value = sum(await post_recorded(pool, names[:writers], (recorded[0], recorded[1])))
+            value = sum(await _entries_a_second(pool, names[:writers], (recorded[0], recorded[1])))
         figures.append(
             {
                 **_row(f"entries posted/s by {writers} gateways at once, one operator", value, "entries/s"),

@@ -15,8 +15,9 @@ from farthing_cloud.ledger.core.quotas import GrantTerms, QuotaRequest
 from farthing_cloud.ledger.core.received import receive
 from farthing_cloud.ledger.core.rows import AccountStatus, Correction, CorrectionKind, Touch
 from farthing_cloud.ledger.core.windows import SplitRule
-from farthing_cloud.ledger.operations import BatchOutcome, Ledger
+from farthing_cloud.ledger.operations import Ledger
 from farthing_cloud.ledger.store.interface import Cursor, LedgerStore, Transaction
+from farthing_cloud.ledger.together import BatchOutcome
 
 OP, EUR = OperatorId("op"), Currency("EUR")
 SITES = {"G1": "S1", "G2": "S2"}

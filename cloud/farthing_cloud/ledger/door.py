@@ -38,11 +38,12 @@ from farthing_cloud.ledger.core.quotas import QuotaRequest
 from farthing_cloud.ledger.core.received import MAX_BATCH_SIZE, BatchError, ReceivedBatch, receive
 from farthing_cloud.ledger.core.rows import Gateway, GatewayCaseKind
 from farthing_cloud.ledger.facts import Facts, GatewayFacts
-from farthing_cloud.ledger.operations import BatchOutcome, Ledger
+from farthing_cloud.ledger.operations import Ledger
 from farthing_cloud.ledger.refusals import Context, Refused, malformed, refusals
 from farthing_cloud.ledger.showing import Witnesses, links_of
 from farthing_cloud.ledger.signing import LOOK_AGAIN_MS, Signatures
 from farthing_cloud.ledger.store.interface import Detail, ReceiptContent, StoredDirective
+from farthing_cloud.ledger.together import BatchOutcome
 
 #: Directives read for one gateway at once.
 DIRECTIVES_AT_ONCE: Final = 64

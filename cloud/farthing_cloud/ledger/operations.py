@@ -3,14 +3,10 @@
 Each takes ``now``, the business instant. Nothing here decides about money: that is ``ledger.core``.
 """
 
-import asyncio
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final, Protocol
-
-import structlog
 
 from farthing.clock import Instant
 from farthing.ids import AccountId, AuthorizationId, GatewayId, OperatorId, QuotaId, SiteId
@@ -28,7 +24,6 @@ from farthing_cloud.ledger.core import (
     policy,
     quotas,
     restoring,
-    several,
     silence,
     windows,
 )
@@ -39,7 +34,7 @@ from farthing_cloud.ledger.core.differences import PlannedBack
 from farthing_cloud.ledger.core.directives import Body
 from farthing_cloud.ledger.core.funds import Funding, LedgerRefusal, UnknownName
 from farthing_cloud.ledger.core.incarnations import Hello, Standing
-from farthing_cloud.ledger.core.posting import BatchAdded, Event, Posting
+from farthing_cloud.ledger.core.posting import Event
 from farthing_cloud.ledger.core.quotas import GrantTerms, QuotaRequest
 from farthing_cloud.ledger.core.received import ReceivedBatch
 from farthing_cloud.ledger.core.restoring import Proof
@@ -51,7 +46,6 @@ from farthing_cloud.ledger.core.rows import (
     CorrectionKind,
     Decision,
     DecisionKind,
-    Epoch,
     Gateway,
     GatewayCaseKind,
     LedgerState,
@@ -65,15 +59,12 @@ from farthing_cloud.ledger.restored import RestoredLedger
 from farthing_cloud.ledger.store.interface import (
     Detail,
     LedgerStore,
-    Posted,
-    ReceiptContent,
     Signed,
     StoreError,
     Transaction,
 )
+from farthing_cloud.ledger.together import BatchOutcome, outcome_of, post_together
 
-#: Fewer batches than these gain nothing from going together.
-FEWEST_TOGETHER: Final = 2
 #: Rows resolved in one round; the next round takes the rest.
 FLOORS_AT_ONCE: Final = 100
 #: How often a correction looks for quotas that were granted while it did: each look takes one more grant than the last.
@@ -82,18 +73,6 @@ LOOKS_AT_QUOTAS: Final = 5
 NO_PROOF: Final = Proof(0, b"", 0, 0, 0, b"", 0)
 #: Quotas that silence ends in one round.
 OVERDUE_AT_ONCE: Final = 100
-
-
-_log = structlog.stdlib.get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BatchOutcome:
-    """How a batch fitted its chain; ``receipt`` is there for NEXT and REPLAY. ``expected`` is the sequence to send next."""
-
-    step: ChainStep
-    expected: int
-    receipt: ReceiptContent | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,20 +93,6 @@ class ReadsCarriedEnds(Protocol):
 
     async def read(self, batch: ReceivedBatch) -> tuple[Carried, ...]:
         """One for each, in order."""
-
-
-def _posted(batch: BatchAdded, posted: Posted, epoch: Epoch, now: Instant) -> BatchOutcome:
-    receipt = ReceiptContent(
-        ledger_epoch=epoch.number,
-        gateway_id=batch.gateway_id,
-        incarnation=batch.incarnation,
-        sequence=batch.sequence,
-        batch_hash=batch.batch_hash,
-        posted_at=now,
-        parked=tuple((parked.line, parked.reason) for parked in batch.parked),
-        audit_head=posted.audit_head,
-    )
-    return BatchOutcome(step=ChainStep.NEXT, expected=batch.sequence + 1, receipt=receipt)
 
 
 class Ledger:
@@ -417,7 +382,7 @@ class Ledger:
             posting = batches.plan(view, batch, carried, now=now)
             posted = await tx.post(posting)
             assert posting.batch is not None
-            return _posted(posting.batch, posted, view.epoch, now)
+            return outcome_of(posting.batch, posted, view.epoch, now)
 
         outcome = await self.store.run(work)
         if outcome.step is ChainStep.REPLAY:
@@ -436,40 +401,9 @@ class Ledger:
         """Post as many of one gateway's batches, from the first, as can go together; the outcomes of those.
 
         In one transaction, each as if it had come alone. Those left out, maybe all, are to be posted by :meth:`post_batch`, which says
-        what is the matter with them: here what fails has changed nothing. Raises ``StoreError``.
+        what is the matter with them: here what fails has changed nothing. Raises ``LedgerRestoring``.
         """
-        group = several.front(waiting)
-        if len(group) < FEWEST_TOGETHER:
-            return ()
-
-        async def work(tx: Transaction) -> Sequence[BatchOutcome]:
-            view = await tx.load(several.touch(group, currency))
-            restoring.must_have_shown(view.gateways.values(), view.epoch)
-            plans = several.Several(view)
-
-            async def planned() -> AsyncGenerator[Posting]:
-                for batch in group:
-                    # Thousands of lines: not on the event loop, and while PostgreSQL writes those of the batch before.
-                    posting = await asyncio.to_thread(plans.plan, batch, now=now)
-                    if posting is None:
-                        return
-                    yield posting
-
-            async with aclosing(planned()) as postings:
-                written = await tx.post_batches(postings)
-            return [
-                _posted(posting.batch, posted, view.epoch, now)
-                for posting, posted in written
-                if posting.batch is not None
-            ]
-
-        try:
-            return await self.store.run(work)
-        except StoreError:
-            raise
-        except Exception as err:  # noqa: BLE001  # whatever it is, it is one batch's: alone, that one raises it again
-            _log.warning("batches that wait go one by one", gateway=group[0].gateway_id, cause=repr(err))
-            return ()
+        return await post_together(self.store, waiting, currency=currency, now=now)
 
     async def _quarantine(self, batch: ReceivedBatch, currency: Currency, *, now: Instant) -> None:
         touch = Touch(operator_id=batch.operator_id, currency=currency, gateway_ids=(batch.gateway_id,))

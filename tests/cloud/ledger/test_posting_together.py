@@ -17,10 +17,11 @@ from farthing_cloud.ledger.core import several
 from farthing_cloud.ledger.core.batches import ChainStep
 from farthing_cloud.ledger.core.posting import Posting
 from farthing_cloud.ledger.core.received import ReceivedBatch, receive
-from farthing_cloud.ledger.operations import BatchOutcome, Ledger
+from farthing_cloud.ledger.operations import Ledger
 from farthing_cloud.ledger.store.interface import Cursor
 from farthing_cloud.ledger.store.memory import MemoryStore
 from farthing_cloud.ledger.store.postgres import PostgresStore
+from farthing_cloud.ledger.together import BatchOutcome
 
 #: Mostly what is ordinary: uses of one gateway that go on; now and then what overlaps, goes beyond, or ends a quota.
 sealed = st.tuples(st.lists(use, max_size=4), st.sampled_from([0, 0, 0, 1, 2]))
