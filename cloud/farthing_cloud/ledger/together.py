@@ -1,4 +1,4 @@
-"""Batches of one gateway that wait, in one transaction (ADR 31)."""
+"""Batches of one gateway that wait, in one transaction (ADR 32)."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
