@@ -1,6 +1,7 @@
 """Leaves and their packed detail: one encoding, bounded on the way back."""
 
 import zlib
+from dataclasses import replace
 
 import cbor2
 import pytest
@@ -41,6 +42,12 @@ any_leaf = st.builds(
 
 
 @settings(max_examples=60, deadline=None)
+@given(any_leaf, st.integers(0, 70_000))
+def test_a_leaf_drafted_on_line_0_is_the_same_leaf_on_any_line(leaf: Leaf, line: int) -> None:
+    draft = replace(leaf, line=0).encode()
+    assert leaf_codec.on_line(draft, line) == replace(leaf, line=line).encode()
+
+
 @given(any_leaf)
 def test_a_leaf_reads_back(item: Leaf) -> None:
     encoded = item.encode()

@@ -12,6 +12,7 @@ from farthing.device.messages import AnswerStatus, Grant, Intent, Reading, State
 from farthing.ids import AccountId, AuthorizationId, DeviceId, TokenRef
 from farthing.refusal import Refusal
 from farthing.v1 import batch_pb2, directive_pb2, gateway_sync_pb2
+from farthing_edge.metering.sealing import Drafted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,7 +113,9 @@ class QuotaAnswered:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SealDue:
-    """Seal what there is to say: a threshold was reached, or the oldest record is old enough."""
+    """Seal what there is to say: a threshold was reached, or the oldest record is old enough. ``drafted``: what is ready of it."""
+
+    drafted: Drafted | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -93,16 +93,16 @@ def _seal_again(state: GatewayState, command: commands.SealAgain, now: Instant) 
     return NOTHING if sealed is None else Decision((sealed,))
 
 
-def _seal(state: GatewayState, command: commands.SealDue, now: Instant) -> Decision:  # noqa: ARG001  # every command has one shape
+def _seal(state: GatewayState, command: commands.SealDue, now: Instant) -> Decision:
     try:
-        sealed = seal(state, now)
+        sealing = seal(state, now, command.drafted)
     except Exception:  # whatever is wrong with it: it is raised again unless the use at fault is found
         # One use that no batch can bill must not stop all others. Where none is at fault alone, it is a bug to be seen.
         aside = set_aside(state)
         if not aside:
             raise
         return Decision(aside)
-    return NOTHING if sealed is None else Decision((sealed,))
+    return NOTHING if sealing is None else Decision((sealing.sealed,), leaves=sealing.leaves)
 
 
 def _tick(state: GatewayState, command: commands.Tick, now: Instant) -> Decision:

@@ -19,13 +19,15 @@ DIGEST_SIZE = 16
 class Decision(NamedTuple):
     """What happens and what is said. (A tuple, as ``Reply``.)
 
-    ``reply`` answers a statement; ``wait`` says that it is to be decided again. ``refused`` counts a no that is not journaled.
+    ``reply`` answers a statement; ``wait`` says that it is to be decided again. ``refused`` counts a no that is not journaled. ``leaves`` are those of the batch
+    that was sealed, for who will be asked for them soon: the journal says them again.
     """
 
     events: tuple[Event, ...] = ()
     reply: Reply | None = None
     wait: WaitForQuota | None = None
     refused: Refusal | None = None
+    leaves: tuple[bytes, ...] = ()
 
 
 NOTHING = Decision()

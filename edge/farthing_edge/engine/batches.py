@@ -30,6 +30,8 @@ _log = structlog.get_logger(__name__)
 #: First and longest wait before a batch's signature is tried again, seconds: the token is beside us, not across a network.
 _SIGN_AGAIN_S = 0.2
 _SIGN_AGAIN_AT_MOST_S = 5.0
+#: Leaves kept for who proves them as soon as their batch is receipted: a second of them at 500 uses a second. What is older the journal says again.
+KEPT_LEAVES_SIZE = 1024 * 1024
 
 
 class Batches:
@@ -57,6 +59,10 @@ class Batches:
         self._in_journal_thread = in_journal_thread
         self._unsigned: deque[tuple[int, int, bytes]] = deque()
         self._unsigned_bell = Bell()
+        #: Leaves of the batch that is being written, by its hash; then, by incarnation and sequence, of those that are durable, the oldest first.
+        self._drawn_up: tuple[bytes, tuple[bytes, ...]] = (b"", ())
+        self._leaves: dict[tuple[int, int], tuple[bytes, ...]] = {}
+        self._leaves_size = 0
         self._signed_incarnation = 0
         self._signed_sequence = 0
         self._signed_bell = Bell()
@@ -88,8 +94,29 @@ class Batches:
 
     def sealed(self, event: Sealed) -> None:
         """A batch is durable."""
+        batch_hashed, leaves = self._drawn_up
+        if batch_hashed == event.batch_hash:
+            self._keep(event.incarnation, event.sequence, leaves)
+        self._drawn_up = b"", ()
         self._unsigned.append((event.incarnation, event.sequence, event.batch))
         self._unsigned_bell.ring()
+
+    def drawn_up(self, event: Sealed, leaves: tuple[bytes, ...]) -> None:
+        """A batch is decided, with these leaves; it is nobody's before it is ``sealed``."""
+        self._drawn_up = event.batch_hash, leaves
+
+    def _keep(self, incarnation: int, sequence: int, leaves: tuple[bytes, ...]) -> None:
+        self._leaves[incarnation, sequence] = leaves
+        self._leaves_size += sum(map(len, leaves))
+        while self._leaves_size > KEPT_LEAVES_SIZE:
+            self.take_leaves(*next(iter(self._leaves)))
+
+    def take_leaves(self, incarnation: int, sequence: int) -> tuple[bytes, ...] | None:
+        """The leaves of a batch sealed a moment ago, once; None where the journal has to say them."""
+        leaves = self._leaves.pop((incarnation, sequence), None)
+        if leaves is not None:
+            self._leaves_size -= sum(map(len, leaves))
+        return leaves
 
     def begin_chain(self, incarnation: int) -> None:
         """The chain is that of ``incarnation``; of a new one nothing is signed yet."""

@@ -8,14 +8,14 @@ Rule 3: leaves are a function of journal entries: what was sealed once can be sh
 
 from collections.abc import Iterable, Sequence
 from itertools import islice
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias
 
 from farthing.clock import Instant, quarter_of
 from farthing.device.messages import MAX_EPOCH, Grant, TariffVersion
 from farthing.device.messages import encode as encode_message
 from farthing.evidence import merkle
 from farthing.evidence.batches import batch_hash
-from farthing.evidence.leaf import Leaf, Stood
+from farthing.evidence.leaf import Leaf, Stood, on_line
 from farthing.ids import AuthorizationId, DeviceId, RegisterId
 from farthing.tariff import TIME_ZONE_DATA
 from farthing.v1 import batch_pb2
@@ -63,8 +63,10 @@ class Sheet(NamedTuple):
 
     keys: dict[LineKey, int]
     sums: list[tuple[int, int]]
-    #: For each line: (index of the record, net, tax) of its leaves.
-    parts: list[list[tuple[int, int, int]]]
+    #: For each line: (index of the record, of its charge) of its leaves.
+    parts: list[list[tuple[int, int]]]
+    #: For each record: the line of each of its charges.
+    lines: list[list[int]]
 
 
 def line_key(account: str, currency: str, tariff: TariffVersion, charge: Charge, at: int) -> LineKey:
@@ -85,9 +87,12 @@ def sheet_of(records: Iterable[tuple[str, str, TariffVersion, tuple[Charge, ...]
     """Lines of ``records``, each (account, currency, tariff, charges, at), in the order in which they were billed."""
     keys: dict[LineKey, int] = {}
     sums: list[tuple[int, int]] = []
-    parts: list[list[tuple[int, int, int]]] = []
+    parts: list[list[tuple[int, int]]] = []
+    lines: list[list[int]] = []
     for number, (account, currency, tariff, charges, at) in enumerate(records):
-        for charge in charges:
+        stands_on: list[int] = []
+        lines.append(stands_on)
+        for which, charge in enumerate(charges):
             key = line_key(account, currency, tariff, charge, at)
             line = keys.setdefault(key, len(keys))
             if line == len(sums):
@@ -95,28 +100,36 @@ def sheet_of(records: Iterable[tuple[str, str, TariffVersion, tuple[Charge, ...]
                 parts.append([])
             net, tax = sums[line]
             sums[line] = net + charge.net_micros, tax + charge.tax_micros
-            parts[line].append((number, charge.net_micros, charge.tax_micros))
-    return Sheet(keys, sums, parts)
+            parts[line].append((number, which))
+            stands_on.append(line)
+    return Sheet(keys, sums, parts, lines)
 
 
 def leaves_of(facts: Sequence[Facts], sheet: Sheet) -> list[bytes]:
     """The leaves of a batch, in line order: one for each record and line it stands on."""
-    return [
-        _leaf(facts[number], line, net, tax) for line, parts in enumerate(sheet.parts) for number, net, tax in parts
-    ]
+    return _on_lines([draft_leaves(fact) for fact in facts], sheet)
 
 
-def _leaf(fact: Facts, line: int, net: int, tax: int) -> bytes:
+def _on_lines(drafts: Sequence[tuple[bytes, ...]], sheet: Sheet) -> list[bytes]:
+    return [on_line(drafts[number][which], line) for line, parts in enumerate(sheet.parts) for number, which in parts]
+
+
+def draft_leaves(fact: Facts) -> tuple[bytes, ...]:
+    """All of its leaves, one for each charge, but their lines: those only a whole batch has."""
+    return tuple([_leaf(fact, charge) for charge in fact.charges])
+
+
+def _leaf(fact: Facts, charge: Charge) -> bytes:
     return Leaf(
         authorization=AuthorizationId(fact.authorization),
-        line=line,
+        line=0,
         device=DeviceId(fact.device),
         register_id=RegisterId(fact.register_id),
         register_epoch=fact.register_epoch,
         register_from=fact.register_from,
         register_to=fact.register_to,
-        net_micros=net,
-        tax_micros=tax,
+        net_micros=charge.net_micros,
+        tax_micros=charge.tax_micros,
         total_net_micros=fact.net_micros,
         total_tax_micros=fact.tax_micros,
         closing=fact.closing,
@@ -214,21 +227,46 @@ def why_no_batch(state: GatewayState) -> dict[bytes, str]:
     for authorization in [*state.ended.values(), *(record.authorization for record in state.unsealed)]:
         if authorization.id not in faults:
             try:
-                _claim(authorization, None, {}, state.incarnation).SerializeToString()
+                alone = batch_pb2.Batch()
+                _add_claim(alone, authorization, None, {}, state.incarnation)
+                alone.SerializeToString()
             except Exception as err:  # noqa: BLE001  # as above
                 faults[authorization.id] = f"{type(err).__name__}: {err}"
     return faults
 
 
-def seal(state: GatewayState, now: Instant) -> Sealed | None:
+class Drafted(Protocol):
+    """Leaves that were made before their batch."""
+
+    def of(self, record: UsageRecord, /) -> tuple[bytes, ...] | None:
+        """Those of ``record`` on line 0, one for each of its charges; None where they were not."""
+        ...
+
+
+class Sealing(NamedTuple):
+    """A batch, and its leaves in order: what the journal says again, at more cost."""
+
+    sealed: Sealed
+    leaves: tuple[bytes, ...]
+
+
+def seal(state: GatewayState, now: Instant, drafted: Drafted | None = None) -> Sealing | None:
     """The batch of what is not sealed, and of what became of stopped quotas; None when it would say nothing."""
     if not state.has_something_to_say():
         return None
     last_position = _last_position(state)
     records = state.unsealed[: state.unsealed_up_to(last_position)]
-    facts = [facts_of_record(state, record) for record in records]
-    sheet = sheet_of((fact.account, fact.currency, fact.tariff, fact.charges, fact.at) for fact in facts)
-    leaves = leaves_of(facts, sheet)
+    sheet = sheet_of(
+        (each.authorization.account_id, each.authorization.currency, each.authorization.tariff, each.charges, each.at)
+        for each in records
+    )
+    leaves = _on_lines(
+        [
+            (None if drafted is None else drafted.of(record)) or draft_leaves(facts_of_record(state, record))
+            for record in records
+        ],
+        sheet,
+    )
     # Whoever says that a quota is closed has billed all of it before.
     stopped, closed = _quotas_to_report(state) if last_position == state.position else ((), ())
     batch = batch_pb2.Batch(
@@ -250,10 +288,9 @@ def seal(state: GatewayState, now: Instant) -> Sealed | None:
         ),
         totals=_totals(sheet),
         merkle_root=merkle.root(leaves),
-        time_zone_data=TIME_ZONE_DATA if any(fact.stood is not None for fact in facts) else "",
+        time_zone_data=TIME_ZONE_DATA if any(record.placed is not None for record in records) else "",
         leaf_count=len(leaves),
         lines=_lines(sheet),
-        claims=_claims(state, records, last_position, sheet),
         stopped=[batch_pb2.StoppedQuota(quota_id=name, still_held_micros=held) for name, held in stopped],
         closed_quota_ids=closed,
         carried=[
@@ -273,17 +310,20 @@ def seal(state: GatewayState, now: Instant) -> Sealed | None:
                 for number, count in sorted(state.statistics.refusals.items())
             ],
         ),
-    ).SerializeToString(deterministic=True)
-    return Sealed(
+    )
+    _add_claims(batch, state, records, last_position, sheet)
+    raw = batch.SerializeToString(deterministic=True)
+    sealed = Sealed(
         incarnation=state.incarnation,
         sequence=state.sequence + 1,
-        batch=batch,
-        batch_hash=batch_hash(batch),
+        batch=raw,
+        batch_hash=batch_hash(raw),
         first_position=state.sealed_position + 1,
         last_position=last_position,
         stopped=stopped,
         closed=closed,
     )
+    return Sealing(sealed, tuple(leaves))
 
 
 def _last_position(state: GatewayState) -> int:
@@ -385,40 +425,41 @@ def _lines(sheet: Sheet) -> list[batch_pb2.Line]:
     return lines
 
 
-def _claims(
-    state: GatewayState, records: Sequence[UsageRecord], last_position: int, sheet: Sheet
-) -> list[batch_pb2.Claim]:
+def _add_claims(
+    batch: batch_pb2.Batch, state: GatewayState, records: Sequence[UsageRecord], last_position: int, sheet: Sheet
+) -> None:
     """One for each authorization that was billed or has ended up to ``last_position``: cumulative, with what this batch adds."""
     shares: dict[bytes, dict[int, tuple[int, int]]] = {}
     last: dict[bytes, UsageRecord | None] = {}
     authorizations: dict[bytes, Authorization] = {}
-    for record in records:
+    for record, lines in zip(records, sheet.lines, strict=True):
         authorization = record.authorization
         authorizations[authorization.id] = authorization
         last[authorization.id] = record
         added = shares.setdefault(authorization.id, {})
-        for charge in record.charges:
-            key = line_key(authorization.account_id, authorization.currency, authorization.tariff, charge, record.at)
-            line = sheet.keys[key]
+        for charge, line in zip(record.charges, lines, strict=True):
             net, tax = added.get(line, (0, 0))
             added[line] = net + charge.net_micros, tax + charge.tax_micros
     for authorization in state.ended.values():
         if authorization.closed_position <= last_position:
             authorizations[authorization.id] = authorization
             last[authorization.id] = None
-    return [
-        _claim(authorization, last[authorization.id], shares.get(authorization.id, {}), state.incarnation)
-        for authorization in authorizations.values()
-    ]
+    for authorization in authorizations.values():
+        added = shares.get(authorization.id, {})
+        _add_claim(batch, authorization, last[authorization.id], added, state.incarnation)
 
 
-def _claim(
-    authorization: Authorization, last: UsageRecord | None, shares: dict[int, tuple[int, int]], incarnation: int
-) -> batch_pb2.Claim:
+def _add_claim(
+    batch: batch_pb2.Batch,
+    authorization: Authorization,
+    last: UsageRecord | None,
+    shares: dict[int, tuple[int, int]],
+    incarnation: int,
+) -> None:
     """What ``authorization`` has billed up to its record ``last``; None: it has ended, and this is all of it."""
-    final = last is None
     said = authorization if last is None else last
-    return batch_pb2.Claim(
+    # Made where it stands: a message that is handed over is copied.
+    claim = batch.claims.add(
         authorization_id=authorization.id,
         device_id=authorization.device_id,
         register_id=authorization.register_id,
@@ -427,11 +468,12 @@ def _claim(
         register_to=authorization.recorded_to if last is None else last.register_to,
         net_micros=said.net_micros,
         tax_micros=said.tax_micros,
-        final=final,
-        granted_incarnation=0
-        if authorization.granted_incarnation == incarnation
-        else authorization.granted_incarnation,
-        shares=[batch_pb2.Share(line=line, net_micros=net, tax_micros=tax) for line, (net, tax) in shares.items()],
-        closed_by=authorization.closed_by if final else "",
         missed_readings=min(authorization.missed, MAX_EPOCH),
     )
+    if authorization.granted_incarnation != incarnation:
+        claim.granted_incarnation = authorization.granted_incarnation
+    if last is None:
+        claim.final = True
+        claim.closed_by = authorization.closed_by
+    for line, (net, tax) in shares.items():
+        claim.shares.add(line=line, net_micros=net, tax_micros=tax)

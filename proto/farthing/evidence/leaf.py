@@ -25,6 +25,10 @@ MAX_STATEMENTS = 3
 #: What a use can fall to: no tariff has more components.
 MAX_SLOTS = 2_048
 
+# Where a leaf says its line: after the head of the array, and the head and bytes of the authorization.
+_LINE_AT = 2 + AUTHORIZATION_ID_SIZE
+_LINE_0 = b"\x00"
+
 
 class LeafError(ValueError):
     """Bytes or values that are not a leaf."""
@@ -142,6 +146,12 @@ class Leaf:
         at, quantities, counted, timed = self.stood.placed
         pairs = [list(pair) for pair in quantities]
         return [tick, [at, self.stood.register_to, pairs, counted, timed, self.stood.statement]]
+
+
+def on_line(draft: bytes, line: int) -> bytes:
+    """The encoding on ``line`` of the leaf whose encoding on line 0 is ``draft``."""
+    assert draft[_LINE_AT : _LINE_AT + 1] == _LINE_0, "a draft is of line 0"
+    return draft[:_LINE_AT] + cbor2.dumps(line) + draft[_LINE_AT + 1 :] if line else draft
 
 
 def decode(data: bytes) -> Leaf:
