@@ -14,12 +14,13 @@ from typing import NamedTuple
 import structlog
 
 from farthing.device import cose
-from farthing.device.messages import Answer, AnswerStatus, Witness, encode
+from farthing.device.messages import Answer, AnswerStatus, Witness
 from farthing.hsm import HsmError
 from farthing.ids import START_ID_SIZE, AuthorizationId, StartId
 from farthing.refusal import Refusal
 from farthing_edge.authorization.commands import DeviceStatement, Reply
 from farthing_edge.authorization.decision import status_of
+from farthing_edge.authorization.grants import grant_payload
 from farthing_edge.authorization.state import Authorization, GatewayState, Told
 from farthing_edge.engine.asked import EngineLimits, Item
 from farthing_edge.engine.signing import GrantSigner
@@ -137,19 +138,18 @@ class Answering:
         if not drafts.told:
             return None
         gateway_id = self._state().gateway_id
-        grants = [authorization.grant_that(gateway_id, told) for authorization, told in drafts.told.values()]
-        payloads = [encode(grant) for grant in grants]
+        payloads = [grant_payload(authorization, gateway_id, told) for authorization, told in drafts.told.values()]
         to_be_signed = [
-            cose.to_be_signed("grant", grant.recipient, payload)
-            for grant, payload in zip(grants, payloads, strict=True)
+            cose.to_be_signed("grant", authorization.device_id, payload)
+            for (authorization, _), payload in zip(drafts.told.values(), payloads, strict=True)
         ]
         try:
             signatures: asyncio.Future[list[bytes]] = asyncio.ensure_future(self._signer.sign_many(to_be_signed))
         except HsmError as err:
             signatures = asyncio.get_running_loop().create_future()
             signatures.set_exception(err)
-        self._signing_count += len(grants)
-        signatures.add_done_callback(lambda _: self._signed(len(grants)))
+        self._signing_count += len(payloads)
+        signatures.add_done_callback(lambda _: self._signed(len(payloads)))
         return Signing(list(drafts.told), payloads, signatures)
 
     def say(self, drafts: Drafts, signing: Signing | None) -> None:

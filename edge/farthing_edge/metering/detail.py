@@ -7,11 +7,11 @@ last been told a limit, so a batch is rebuilt from its own range of positions an
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
-from farthing.device.messages import Grant
 from farthing.evidence.leaf import Stood
 from farthing.ids import GatewayId
 from farthing.v1 import batch_pb2
 from farthing_edge.authorization.events import Adopted, BaselineTaken, Event, Granted, Metered, Settled
+from farthing_edge.authorization.grants import grant_payload
 from farthing_edge.authorization.opening import opened, told_by
 from farthing_edge.authorization.state import Told
 from farthing_edge.metering.sealing import Facts, facts_of, leaves_of, sheet_of
@@ -84,10 +84,10 @@ def _facts_of_metered(
     if not isinstance(opening, Granted | BaselineTaken | Adopted):
         raise DetailFault(f"position {event.opened_position} does not open an authorization")
     authorization = opened(opening, event.opened_position)
-    grant: Grant | None = None
+    grant: bytes | None = None
     if event.told_position:
         told = _told(event_at(event.told_position), event.told_position, start_id_at(event.told_position))
-        grant = authorization.grant_that(gateway_id, told)
+        grant = grant_payload(authorization, gateway_id, told)
     return facts_of(
         authorization,
         register_from=event.register_from,

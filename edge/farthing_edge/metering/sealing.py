@@ -11,8 +11,7 @@ from itertools import islice
 from typing import NamedTuple, Protocol, TypeAlias
 
 from farthing.clock import Instant, quarter_of
-from farthing.device.messages import MAX_EPOCH, Grant, TariffVersion
-from farthing.device.messages import encode as encode_message
+from farthing.device.messages import MAX_EPOCH, TariffVersion
 from farthing.evidence import merkle
 from farthing.evidence.batches import batch_hash
 from farthing.evidence.leaf import Leaf, Stood, on_line
@@ -20,6 +19,7 @@ from farthing.ids import AuthorizationId, DeviceId, RegisterId
 from farthing.tariff import TIME_ZONE_DATA
 from farthing.v1 import batch_pb2
 from farthing_edge.authorization.events import Sealed
+from farthing_edge.authorization.grants import grant_payload
 from farthing_edge.authorization.state import (
     FLOOR_FUNDING,
     MAX_SEAL_RECORDS,
@@ -52,7 +52,7 @@ class Facts(NamedTuple):
     tariff: TariffVersion
     at: int
     statements: tuple[bytes, ...]
-    grant: Grant | None
+    grant: bytes | None
     traceparent: str | None
     tick: tuple[int, bytes] | None
     stood: Stood | None
@@ -136,7 +136,7 @@ def _leaf(fact: Facts, charge: Charge) -> bytes:
         tariff=fact.tariff,
         at=Instant(fact.at),
         statements=fact.statements,
-        grant=None if fact.grant is None else encode_message(fact.grant),
+        grant=fact.grant,
         traceparent=fact.traceparent,
         tick=fact.tick,
         stood=fact.stood,
@@ -154,7 +154,7 @@ def facts_of(
     closing: bool,
     at: int,
     statement: bytes,
-    grant: Grant | None,
+    grant: bytes | None,
     traceparent: str | None,
     tick: tuple[int, bytes] | None = None,
     latest: bytes | None = None,
@@ -202,7 +202,7 @@ def facts_of_record(state: GatewayState, record: UsageRecord) -> Facts:
         closing=record.closing,
         at=record.at,
         statement=record.statement,
-        grant=None if record.told is None else authorization.grant_that(state.gateway_id, record.told),
+        grant=None if record.told is None else grant_payload(authorization, state.gateway_id, record.told),
         traceparent=record.traceparent,
         tick=record.tick,
         latest=record.latest,

@@ -1,0 +1,87 @@
+"""Grants as they are signed, and as leaves show them again: for each reading two, so what never changes of one is encoded once."""
+
+from functools import lru_cache
+
+from farthing.clock import Instant
+from farthing.device.frames import GrantFrame
+from farthing.device.messages import FLOOR, Grant, TariffVersion, Witness, encode
+from farthing.ids import START_ID_SIZE, AccountId, AuthorizationId, DeviceId, GatewayId, RegisterId, StartId, TariffId
+from farthing.money import Currency
+from farthing_edge.authorization.state import FLOOR_FUNDING, Authorization, Told
+
+_UNTOLD = Witness(incarnation=0, start_id=StartId(bytes(START_ID_SIZE)), position=0)
+
+
+def grant_payload(authorization: Authorization, gateway_id: GatewayId, told: Told) -> bytes:
+    """``encode(authorization.grant_that(gateway_id, told))``."""
+    if told.readings_due:
+        return encode(authorization.grant_that(gateway_id, told))
+    tariff = authorization.tariff
+    frame = _frame(
+        authorization.device_id,
+        gateway_id,
+        authorization.id,
+        authorization.intent_epoch,
+        authorization.intent_counter,
+        tariff.tariff_id,
+        tariff.version,
+        authorization.register_id,
+        authorization.register_epoch,
+        authorization.shown_start,
+        authorization.currency,
+        authorization.report_interval_s,
+        authorization.commitment,
+        authorization.account_id,
+    )
+    return frame.payload(
+        incarnation=told.incarnation,
+        start_id=told.start_id,
+        position=told.position,
+        at=told.at,
+        limit=told.limit - authorization.start + authorization.shown_start,
+        held=[(FLOOR if funding == FLOOR_FUNDING else funding, amount) for funding, amount in told.holds],
+        net_micros=told.net_micros,
+        tax_micros=told.tax_micros,
+    )
+
+
+@lru_cache(maxsize=4_096)  # open authorizations of a large site; half a kilobyte each
+def _frame(
+    device_id: DeviceId,
+    gateway_id: GatewayId,
+    authorization_id: AuthorizationId,
+    intent_epoch: int,
+    intent_counter: int,
+    tariff_id: TariffId,
+    tariff_version: int,
+    register_id: RegisterId,
+    register_epoch: int,
+    shown_start: int,
+    currency: Currency,
+    report_interval_s: int,
+    commitment: bytes | None,
+    account_id: AccountId,
+) -> GrantFrame:
+    return GrantFrame(
+        Grant(
+            recipient=device_id,
+            gateway=gateway_id,
+            witness=_UNTOLD,
+            at=Instant(0),
+            authorization=authorization_id,
+            intent_epoch=intent_epoch,
+            intent_counter=intent_counter,
+            tariff=TariffVersion(tariff_id=tariff_id, version=tariff_version),
+            register_id=register_id,
+            register_epoch=register_epoch,
+            start=shown_start,
+            limit=shown_start,
+            held=(),
+            currency=currency,
+            net_micros=0,
+            tax_micros=0,
+            report_interval_s=report_interval_s,
+            commitment=commitment,
+            account=account_id,
+        )
+    )
