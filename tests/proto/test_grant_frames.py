@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from device_strategies import grants
-from hypothesis import given
+from hypothesis import given, settings
 
 from farthing.device.frames import GrantFrame
 from farthing.device.messages import MAX_COUNT, MAX_HELD_PARTS, Grant, encode
@@ -53,6 +53,7 @@ def test_a_grant_from_the_frame_of_another_of_its_authorization_is_the_grant(gra
     ],
     ids=lambda change: "-".join(change),
 )
+@settings(max_examples=5)
 @given(grant=grants)
 def test_what_no_grant_may_say_a_frame_does_not_say(change: dict[str, Any], grant: Grant) -> None:
     frame = GrantFrame(replace(grant, readings_due=()))
