@@ -18,6 +18,7 @@ from typing import NamedTuple, Protocol, TypeAlias
 import structlog
 
 from farthing.device.cose import Sign1, VerifyingKey, decode_sign1
+from farthing.device.frames import ReadingFrames
 from farthing.device.messages import (
     MAX_ENVELOPE_SIZE,
     Answer,
@@ -45,6 +46,8 @@ from farthing_edge.metrics import Metrics
 _log = structlog.get_logger(__name__)
 
 _MS_NS = 1_000_000
+#: Uses whose readings are read the short way: those of a large site; a kilobyte each.
+MAX_READINGS_KNOWN = 2_048
 #: Quarters of the room that each kind may fill; an end all of it.
 _SHARES: dict[type[Statement], int] = {Intent: 2, Reading: 3}
 
@@ -108,17 +111,18 @@ def verify(
     gateway: GatewayId,
     key_of: Callable[[DeviceId], VerifyingKey | None],
     grant_key: VerifyingKey,
+    decode: Callable[[bytes], Statement] = decode_statement,
 ) -> Verified | Rejected:
     """Check ``payload``, which came over ``peer``'s channel; the first rule that fails names the refusal.
 
-    ``grant_key`` is this gateway's own: what it granted before it lost its journal is shown to it again.
+    ``grant_key`` is this gateway's own: what it granted before it lost its journal is shown to it again. ``decode`` is ``decode_statement``, or as good.
     """
     if len(payload) > MAX_ENVELOPE_SIZE:
         return Rejected(refusal=Refusal.TOO_LARGE)
     try:
         envelope = decode_envelope(payload)
         sign1 = decode_sign1(envelope.statement)
-        statement = decode_statement(sign1.payload)
+        statement = decode(sign1.payload)
     except MessageError as err:
         return Rejected(refusal=err.refusal)
     answers = (statement.device_epoch, statement.counter)
@@ -249,6 +253,7 @@ class StatementDoor:
         self.ticks = TickDoor(
             engine=engine, rates=self.rates, metrics=metrics, rubbish=rubbish, monotonic_ns=monotonic_ns
         )
+        self._readings = ReadingFrames(most=MAX_READINGS_KNOWN)
         self._in_flight = 0
         # The loop keeps only weak references to what it waits for.
         self._looking_up: set[asyncio.Future[list[bytes]]] = set()
@@ -321,6 +326,7 @@ class StatementDoor:
             gateway=self._gateway,
             key_of=self._engine.statement_key,
             grant_key=self._grant_key,
+            decode=self._readings.decode,
         )
         if isinstance(checked, Rejected):
             if checked.refusal is Refusal.DEVICE_UNKNOWN and not self._engine.is_complete():

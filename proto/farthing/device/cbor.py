@@ -89,7 +89,12 @@ def _read(data: bytes, at: int, depth: int) -> tuple[Value, int]:
     before = b""
     for _ in range(number):
         start = at
-        key, at = _read(data, at, 0)
+        key: Value
+        if data[at] < 24:
+            # Nearly always: a small number is its own head.
+            key, at = data[at], at + 1
+        else:
+            key, at = _read(data, at, 0)
         encoded = data[start:at]
         if encoded <= before:
             raise CborError("map keys that do not ascend")

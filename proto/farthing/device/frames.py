@@ -1,15 +1,28 @@
-"""Grants as bytes, without a :class:`Grant` for each: most of what the grants of one authorization say is the same, and is encoded once.
+"""Readings and grants of which there are many: nearly all that those of one authorization say is the same, and is read or written once.
 
-The bytes are those of ``encode(Grant(...))``, and what no grant may say is refused alike.
+Rule 1: what comes out is what ``messages`` makes of it, byte for byte and refusal for refusal.
+Rule 2: what is remembered of strangers is bounded.
 """
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import cbor2
 
-from farthing.device.messages import MAX_COUNT, MAX_HELD_PARTS, Grant, Held, encode
+from farthing.clock import Instant
+from farthing.device.messages import (
+    MAX_COUNT,
+    MAX_HELD_PARTS,
+    MAX_STATEMENT_SIZE,
+    Grant,
+    Held,
+    Reading,
+    RegisterValue,
+    Statement,
+    decode_statement,
+    encode,
+)
 from farthing.device.reject import MessageError
 from farthing.ids import START_ID_SIZE, QuotaId
 from farthing.money import MAX_AMOUNT_MICROS
@@ -18,6 +31,13 @@ from farthing.money import MAX_AMOUNT_MICROS
 _MEMBERS = 14
 _MAP, _ARRAY, _BYTES = 0xA0, 0x80, 0x40
 _START_ID_HEAD = bytes((_BYTES | START_ID_SIZE,))
+
+#: Head of a number → (its size behind the head, the least it may say: less would be a second encoding).
+_NUMBER_HEADS = {0x18: (1, 24), 0x19: (2, 1 << 8), 0x1A: (4, 1 << 16), 0x1B: (8, 1 << 32)}
+#: How a reading begins, after the map's head: its kind, and the key of its recipient.
+_READING_HEAD = b"\x01\x01\x02"
+_TEXT, _LONG_TEXT = 0x60, 0x78
+_NO_NUMBER = (0, 0)
 
 
 class GrantFrame:
@@ -86,6 +106,104 @@ class GrantFrame:
                 self._rest,
             )
         )
+
+
+class _Cut(NamedTuple):
+    """A reading's payload without its three numbers that change: two with the same frame differ in nothing else."""
+
+    frame: tuple[bytes, int, bytes, bytes]
+    counter: int
+    at: int
+    value: int
+
+
+class ReadingFrames:
+    """Decodes statements; remembers of at most ``most`` authorizations what all their readings say."""
+
+    __slots__ = ("_known", "_most")
+
+    def __init__(self, *, most: int) -> None:
+        self._known: dict[tuple[bytes, int, bytes, bytes], Reading] = {}
+        self._most = most
+
+    def decode(self, payload: bytes) -> Statement:
+        """``decode_statement(payload)``."""
+        try:
+            cut = _cut(payload)
+        except (IndexError, ValueError):
+            # No reading, or none in its one encoding: what it is, or why not, the general way says.
+            return decode_statement(payload)
+        known = self._known.get(cut.frame)
+        if known is None or len(payload) > MAX_STATEMENT_SIZE:
+            statement = decode_statement(payload)
+            if statement.__class__ is Reading:
+                self._remember(cut.frame, statement)
+            return statement
+        register = known.register
+        return Reading(
+            recipient=known.recipient,
+            device=known.device,
+            device_epoch=known.device_epoch,
+            counter=cut.counter,
+            at=Instant(cut.at),
+            register=RegisterValue(
+                register_id=register.register_id,
+                register_epoch=register.register_epoch,
+                value=cut.value,
+                turns=register.turns,
+            ),
+            tariff=known.tariff,
+            commitment=known.commitment,
+            authorization=known.authorization,
+        )
+
+    def _remember(self, frame: tuple[bytes, int, bytes, bytes], reading: Reading) -> None:
+        if len(self._known) >= self._most:
+            # Whose readings go on is remembered again by the next one.
+            del self._known[next(iter(self._known))]
+        self._known[frame] = reading
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+
+def _cut(payload: bytes) -> _Cut:
+    """Take a reading apart where its one encoding has the numbers; ``IndexError`` or ``ValueError`` where it cannot be one.
+
+    Of what is no reading anything may come out: its frame is that of no reading, as a frame holds all bytes but the numbers.
+    """
+    if payload[1:4] != _READING_HEAD:
+        raise ValueError("no reading")
+    # The recipient; with the key before it the device; its epoch with the key before and the one behind.
+    first = _behind_number(payload, _behind_text(payload, _behind_text(payload, 4) + 1) + 1) + 1
+    counter, second = _read_number(payload, first)
+    at, third = _read_number(payload, second + 1)
+    # The key and the head of the register's array, its name, its epoch.
+    fourth = _behind_number(payload, _behind_text(payload, third + 2))
+    value, end = _read_number(payload, fourth)
+    return _Cut((payload[:first], payload[second], payload[third:fourth], payload[end:]), counter, at, value)
+
+
+def _behind_text(data: bytes, at: int) -> int:
+    size = data[at] - _TEXT
+    return at + 1 + size if size < _LONG_TEXT - _TEXT else at + 2 + data[at + 1]
+
+
+def _behind_number(data: bytes, at: int) -> int:
+    head = data[at]
+    return at + 1 if head < 0x18 else at + 1 + _NUMBER_HEADS.get(head, _NO_NUMBER)[0]
+
+
+def _read_number(data: bytes, at: int) -> tuple[int, int]:
+    head = data[at]
+    at += 1
+    if head < 0x18:
+        return head, at
+    size, least = _NUMBER_HEADS.get(head, _NO_NUMBER)
+    number = int.from_bytes(data[at : at + size], "big")
+    if not size or number < least:
+        raise ValueError("no number")
+    return number, at + size
 
 
 def _members(members: dict[int, Any]) -> bytes:
