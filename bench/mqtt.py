@@ -110,6 +110,7 @@ class Floor:
     verify_s: float
     sign_s: float
     sync_s: float
+    sync_99_s: float
 
     @property
     def parts_s(self) -> float:
@@ -127,8 +128,13 @@ async def _floor(ready: Prepared, passages: Sequence[bytes]) -> Floor:
         began = time.perf_counter()
         await ready.token.sign("grant", b"x" * 300)
         signing.append(time.perf_counter() - began)
+    syncing = _sync_s(ready.site.folder / "page")
     return Floor(
-        echo_s=echo_s, verify_s=verify_s, sign_s=statistics.median(signing), sync_s=_sync_s(ready.site.folder / "page")
+        echo_s=echo_s,
+        verify_s=verify_s,
+        sign_s=statistics.median(signing),
+        sync_s=quantile(syncing, 0.5),
+        sync_99_s=quantile(syncing, 0.99),
     )
 
 
@@ -160,16 +166,16 @@ def _verify_s(element: SoftElement, passage: bytes) -> float:
     return statistics.median(took)
 
 
-def _sync_s(file: Path) -> float:
-    """One page appended and made durable, as a group commit does."""
+def _sync_s(file: Path) -> list[float]:
+    """One page appended and made durable, as a group commit does: a thousand times."""
     took = []
     with file.open("wb", buffering=0) as opened:
-        for _ in range(300):
+        for _ in range(1_000):
             opened.write(bytes(4_096))
             began = time.perf_counter()
             os.fdatasync(opened.fileno())
             took.append(time.perf_counter() - began)
-    return statistics.median(took)
+    return took
 
 
 async def _echo(way_in: str) -> None:
@@ -187,7 +193,8 @@ def _rows(floor: Floor, latencies: list[float], *, cpu_s_each: float, memory_mb:
     parts = f"+ verify {floor.verify_s * MS:.2f} + sign {floor.sign_s * MS:.2f} + fdatasync {floor.sync_s * MS:.2f} ms"
     p50, p99 = quantile(latencies, 0.5) * MS, quantile(latencies, 0.99) * MS
     floor_50 = (quantile(floor.echo_s, 0.5) + floor.parts_s) * MS
-    floor_99 = (quantile(floor.echo_s, 0.99) + floor.parts_s) * MS
+    # What the machine itself does to one in a hundred: on the way to the broker and back, or at the disk.
+    floor_99 = (quantile(floor.echo_s, 0.99) + floor.parts_s - floor.sync_s + floor.sync_99_s) * MS
     histogram(
         "E1",
         f"E1: {what}",
@@ -212,7 +219,7 @@ def _rows(floor: Floor, latencies: list[float], *, cpu_s_each: float, memory_mb:
             "value": p99,
             "unit": "ms",
             "floor": floor_99,
-            "floor_what": f"MQTT echo p99 {parts}",
+            "floor_what": f"MQTT echo p99 + verify + sign + fdatasync p99 {floor.sync_99_s * MS:.2f} ms",
             "ratio": p99 / floor_99,
             "budget": "≤ 10 ms",
             "met": p99 <= P99_BUDGET_MS,

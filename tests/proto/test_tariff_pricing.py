@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from farthing.clock import SECOND_US, Instant
-from farthing.tariff import Tariff, TariffError, Use, limit, parse, price
+from farthing.tariff import Tariff, TariffError, Use, is_placed, limit, parse, price, price_of_width
 
 UNITS = {"Wh": "ENERGY", "s": "TIME", "passage": "UNIT"}
 _prices = st.sampled_from([0, 0.000001, 0.01, 0.25, 0.333333, 1.2, 3, 7.77, 120])
@@ -109,6 +109,23 @@ def test_limit_is_the_inverse_of_closing(pair: tuple[Tariff, str], most: int, el
     assert price(tariff, use_of(unit, quantity, elapsed), closing=True).gross_micros <= budget_micros
     if quantity < most:
         assert price(tariff, use_of(unit, quantity + step, elapsed), closing=True).gross_micros > budget_micros
+
+
+@settings(max_examples=100, deadline=None)
+@given(tariffs_and_units(), _widths, _times)
+def test_where_only_the_width_counts_its_price_is_the_price_of_every_use_of_it(
+    pair: tuple[Tariff, str], most: int, elapsed: int
+) -> None:
+    tariff, unit = pair
+    by_width = price_of_width(tariff, unit, most)
+    if by_width is None:
+        # It places: two uses of one width cost what their time says.
+        assert is_placed(tariff, unit)
+        return
+    priced, covered = by_width
+    assert priced == price(tariff, use_of(unit, most, elapsed), closing=True)
+    until = Instant(10**9 + elapsed)
+    assert covered == limit(tariff, use_of(unit, 0, 0), most=most, until=until, budget_micros=priced.gross_micros)
 
 
 @settings(max_examples=300, deadline=None)

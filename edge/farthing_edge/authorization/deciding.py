@@ -67,6 +67,9 @@ def _by_kind(state: GatewayState, command: DeviceStatement, now: Instant) -> Dec
     statement = command.statement
     if statement.recipient != state.gateway_id and command.shown is not None and is_carried(statement):
         return decide_carried(state, command, statement, command.shown, now)
+    if isinstance(statement, Reading) and statement.authorization in state.authorizations:
+        # Nearly always: what follows is about uses that are not known.
+        return decide_reading(state, command, statement, now)
     if isinstance(statement, Intent):
         if command.shown is not None:
             return decide_shown_use(state, command, statement, command.shown, now)

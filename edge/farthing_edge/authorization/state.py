@@ -6,7 +6,7 @@ Rule 2: amounts are micros, times are business instants, and every table has a b
 
 import bisect
 from collections import deque
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import NamedTuple, Self
 
 from farthing.clock import SECOND_US, Instant
@@ -50,10 +50,10 @@ from farthing.tariff import (
     Use,
     ceiling,
     is_placed,
-    limit,
     one_shot_use,
     parse,
     price,
+    price_of_width,
     readings_due,
 )
 from farthing.v1 import directive_pb2
@@ -350,10 +350,9 @@ class TariffEntry:
         known = self._closings.get((unit, most))
         if known is not None:
             return known
-        here = Use(unit=unit, start=start, end=start, started_at=started_at, ended_at=started_at, time_zone=time_zone)
-        if not is_placed(self.tariff, unit):
-            priced = price(self.tariff, replace(here, end=start + most), closing=True)
-            covered = limit(self.tariff, here, most=most, until=until, budget_micros=priced.gross_micros)
+        by_width = price_of_width(self.tariff, unit, most)
+        if by_width is not None:
+            priced, covered = by_width
             closing = Closing(_of_something(priced.parts), priced.gross_micros, covered)
             # Where only the width counts, its price is always the same.
             if len(self._closings) < MAX_CLOSINGS:
@@ -362,6 +361,7 @@ class TariffEntry:
         if one_shot:
             priced = price(self.tariff, one_shot_use(unit, start, most, started_at, time_zone), closing=True)
             return Closing(_of_something(priced.parts), priced.gross_micros, most)
+        here = Use(unit=unit, start=start, end=start, started_at=started_at, ended_at=started_at, time_zone=time_zone)
         return Closing((), ceiling(self.tariff, here, most=most, until=until), most)
 
     def readings_due(self, use: Use, after: Instant) -> tuple[int, ...]:

@@ -74,6 +74,9 @@ _NS = 1_000_000_000
 _DRAFTED_IN_ONE_TURN = 8
 #: A batch waits for a moment in which nobody does, until there is so many times what makes it due.
 _PATIENCE = 2
+#: Events with an index row of their own in the journal; and those that somebody is told of once they are durable. Nearly all are neither.
+_INDEXED = frozenset({Sealed, Started, DirectiveApplied})
+_NEWS = frozenset({Sealed, QuotaRequested, QuotaRequestClosed, UplinkSeen, DirectiveApplied, UseSetAside, HelloSeen})
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -542,6 +545,8 @@ class Engine:
                 continue
             kind, body = encode_event(event)
             group.entries.append(Entry(state.position, now, kind, body))
+            if event.__class__ not in _INDEXED:
+                continue
             if isinstance(event, Sealed):
                 group.batches.append((event.incarnation, event.sequence, state.position, event.batch_hash))
             elif isinstance(event, Started):
@@ -602,6 +607,8 @@ class Engine:
         self._answering.say(drafts, signing)
         wake = False
         for event in happened:
+            if event.__class__ not in _NEWS:
+                continue
             if isinstance(event, Sealed):
                 self.batches.sealed(event)
             elif isinstance(event, QuotaRequested):

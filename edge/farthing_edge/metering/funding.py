@@ -85,6 +85,14 @@ def bill(purse: Purse, due: Sequence[Part], now: Instant) -> tuple[Charge, ...]:
                 if total <= usable:
                     return tuple([Charge(quota.id, part.rate_ppm, part.net_micros, part.tax_micros) for part in due])
                 break
+    if len(holds) == 1:
+        # What is left of the hold pays first, and nearly always that is enough.
+        ((name, held),) = holds.items()
+        total = 0
+        for part in due:
+            total += part.net_micros + part.tax_micros
+        if total <= held and any(quota.id == name for quota in purse.quotas):
+            return tuple([Charge(name, part.rate_ppm, part.net_micros, part.tax_micros) for part in due])
     sources: list[list[int]] = []
     names: list[str] = []
     for quota in purse.quotas:

@@ -14,6 +14,7 @@ from farthing.tariff.pricing import is_placed as is_placed
 from farthing.tariff.pricing import limit as limit
 from farthing.tariff.pricing import one_shot_use as one_shot_use
 from farthing.tariff.pricing import price as price
+from farthing.tariff.pricing import price_of_width as price_of_width
 from farthing.tariff.pricing import readings_due as readings_due
 from farthing.tariff.tariff import Tariff as Tariff
 from farthing.tariff.zones import TIME_ZONE_DATA as TIME_ZONE_DATA

@@ -113,6 +113,18 @@ def price(tariff: Tariff, use: Use, *, closing: bool) -> Priced:
     return priced_of(plan.rates, _due(plan, use.end - use.start, closing=closing), None)
 
 
+def price_of_width(tariff: Tariff, unit: str, most: int) -> tuple[Priced, int] | None:
+    """What ``most`` units cost at closing where only the width counts, and how far that sum goes (to a whole step); None where the tariff places.
+
+    What :func:`price` and :func:`limit` say of them, without a use. Raise ``TariffError`` as :func:`price`.
+    """
+    plan = _plan_for(tariff, unit)
+    if isinstance(plan, PlacedPlan):
+        return None
+    step = plan.unit_step
+    return priced_of(plan.rates, _due(plan, most, closing=True), None), -(-most // step) * step
+
+
 def priced_of(rates: Sequence[RatePlan | SlotRate], due: Iterable[tuple[int, int]], placed: Placed | None) -> Priced:
     """What is due at each rate, summed; raise ``TariffError`` where it is more than one amount may be."""
     net = tax = 0
