@@ -1,4 +1,4 @@
-"""Grants as they are signed, and as leaves show them again: for each reading two, so what never changes of one is encoded once."""
+"""Grants as they are signed, and as leaves show them again: for each reading two, so what never changes of a session's is encoded once."""
 
 from functools import lru_cache
 
@@ -14,7 +14,8 @@ _UNTOLD = Witness(incarnation=0, start_id=StartId(bytes(START_ID_SIZE)), positio
 
 def grant_payload(authorization: Authorization, gateway_id: GatewayId, told: Told) -> bytes:
     """``encode(authorization.grant_that(gateway_id, told))``."""
-    if told.readings_due:
+    if told.readings_due or told.position == authorization.opened_position:
+        # The first one, of a passage the only one: there is nothing yet to have in common.
         return encode(authorization.grant_that(gateway_id, told))
     tariff = authorization.tariff
     frame = _frame(

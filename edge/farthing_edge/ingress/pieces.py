@@ -154,6 +154,8 @@ class Straight:
         self._packet_id = packets.OURS - 1
         self._pieces: Pieces | None = None
         self._is_waiting = False
+        #: The selector is asked to tell when there is room to write.
+        self._wants_room = False
         self._packets = packets.Packets(published=take, acknowledged=self._acknowledged, other=self._hand_to_paho)
         self._before_opening, self._before_closing = self._mqtt.on_socket_open, self._mqtt.on_socket_close
         self._mqtt.on_socket_open = self._opened
@@ -179,7 +181,7 @@ class Straight:
     # What paho tells of its socket: from the thread that connects, then from the loop's -------------------------------
 
     def _opened(self, client: paho.Client, userdata: Any, sock: Any) -> None:
-        self._pieces = Pieces(sock)
+        self._pieces, self._wants_room = Pieces(sock), False
         # What paho uses of a socket, pieces have.
         client._sock = self._pieces  # type: ignore[assignment]  # noqa: SLF001 no public way
         assert self._before_opening is not None  # aiomqtt's
@@ -200,7 +202,7 @@ class Straight:
         assert pieces is not None  # it was opened
         assert self._before_closing is not None  # aiomqtt's
         if pieces.fileno() >= 0:
-            self._loop.remove_writer(pieces.fileno())
+            self._want_room(pieces, wanted=False)
         self._before_closing(client, userdata, pieces)  # type: ignore[arg-type]  # it asks for its file number only
 
     # What the selector tells ------------------------------------------------------------------------------------------
@@ -258,11 +260,17 @@ class Straight:
                 went = pieces.flush()
         except OSError:
             # The read side sees the same end of the connection, and names it.
-            self._loop.remove_writer(pieces.fileno())
+            self._want_room(pieces, wanted=False)
             return
         if pieces.fileno() < 0:
             return
-        if went and not mqtt.want_write():
-            self._loop.remove_writer(pieces.fileno())
-        else:
+        self._want_room(pieces, wanted=not went or mqtt.want_write())
+
+    def _want_room(self, pieces: Pieces, *, wanted: bool) -> None:
+        if wanted == self._wants_room:
+            return
+        self._wants_room = wanted
+        if wanted:
             self._loop.add_writer(pieces.fileno(), self._write)
+        else:
+            self._loop.remove_writer(pieces.fileno())

@@ -128,10 +128,12 @@ class ReadingFrames:
 
     def decode(self, payload: bytes) -> Statement:
         """``decode_statement(payload)``."""
+        if payload[1:4] != _READING_HEAD:
+            return decode_statement(payload)
         try:
             cut = _cut(payload)
         except (IndexError, ValueError):
-            # No reading, or none in its one encoding: what it is, or why not, the general way says.
+            # None in its one encoding: why not, the general way says.
             return decode_statement(payload)
         known = self._known.get(cut.frame)
         if known is None or len(payload) > MAX_STATEMENT_SIZE:
@@ -172,8 +174,6 @@ def _cut(payload: bytes) -> _Cut:
 
     Of what is no reading anything may come out: its frame is that of no reading, as a frame holds all bytes but the numbers.
     """
-    if payload[1:4] != _READING_HEAD:
-        raise ValueError("no reading")
     # The recipient; with the key before it the device; its epoch with the key before and the one behind.
     first = _behind_number(payload, _behind_text(payload, _behind_text(payload, 4) + 1) + 1) + 1
     counter, second = _read_number(payload, first)
