@@ -119,3 +119,15 @@ def test_generated_stubs_are_what_the_proto_files_give(tmp_path: Path) -> None:
 @pytest.mark.parametrize("house", [h for h in HOUSES if h not in ("tests", "bench")])
 def test_the_readme_shows_every_house(house: str) -> None:
     assert f"{house}/" in (ROOT / "README.md").read_text()
+
+
+def test_every_table_says_what_sees_a_change_of_it() -> None:
+    page = (ROOT / "docs/what-covers-what.md").read_text()
+    named = {name for row in re.findall(r"^\| (`[^|]+) \|", page, re.MULTILINE) for name in re.findall(r"`(\w+)`", row)}
+    made = {
+        name
+        for path in (ROOT / "cloud").rglob("*.sql")
+        for name in re.findall(r"^CREATE TABLE (?:IF NOT EXISTS )?(\w+)", path.read_text(), re.MULTILINE)
+    }
+    assert made
+    assert named == made

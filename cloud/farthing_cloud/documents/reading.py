@@ -214,9 +214,11 @@ def _moved(movement: movements_pb2.Movement, account_id: str) -> Moved:
 
 
 def _subject(movement: movements_pb2.Movement) -> str:
-    """What a posting is about, for people: a correction's id without its hash and without who asked for it."""
+    """What a posting is about, for people: a correction's id without its hash and without who asked for it; of new terms nothing."""
     if movement.posting_kind == "correction":
         return movement.subject.rsplit("/", 2)[0]
+    if movement.posting_kind == "account":
+        return ""
     return movement.subject
 
 

@@ -1,13 +1,21 @@
 """``verify`` names the first fault; the database itself refuses to change what was posted."""
 
+import asyncio
+from collections.abc import Awaitable, Callable
+
 import psycopg
 import pytest
 from ledger_story import EUR, NOW, OP, ORDER, SPLIT, Story, grants, order, seal_all
+from psycopg import sql
+from psycopg.conninfo import make_conninfo
 
 from farthing.ids import GatewayId, SiteId
-from farthing_cloud.database import Pool
-from farthing_cloud.ledger.store.interface import Signed
+from farthing.v1 import directive_pb2, events_pb2
+from farthing_cloud.database import Pool, open_pool
+from farthing_cloud.ledger.core.rows import DecisionKind
+from farthing_cloud.ledger.store.interface import Cursor, Signed
 from farthing_cloud.ledger.store.postgres import PostgresStore
+from farthing_cloud.ledger.store.verification import first_fault
 
 pytestmark = pytest.mark.real
 
@@ -33,6 +41,31 @@ async def closed(store: PostgresStore) -> None:
     for sequence in (1, 2, 3):
         await ledger.prove(GatewayId("G1"), 1, sequence, events=(), now=NOW)
     await ledger.close_window(OP, EUR, "w1", {SiteId("S1"): SPLIT}, now=NOW)
+
+
+@pytest.fixture(scope="module")
+def days(database_server: str, ledger_template: str) -> dict[str, str]:
+    """URLs of two ledgers with the example's day, its window open and closed: each tampering is rolled back."""
+
+    async def play(url: str, then: Callable[[PostgresStore], Awaitable[None]] | None) -> None:
+        pool = await open_pool(url, schema="ledger")
+        store = await played(pool)
+        if then is not None:
+            await then(store)
+        await pool.close()
+
+    urls = {}
+    for name, then in (("played", None), ("closed", closed)):
+        with psycopg.connect(database_server, autocommit=True) as connection:
+            connection.execute(
+                sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(
+                    sql.Identifier(f"verify_{name}"), sql.Identifier(ledger_template)
+                )
+            )
+        url = make_conninfo(database_server, dbname=f"verify_{name}")
+        asyncio.run(play(url, then))
+        urls[name] = make_conninfo(url, options="-c search_path=ledger")
+    return urls
 
 
 @pytest.mark.parametrize(
@@ -119,6 +152,42 @@ async def closed(store: PostgresStore) -> None:
         ),
         (b"UPDATE receipts SET receipt = receipt || '\\x00'", "batch 1 of G1, incarnation 1: its receipt is not what"),
         (b"UPDATE batches SET posted_at_us = 7 WHERE id = 3", "batch 3 of G1, incarnation 1: its receipt is not what"),
+        # Terms that people set: limits, exposures, keys.
+        (
+            b"UPDATE payers SET debt_limit_micros = debt_limit_micros + 1 WHERE account_id = 'F'",
+            "account F of op: its terms",
+        ),
+        (b"UPDATE payers SET status = 'closed' WHERE account_id = 'F'", "account F of op: its terms are not those"),
+        (
+            b"UPDATE gateways SET exposure_micros = 1 + exposure_micros WHERE gateway_id = 'G1'",
+            "gateway G1 of op: its terms",
+        ),
+        (
+            b"UPDATE gateways SET batch_key = '\\x01' WHERE gateway_id = 'G2'",
+            "gateway G2 of op: its terms are not those",
+        ),
+        (
+            b"UPDATE gateways SET grant_key = '\\x01' WHERE gateway_id = 'G2'",
+            "gateway G2 of op: its terms are not those",
+        ),
+        (b"DELETE FROM payers WHERE account_id = 'F'", "account F of op: its terms were set, and its row is not there"),
+        (
+            b"""INSERT INTO payers (operator_id, currency, account_id, status, credit_limit_micros, debt_limit_micros,
+                preload_micros) VALUES ('op', 'EUR', 'mine', 'active', 1000000000, 0, 0)""",
+            "account mine of op: nobody set its terms",
+        ),
+        # Whose hold it is, and on which register a use stands.
+        (b"UPDATE quotas SET account_id = 'F' WHERE id = 1", "it was not granted to G1 for F"),
+        (b"UPDATE registers SET device_id = 'other' WHERE device_id = 'c1'", "bills another register"),
+        (b"UPDATE cases SET status = 'voided'", "account suspense/S2"),
+        # How a closed window was split, which refunds go by.
+        (
+            b"UPDATE closed_splits SET parts = '[[\"agency/A\", 1000000]]' WHERE closed = 'w1'",
+            "was split by another rule",
+        ),
+        (b"UPDATE closed_splits SET remainder_path = 'nobody' WHERE closed = 'w1'", "was split by splits nothing"),
+        (b"DELETE FROM closed_splits WHERE closed = 'w1'", "the rule that site S1 was split by is not there"),
+        (b"UPDATE closings SET answer = '' WHERE closed = 'w1'", "who got what of it is not what was posted"),
         # A superuser who makes a link of the chain, and all after it, anew.
         (
             b"""WITH RECURSIVE again (id, position, head) AS (
@@ -135,17 +204,20 @@ async def closed(store: PostgresStore) -> None:
         ),
     ],
 )
-async def test_each_tampering_is_named(ledger_pool: Pool, tampering: bytes, fault: str) -> None:
-    store = await played(ledger_pool)
-    verdict = await store.verify()
-    assert (verdict.fault, verdict.transfers, verdict.batches) == ("", 38, 6)
-    if b"closings" in tampering or b"'w1'" in tampering or b"/w1'" in tampering:
-        await closed(store)
-        assert (await store.verify()).fault == ""
-    async with ledger_pool.connection() as connection, connection.transaction():
+async def test_each_tampering_is_named(days: dict[str, str], tampering: bytes, fault: str) -> None:
+    about_closing = b"closings" in tampering or b"closed_splits" in tampering or b"w1'" in tampering
+    url = days["closed" if about_closing else "played"]
+    async with await psycopg.AsyncConnection.connect(url) as connection:
+        assert await first_fault(connection) == ""
         await connection.execute(FREE)
         assert (await connection.execute(tampering)).rowcount > 0
-    assert fault in (await store.verify()).fault
+        assert fault in await first_fault(connection)
+        await connection.rollback()
+
+
+async def test_verify_counts_what_it_replayed(ledger_pool: Pool) -> None:
+    verdict = await (await played(ledger_pool)).verify()
+    assert (verdict.fault, verdict.transfers, verdict.batches) == ("", 38, 6)
 
 
 @pytest.mark.parametrize(
@@ -199,11 +271,111 @@ async def test_a_payback_that_says_of_itself_that_it_left_is_named(ledger_pool: 
     assert "account transit/b1 of op is not what its payback has under way" in (await store.verify()).fault
 
 
+async def named_after(store: PostgresStore, pool: Pool, tampering: bytes) -> str:
+    """The fault after a tampering, where there was none before."""
+    assert (await store.verify()).fault == ""
+    async with pool.connection() as connection, connection.transaction():
+        await connection.execute(FREE)
+        assert (await connection.execute(tampering)).rowcount > 0
+    return (await store.verify()).fault
+
+
+@pytest.mark.parametrize(
+    ("tampering", "fault"),
+    [
+        (b"UPDATE decisions SET approved_by = 'cleo'", "no posting says that this person proposed or approved it"),
+        (
+            b"UPDATE decisions SET approved_by = NULL, approved_at_us = NULL",
+            "it was posted, and what was decided is not there",
+        ),
+        (b"DELETE FROM decisions", "it was posted, and what was decided is not there"),
+    ],
+)
+async def test_a_decision_that_was_tampered_with_is_named(ledger_pool: Pool, tampering: bytes, fault: str) -> None:
+    store = await played(ledger_pool)
+    ledger = Story(store).ledger
+    decision = await ledger.propose(
+        DecisionKind.INCARNATION, GatewayId("G1"), reason="a new disk", person="ann", now=NOW
+    )
+    await ledger.approve(decision.decision_id, content_hash=decision.content_hash, person="ben", now=NOW)
+    assert fault in await named_after(store, ledger_pool, tampering)
+
+
+@pytest.mark.parametrize(
+    ("tampering", "fault"),
+    [
+        (b"UPDATE cases SET status = 'released'", "suspense/S2"),
+        # As if nothing had been set aside, so that the sums hold.
+        (b"DELETE FROM cases", "it was decided, and its row is not there"),
+    ],
+)
+async def test_a_case_that_was_tampered_with_is_named(ledger_pool: Pool, tampering: bytes, fault: str) -> None:
+    store = await played(ledger_pool)
+    if b"DELETE" in tampering:
+        (event,) = await store.events(Cursor(), 10, ("case.opened",))
+        case_id = events_pb2.CaseOpened.FromString(event.value).case_id
+        assert await Story(store).ledger.decide_case(case_id, release=False, now=NOW)
+    assert fault in await named_after(store, ledger_pool, tampering)
+
+
+async def test_an_account_that_was_closed_stays_closed(ledger_pool: Pool) -> None:
+    store = PostgresStore(ledger_pool)
+    story = Story(store)
+    await story.open()
+    await story.ledger.correct(order("closing", "end", account_id="F"), person="alice", now=NOW)
+    assert (await store.verify()).fault == ""
+    open_again = b"UPDATE payers SET status = 'suspended' WHERE account_id = 'F'"
+    assert "account F of op: its terms are not those that were set" in await named_after(store, ledger_pool, open_again)
+
+
+async def test_one_version_of_a_tariff_is_told_in_one_way(ledger_pool: Pool) -> None:
+    """A registry whose tariff was changed in its table tells the next gateway other terms under the same version."""
+    store = PostgresStore(ledger_pool)
+    story = Story(store)
+    await story.open()
+
+    async def tell(gateway: str, ocpi_json: bytes, wish: int) -> None:
+        record = directive_pb2.TariffRecord(tariff_id="chg-3", version=1, currency=EUR, ocpi_json=ocpi_json)
+        await story.ledger.issue_directive(
+            OP, GatewayId(gateway), record, idempotency_key=f"registry/{wish}/0123", now=NOW
+        )
+
+    await tell("G1", b"{}", 1)
+    await tell("G2", b"{}", 2)
+    assert (await store.verify()).fault == ""
+    await tell("G2", b'{"price": 0}', 3)
+    assert (await store.verify()).fault == "tariff chg-3 version 1 of op: G2 was told other terms than G1"
+
+
+async def test_terms_that_were_set_before_links_named_them_wait_until_they_are_set_again(ledger_pool: Pool) -> None:
+    store = await played(ledger_pool)
+    async with ledger_pool.connection() as connection, connection.transaction():
+        await connection.execute(FREE)
+        # As an older program wrote them, and the chain by it.
+        await connection.execute(
+            b"""WITH RECURSIVE again (id, position, head) AS (
+                SELECT 0::bigint, 0::bigint, decode(repeat('00', 32), 'hex')
+                UNION ALL
+                SELECT p.id, p.position, sha256(a.head || convert_to(concat(p.operator_id, '|', p.currency, '|', p.kind, '|',
+                    CASE WHEN p.kind NOT IN ('account', 'gateway') THEN p.subject END, '|', p.posted_at_us, '|',
+                    p.business_at_us, '|'), 'UTF8') || p.digest)
+                FROM again a JOIN postings p ON p.position = a.position + 1
+            ), links AS (
+                UPDATE postings p SET head = a.head,
+                    subject = CASE WHEN p.kind NOT IN ('account', 'gateway') THEN p.subject ELSE '' END
+                FROM again a WHERE a.id = p.id
+            ), batched AS (
+                UPDATE batches b SET audit_head = a.head FROM again a WHERE a.id = b.posting_id)
+            UPDATE audit_heads h SET head = (SELECT a.head FROM again a ORDER BY a.position DESC LIMIT 1)"""
+        )
+        await connection.execute(b"DELETE FROM receipts")
+    assert (await store.verify()).fault == ""
+
+
 @pytest.mark.parametrize("table", ["transfers", "postings", "batches", "directives", "receipts", "corrections"])
 @pytest.mark.parametrize("statement", ["DELETE FROM {}", "TRUNCATE {} CASCADE"])
-async def test_what_was_posted_cannot_be_taken_out(ledger_pool: Pool, table: str, statement: str) -> None:
-    await played(ledger_pool)
-    async with ledger_pool.connection() as connection:
+async def test_what_was_posted_cannot_be_taken_out(days: dict[str, str], table: str, statement: str) -> None:
+    async with await psycopg.AsyncConnection.connect(days["played"]) as connection:
         with pytest.raises(psycopg.errors.RaiseException, match="append-only"):
             await connection.execute(statement.format(table).encode())
 

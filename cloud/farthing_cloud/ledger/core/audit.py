@@ -8,6 +8,7 @@ import hashlib
 from collections.abc import Iterable
 
 from farthing_cloud.ledger.core.posting import Posting, Transfer
+from farthing_cloud.ledger.core.rows import Gateway, Payer
 
 
 def digest(transfers: Iterable[Transfer]) -> bytes:
@@ -34,7 +35,10 @@ def digest(transfers: Iterable[Transfer]) -> bytes:
 
 
 def subject(posting: Posting) -> str:
-    """What a posting is about: the batch's hash, the payment, the quota, the case, the window, the decision, plan or correction and its person."""
+    """What a posting is about: the batch's hash, the payment, the quota, the case, the window, the decision, plan or correction and its person,
+
+    the account or gateway with the hash of its terms. (A correction that closes an account leaves it none.)
+    """
     if posting.batch is not None:
         return posting.batch.batch_hash.hex()
     if posting.payment is not None:
@@ -70,7 +74,40 @@ def subject(posting: Posting) -> str:
         correction = posting.correction
         content_hash = hashlib.sha256(correction.content).hexdigest()
         return f"{correction.correction_id}/{content_hash}/{correction.person}"
+    if posting.kind == "account":
+        (payer,) = posting.payers
+        return f"{payer.account_id}/{_terms_hash(_terms_of_payer(payer, posting.currency))}"
+    if posting.kind == "gateway":
+        (gateway,) = posting.gateways
+        return f"{gateway.gateway_id}/{_terms_hash(_terms_of_gateway(gateway))}"
     return ""
+
+
+def _terms_of_payer(payer: Payer, currency: str) -> tuple[object, ...]:
+    return (
+        payer.account_id,
+        currency,
+        payer.status,
+        payer.credit_limit_micros,
+        payer.debt_limit_micros,
+        payer.preload_micros,
+    )
+
+
+def _terms_of_gateway(gateway: Gateway) -> tuple[object, ...]:
+    return (
+        gateway.gateway_id,
+        gateway.site_id,
+        gateway.currency,
+        gateway.exposure_micros,
+        gateway.time_zone,
+        gateway.batch_key.hex(),
+        gateway.grant_key.hex(),
+    )
+
+
+def _terms_hash(terms: tuple[object, ...]) -> str:
+    return hashlib.sha256("|".join(map(str, terms)).encode()).hexdigest()
 
 
 def link_body(posting: Posting, digest_of_transfers: bytes | None = None) -> bytes:

@@ -3,20 +3,25 @@
 Order: double entry first, then quotas and rules, then the three chains and what names their links, then claims and receipts against
 the batches' own bytes.
 
-What it cannot see: terms that people set and no posting repeats (limits, exposures, public keys), and whether a signature is its key's,
-which those who hold the public keys check (gateways each receipt and directive, ``farthing-evidence`` a bundle).
+What covers which table, and what nothing covers, stands in docs/what-covers-what.md. Whether a signature is its key's is for those who hold
+the public keys: gateways check each receipt and directive, ``farthing-evidence`` a bundle.
 """
 
+import hashlib
 from typing import Final
 
 import psycopg
+from google.protobuf.message import DecodeError
 from psycopg.rows import TupleRow
 
 from farthing.device.cose import decode_sign1
 from farthing.device.messages import End, Intent, MessageError, Reading, decode_statement
 from farthing.ids import GatewayId, authorization_id, standing_authorization_id
-from farthing.v1 import batch_pb2
+from farthing.v1 import batch_pb2, directive_pb2, ledger_pb2
 from farthing_cloud.database import sentence
+from farthing_cloud.ledger.core.funds import LedgerRefusal
+from farthing_cloud.ledger.core.posting import Cause
+from farthing_cloud.ledger.core.windows import SplitRule
 from farthing_cloud.ledger.store.interface import Verdict
 from farthing_cloud.ledger.store.reading import receipt_of
 
@@ -29,6 +34,9 @@ _CHECKS: Final = tuple(
         "verify_stray_transfers",
         "verify_quotas",
         "verify_rules",
+        "verify_terms",
+        "verify_decisions",
+        "verify_cases",
         "verify_corrections",
         "verify_plans",
         "verify_claims",
@@ -47,6 +55,12 @@ _CLAIMS: Final = sentence(_PACKAGE, "list_claims_by_batch")
 #: Batches read from the server at once: each is decoded and forgotten.
 _CLAIMS_PAGE: Final = 100
 _RECEIPTS: Final = sentence(_PACKAGE, "list_all_receipts")
+_CLOSINGS: Final = sentence(_PACKAGE, "list_closings_made")
+#: A closing has a few transfers for each site.
+_CLOSINGS_PAGE: Final = 10
+_TARIFFS: Final = sentence(_PACKAGE, "list_told_tariffs")
+#: A directive is at most a tariff's few kilobytes.
+_TARIFFS_PAGE: Final = 1_000
 #: Receipts are a few hundred bytes.
 _RECEIPTS_PAGE: Final = 1_000
 
@@ -59,14 +73,15 @@ async def verify(connection: psycopg.AsyncConnection[TupleRow]) -> Verdict:
         async with connection.transaction():
             counts = await (await connection.execute(_COUNTS)).fetchone()
             assert counts is not None
-            fault = await _first_fault(connection)
+            fault = await first_fault(connection)
     finally:
         await connection.set_isolation_level(None)
         await connection.set_read_only(None)
     return Verdict(fault=fault, transfers=counts[0], accounts=counts[1], batches=counts[2])
 
 
-async def _first_fault(connection: psycopg.AsyncConnection[TupleRow]) -> str:
+async def first_fault(connection: psycopg.AsyncConnection[TupleRow]) -> str:
+    """The first rule that is broken, in the snapshot of the transaction under way; empty for none."""
     for check in _CHECKS:
         # Parameters (none) make psycopg read %% as %.
         row = await (await connection.execute(check, {})).fetchone()
@@ -77,6 +92,20 @@ async def _first_fault(connection: psycopg.AsyncConnection[TupleRow]) -> str:
         while rows := await claims.fetchmany(_CLAIMS_PAGE):
             for row in rows:
                 if fault := _claims_fault(row):
+                    return fault
+    async with connection.cursor(name="closings") as closings:
+        await closings.execute(_CLOSINGS)
+        while rows := await closings.fetchmany(_CLOSINGS_PAGE):
+            for row in rows:
+                if fault := _closing_fault(row):
+                    return fault
+    told: dict[tuple[str, str, int], tuple[str, bytes]] = {}
+    async with connection.cursor(name="tariffs") as tariffs:
+        # Parameters (none) make psycopg read %% as %.
+        await tariffs.execute(_TARIFFS, {})
+        while rows := await tariffs.fetchmany(_TARIFFS_PAGE):
+            for row in rows:
+                if fault := _tariff_fault(told, row):
                     return fault
     async with connection.cursor(name="receipts") as receipts:
         await receipts.execute(_RECEIPTS)
@@ -111,7 +140,7 @@ def _authorization_of(end: batch_pb2.CarriedEnd) -> bytes:
 
 def _claims_fault(row: TupleRow) -> str:
     """The claims that name a batch as the one that raised them last must stand in its bytes."""
-    gateway_id, incarnation, sequence, raw, carried, owners, authorizations, tos, nets, taxes = row
+    gateway_id, incarnation, sequence, raw, carried, owners, authorizations, tos, nets, taxes, *places = row
     if raw is None:
         return f"claim {authorizations[0].hex()}: the batch that raised it is not there"
     batch = batch_pb2.Batch.FromString(raw)
@@ -132,7 +161,13 @@ def _claims_fault(row: TupleRow) -> str:
         )
         for claim in carried
     }
-    for name, owner, to, net, tax in zip(authorizations, owners, tos, nets, taxes, strict=True):
+    stands = {
+        claim.authorization_id: (claim.device_id, claim.register_id, claim.register_epoch, claim.register_from)
+        for claim in batch.claims
+    }
+    for name, owner, to, net, tax, *place in zip(authorizations, owners, tos, nets, taxes, *places, strict=True):
+        if owner == gateway_id and name in stands and tuple(place) != stands[name]:
+            return f"claim {name.hex()}: batch {sequence} of {gateway_id}, incarnation {incarnation}, bills another register"
         # Each figure is the highest ever claimed: this batch claims no more, and one of them exactly.
         figures = (int(to), net, tax)
         claimed = said.get((name, owner), (-1, -1, -1))
@@ -142,4 +177,54 @@ def _claims_fault(row: TupleRow) -> str:
                 f"claim {name.hex()}: says {figures}, batch {sequence} of {gateway_id}, "
                 f"incarnation {incarnation}, says {claimed}"
             )
+    return ""
+
+
+def _closing_fault(row: TupleRow) -> str:
+    """Who got what of a window, as its closing was answered, is what was posted, and what the rules kept for refunds make of it."""
+    closed, operator_id, currency, raw, moved, kept = row
+    window = f"window {closed} of {operator_id} in {currency}"
+    try:
+        answer = ledger_pb2.CloseWindowResponse.FromString(raw)
+    except DecodeError:
+        return f"{window}: its answer cannot be read"
+    split: dict[str, dict[str, int]] = {}
+    for debit, credit, micros, cause in moved:
+        if cause == Cause.SPLIT:
+            _, site_id, _ = debit.split("/")
+            split.setdefault(site_id, {})[credit] = micros
+    said = {
+        site.site_id: {result.path: result.amount_micros for result in site.results if result.amount_micros}
+        for site in answer.sites
+        if site.split_micros
+    }
+    if said != split:
+        return f"{window}: who got what of it is not what was posted"
+    rules = {site_id: (parts, remainder_path) for site_id, parts, remainder_path in kept}
+    for site_id, results in split.items():
+        if site_id not in rules:
+            return f"{window}: the rule that site {site_id} was split by is not there"
+        parts, remainder_path = rules[site_id]
+        try:
+            rule = SplitRule(
+                rule_version=0, parts=tuple((path, ppm) for path, ppm in parts), remainder_path=remainder_path
+            )
+        except LedgerRefusal:
+            return f"{window}: the rule that site {site_id} was split by splits nothing"
+        if {path: micros for path, micros in rule.split(sum(results.values())) if micros} != results:
+            return f"{window}: site {site_id} was split by another rule"
+    return ""
+
+
+def _tariff_fault(told: dict[tuple[str, str, int], tuple[str, bytes]], row: TupleRow) -> str:
+    """A version of a tariff has one content: what one gateway was told of it is what every other was told."""
+    operator_id, gateway_id, raw = row
+    body = directive_pb2.Directive.FromString(raw)
+    if not body.HasField("tariff"):
+        return ""
+    tariff = body.tariff
+    content = hashlib.sha256(tariff.SerializeToString(deterministic=True)).digest()
+    first, before = told.setdefault((operator_id, tariff.tariff_id, tariff.version), (gateway_id, content))
+    if before != content:
+        return f"tariff {tariff.tariff_id} version {tariff.version} of {operator_id}: {gateway_id} was told other terms than {first}"
     return ""
