@@ -17,7 +17,7 @@ from farthing.configuration import (
     read_toml,
     resolved,
 )
-from farthing.money import PPM
+from farthing.money import MAX_AMOUNT_MICROS, PPM
 
 #: All services there are, in the order in which they start.
 ServiceName: TypeAlias = Literal["ledger", "vault", "registry", "settlement", "fraud", "publiclog", "documents"]
@@ -90,6 +90,8 @@ class LedgerSection(Section):
     silent_after_s: Annotated[int, Field(ge=1)] = 600
     #: The leaves of proven batches are kept this long, to answer a payer's doubt. Two years: longer than any card scheme lets a payment be disputed.
     keep_detail_s: Annotated[int, Field(ge=86_400)] = 730 * 86_400
+    #: The largest payback that one person orders and has paid alone; above it another person approves it. Micros of each currency's major unit.
+    payback_alone_micros: Annotated[int, Field(ge=0, le=MAX_AMOUNT_MICROS)] = 100_000_000
     #: A head of every gateway's chain is signed and sent at least this often, real seconds.
     directive_head_interval_s: Annotated[int, Field(ge=1)] = 5
 

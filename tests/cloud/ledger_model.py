@@ -3,6 +3,7 @@
 Over any store: what the rules ask of it beyond its interface are :class:`Rows`.
 """
 
+import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -40,6 +41,8 @@ from farthing_cloud.ledger.store.reading import aside_of, claimed_of, quota_of
 EXPOSURE = 1_200
 DEBT_LIMIT = 200
 CREDIT = {"A": 0, "B": 300}
+#: Paybacks are whole cents: one of more than one cent wants two persons.
+PAYBACK_ALONE = 10_000
 
 use = st.tuples(
     st.sampled_from(["A", "B", ""]),  # account
@@ -68,7 +71,7 @@ step = st.one_of(
     st.tuples(st.sampled_from(["payback", "write-off"]), st.sampled_from(["A", "B"]), st.integers(0, 3)),
     # What is said of which payback, under which reference of the bank.
     st.tuples(
-        st.sampled_from(["payback-handed", "payback-sent", "payback-failed", "payback-returned"]),
+        st.sampled_from(["payback-approved", "payback-handed", "payback-sent", "payback-failed", "payback-returned"]),
         st.integers(0, 5),
         st.integers(0, 3),
     ),
@@ -77,6 +80,7 @@ step = st.one_of(
 about_paybacks = st.tuples(
     st.tuples(st.just("goodwill"), st.just("A"), st.just(20_000)),
     st.tuples(st.just("payback"), st.just("A"), st.integers(0, 2)),
+    st.tuples(st.sampled_from(["payback-approved", "payback-handed"]), st.integers(0, 2), st.integers(0, 1)),
     st.tuples(
         st.sampled_from(["payback-handed", "payback-sent", "payback-failed"]), st.integers(0, 2), st.integers(0, 3)
     ),
@@ -197,7 +201,7 @@ class Model:
     @classmethod
     async def open(cls, store: LedgerStore, rows: Rows) -> "Model":
         """Two gateways and two accounts, and nothing moved yet."""
-        ledger = Ledger(store, terms=TERMS, receipt_keys=())
+        ledger = Ledger(store, terms=TERMS, receipt_keys=(), payback_alone_micros=PAYBACK_ALONE)
         for name, site in SITES.items():
             await ledger.put_gateway(
                 gateway_id=GatewayId(name),
@@ -294,7 +298,7 @@ async def correct(model: Model, number: int, action: tuple[object, ...]) -> None
         order = await order_of(model, number, action)
         if order is None:
             return
-        changed, _, first = await ledger.correct(order, person="alice", now=NOW)
+        changed, _, first = await ledger.correct(order, person=person_of(action), now=NOW)
     except LedgerRefusal:
         assert await store.transfers(OP) == before
         return
@@ -302,6 +306,11 @@ async def correct(model: Model, number: int, action: tuple[object, ...]) -> None
     assert changed
     assert await ledger.correct(order, person="bob", now=NOW) == (False, EUR, first)
     assert await store.transfers(OP) == after
+
+
+def person_of(action: tuple[object, ...]) -> str:
+    """Who asks for it: alice orders everything; approvals are hers or bob's."""
+    return "bob" if action[0] == "payback-approved" and action[-1] != 0 else "alice"
 
 
 async def order_of(model: Model, number: int, action: tuple[object, ...]) -> Order | None:
@@ -337,6 +346,8 @@ async def order_of(model: Model, number: int, action: tuple[object, ...]) -> Ord
             names = {"payback_id": ordered[which % len(ordered)].correction_id}
             if kind in ("payback-sent", "payback-returned"):
                 names["payment_id"] = f"camt-{reference}"
+            if kind == "payback-approved":
+                names["approved_hash"] = hashlib.sha256(ordered[which % len(ordered)].content).digest()
         case ("payback", str(account), int(amount)):
             # Whole cents, as a bank pays them: 0 is all that is left.
             names = {"account_id": AccountId(account), "path": "bank/main", "amount_micros": amount * 10_000}
@@ -427,6 +438,13 @@ async def check(model: Model) -> None:
             under_way = 0 if correction.correction_id in ended else correction.amount_micros
             assert transit.credits_posted - transit.debits_posted == under_way
     assert all(ended[payback_id].kind == "payback-sent" for payback_id in back)
+    # A large one leaves when two persons want it.
+    ordered = {each.correction_id: each for each in corrections if each.kind == "payback"}
+    approved = {each.payback_id: each.person for each in corrections if each.kind == "payback-approved"}
+    for correction in corrections:
+        if correction.kind in ("payback-handed", "payback-sent"):
+            asked = ordered[correction.payback_id]
+            assert asked.amount_micros <= PAYBACK_ALONE or approved[asked.correction_id] != asked.person
     said = [(each.kind, each.payment_id) for each in corrections if each.payback_id and each.payment_id]
     assert len(said) == len(set(said))
     if "bank/main" in balances:

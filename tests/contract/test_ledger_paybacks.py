@@ -1,16 +1,18 @@
 """Paybacks over both stores: set aside when ordered, moved on by the bank's word alone, paid once."""
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
-from ledger_story import EUR, NOW, OP, Story, micros, order
+from ledger_story import EUR, NOW, OP, TERMS, Story, micros, order
 
 from farthing.ids import AccountId
 from farthing.money import format_micros
 from farthing_cloud.ledger.core.corrections import correct as decide
 from farthing_cloud.ledger.core.funds import LedgerRefusal, OtherContent, UnknownName
 from farthing_cloud.ledger.core.rows import Touch
+from farthing_cloud.ledger.operations import Ledger
 from farthing_cloud.ledger.store.interface import LedgerStore, Transaction
 
 
@@ -127,6 +129,48 @@ async def test_a_payback_that_an_earlier_program_booked_as_left_is_not_sent_agai
             await said(story, kind, "s1", payback_id="b1", **names)
     # But the bank may send it back.
     assert await said(story, "payback-returned", "r1", payback_id="b1", payment_id="camt-2") == micros("0.80")
+
+
+async def test_a_large_payback_wants_a_second_person(store: LedgerStore) -> None:
+    story = await ordered(store)
+    # What one may pay back alone: a micro less than this one.
+    story.ledger = Ledger(store, terms=TERMS, receipt_keys=(), payback_alone_micros=micros("0.80") - 1)
+    asked = await store.correction(OP, "b1")
+    assert asked is not None
+    seen = hashlib.sha256(asked[1].content).digest()
+
+    async def approves(person: str, correction_id: str, approved_hash: bytes) -> bool:
+        approval = order("payback-approved", correction_id, payback_id="b1", approved_hash=approved_hash)
+        return (await story.ledger.correct(approval, person=person, now=NOW))[0]
+
+    for kind, names in (("payback-handed", {}), ("payback-sent", {"payment_id": "camt-1"})):
+        with pytest.raises(
+            LedgerRefusal, match="more than the 799999 that alice may alone: another person approves it"
+        ):
+            await said(story, kind, "x1", payback_id="b1", **names)
+    with pytest.raises(LedgerRefusal, match="alice ordered payback b1: another person has to approve it"):
+        await approves("alice", "a1", seen)
+    with pytest.raises(LedgerRefusal, match="was ordered with the content"):
+        await approves("bob", "a1", bytes(32))
+    assert [await approves("bob", "a1", seen) for _ in range(2)] == [True, False]
+    with pytest.raises(LedgerRefusal, match=r"was approved before \(a1, by bob\)"):
+        await approves("cleo", "a2", seen)
+    assert await standing(story) == {"payer/F": "0.00", "transit/b1": "0.80", "bank/main": "-0.80"}
+    assert await said(story, "payback-handed", "h1", payback_id="b1") == 0
+    assert await said(story, "payback-sent", "s1", payback_id="b1", payment_id="camt-1") == micros("0.80")
+    # Whoever wants it stopped needs nobody.
+    await story.fund("F", "1.00", "pay-5")
+    await said(story, "payback", "b2", account_id="F", path="bank/main", amount="0.90")
+    assert await said(story, "payback-failed", "f2", payback_id="b2") == micros("0.90")
+    # And up to the limit nobody is asked.
+    await said(story, "payback", "b3", account_id="F", path="bank/main", amount="0.79")
+    assert await said(story, "payback-handed", "h3", payback_id="b3") == 0
+
+
+async def test_an_approval_of_nothing_that_was_seen_cannot_be_meant(store: LedgerStore) -> None:
+    await ordered(store)
+    with pytest.raises(LedgerRefusal, match="names its approved_hash"):
+        order("payback-approved", "a1", payback_id="b1")
 
 
 async def test_what_is_not_there_is_not_paid(store: LedgerStore) -> None:

@@ -18,6 +18,7 @@ from farthing_cloud.admin.session import (
     Operator,
     Row,
     back_office,
+    content_hash_of,
     fail,
     instant_us,
     print_json,
@@ -135,10 +136,7 @@ def approve(
     as_json: Json = False,
 ) -> None:
     """Approve what another person planned."""
-    try:
-        digest = bytes.fromhex(content_hash)
-    except ValueError:
-        fail("--content-hash is 64 hexadecimal digits")
+    digest = content_hash_of(content_hash)
     request = ledger_pb2.ApproveCorrectionPlanRequest(plan_id=plan_id, content_hash=digest)
     with back_office(ctx) as channel:
         answer = ledger_pb2_grpc.LedgerStub(channel).ApproveCorrectionPlan(request, timeout=CALL_TIMEOUT_S)

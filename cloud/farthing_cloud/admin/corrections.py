@@ -18,6 +18,7 @@ from farthing_cloud.admin.session import (
     Row,
     amount_micros,
     back_office,
+    content_hash_of,
     fail,
     show,
     show_one,
@@ -120,59 +121,70 @@ def payback(
 ) -> None:
     """Order that a balance goes back to its payer; only when all its quotas are closed ('quotas recall').
 
-    It is set aside and waits ('paybacks'): 'payback-handed' says that you have it paid, then 'payback-sent' or 'payback-failed' what the
+    It is set aside and waits ('paybacks'): above a limit for another person ('payback-approve'); 'payback-handed' says that you have it paid, then 'payback-sent' or 'payback-failed' what the
     bank says.
     """
     content = _of_account("payback", operator, account_id, correction_id, reason, amount, path=to)
     _correct(ctx, content, dry_run=dry_run, as_json=as_json)
 
 
-@corrections.command("payback-handed")
-def payback_handed(
-    ctx: typer.Context, operator: Operator, payback_id: PaybackId, correction_id: Id, reason: Reason,
-    dry_run: DryRun = False, as_json: Json = False,
-) -> None:  # fmt: skip
-    """Say that you have a payback paid by the bank, before you tell the bank: who comes second is refused."""
-    _correct(
-        ctx,
-        _of_payback("payback-handed", operator, payback_id, correction_id, reason),
-        dry_run=dry_run,
-        as_json=as_json,
-    )
+@corrections.command("payback-approve")
+def payback_approve(
+    ctx: typer.Context,
+    operator: Operator,
+    payback_id: PaybackId,
+    content_hash: Annotated[str, typer.Option("--content-hash", help="Of what you have seen: 'corrections paybacks'.")],
+    correction_id: Id,
+    reason: Reason,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Let a payback go that another person ordered: one that is more than a person may pay back alone waits for it."""
+    said = _of_payback("payback-approved", operator, payback_id, correction_id, reason)
+    said.approved_hash = content_hash_of(content_hash)
+    _correct(ctx, said, dry_run=dry_run, as_json=as_json)
 
 
-@corrections.command("payback-sent")
-def payback_sent(
-    ctx: typer.Context, operator: Operator, payback_id: PaybackId, bank_reference: BankReference, correction_id: Id,
-    reason: Reason, dry_run: DryRun = False, as_json: Json = False,
-) -> None:  # fmt: skip
-    """Book that the bank says a payback has left."""
-    content = _of_payback("payback-sent", operator, payback_id, correction_id, reason, bank_reference)
-    _correct(ctx, content, dry_run=dry_run, as_json=as_json)
+def _says_of_payback(command: str, told: str) -> None:
+    """A command that says of a payback what has become of it."""
+
+    def say(
+        ctx: typer.Context, operator: Operator, payback_id: PaybackId, correction_id: Id, reason: Reason,
+        dry_run: DryRun = False, as_json: Json = False,
+    ) -> None:  # fmt: skip
+        _correct(
+            ctx, _of_payback(command, operator, payback_id, correction_id, reason), dry_run=dry_run, as_json=as_json
+        )
+
+    corrections.command(command, help=told)(say)
 
 
-@corrections.command("payback-failed")
-def payback_failed(
-    ctx: typer.Context, operator: Operator, payback_id: PaybackId, correction_id: Id, reason: Reason,
-    dry_run: DryRun = False, as_json: Json = False,
-) -> None:  # fmt: skip
-    """Book that a payback did not leave and will not (the bank refused it, or nobody handed it over): it is the payer's again."""
-    _correct(
-        ctx,
-        _of_payback("payback-failed", operator, payback_id, correction_id, reason),
-        dry_run=dry_run,
-        as_json=as_json,
-    )
+def _says_of_booking(command: str, told: str) -> None:
+    """The same of what the bank has booked, under its reference."""
+
+    def say(
+        ctx: typer.Context, operator: Operator, payback_id: PaybackId, bank_reference: BankReference,
+        correction_id: Id, reason: Reason, dry_run: DryRun = False, as_json: Json = False,
+    ) -> None:  # fmt: skip
+        content = _of_payback(command, operator, payback_id, correction_id, reason, bank_reference)
+        _correct(ctx, content, dry_run=dry_run, as_json=as_json)
+
+    corrections.command(command, help=told)(say)
 
 
-@corrections.command("payback-returned")
-def payback_returned(
-    ctx: typer.Context, operator: Operator, payback_id: PaybackId, bank_reference: BankReference, correction_id: Id,
-    reason: Reason, dry_run: DryRun = False, as_json: Json = False,
-) -> None:  # fmt: skip
-    """Book that a payback came back from the payer's bank: it is the payer's again, also on a closed account."""
-    content = _of_payback("payback-returned", operator, payback_id, correction_id, reason, bank_reference)
-    _correct(ctx, content, dry_run=dry_run, as_json=as_json)
+_says_of_payback(
+    "payback-handed",
+    "Say that you have a payback paid by the bank, before you tell the bank: who comes second is refused.",
+)
+_says_of_booking("payback-sent", "Book that the bank says a payback has left.")
+_says_of_payback(
+    "payback-failed",
+    "Book that a payback did not leave and will not (the bank refused it, or nobody handed it over): it is the payer's again.",
+)
+_says_of_booking(
+    "payback-returned",
+    "Book that a payback came back from the payer's bank: it is the payer's again, also on a closed account.",
+)
 
 
 @corrections.command("paybacks")
@@ -197,8 +209,8 @@ def list_paybacks(
             rows += [_payback_row(payback) for payback in page]
             after = page[-1].ordered.content.correction_id
     columns = (
-        "correction_id", "state", "account_id", "path", "currency", "amount_micros", "reason", "person", "posted_at_us", "handed_by",
-        "handed_at_us", "ended_by", "bank_reference", "ended_at_us",
+        "correction_id", "state", "account_id", "path", "currency", "amount_micros", "reason", "person", "posted_at_us", "approved_by",
+        "approved_at_us", "handed_by", "handed_at_us", "ended_by", "bank_reference", "ended_at_us", "content_hash",
     )  # fmt: skip
     show(rows, columns, as_json=as_json)
 
@@ -336,11 +348,14 @@ def _payback_row(payback: ledger_pb2.Payback) -> Row:
         "reason": content.reason,
         "person": payback.ordered.person,
         "posted_at_us": payback.ordered.posted_at_us,
+        "approved_by": payback.approved_by,
+        "approved_at_us": payback.approved_at_us,
         "handed_by": payback.handed_by,
         "handed_at_us": payback.handed_at_us,
         "ended_by": payback.ended_by_correction_id,
         "bank_reference": payback.bank_reference,
         "ended_at_us": payback.ended_at_us,
+        "content_hash": payback.content_hash,
     }
 
 

@@ -14,7 +14,7 @@ from farthing_cloud.admin.session import (
     Operator,
     Row,
     back_office,
-    fail,
+    content_hash_of,
     print_json,
     show,
     show_one,
@@ -67,10 +67,7 @@ def _propose(ctx: typer.Context, kind: str, gateway_id: str, reason: str, *, as_
 
 
 def _approve(ctx: typer.Context, decision_id: str, content_hash: str, *, as_json: bool) -> None:
-    try:
-        digest = bytes.fromhex(content_hash)
-    except ValueError:
-        fail("--content-hash is 64 hexadecimal digits")
+    digest = content_hash_of(content_hash)
     request = ledger_pb2.ApproveDecisionRequest(decision_id=decision_id, content_hash=digest)
     with back_office(ctx) as channel:
         answer = ledger_pb2_grpc.LedgerStub(channel).ApproveDecision(request, timeout=CALL_TIMEOUT_S)

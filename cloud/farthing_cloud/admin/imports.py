@@ -22,6 +22,7 @@ from farthing_cloud.admin.session import (
     Operator,
     Row,
     back_office,
+    content_hash_of,
     fail,
     print_json,
     show,
@@ -142,10 +143,7 @@ def approve(
     as_json: Json = False,
 ) -> None:
     """Approve what another person proposed, and post it; interrupted, approve it again."""
-    try:
-        digest = bytes.fromhex(content_hash)
-    except ValueError:
-        fail("--content-hash is 64 hexadecimal digits")
+    digest = content_hash_of(content_hash)
     request = ledger_pb2.ApproveImportReviewRequest(review_id=review_id, content_hash=digest)
     with back_office(ctx) as channel:
         stub = ledger_pb2_grpc.LedgerStub(channel)

@@ -32,6 +32,8 @@ Row: TypeAlias = Mapping[str, Cell]
 _NO_LINE = "failed to connect to all addresses"
 #: A person waits at most this long for one answer.
 CALL_TIMEOUT_S = 60.0
+#: SHA-256, bytes.
+HASH_SIZE = 32
 #: Where output is no terminal nothing is folded: programs and files have no width.
 UNFOLDED_WIDTH = 400
 
@@ -73,6 +75,17 @@ def amount_micros(text: str) -> int:
             f"{text!r} is not an amount: write for example 12.50, at most six decimals, not negative"
         )
     return value
+
+
+def content_hash_of(text: str) -> bytes:
+    """The SHA-256 that somebody approves, as ``--content-hash`` names it."""
+    try:
+        digest = bytes.fromhex(text)
+    except ValueError:
+        digest = b""
+    if len(digest) != HASH_SIZE:
+        fail("--content-hash is 64 hexadecimal digits")
+    return digest
 
 
 def share_ppm(text: str) -> int:

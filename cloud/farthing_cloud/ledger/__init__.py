@@ -171,7 +171,12 @@ def build(
     store = PostgresStore(pool)
     keys = PublicKeys(receipt=token.party.public_key("receipt"), directive=token.party.public_key("directive"))
     signatures = Signatures(signer=token, keys=keys, store=store)
-    ledger = Ledger(store, terms=grant_terms(settings), receipt_keys=(keys.receipt,))
+    ledger = Ledger(
+        store,
+        terms=grant_terms(settings),
+        receipt_keys=(keys.receipt,),
+        payback_alone_micros=settings.payback_alone_micros,
+    )
     events = Bell()
     door = GatewaySyncServicer(
         ledger=ledger,

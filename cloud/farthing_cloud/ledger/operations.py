@@ -10,7 +10,7 @@ from typing import Final, Protocol
 
 from farthing.clock import Instant
 from farthing.ids import AccountId, AuthorizationId, GatewayId, OperatorId, QuotaId, SiteId
-from farthing.money import Currency
+from farthing.money import MAX_AMOUNT_MICROS, Currency
 from farthing.v1 import ledger_pb2
 from farthing_cloud.ledger.carried_ends import CarriedEnds
 from farthing_cloud.ledger.core import (
@@ -105,11 +105,14 @@ class Ledger:
         terms: GrantTerms,
         receipt_keys: tuple[bytes, ...],
         carried_ends: ReadsCarriedEnds | None = None,
+        payback_alone_micros: int = MAX_AMOUNT_MICROS,
     ) -> None:
         self.store = store
         self.restored = RestoredLedger(store)
         self._terms = terms
         self._receipt_keys = receipt_keys
+        #: What is more wants a second person before it is paid back.
+        self._payback_alone_micros = payback_alone_micros
         self._carried_ends = carried_ends if carried_ends is not None else CarriedEnds(store)
 
     async def put_gateway(
@@ -508,7 +511,16 @@ class Ledger:
                 restoring.must_be_open(view.epoch)
             if any(quota.gateway_id not in view.gateways for quota in view.quotas.values()):
                 return None  # granted since we looked: its gateway's row comes before the account's
-            posting = corrections.correct(view, order, parts, told=told, person=person, now=now, planned=planned)
+            posting = corrections.correct(
+                view,
+                order,
+                parts,
+                told=told,
+                person=person,
+                now=now,
+                planned=planned,
+                payback_alone_micros=self._payback_alone_micros,
+            )
             if posting is None:
                 assert view.correction is not None
                 return False, currency, view.correction

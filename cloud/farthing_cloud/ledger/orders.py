@@ -13,6 +13,8 @@ from farthing_cloud.ledger.refusals import malformed
 _OF_A_PLAN = re.compile(r"p-[0-9a-f]{16}-[0-9]+\Z")
 #: An authorization's id, bytes.
 AUTHORIZATION_SIZE = 16
+#: SHA-256, bytes.
+HASH_SIZE = 32
 
 
 def order_of(content: ledger_pb2.CorrectionContent) -> Order:
@@ -25,6 +27,8 @@ def order_of(content: ledger_pb2.CorrectionContent) -> Order:
         raise malformed(f"an authorization_id has {AUTHORIZATION_SIZE} bytes")
     if content.plan_hash or content.plan_item or _OF_A_PLAN.match(content.correction_id):
         raise malformed("what executes a plan is made by the ledger: execute the plan")
+    if content.approved_hash and len(content.approved_hash) != HASH_SIZE:
+        raise malformed(f"an approved_hash has {HASH_SIZE} bytes")
     if len(content.payment_id) > MAX_TEXT:
         raise malformed(f"a payment_id has at most {MAX_TEXT} characters")
     for name in (content.account_id, content.gateway_id, content.dispute_id, content.payback_id):
@@ -43,6 +47,7 @@ def order_of(content: ledger_pb2.CorrectionContent) -> Order:
         payback_id=content.payback_id,
         path=content.path,
         amount_micros=content.amount_micros,
+        approved_hash=content.approved_hash,
     )
 
 

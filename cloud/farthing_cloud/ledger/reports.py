@@ -1,5 +1,6 @@
 """What people and services may see of the ledger; reading only, each answer from one snapshot."""
 
+import hashlib
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -206,6 +207,9 @@ class Reports:
                 ended_by_correction_id=row[17],
                 bank_reference=row[18],
                 ended_at_us=row[19],
+                approved_by=row[20],
+                approved_at_us=row[21],
+                content_hash=hashlib.sha256(row[8]).digest(),
             )
             for row in await self._rows(LIST_PAYBACKS, parameters)
         ]

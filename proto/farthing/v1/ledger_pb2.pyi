@@ -1796,11 +1796,12 @@ class CorrectionContent(message.Message):
     PLAN_HASH_FIELD_NUMBER: builtins.int
     PLAN_ITEM_FIELD_NUMBER: builtins.int
     PAYBACK_ID_FIELD_NUMBER: builtins.int
+    APPROVED_HASH_FIELD_NUMBER: builtins.int
     operator_id: builtins.str
     correction_id: builtins.str
     """Given by the caller: it makes the correction count once."""
     kind: builtins.str
-    """"refund", "goodwill", "payback", "payback-handed", "payback-sent", "payback-failed", "payback-returned", "chargeback", "dispute",
+    """"refund", "goodwill", "payback", "payback-approved", "payback-handed", "payback-sent", "payback-failed", "payback-returned", "chargeback", "dispute",
     "dispute-won", "dispute-lost", "write-off" or "closing".
     """
     account_id: builtins.str
@@ -1823,7 +1824,9 @@ class CorrectionContent(message.Message):
     """
     plan_item: builtins.int
     payback_id: builtins.str
-    """The payback that was handed to the bank, sent, failed or returned."""
+    """The payback that was approved, handed to the bank, sent, failed or returned."""
+    approved_hash: builtins.bytes
+    """Of "payback-approved", by another person than who ordered it: SHA-256 of the order that was seen (Payback.content_hash)."""
     def __init__(
         self,
         *,
@@ -1841,10 +1844,11 @@ class CorrectionContent(message.Message):
         plan_hash: builtins.bytes = ...,
         plan_item: builtins.int = ...,
         payback_id: builtins.str = ...,
+        approved_hash: builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["account_id", b"account_id", "amount_micros", b"amount_micros", "authorization_id", b"authorization_id", "correction_id", b"correction_id", "dispute_id", b"dispute_id", "gateway_id", b"gateway_id", "kind", b"kind", "operator_id", b"operator_id", "path", b"path", "payback_id", b"payback_id", "payment_id", b"payment_id", "plan_hash", b"plan_hash", "plan_item", b"plan_item", "reason", b"reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["account_id", b"account_id", "amount_micros", b"amount_micros", "approved_hash", b"approved_hash", "authorization_id", b"authorization_id", "correction_id", b"correction_id", "dispute_id", b"dispute_id", "gateway_id", b"gateway_id", "kind", b"kind", "operator_id", b"operator_id", "path", b"path", "payback_id", b"payback_id", "payment_id", b"payment_id", "plan_hash", b"plan_hash", "plan_item", b"plan_item", "reason", b"reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2008,6 +2012,9 @@ class Payback(message.Message):
     ENDED_BY_CORRECTION_ID_FIELD_NUMBER: builtins.int
     BANK_REFERENCE_FIELD_NUMBER: builtins.int
     ENDED_AT_US_FIELD_NUMBER: builtins.int
+    APPROVED_BY_FIELD_NUMBER: builtins.int
+    APPROVED_AT_US_FIELD_NUMBER: builtins.int
+    CONTENT_HASH_FIELD_NUMBER: builtins.int
     state: builtins.str
     """"waits": nobody has paid it. "handed": a person or a bank file has it; nobody else pays it. "sent": the bank says that it left.
     "failed": it did not leave, and is the payer's again. "returned": it left and came back. "booked": of an earlier program, which booked it
@@ -2020,6 +2027,11 @@ class Payback(message.Message):
     """What ended it, and the bank's reference; empty while it is under way."""
     bank_reference: builtins.str
     ended_at_us: builtins.int
+    approved_by: builtins.str
+    """Who let it go, and when; empty and 0 where nobody has."""
+    approved_at_us: builtins.int
+    content_hash: builtins.bytes
+    """SHA-256 of the order's content, byte for byte as it is kept: what is approved."""
     @builtins.property
     def ordered(self) -> Correction: ...
     def __init__(
@@ -2032,10 +2044,13 @@ class Payback(message.Message):
         ended_by_correction_id: builtins.str = ...,
         bank_reference: builtins.str = ...,
         ended_at_us: builtins.int = ...,
+        approved_by: builtins.str = ...,
+        approved_at_us: builtins.int = ...,
+        content_hash: builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["ordered", b"ordered"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["bank_reference", b"bank_reference", "ended_at_us", b"ended_at_us", "ended_by_correction_id", b"ended_by_correction_id", "handed_at_us", b"handed_at_us", "handed_by", b"handed_by", "ordered", b"ordered", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["approved_at_us", b"approved_at_us", "approved_by", b"approved_by", "bank_reference", b"bank_reference", "content_hash", b"content_hash", "ended_at_us", b"ended_at_us", "ended_by_correction_id", b"ended_by_correction_id", "handed_at_us", b"handed_at_us", "handed_by", b"handed_by", "ordered", b"ordered", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

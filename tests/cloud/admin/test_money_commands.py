@@ -363,6 +363,11 @@ USE = "74".ljust(32, "0")
         (("end-dispute", "d1", "--won"), "dispute-won", {"dispute_id": "d1"}),
         (("goodwill", "P", "--amount", "5.00"), "goodwill", {"account_id": "P", "amount_micros": 5_000_000}),
         (("payback", "P", "--to", "bank/main"), "payback", {"account_id": "P", "path": "bank/main"}),
+        (
+            ("payback-approve", "pb-1", "--content-hash", "ab" * 32),
+            "payback-approved",
+            {"payback_id": "pb-1", "approved_hash": bytes.fromhex("ab" * 32)},
+        ),
         (("payback-handed", "pb-1"), "payback-handed", {"payback_id": "pb-1"}),
         (
             ("payback-sent", "pb-1", "--bank-reference", "camt-1"),

@@ -32,6 +32,7 @@ from ledger_model import (
     check,
     close,
     order_of,
+    person_of,
     seal,
     steps_of,
     use,
@@ -195,7 +196,7 @@ deed = st.one_of(
     st.tuples(st.just("goodwill"), account, st.integers(1, 300) | st.just(20_000)),
     st.tuples(st.sampled_from(["payback", "write-off"]), account, st.integers(0, 3)),
     st.tuples(
-        st.sampled_from(["payback-handed", "payback-sent", "payback-failed", "payback-returned"]),
+        st.sampled_from(["payback-approved", "payback-handed", "payback-sent", "payback-failed", "payback-returned"]),
         st.integers(0, 5),
         st.integers(0, 3),
     ),
@@ -421,7 +422,7 @@ class Schedule:
             return nothing
 
         async def correct() -> None:
-            await ledger.correct(order, person="alice", now=NOW)
+            await ledger.correct(order, person=person_of(what), now=NOW)
 
         return correct
 

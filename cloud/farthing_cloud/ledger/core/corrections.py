@@ -13,7 +13,7 @@ from typing import Final
 
 from farthing.clock import Instant
 from farthing.ids import AccountId, AuthorizationId, GatewayId, OperatorId, parse_id
-from farthing.money import cut, parse_amount_micros, round_down_to_minor_unit
+from farthing.money import MAX_AMOUNT_MICROS, cut, parse_amount_micros, round_down_to_minor_unit
 from farthing.v1 import events_pb2, ledger_pb2
 from farthing_cloud.ledger.core import paths, paybacks, quotas
 from farthing_cloud.ledger.core.book import Book
@@ -43,6 +43,7 @@ _NAMES: Final[Mapping[CorrectionKind, frozenset[str]]] = {
     CorrectionKind.DISPUTE_LOST: frozenset({"dispute_id"}),
     CorrectionKind.GOODWILL: frozenset({"account_id", "amount_micros"}),
     CorrectionKind.PAYBACK: frozenset({"account_id", "amount_micros", "path"}),
+    CorrectionKind.PAYBACK_APPROVED: frozenset({"payback_id", "approved_hash"}),
     CorrectionKind.PAYBACK_HANDED: frozenset({"payback_id"}),
     CorrectionKind.PAYBACK_SENT: frozenset({"payback_id", "payment_id"}),
     CorrectionKind.PAYBACK_FAILED: frozenset({"payback_id"}),
@@ -75,6 +76,8 @@ class Order:
     payback_id: str = ""
     path: str = ""
     amount_micros: int = 0
+    #: SHA-256 of the content that was seen and is approved.
+    approved_hash: bytes = b""
     #: SHA-256 of the plan that it executes, and which item of it.
     plan_hash: bytes = b""
     plan_item: int = 0
@@ -113,6 +116,7 @@ class Order:
             reason=self.reason,
             plan_hash=self.plan_hash,
             plan_item=self.plan_item,
+            approved_hash=self.approved_hash,
         ).SerializeToString(deterministic=True)
 
     @property
@@ -145,10 +149,12 @@ def correct(
     person: str,
     now: Instant,
     planned: PlannedBack | None = None,
+    payback_alone_micros: int = MAX_AMOUNT_MICROS,
 ) -> Posting | None:
     """Carry ``order`` out; None when it was before. ``parts``: of the use it is about; ``told``: gateways that know the account.
 
     ``planned``: what the plan that it executes says of the use: what is above its price goes back, which may be nothing by now.
+    ``payback_alone_micros``: a payback above it wants another person's approval.
 
     Raises ``OtherContent`` for an id that was used for another order, and ``LedgerRefusal`` for what is not left.
     """
@@ -173,12 +179,22 @@ def correct(
         case CorrectionKind.PAYBACK:
             plan = _payback(view, book, order)
         case (
-            CorrectionKind.PAYBACK_HANDED
+            CorrectionKind.PAYBACK_APPROVED
+            | CorrectionKind.PAYBACK_HANDED
             | CorrectionKind.PAYBACK_SENT
             | CorrectionKind.PAYBACK_FAILED
             | CorrectionKind.PAYBACK_RETURNED
         ):
-            said = paybacks.say(view, book, order.kind, order.payback_id, order.payment_id)
+            said = paybacks.say(
+                view,
+                book,
+                order.kind,
+                order.payback_id,
+                order.payment_id,
+                approved_hash=order.approved_hash,
+                person=person,
+                alone_micros=payback_alone_micros,
+            )
             plan = _Plan(account_id=said.account_id, amount_micros=said.amount_micros)
         case CorrectionKind.CHARGEBACK:
             plan = _chargeback(view, book, order, now)

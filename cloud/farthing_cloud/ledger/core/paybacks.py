@@ -2,9 +2,12 @@
 
 Rule 1: ordering it takes the money from the payer and sets it aside under the payback's own name; only the bank's word moves it on.
 Rule 2: one person or bank file has it paid: whoever comes second is told who was first.
-Rule 3: it left once or it failed once; what left can come back once. One reference of the bank ends one payback.
+Rule 3: above what one person may pay back alone, another one approves exactly what was ordered before anybody has it paid, and before it is
+booked as left.
+Rule 4: it left once or it failed once; what left can come back once. One reference of the bank ends one payback.
 """
 
+import hashlib
 from dataclasses import dataclass
 from typing import Final
 
@@ -27,8 +30,21 @@ class Said:
     amount_micros: int
 
 
-def say(view: View, book: Book, kind: CorrectionKind, payback_id: str, bank_reference: str) -> Said:
-    """Record what became of ``payback_id``. Raises ``UnknownName``, and ``LedgerRefusal`` for what cannot follow what was said before."""
+def say(
+    view: View,
+    book: Book,
+    kind: CorrectionKind,
+    payback_id: str,
+    bank_reference: str,
+    *,
+    approved_hash: bytes,
+    person: str,
+    alone_micros: int,
+) -> Said:
+    """Record what became of ``payback_id``; what is larger than ``alone_micros`` wants another person's approval.
+
+    Raises ``UnknownName``, and ``LedgerRefusal`` for what cannot follow what was said before.
+    """
     ordered = view.payback
     if ordered is None or ordered.kind is not CorrectionKind.PAYBACK:
         raise UnknownName(f"no payback {payback_id}")
@@ -48,6 +64,15 @@ def say(view: View, book: Book, kind: CorrectionKind, payback_id: str, bank_refe
         raise LedgerRefusal(f"payback {payback_id} has {_WORDS[ended.kind]} ({_by(ended)})")
     if paths.transit(payback_id) not in view.balances:
         raise LedgerRefusal(f"payback {payback_id} was booked as left when it was ordered: an earlier program did so")
+    if kind is CorrectionKind.PAYBACK_APPROVED:
+        _approve(ordered, said.get(kind), approved_hash, person)
+        return Said(account_id=account_id, amount_micros=0)
+    leaves = kind in (CorrectionKind.PAYBACK_HANDED, CorrectionKind.PAYBACK_SENT)
+    if leaves and amount > alone_micros and CorrectionKind.PAYBACK_APPROVED not in said:
+        raise LedgerRefusal(
+            f"payback {payback_id} pays {amount} micros, more than the {alone_micros} that {ordered.person} may alone: another person approves it"
+            f" first (payback-approve)"
+        )
     match kind:
         case CorrectionKind.PAYBACK_HANDED:
             if kind in said:
@@ -61,6 +86,19 @@ def say(view: View, book: Book, kind: CorrectionKind, payback_id: str, bank_refe
             book.post(paths.transit(payback_id), paths.payer(account_id), amount, Cause.PAYBACK_FAILED)
             book.touch(account_id)
     return Said(account_id=account_id, amount_micros=amount)
+
+
+def _approve(ordered: Correction, before: Correction | None, approved_hash: bytes, person: str) -> None:
+    """Let a payback go. Raises ``LedgerRefusal`` for who may not, and for who has seen something else."""
+    content_hash = hashlib.sha256(ordered.content).digest()
+    if content_hash != approved_hash:
+        raise LedgerRefusal(
+            f"payback {ordered.correction_id} was ordered with the content {content_hash.hex()}, not {approved_hash.hex()}"
+        )
+    if ordered.person == person:
+        raise LedgerRefusal(f"{person} ordered payback {ordered.correction_id}: another person has to approve it")
+    if before is not None:
+        raise LedgerRefusal(f"payback {ordered.correction_id} was approved before ({_by(before)})")
 
 
 def _returned(

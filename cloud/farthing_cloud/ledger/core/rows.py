@@ -346,6 +346,8 @@ class CorrectionKind(StrEnum):
     GOODWILL = "goodwill"
     #: A balance goes back to its payer; it is under way until the bank has said what became of it.
     PAYBACK = "payback"
+    #: Another person than who ordered it has seen it, and lets it go.
+    PAYBACK_APPROVED = "payback-approved"
     #: Somebody has it paid: nobody else does.
     PAYBACK_HANDED = "payback-handed"
     #: The bank says that it left, that it did not, or that it came back.

@@ -9,9 +9,11 @@ SELECT c.correction_id, c.kind, c.account_id, c.authorization_id, c.gateway_id, 
         ELSE 'waits'
     END,
     coalesce(h.person, ''), coalesce(h.at_us, 0),
-    coalesce(r.correction_id, e.correction_id, ''), coalesce(r.payment_id, e.payment_id, ''), coalesce(r.at_us, e.at_us, 0)
+    coalesce(r.correction_id, e.correction_id, ''), coalesce(r.payment_id, e.payment_id, ''), coalesce(r.at_us, e.at_us, 0),
+    coalesce(p.person, ''), coalesce(p.at_us, 0)
 FROM corrections c
 LEFT JOIN accounts a ON a.operator_id = c.operator_id AND a.currency = c.currency AND a.path = 'transit/' || c.correction_id
+LEFT JOIN corrections p ON p.operator_id = c.operator_id AND p.payback_id = c.correction_id AND p.kind = 'payback-approved'
 LEFT JOIN corrections h ON h.operator_id = c.operator_id AND h.payback_id = c.correction_id AND h.kind = 'payback-handed'
 LEFT JOIN corrections e ON e.operator_id = c.operator_id AND e.payback_id = c.correction_id
     AND e.kind IN ('payback-sent', 'payback-failed')

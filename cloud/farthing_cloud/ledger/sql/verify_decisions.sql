@@ -18,7 +18,7 @@ SELECT format('%%s %%s: %%s', coalesce(s.what, a.kind), coalesce(s.id, split_par
 FROM said s
 FULL JOIN (
     SELECT DISTINCT p.kind, p.subject FROM postings p
-    WHERE p.kind IN ('propose', 'incarnation', 'forced-void', 'restored', 'given-up', 'import-review') AND p.subject LIKE '%%/%%/%%'
+    WHERE p.kind IN ('propose', 'incarnation', 'forced-void', 'epoch', 'given-up', 'import-review') AND p.subject LIKE '%%/%%/%%'
 ) AS a ON a.subject = s.subject
 WHERE s.id IS NULL OR a.subject IS NULL OR s.content_hash <> sha256(s.content)
 ORDER BY coalesce(s.id, a.subject)
