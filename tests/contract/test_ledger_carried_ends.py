@@ -4,13 +4,19 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from carried_bundle import device_certificate
 from carried_session import AUTHORIZATION, DEVICE, END, GRANT, GRANTER, INTENT, OCPI, STRANGER, register, said
+from evidence_bundles import BATCH, ROOT, sealed, spki
 from ledger_story import CHG, EUR, NOW, OP, Story, grants, micros
 
 from farthing.device import messages as m
+from farthing.evidence.bundle import decode
+from farthing.evidence.carried import authorization_of
+from farthing.evidence.proof import BundleFault, prove
 from farthing.ids import DeviceId, GatewayId, QuotaId
 from farthing.v1 import batch_pb2, directive_pb2
 from farthing_cloud.database import Pool
+from farthing_cloud.ledger.bundles import Bundles
 from farthing_cloud.ledger.core.batches import ChainStep
 from farthing_cloud.ledger.core.received import BatchError, receive
 from farthing_cloud.ledger.core.rows import RegisterKey, Touch
@@ -175,6 +181,43 @@ async def test_readings_of_who_was_never_told_yes_once_and_for_all_prove_nothing
     await story.push(story.seal("G2", [], [], carried=(carried_readings(BEGAN, STANDS),)))
     assert await causes_of(store, before) == {}
     assert not await told(store)
+
+
+@pytest.mark.parametrize("kind", ["end", "one-shot", "standing"])
+async def test_what_was_carried_is_shown_to_anybody_from_public_keys(store: LedgerStore, kind: str) -> None:
+    story = await opened(store)
+    await standing(story, "P")
+    await story.ledger.put_gateway(
+        gateway_id=G2,
+        operator_id=OP,
+        site_id="S2",  # type: ignore[arg-type]  # a name
+        currency=EUR,
+        exposure_micros=micros("8"),
+        batch_key=spki(BATCH),
+        grant_key=b"",
+        time_zone="Europe/Berlin",
+        now=NOW,
+    )
+    grant = granted(story, "q1")
+    words = {
+        "end": carried(INTENT, END, grant=grant),
+        "one-shot": carried(replace(INTENT, one_shot=4000), grant=replace(grant, limit=5000)),
+        "standing": carried_readings(BEGAN, STANDS),
+    }
+    signed = sealed(BATCH, "batch", "cloud", story.seal("G2", [], [], carried=(words[kind],)))
+    batch = receive(signed.body, signature=signed.signature, key_id=signed.key_id, currency=EUR)
+    assert (await story.ledger.post_batch(batch, currency=EUR, now=NOW)).step is ChainStep.NEXT
+    # A later batch of the carrier's has nothing to do with it.
+    await story.push(story.seal("G2", [], []))
+    authorization = authorization_of(G1, words[kind].statements)
+    assert authorization is not None
+    bundle = decode(await Bundles(store, receipt_keys=()).of(OP, authorization))
+    assert (bundle.gateway, bundle.batched_by, len(bundle.signed_batches)) == ("G1", "G2", 1)
+    proof = prove(replace(bundle, certificates=(device_certificate(),)), roots=[ROOT])
+    assert any("counted from 1000 to 5000 Wh" in said for said in proof.proven)
+    assert any(f"costs {NET} and {TAX} tax" in said for said in proof.proven)
+    with pytest.raises(BundleFault, match="a key that is not the device's"):
+        prove(bundle, roots=[ROOT])
 
 
 @pytest.mark.parametrize("away_after", [0, 1, 2])

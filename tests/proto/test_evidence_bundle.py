@@ -305,7 +305,7 @@ def test_whatever_the_bytes_are_the_only_exception_is_ours(data: bytes) -> None:
     [
         (lambda it: it.pop("gateway"), "the bundle: gateway is missing"),
         (lambda it: it.update(more=1), "the bundle: more is no field of it"),
-        (lambda it: it.update(format="farthing/evidence/3"), "another format"),
+        (lambda it: it.update(format="farthing/evidence/9"), "another format"),
         (lambda it: it.update(authorization="00"), "authorization: expected 16 bytes"),
         (lambda it: it.update(gateway="a/b"), "an id is"),
         (lambda it: it.update(gateway_key="AB"), "not plain lower-case hexadecimal"),

@@ -88,7 +88,9 @@ def export(
             file.write(data)
     except OSError as err:
         fail(f"{out}: {err.strerror}")
-    typer.echo(f"{out}: {len(data)} bytes, {len(bundle.batches)} batches, {len(bundle.certificates)} certificates")
+    typer.echo(
+        f"{out}: {len(data)} bytes, {len(bundle.signed_batches)} batches, {len(bundle.certificates)} certificates"
+    )
 
 
 evidence.command("verify")(verify_bundle)
@@ -136,7 +138,7 @@ def _fetch(
     vouchers = [
         each.batch_certificate
         for each in gateways.gateways
-        if each.gateway_id == bundle.gateway and each.batch_certificate
+        if each.gateway_id == bundle.batched_by and each.batch_certificate
     ]
     return replace(
         bundle,
@@ -148,7 +150,7 @@ def _fetch(
 
 def _published(channel: grpc.Channel, bundle: Bundle) -> list[PublishedEntry]:
     """What the public logs say of the bundle's batches and device; nothing where they do not answer, which is said."""
-    hashes = [batch_hash(batch.batch.body) for batch in bundle.batches]
+    hashes = [batch_hash(batch.batch.body) for batch in bundle.signed_batches]
     found = []
     for log, subjects in ((BATCHES, hashes), (DEVICES, [bundle.billed.device.encode()])):
         try:

@@ -1,15 +1,16 @@
 """The evidence of one authorization, put together from what the ledger keeps: batches, details, receipts, and what its gateway was told.
 
-The certificates are the registry's; whoever asks adds them. A claim that came as a carried end has no leaves: its statements stand in the
-batch that carried it, and no bundle is made of them.
+The certificates are the registry's; whoever asks adds them. A claim that another gateway's batch raised has no leaves: its statements stand in
+that batch, which is the bundle's only one, since they say all of the use.
 """
 
 import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
+from farthing.device.messages import TariffVersion
 from farthing.evidence import leaf as leaves_of
 from farthing.evidence import merkle
 from farthing.evidence.batches import decompress_leaves
@@ -20,14 +21,17 @@ from farthing.evidence.bundle import (
     Billed,
     Bundle,
     BundledBatch,
+    CarriedWord,
     NamedRegister,
     NamedTariff,
     PlacedLeaf,
     Sealed,
 )
+from farthing.evidence.carried import authorization_of, named_by
+from farthing.evidence.detail import EvidenceError
 from farthing.evidence.leaf import Leaf
 from farthing.ids import AuthorizationId, DeviceId, GatewayId, OperatorId, RegisterId
-from farthing.v1 import directive_pb2
+from farthing.v1 import batch_pb2, directive_pb2
 from farthing_cloud.ledger.core.funds import LedgerRefusal, UnknownName
 from farthing_cloud.ledger.core.rows import Claimed, Gateway
 from farthing_cloud.ledger.store.interface import DetailedBatch, LedgerStore, Signed
@@ -44,6 +48,8 @@ class _Told:
     tariffs: dict[tuple[str, int], NamedTariff] = field(default_factory=dict)
     registers: dict[tuple[str, int], NamedRegister] = field(default_factory=dict)
     time_zone: str = ""
+    #: Under which tariffs the device was ever told yes once and for all.
+    standing: set[str] = field(default_factory=set)
 
 
 class Bundles:
@@ -71,8 +77,24 @@ class Bundles:
         claim = await self._claim(operator_id, authorization_id, gateway_id)
         gateway = await self._store.gateway(claim.gateway_id)
         assert gateway is not None  # claims are of gateways that are known
-        batches, leaves = await self._batches(claim, last_batches or MAX_BATCHES, all_of_them=not last_batches)
-        told = await self._told(gateway, claim, leaves)
+        batches: list[BundledBatch] = []
+        carried: CarriedWord | None = None
+        if claim.raised_by is None:
+            batches, leaves = await self._batches(claim, last_batches or MAX_BATCHES, all_of_them=not last_batches)
+            told = await self._told(
+                gateway,
+                claim,
+                {(leaf.tariff.tariff_id, leaf.tariff.version) for leaf in leaves},
+                {(leaf.register_id, leaf.register_epoch) for leaf in leaves},
+            )
+            signed_by = gateway
+        else:
+            carrier = await self._store.gateway(claim.raised_by)
+            assert carrier is not None
+            word, named = await self._carried(claim, carrier)
+            told = await self._told(gateway, claim, {(named.tariff_id, named.version)}, {claim.register[1:]})
+            carried = replace(word, grant_key=gateway.grant_key, standing_tariffs=tuple(sorted(told.standing)))
+            signed_by = carrier
         bundle = Bundle(
             operator=operator_id,
             gateway=gateway.gateway_id,
@@ -89,13 +111,14 @@ class Bundles:
                 aside=claim.aside,
             ),
             time_zone=told.time_zone,
-            gateway_key=gateway.batch_key,
+            gateway_key=signed_by.batch_key,
             receipt_keys=self._receipt_keys,
             tariffs=tuple(tariff for _, tariff in sorted(told.tariffs.items())),
             registers=tuple(register for _, register in sorted(told.registers.items())),
             certificates=(),
             batches=tuple(batches),
             key_certificates=self._key_certificates,
+            carried=carried,
         )
         encoded = await asyncio.to_thread(bundle.encode)
         if len(encoded) > MAX_BUNDLE_SIZE:
@@ -115,12 +138,34 @@ class Bundles:
         if len(claims) > 1:
             names = ", ".join(claim.gateway_id for claim in claims)
             raise LedgerRefusal(f"several gateways claim it, say which: {names}")
-        if claims[0].raised_by is not None:
-            raise LedgerRefusal(
-                f"gateway {claims[0].raised_by} carried its end: the statements stand in its batch"
-                f" {claims[0].incarnation}/{claims[0].sequence}, and no bundle is made of them"
-            )
         return claims[0]
+
+    async def _carried(self, claim: Claimed, carrier: Gateway) -> tuple[CarriedWord, TariffVersion]:
+        """The carrier's batch that raised the claim, and the tariff version that the word in it names."""
+        last = (claim.incarnation, claim.sequence)
+        # The newest up to that one.
+        (stored,) = await self._store.detailed_batches(
+            carrier.gateway_id, claim.authorization_id, last, (last[0], last[1] + 1), 1
+        )
+        batch = batch_pb2.Batch.FromString(stored.batch.body)
+        for end in batch.carried:
+            if (
+                end.granted_by != claim.gateway_id
+                or authorization_of(claim.gateway_id, end.statements) != claim.authorization_id
+            ):
+                continue
+            try:
+                tariff, _ = named_by(end.grant, end.statements)
+            except EvidenceError as err:
+                raise LedgerRefusal(f"what gateway {carrier.gateway_id} carried is not there any more: {err}") from err
+            bundled = BundledBatch(
+                batch=_sealed(stored.batch),
+                receipt=None if stored.receipt is None else _sealed(stored.receipt),
+                leaves=(),
+            )
+            word = CarriedWord(carrier=carrier.gateway_id, grant_key=b"", standing_tariffs=(), batch=bundled)
+            return word, tariff
+        raise LedgerRefusal(f"batch {last[0]}/{last[1]} of gateway {carrier.gateway_id} carries no word of it")
 
     async def _batches(self, claim: Claimed, most: int, *, all_of_them: bool) -> tuple[list[BundledBatch], list[Leaf]]:
         """Its batches in the order of sealing, and its leaves in them."""
@@ -150,9 +195,9 @@ class Bundles:
                 raise _too_large()
         return found[::-1], own
 
-    async def _told(self, gateway: Gateway, claim: Claimed, leaves: Sequence[Leaf]) -> _Told:
-        tariffs: set[tuple[str, int]] = {(leaf.tariff.tariff_id, leaf.tariff.version) for leaf in leaves}
-        registers: set[tuple[str, int]] = {(leaf.register_id, leaf.register_epoch) for leaf in leaves}
+    async def _told(
+        self, gateway: Gateway, claim: Claimed, tariffs: set[tuple[str, int]], registers: set[tuple[str, int]]
+    ) -> _Told:
         if len(tariffs) > MAX_NAMED:
             raise _too_large()
         told, version = _Told(time_zone=gateway.time_zone), 0
@@ -227,6 +272,11 @@ def _learn(
                     tariff_id=record.tariff_id, version=record.version, ocpi_json=record.ocpi_json.decode()
                 )
         case "device" if directive.device.device_id == claim.register.device_id:
+            if (
+                directive.device.profile == directive_pb2.DEVICE_PROFILE_STANDING
+                and directive.device.standing_account_id
+            ):
+                told.standing.add(directive.device.tariff_id)
             for register in directive.device.registers:
                 if (register.register_id, register.register_epoch) in registers:
                     told.registers[register.register_id, register.register_epoch] = NamedRegister(

@@ -26,6 +26,8 @@ from farthing.ids import (
 )
 
 FORMAT: Final = "farthing/evidence/2"
+#: The same with a word that another gateway carried.
+FORMAT_CARRIED: Final = "farthing/evidence/3"
 #: What was written before keys had certificates and logs were published; still read.
 FORMAT_1: Final = "farthing/evidence/1"
 #: Batches of one bundle: a session that is read every quarter of an hour has as many in ten days.
@@ -94,6 +96,20 @@ class BundledBatch:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CarriedWord:
+    """The last word of the authorization as another gateway carried it up: it stands in the carrier's batch itself, not in a leaf.
+
+    ``grant_key``: of the gateway that gave the authorization (SubjectPublicKeyInfo, DER). ``standing_tariffs``: under which tariffs the
+    ledger had told that gateway of the device as a standing one; only such a word has no grant.
+    """
+
+    carrier: GatewayId
+    grant_key: bytes
+    standing_tariffs: tuple[str, ...]
+    batch: BundledBatch
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PublishedEntry:
     """An entry of a public log, its index, its path, and the checkpoint (a signed note) that it leads to."""
 
@@ -127,7 +143,8 @@ class NamedRegister:
 class Bundle:
     """The evidence of one authorization; batches in the order in which their gateway sealed them.
 
-    ``gateway_key`` and ``receipt_keys`` are SubjectPublicKeyInfo (DER) as the ledger has them on record; ``certificates`` are the device's (DER),
+    Where another gateway carried its last word, ``carried`` is that gateway's batch, and there are no others: the word says all of the use.
+    ``gateway_key`` (of whoever signed the batches) and ``receipt_keys`` are SubjectPublicKeyInfo (DER) as the ledger has them on record; ``certificates`` are the device's (DER),
     ``key_certificates`` (DER) are those by which a root vouches for the gateway's batch key and the cloud's receipt and log keys.
     """
 
@@ -144,6 +161,17 @@ class Bundle:
     batches: tuple[BundledBatch, ...]
     key_certificates: tuple[bytes, ...] = ()
     published: tuple[PublishedEntry, ...] = ()
+    carried: CarriedWord | None = None
+
+    @property
+    def signed_batches(self) -> tuple[BundledBatch, ...]:
+        """Every batch that stands in it."""
+        return self.batches if self.carried is None else (*self.batches, self.carried.batch)
+
+    @property
+    def batched_by(self) -> GatewayId:
+        """Who signed the batches."""
+        return self.gateway if self.carried is None else self.carried.carrier
 
     def encode(self) -> bytes:
         """The one CBOR encoding."""
@@ -156,7 +184,7 @@ class Bundle:
     def _plain(self) -> dict[str, object]:
         billed = self.billed
         return {
-            "format": FORMAT,
+            "format": FORMAT if self.carried is None else FORMAT_CARRIED,
             "operator": self.operator,
             "gateway": self.gateway,
             "authorization": self.authorization,
@@ -198,16 +226,8 @@ class Bundle:
                 }
                 for published in self.published
             ],
-            "batches": [
-                {
-                    "batch": _sealed(batch.batch),
-                    "receipt": None if batch.receipt is None else _sealed(batch.receipt),
-                    "leaves": [
-                        {"index": leaf.index, "leaf": leaf.leaf, "path": list(leaf.path)} for leaf in batch.leaves
-                    ],
-                }
-                for batch in self.batches
-            ],
+            "batches": [_batched(batch) for batch in self.batches],
+            **({} if self.carried is None else {"carried": _carried(self.carried)}),
         }
 
 
@@ -297,6 +317,9 @@ class _Fields:
     def byte_strings(self, name: str, most: int) -> tuple[bytes, ...]:
         return tuple(self._octets(name, item) for item in self._items(name, most))
 
+    def texts(self, name: str, most: int) -> tuple[str, ...]:
+        return tuple(self._is(name, item, str) for item in self._items(name, most))
+
     def one(self, name: str) -> "_Fields":
         return _Fields(self._take(name), name, hexed=self._hexed)
 
@@ -318,7 +341,7 @@ _KINDS: Final[Mapping[type, str]] = {str: "text", bool: "a boolean", int: "an in
 
 def _bundle(fields: _Fields) -> Bundle:
     form = fields.text("format")
-    if form not in (FORMAT, FORMAT_1):
+    if form not in (FORMAT, FORMAT_CARRIED, FORMAT_1):
         raise BundleError(f"another format than {FORMAT}")
     try:
         authorization = AuthorizationId(parse_bytes(fields.octets("authorization"), AUTHORIZATION_ID_SIZE))
@@ -338,6 +361,7 @@ def _bundle(fields: _Fields) -> Bundle:
         batches=tuple(map(_batch, fields.many("batches", MAX_BATCHES))),
         key_certificates=() if form == FORMAT_1 else fields.byte_strings("key_certificates", MAX_NAMED),
         published=() if form == FORMAT_1 else tuple(map(_published, fields.many("published", MAX_PUBLISHED))),
+        carried=_read_carried(fields.one("carried")) if form == FORMAT_CARRIED else None,
     )
     fields.end()
     return bundle
@@ -407,10 +431,38 @@ def _leaf(fields: _Fields) -> PlacedLeaf:
     return leaf
 
 
+def _read_carried(fields: _Fields) -> CarriedWord:
+    carried = CarriedWord(
+        carrier=GatewayId(fields.id("carrier")),
+        grant_key=fields.octets("grant_key"),
+        standing_tariffs=fields.texts("standing_tariffs", MAX_NAMED),
+        batch=_batch(fields.one("batch")),
+    )
+    fields.end()
+    return carried
+
+
 def _read_sealed(fields: _Fields) -> Sealed:
     sealed = Sealed(body=fields.octets("body"), signature=fields.octets("signature"), key_id=fields.octets("key_id"))
     fields.end()
     return sealed
+
+
+def _batched(batch: BundledBatch) -> dict[str, object]:
+    return {
+        "batch": _sealed(batch.batch),
+        "receipt": None if batch.receipt is None else _sealed(batch.receipt),
+        "leaves": [{"index": leaf.index, "leaf": leaf.leaf, "path": list(leaf.path)} for leaf in batch.leaves],
+    }
+
+
+def _carried(carried: CarriedWord) -> dict[str, object]:
+    return {
+        "carrier": carried.carrier,
+        "grant_key": carried.grant_key,
+        "standing_tariffs": list(carried.standing_tariffs),
+        "batch": _batched(carried.batch),
+    }
 
 
 def _sealed(sealed: Sealed) -> dict[str, object]:

@@ -144,6 +144,40 @@ def verify_standing(
     )
 
 
+def authorization_of(granted_by: GatewayId, statements: Sequence[bytes]) -> AuthorizationId | None:
+    """Which authorization carried statements are about, by what they say themselves, unchecked; None for what cannot be read."""
+    try:
+        last = decode_statement(decode_sign1(statements[-1]).payload) if statements else None
+    except MessageError:
+        return None
+    match last:
+        case End():
+            return last.authorization
+        case Intent():
+            return authorization_id(last.device, last.device_epoch, last.counter, granted_by)
+        case Reading():
+            shown = last.register
+            return standing_authorization_id(
+                last.device, last.device_epoch, shown.register_id, shown.register_epoch, granted_by
+            )
+        case _:
+            return None
+
+
+def named_by(end_grant: bytes, statements: Sequence[bytes]) -> tuple[TariffVersion, tuple[str, int]]:
+    """The tariff version and the register (id, epoch) that carried words name, unchecked; raise ``EvidenceError`` for what cannot be read."""
+    try:
+        if end_grant:
+            granted = decode_grant(decode_sign1(end_grant).payload)
+            return granted.tariff, (granted.register_id, granted.register_epoch)
+        first = decode_statement(decode_sign1(statements[0]).payload) if statements else None
+    except MessageError as err:
+        raise EvidenceError(f"what was carried cannot be read: {err.reason}") from err
+    if not isinstance(first, Reading):
+        raise EvidenceError("words without a grant are readings")
+    return first.tariff, (first.register.register_id, first.register.register_epoch)
+
+
 def _facts(register: Registers, first: Statement) -> RegisterFacts:
     facts = register(first.device, first.register.register_id, first.register.register_epoch)
     if facts is None:

@@ -7,40 +7,39 @@ Rule 3: what it shows is P6 and no more: what a device measured, for which autho
 this costs what was billed. Who stood there, and which quota or account paid, no device signs.
 """
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from cryptography.x509.oid import NameOID
 from google.protobuf.message import DecodeError
 
 from farthing.device.cose import VerifyingKey
-from farthing.device.messages import MessageError
 from farthing.evidence import merkle
 from farthing.evidence.batches import BATCH_RECIPIENT, MAX_LEAVES, batch_hash
 from farthing.evidence.bundle import Billed, Bundle, BundledBatch
+from farthing.evidence.carried_proof import ProvenCarried, left_open, prove_carried, said_of
 from farthing.evidence.continuity import BROKEN, Continuity, continuity, total
-from farthing.evidence.detail import EvidenceError, RegisterFacts, VerifiedLeaf, verify_authorization
-from farthing.evidence.keys import certified, issued, read_certificate, uris_of
-from farthing.evidence.published import PublishedFault, Shown, check_batch, show
-from farthing.evidence.published import log_keys as raw_log_keys
+from farthing.evidence.detail import EvidenceError, VerifiedLeaf, verify_authorization
+from farthing.evidence.keys import certified
+from farthing.evidence.vouching import (
+    BundleFacts,
+    BundleFault,
+    DeviceKey,
+    published_lines,
+    read_device,
+    read_key,
+    read_receipt,
+    read_vouchers,
+    receipts_vouched,
+    shown_by,
+    unpublished,
+)
 from farthing.money import format_micros
-from farthing.tariff import Tariff, TariffError, parse
-from farthing.tlog.entries import BatchEntry, DeviceEntry
+from farthing.tlog.entries import DeviceEntry
 from farthing.tlog.note import NoteKey
 from farthing.v1 import batch_pb2
 
-
-class BundleFault(ValueError):
-    """The first thing in a bundle that does not hold; ``where`` names the part ("batch 1/4", "certificate 0")."""
-
-    def __init__(self, where: str, rule: str) -> None:
-        super().__init__(f"{where}: {rule}")
-        self.where = where
-        self.rule = rule
+__all__ = ["BundleFault", "DeviceKey", "Proof", "ProvenBatch", "prove"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,20 +60,16 @@ class ProvenBatch:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DeviceKey:
-    """A device's statement key with the certificate that says whose it is."""
-
-    key: VerifyingKey
-    certificate: x509.Certificate
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Proof:
-    """A bundle without a fault: its chain, and in sentences what it proves and what it does not."""
+    """A bundle without a fault: its chain, and in sentences what it proves and what it does not.
+
+    ``carried`` where another gateway carried the last word; there are no other batches then.
+    """
 
     bundle: Bundle
     devices: tuple[DeviceKey, ...]
     batches: tuple[ProvenBatch, ...]
+    carried: ProvenCarried | None
     proven: tuple[str, ...]
     not_proven: tuple[str, ...]
 
@@ -95,189 +90,65 @@ def prove(
     ``log_keys`` are the verifier keys of public logs, where the verifier has them from elsewhere.
     """
     devices = tuple(
-        _device(bundle, number, certificate, roots) for number, certificate in enumerate(bundle.certificates)
+        read_device(bundle, number, certificate, roots) for number, certificate in enumerate(bundle.certificates)
     )
-    facts = _Facts(bundle, devices)
-    batch_key = _key("gateway_key", bundle.gateway_key)
+    facts = BundleFacts(bundle, devices)
+    batch_key = read_key("gateway_key", bundle.gateway_key)
     if gateway_key is not None and gateway_key.spki != batch_key.spki:
         raise BundleFault("gateway_key", "another key than the one given for the gateway")
-    receipt_keys = [_key("receipt_keys", spki) for spki in bundle.receipt_keys]
+    receipt_keys = [read_key("receipt_keys", spki) for spki in bundle.receipt_keys]
     if receipt_key is not None:
         receipt_keys = [receipt_key]
     batches: list[ProvenBatch] = []
-    for number, bundled in enumerate(bundle.batches):
-        proven = _batch(bundle, number, bundled, batch_key, receipt_keys, facts)
-        if batches and not _position(batches[-1].batch) < _position(proven.batch):
-            raise BundleFault(f"batch {proven.name}", "stands before or beside the batch in front of it")
-        batches.append(proven)
-    gaps = _check_stood(batches)
-    highest = _highest(bundle.billed, batches)
-    vouchers = _vouchers(bundle, roots)
-    vouched_gateway = batch_key.spki in certified(vouchers, roots, role="batch", owner=bundle.gateway)
-    vouched_cloud = _receipts_vouched(bundle, certified(vouchers, roots, role="receipt", owner=""), receipt_keys)
-    shown = _shown(bundle, batches, log_keys, certified(vouchers, roots, role="log", owner=""))
+    carried: ProvenCarried | None = None
+    if bundle.carried is not None:
+        if bundle.batches:
+            raise BundleFault("batches", "beside a word that was carried, which says all of the use")
+        carried = prove_carried(bundle, bundle.carried, batch_key=batch_key, receipt_keys=receipt_keys, facts=facts)
+        names = {carried.batch_hash: carried.name}
+    else:
+        for number, bundled in enumerate(bundle.batches):
+            proven = _batch(bundle, number, bundled, batch_key, receipt_keys, facts)
+            if batches and not _position(batches[-1].batch) < _position(proven.batch):
+                raise BundleFault(f"batch {proven.name}", "stands before or beside the batch in front of it")
+            batches.append(proven)
+        names = {proven.batch_hash: proven.name for proven in batches}
+    rooted = bool(roots)
+    if carried is not None:
+        shows, open_ = said_of(bundle, carried, rooted=rooted), left_open(bundle, carried)
+    else:
+        gaps = _check_stood(batches)
+        highest = _highest(bundle.billed, batches)
+        shows, open_ = (
+            _proven(bundle, batches, highest, rooted=rooted),
+            (*_open(bundle.billed, batches, highest), *gaps),
+        )
+    vouchers = read_vouchers(bundle, roots)
+    vouched_gateway = batch_key.spki in certified(vouchers, roots, role="batch", owner=bundle.batched_by)
+    vouched_cloud = receipts_vouched(bundle, certified(vouchers, roots, role="receipt", owner=""), receipt_keys)
+    shown = shown_by(bundle, log_keys, certified(vouchers, roots, role="log", owner=""))
     return Proof(
         bundle=bundle,
         devices=devices,
         batches=tuple(batches),
+        carried=carried,
         proven=(
-            *_proven(bundle, batches, highest, rooted=bool(roots)),
+            *shows,
             *(("the batch key is the gateway's: the root says so",) if vouched_gateway else ()),
             *(("the receipt key is the cloud's: the root says so",) if vouched_cloud else ()),
-            *_published_lines(bundle, batches, shown),
+            *published_lines(bundle, names, shown),
         ),
         not_proven=(
             *_always_open(
-                rooted=bool(roots),
+                rooted=rooted,
                 gateway=gateway_key is not None or vouched_gateway,
                 cloud=receipt_key is not None or vouched_cloud,
                 logged=any(isinstance(each.entry, DeviceEntry) for each in shown),
             ),
-            *_open(bundle.billed, batches, highest),
-            *gaps,
-            *_unpublished(bundle, shown),
+            *open_,
+            *unpublished(bundle, shown),
         ),
     )
-
-
-# Certificates of keys, and the public logs -------------------------------------------------------------------------------
-
-
-def _vouchers(bundle: Bundle, roots: Sequence[x509.Certificate]) -> list[x509.Certificate]:
-    vouchers = []
-    for number, der in enumerate(bundle.key_certificates):
-        try:
-            certificate = read_certificate(der)
-        except ValueError as err:
-            raise BundleFault(f"key certificate {number}", "not an X.509 certificate in DER") from err
-        if roots and not any(issued(certificate, root) for root in roots):
-            raise BundleFault(f"key certificate {number}", "none of the CAs given issued it")
-        vouchers.append(certificate)
-    return vouchers
-
-
-def _receipts_vouched(bundle: Bundle, vouched: Sequence[bytes], keys: Sequence[VerifyingKey]) -> bool:
-    ids = {key.key_id for key in keys if key.spki in vouched}
-    used = {batch.receipt.key_id for batch in bundle.batches if batch.receipt is not None}
-    return bool(used) and used <= ids
-
-
-def _shown(
-    bundle: Bundle, batches: Sequence[ProvenBatch], given: Sequence[NoteKey], vouched: Sequence[bytes]
-) -> list[Shown]:
-    """What the public logs say, checked: of this device, and of these batches with their receipts."""
-    receipts = {
-        proven.batch_hash: None if bundled.receipt is None else bundled.receipt.body
-        for proven, bundled in zip(batches, bundle.batches, strict=True)
-    }
-    certificates = {hashlib.sha256(der).digest() for der in bundle.certificates}
-    raw = raw_log_keys(vouched)
-    shown = []
-    for number, entry in enumerate(bundle.published):
-        where = f"published[{number}]"
-        try:
-            found = show(entry, given=given, vouched=raw)
-            if found is None:
-                continue
-            if isinstance(found.entry, BatchEntry):
-                if check_batch(found.entry, receipts):
-                    shown.append(found)
-                continue
-        except PublishedFault as err:
-            raise BundleFault(where, str(err)) from err
-        if found.entry.device != bundle.billed.device:
-            raise BundleFault(where, f"of device {found.entry.device}, not {bundle.billed.device}")
-        # Earlier and later keys of the device stand in the log too; they say nothing of this one.
-        if found.entry.certificate_hash in certificates:
-            shown.append(found)
-    return shown
-
-
-def _published_lines(bundle: Bundle, batches: Sequence[ProvenBatch], shown: Sequence[Shown]) -> list[str]:
-    names = {proven.batch_hash: proven.name for proven in batches}
-    lines = [
-        f"batch {names[each.entry.batch_hash]} and its receipt stand in the public log {each.checkpoint.origin}: entry {each.index} of {each.checkpoint.size}"
-        for each in shown
-        if isinstance(each.entry, BatchEntry)
-    ]
-    devices = [each for each in shown if isinstance(each.entry, DeviceEntry)]
-    if devices:
-        last = max(devices, key=lambda each: each.index)
-        assert isinstance(last.entry, DeviceEntry)
-        lines.append(
-            f"the certificate of {bundle.billed.device} stands in the public log {last.checkpoint.origin}: entry {last.index} of"
-            f" {last.checkpoint.size}, then {last.entry.status}"
-        )
-    return lines
-
-
-def _unpublished(bundle: Bundle, shown: Sequence[Shown]) -> list[str]:
-    if len(shown) < len(bundle.published) and not shown:
-        return ["what the public logs say: neither was a log's key given, nor does a root vouch for one"]
-    return []
-
-
-# Keys and what the operator says ------------------------------------------------------------------------------------------
-
-
-def _device(bundle: Bundle, number: int, der: bytes, roots: Sequence[x509.Certificate]) -> DeviceKey:
-    where = f"certificate {number}"
-    try:
-        certificate = x509.load_der_x509_certificate(der)
-        spki = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-        names = [str(name.value) for name in certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
-        uris = uris_of(certificate)
-    except (ValueError, UnsupportedAlgorithm) as err:
-        raise BundleFault(where, "not an X.509 certificate in DER") from err
-    if roots and not any(issued(certificate, root) for root in roots):
-        raise BundleFault(where, "none of the CAs given issued it")
-    # The same CA names gateways and people, by a URI; their names may be a device's.
-    if names != [bundle.billed.device] or uris:
-        raise BundleFault(
-            where, f"it names {', '.join((*names, *uris)) or 'nobody'}, not device {bundle.billed.device}"
-        )
-    return DeviceKey(key=_key(where, spki), certificate=certificate)
-
-
-def _key(where: str, spki: bytes) -> VerifyingKey:
-    try:
-        return VerifyingKey.from_spki(spki)
-    except MessageError as err:
-        raise BundleFault(where, err.reason) from err
-
-
-class _Facts:
-    """Device keys, tariffs and registers of a bundle, as evidence is checked against them."""
-
-    def __init__(self, bundle: Bundle, devices: Sequence[DeviceKey]) -> None:
-        self._keys: dict[tuple[str, bytes], VerifyingKey] = {
-            (bundle.billed.device, device.key.key_id): device.key for device in devices
-        }
-        self._tariffs: dict[tuple[str, int], Tariff] = {}
-        for named in bundle.tariffs:
-            where, name = f"tariff {named.tariff_id} {named.version}", (named.tariff_id, named.version)
-            try:
-                tariff = parse(named.ocpi_json.encode())
-            except (TariffError, UnicodeEncodeError) as err:
-                raise BundleFault(where, f"cannot be read: {err}") from err
-            if tariff.id != named.tariff_id or name in self._tariffs:
-                raise BundleFault(where, "is another one, or stands here twice")
-            self._tariffs[name] = tariff
-        self._registers: dict[tuple[str, str, int], RegisterFacts] = {}
-        for register in bundle.registers:
-            key = (register.device, register.register_id, register.register_epoch)
-            if key in self._registers:
-                raise BundleFault(f"register {register.register_id}", "stands here twice")
-            self._registers[key] = RegisterFacts(unit=register.unit, modulus=register.modulus)
-
-    def key(self, device: str, key_id: bytes) -> VerifyingKey | None:
-        return self._keys.get((device, key_id))
-
-    def tariff(self, tariff_id: str, version: int) -> Tariff | None:
-        return self._tariffs.get((tariff_id, version))
-
-    def register(self, device: str, register_id: str, epoch: int) -> RegisterFacts | None:
-        return self._registers.get((device, register_id, epoch))
 
 
 # Batches ------------------------------------------------------------------------------------------------------------------
@@ -293,7 +164,7 @@ def _batch(
     bundled: BundledBatch,
     batch_key: VerifyingKey,
     receipt_keys: Sequence[VerifyingKey],
-    facts: _Facts,
+    facts: BundleFacts,
 ) -> ProvenBatch:
     where, sealed = f"batches[{number}]", bundled.batch
     if sealed.key_id != batch_key.key_id:
@@ -336,29 +207,8 @@ def _batch(
         key_id=sealed.key_id,
         claim=claim,
         records=tuple(map(tuple, records)),
-        receipt=_receipt(where, batch, bundled, receipt_keys),
+        receipt=read_receipt(where, batch, bundled, receipt_keys),
     )
-
-
-def _receipt(
-    where: str, batch: batch_pb2.Batch, bundled: BundledBatch, keys: Sequence[VerifyingKey]
-) -> batch_pb2.Receipt | None:
-    sealed = bundled.receipt
-    if sealed is None:
-        return None
-    key = next((key for key in keys if key.key_id == sealed.key_id), None)
-    if key is None:
-        raise BundleFault(where, "its receipt is signed with another key than the cloud's")
-    if not key.verify("receipt", batch.gateway_id, sealed.body, sealed.signature):
-        raise BundleFault(where, "the signature of its receipt does not hold")
-    try:
-        receipt = batch_pb2.Receipt.FromString(sealed.body)
-    except DecodeError as err:
-        raise BundleFault(where, "signed bytes that are no receipt") from err
-    names = (receipt.gateway_id, receipt.incarnation, receipt.sequence, receipt.batch_hash)
-    if names != (batch.gateway_id, *_position(batch), batch_hash(bundled.batch.body)):
-        raise BundleFault(where, "a receipt of another batch")
-    return receipt
 
 
 def _check_stood(batches: Sequence[ProvenBatch]) -> list[str]:

@@ -5,6 +5,8 @@ from datetime import UTC, datetime
 
 from farthing.clock import SECOND_US
 from farthing.device.messages import Chain, Intent, Reading, Statement
+from farthing.evidence.carried import ProvenEnd
+from farthing.evidence.carried_proof import ProvenCarried
 from farthing.evidence.detail import VerifiedLeaf
 from farthing.evidence.proof import Proof, ProvenBatch
 from farthing.money import format_micros
@@ -36,6 +38,25 @@ def chain(proof: Proof) -> Iterator[str]:
         )
     for proven in proof.batches:
         yield from _batch(proven)
+    if proof.carried is not None:
+        yield from _carried(proof.carried)
+
+
+def _carried(proven: ProvenCarried) -> Iterator[str]:
+    word = proven.word
+    yield f"batch {proven.name}   {proven.batch_hash.hex()}, of gateway {proven.batch.gateway_id}, which carried the last word"
+    yield f"  sealed      {_time(proven.batch.sealed_at_us)}, signed by batch key {proven.key_id.hex()}"
+    yield (
+        f"  carried     {word.register_from} to {word.register_to}, {format_micros(word.priced.net_micros)} and"
+        f" {format_micros(word.priced.tax_micros)} tax in all{', the last word' if proven.final else ''}"
+    )
+    yield f"    began     {_statement(word.first)}"
+    if word.last is not word.first:
+        yield f"    ends      {_statement(word.last)}"
+    if isinstance(word, ProvenEnd):
+        yield f"    grant     of gateway {word.grant.gateway}, from {word.grant.start} to {word.grant.limit}"
+    if proven.receipt is not None:
+        yield f"  receipt     posted {_time(proven.receipt.posted_at_us)}, ledger epoch {proven.receipt.ledger_epoch}"
 
 
 def _batch(proven: ProvenBatch) -> Iterator[str]:

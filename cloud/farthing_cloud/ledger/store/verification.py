@@ -14,9 +14,8 @@ import psycopg
 from google.protobuf.message import DecodeError
 from psycopg.rows import TupleRow
 
-from farthing.device.cose import decode_sign1
-from farthing.device.messages import End, Intent, MessageError, Reading, decode_statement
-from farthing.ids import GatewayId, authorization_id, standing_authorization_id
+from farthing.evidence.carried import authorization_of
+from farthing.ids import GatewayId
 from farthing.v1 import batch_pb2, directive_pb2, ledger_pb2
 from farthing_cloud.database import sentence
 from farthing_cloud.ledger.core.funds import LedgerRefusal
@@ -116,28 +115,6 @@ async def first_fault(connection: psycopg.AsyncConnection[TupleRow]) -> str:
     return ""
 
 
-def _authorization_of(end: batch_pb2.CarriedEnd) -> bytes:
-    """Which authorization a carried end is about; nothing for one that cannot be read, and so claims nothing."""
-    try:
-        statement = decode_statement(decode_sign1(end.statements[-1]).payload) if end.statements else None
-    except MessageError:
-        return b""
-    if isinstance(statement, End):
-        return statement.authorization
-    if isinstance(statement, Intent):
-        return authorization_id(statement.device, statement.device_epoch, statement.counter, GatewayId(end.granted_by))
-    if not isinstance(statement, Reading):
-        return b""
-    register = statement.register
-    return standing_authorization_id(
-        statement.device,
-        statement.device_epoch,
-        register.register_id,
-        register.register_epoch,
-        GatewayId(end.granted_by),
-    )
-
-
 def _claims_fault(row: TupleRow) -> str:
     """The claims that name a batch as the one that raised them last must stand in its bytes."""
     gateway_id, incarnation, sequence, raw, carried, owners, authorizations, tos, nets, taxes, *places = row
@@ -145,7 +122,7 @@ def _claims_fault(row: TupleRow) -> str:
         return f"claim {authorizations[0].hex()}: the batch that raised it is not there"
     batch = batch_pb2.Batch.FromString(raw)
     # What a carried end claims was computed by the ledger, for ends that stand in the batch; everything else stands in its bytes.
-    ends = {(end.granted_by, _authorization_of(end)) for end in batch.carried}
+    ends = {(end.granted_by, authorization_of(GatewayId(end.granted_by), end.statements)) for end in batch.carried}
     for claim in carried:
         if (claim["gateway_id"], bytes.fromhex(claim["authorization_id"])) not in ends:
             return f"claim {claim['authorization_id']}: batch {sequence} of {gateway_id} carries no such end"
