@@ -135,6 +135,8 @@ class PublicLogSection(Section):
     origin: Annotated[str, Field(pattern=r"^[A-Za-z0-9./_-]{0,200}$")] = ""
     #: The logs' static files, for any web server to show; default: ``<state_dir>/publiclog``. Not on the database's disk, where that can be.
     directory: FilePath | None = None
+    #: Where the same files are shown over HTTP, without TLS, to a web server before them or to anybody; None: nowhere.
+    listen: Address | None = None
     #: A checkpoint is published at most this often, real seconds.
     interval_s: Annotated[int, Field(ge=1)] = 10
     #: How many of a million posted batches are drawn for audit.

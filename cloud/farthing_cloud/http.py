@@ -1,8 +1,8 @@
-"""/healthz and /metrics on a listener of their own. Nothing can be changed here."""
+"""Pages on a listener of their own: /healthz and /metrics, a public log's files. Nothing can be changed here."""
 
 import contextlib
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import uvicorn
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
@@ -13,7 +13,7 @@ from starlette.routing import Route
 
 from farthing_cloud.listeners import ListenError
 
-#: Connections waiting to be accepted: a scraper, a person, a load balancer's probe.
+#: Connections waiting to be accepted: a scraper, a person, a load balancer's probe, the web server before a public log.
 BACKLOG = 16
 #: More at once than that are told to come again.
 MAX_CONCURRENCY = 32
@@ -30,13 +30,13 @@ class _Server(uvicorn.Server):
 
 
 class HttpListener:
-    """Serves two pages until cancelled."""
+    """Serves some routes until cancelled."""
 
-    def __init__(self, *, listen: str, faults: Callable[[], list[str]], registry: CollectorRegistry) -> None:
-        """``faults`` says what is wrong now, in sentences; empty: healthy."""
+    def __init__(self, *, section: str, listen: str, routes: Sequence[Route]) -> None:
+        """``section`` of the configuration that ``listen`` stands in, for who has to change it."""
+        self._section = section
         self._listen = listen
-        self._faults = faults
-        self._registry = registry
+        self._routes = tuple(routes)
         self._socket: socket.socket | None = None
         self._server: _Server | None = None
         self.address = listen
@@ -52,7 +52,7 @@ class HttpListener:
         except OSError as err:
             bound.close()
             raise ListenError(
-                f"[http] listen: cannot listen on {self._listen} ({err.strerror}): stop what uses it, or write another"
+                f"[{self._section}] listen: cannot listen on {self._listen} ({err.strerror}): stop what uses it, or write another"
                 " port (0: any free one)"
             ) from err
         self._socket = bound
@@ -61,9 +61,8 @@ class HttpListener:
     async def run(self) -> None:
         """Serve until ``stop`` or cancelled."""
         assert self._socket is not None, "start() comes first"
-        app = Starlette(routes=[Route("/healthz", self._get_healthz), Route("/metrics", self._get_metrics)])
         config = uvicorn.Config(
-            app,
+            Starlette(routes=self._routes),
             log_config=None,
             access_log=False,
             lifespan="off",
@@ -79,9 +78,15 @@ class HttpListener:
         if self._server is not None:
             self._server.should_exit = True
 
-    async def _get_healthz(self, _request: Request) -> Response:
-        faults = self._faults()
-        return JSONResponse({"ok": not faults, "faults": faults}, status_code=503 if faults else 200)
 
-    async def _get_metrics(self, _request: Request) -> Response:
-        return Response(generate_latest(self._registry), media_type=CONTENT_TYPE_LATEST)
+def health_and_metrics(*, faults: Callable[[], list[str]], registry: CollectorRegistry) -> list[Route]:
+    """``faults`` says what is wrong now, in sentences; empty: healthy."""
+
+    async def healthz(_request: Request) -> Response:
+        found = faults()
+        return JSONResponse({"ok": not found, "faults": found}, status_code=503 if found else 200)
+
+    async def metrics(_request: Request) -> Response:
+        return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+
+    return [Route("/healthz", healthz), Route("/metrics", metrics)]

@@ -27,7 +27,7 @@ from farthing_cloud.callers import make_table
 from farthing_cloud.channel import BackOfficeChannel, open_channel
 from farthing_cloud.config import SERVICE_NAMES, CloudConfig, ListenSection, ServiceName
 from farthing_cloud.database import EmbeddedServer, Pool, migrate, open_pool, with_password
-from farthing_cloud.http import HttpListener
+from farthing_cloud.http import HttpListener, health_and_metrics
 from farthing_cloud.listeners import CallMetrics, Doorkeeper, Issuers, ListenerServer
 from farthing_cloud.offering import Service
 from farthing_cloud.transport import ISSUING_KEY, Transport
@@ -187,8 +187,21 @@ class Cloud:
                     Doorkeeper(table=table, issuers=issuers, admission=admission, metrics=keeper_metrics),
                 )
             listeners = [each for each in (back_office, door) if each is not None]
-            http = HttpListener(listen=config.http.listen, faults=self._faults, registry=self._registry)
-            http.start()
+            pages = [
+                HttpListener(
+                    section="http",
+                    listen=config.http.listen,
+                    routes=health_and_metrics(faults=self._faults, registry=self._registry),
+                )
+            ]
+            if "publiclog" in self._names and config.publiclog.listen is not None:
+                from farthing_cloud.publiclog import tiles_http
+
+                assert config.publiclog.directory is not None, "load_config fills it in"
+                routes = tiles_http.routes(config.publiclog.directory)
+                pages.append(HttpListener(section="publiclog", listen=config.publiclog.listen, routes=routes))
+            for http in pages:
+                http.start()
             await back_office.start(
                 [entry for entry in mounted if entry[2] == "back-office"], table=table, reflect=True
             )
@@ -197,7 +210,7 @@ class Cloud:
             self.addresses = {
                 "back_office": back_office.address,
                 **({} if door is None else {"door": door.address}),
-                "http": http.address,
+                **dict(zip(("http", "publiclog"), (http.address for http in pages), strict=False)),
             }
             async with asyncio.TaskGroup() as group:
                 tasks = [
@@ -209,7 +222,8 @@ class Cloud:
                     tasks.append(group.create_task(admission.run(), name="admission"))
                 if embedded is not None:
                     tasks.append(group.create_task(embedded.watch(), name="embedded PostgreSQL"))
-                group.create_task(http.run(), name="http")
+                for http in pages:
+                    group.create_task(http.run(), name=f"pages on {http.address}")
                 write_run_file(run_file, started_at=datetime.now(UTC), addresses=self.addresses)
                 stack.callback(run_file.unlink, missing_ok=True)
                 _log.info("ready", services=list(self._names), addresses=self.addresses)
@@ -218,7 +232,8 @@ class Cloud:
                 _log.info("stopping")
                 for task in tasks:
                     task.cancel()
-                http.stop()
+                for http in pages:
+                    http.stop()
                 await asyncio.gather(*(listener.stop(STOP_GRACE_S) for listener in listeners))
         _log.info("stopped")
 

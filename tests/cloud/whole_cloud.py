@@ -98,7 +98,7 @@ def write_cloud(folder: Path, parties: Path, more: str = "") -> RunningCloud:
     config.write_text(
         f'state_dir = "{folder / "state"}"\nparty = "{parties / "cloud"}"\n'
         f'ca_file = "{parties / "ca/certificates/ca.pem"}"\n'
-        + (more or "[database]\nembedded = true\n[publiclog]\ninterval_s = 1\n")
+        + (more or '[database]\nembedded = true\n[publiclog]\ninterval_s = 1\nlisten = "127.0.0.1:0"\n')
     )
     return RunningCloud(config=config, state_dir=folder / "state", log=folder / "cloud.log")
 

@@ -178,6 +178,15 @@ def test_a_database_that_dies_costs_nothing(place: Path, parties: Path, cloud: R
     assert alice.json("ledger", "balance", "--operator", "city") == before
     assert set(applied(alice, place / "all.toml")) == {"none"}
     assert "farthing_cloud_calls_total" in page(addresses["http"], "/metrics")
+    cloud.until(lambda: shown(addresses["publiclog"]), "a checkpoint of the public log")
+
+
+def shown(address: str) -> bool:
+    """Whether the log of batches has a checkpoint that anybody may read."""
+    try:
+        return "/batches\n" in page(address, "/batches/checkpoint")
+    except OSError:
+        return False
 
 
 def health(address: str) -> tuple[int, str]:
