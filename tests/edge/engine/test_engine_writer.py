@@ -104,6 +104,37 @@ async def test_a_session_survives_a_restart_and_repeats_are_answered_alike(bench
     assert report.billed_micros == report.unsealed_micros == (500_000 + 2_000 * 250) * 12 // 10
 
 
+async def test_a_batch_waits_until_nobody_does_and_no_longer_than_twice_what_makes_it_due(bench) -> None:
+    meter = Meter("c1", 0)
+    async with bench.running() as engine:
+        site = Site(engine)
+        await site.open(quota=90 * M)
+        await site.told(seal=directive_pb2.SealPolicy(amount_micros=1_000 * M, records=4, age_s=3_600))
+        first = await engine.submit(said(meter.intent(Here()), "card"))
+        meter.authorization = decode_grant(cose.decode_sign1(first.grant).payload).authorization
+
+        async def read_together(values: range) -> int:
+            """How far the journal was when they were answered."""
+            answers = await asyncio.gather(*(engine.submit(said(meter.reading(Here(), value))) for value in values))
+            (answered,) = {answer.witness.position for answer in answers}
+            return answered
+
+        # Due, and sealed after the answers, by an entry of its own behind them.
+        answered = await read_together(range(100, 600, 100))
+        await engine.batches.wait_for(0)
+        # More than twice of it: who comes then waits for the batch too, or there would be no end to it.
+        with_batch = await read_together(range(600, 1_500, 100))
+        await engine.batches.wait_for(1)
+        one, two = (batch_pb2.Batch.FromString(row.batch) for row in engine.record.batches_to_send(0))
+        assert (one.leaf_count, one.last_position) == (5, answered)
+        assert (two.leaf_count, two.last_position) == (9, with_batch - 1)
+        # Its leaves are handed on as they were sealed, and said again by the journal to who asks again.
+        for batch in (one, two):
+            kept, rebuilt = [await engine.detail(batch.sequence) for _ in range(2)]
+            assert kept == rebuilt
+            assert merkle.root(kept) == batch.merkle_root
+
+
 async def test_batches_are_sealed_signed_chained_and_rebuilt_from_the_journal(bench) -> None:
     meter = Meter("c1", 0)
     async with bench.running() as engine:
