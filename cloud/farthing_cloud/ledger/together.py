@@ -51,12 +51,14 @@ async def post_together(
     store: LedgerStore, waiting: Sequence[ReceivedBatch], *, currency: Currency, now: Instant
 ) -> Sequence[BatchOutcome]:
     """See :meth:`farthing_cloud.ledger.operations.Ledger.post_batches`."""
-    group = several.front(waiting)
-    if len(group) < FEWEST_TOGETHER:
+    if len(waiting) < FEWEST_TOGETHER:
+        return ()
+    group, touch = await asyncio.to_thread(several.front, waiting, currency)
+    if len(group) < FEWEST_TOGETHER or touch is None:
         return ()
 
     async def work(tx: Transaction) -> Sequence[BatchOutcome]:
-        view = await tx.load(several.touch(group, currency))
+        view = await tx.load(touch)
         restoring.must_have_shown(view.gateways.values(), view.epoch)
         plans = several.Several(view)
 

@@ -20,22 +20,32 @@ from farthing_cloud.ledger.core.rows import Balances, Claimed, ClaimKey, QuotaSt
 _NOTHING = Balances()
 
 
-def front(several: Sequence[ReceivedBatch]) -> tuple[ReceivedBatch, ...]:
-    """As many of one gateway's batches, from the first, as can be loaded together."""
+def front(waiting: Sequence[ReceivedBatch], currency: Currency) -> tuple[tuple[ReceivedBatch, ...], Touch | None]:
+    """As many of one gateway's batches, from the first, as can be loaded together, and the rows that posting them looks at."""
     out: list[ReceivedBatch] = []
-    starts: dict[AuthorizationId, tuple[RegisterKey, int]] = {}
-    for batch in several:
+    touches: list[Touch] = []
+    claims: dict[ClaimKey, tuple[RegisterKey, int, int]] = {}
+    for batch in waiting:
         if batch.carried or (out and not _follows(out[-1], batch)):
             break
+        touch = batches.touch(batch, currency)
+        again = claims.keys() & touch.claims.keys()
         # A claim that changes its register or start is a case. Each names where it stood: what all of them span is one interval.
-        if any(
-            starts.setdefault(claim.authorization_id, (claim.register, claim.register_from))
-            != (claim.register, claim.register_from)
-            for claim in batch.claims
-        ):
+        if any(claims[key][:2] != touch.claims[key][:2] for key in again):
             break
+        spans = {key: (*claims[key][:2], max(claims[key][2], touch.claims[key][2])) for key in again}
+        claims.update(touch.claims)
+        claims.update(spans)
         out.append(batch)
-    return tuple(out)
+        touches.append(touch)
+    if not out:
+        return (), None
+    return tuple(out), replace(
+        touches[0],
+        account_ids=tuple(dict.fromkeys(account_id for touch in touches for account_id in touch.account_ids)),
+        quota_ids=tuple(dict.fromkeys(quota_id for touch in touches for quota_id in touch.quota_ids)),
+        claims=claims,
+    )
 
 
 def _follows(before: ReceivedBatch, batch: ReceivedBatch) -> bool:
@@ -47,27 +57,11 @@ def _follows(before: ReceivedBatch, batch: ReceivedBatch) -> bool:
     )
 
 
-def touch(several: Sequence[ReceivedBatch], currency: Currency) -> Touch:
-    """The rows that posting them looks at; they are what :func:`front` gave."""
-    touches = [batches.touch(batch, currency) for batch in several]
-    claims: dict[ClaimKey, tuple[RegisterKey, int, int]] = {}
-    for each in touches:
-        for key, (register, start, end) in each.claims.items():
-            known = claims.get(key)
-            claims[key] = (register, start, end if known is None else max(end, known[2]))
-    return replace(
-        touches[0],
-        account_ids=tuple(dict.fromkeys(account_id for each in touches for account_id in each.account_ids)),
-        quota_ids=tuple(dict.fromkeys(quota_id for each in touches for quota_id in each.quota_ids)),
-        claims=claims,
-    )
-
-
 class Several:
     """Plans one batch after the other. Mutable only inside one transaction; what leaves it is immutable."""
 
     def __init__(self, view: View) -> None:
-        """``view`` was loaded with :func:`touch`."""
+        """``view`` was loaded as :func:`front` said."""
         #: An overlap may be of an interval that only a later batch reaches: then nothing is said here.
         self._ordinary = not view.overlaps and not view.open_cases
         self._balances, self._quotas, self._claimed = dict(view.balances), dict(view.quotas), dict(view.claimed)

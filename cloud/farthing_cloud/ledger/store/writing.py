@@ -132,7 +132,7 @@ def together_arguments(links: Sequence[Link]) -> dict[str, Any]:
             events,
             [event.value for event in events],
         ),
-        "batches": [batch.batch for batch in batches],
+        "batches": octets(batch.batch for batch in batches),
         "rest": _as_json(rest),
     }
 
