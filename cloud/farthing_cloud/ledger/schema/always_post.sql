@@ -324,14 +324,13 @@ BEGIN
         credits_posted  = a.credits_posted + n.credits_posted
     FROM unnest(v_ids, a_debits_pending, a_debits_posted, a_credits_pending, a_credits_posted)
         AS n (id, debits_pending, debits_posted, credits_pending, credits_posted)
-    -- Said twice: so they are found by their ids, as above, and not in a look at all there are.
-    WHERE a.id = n.id AND a.id = ANY (v_ids);
+    WHERE a.id = n.id;
 
     IF cardinality(q_id) > 0 THEN
         UPDATE quotas q
         SET posted_micros = n.posted, voided_micros = n.voided, status = n.status
         FROM unnest(q_id, q_posted, q_voided, q_status) AS n (quota_id, posted, voided, status)
-        WHERE q.quota_id = n.quota_id AND q.quota_id = ANY (q_id);
+        WHERE q.quota_id = n.quota_id;
     END IF;
     IF p_rest ? 'in_use' THEN
         UPDATE quotas q SET in_use_at_us = n.at_us
