@@ -65,11 +65,12 @@ def check_conservation(world: World) -> None:
     """P4, P5: what devices delivered, priced by the contract, is what is claimed, and what the books hold."""
     claims = {claim.authorization_id: claim for claim in drive(world.ledger.store.claims(OP))}
     claimed_micros = 0
-    for device in world.devices.values():
-        for authorization, delivered in device.all_delivered().items():
-            claim = claims.pop(authorization, None)
-            claimed_micros += 0 if claim is None else claim.net_micros + claim.tax_micros
-            _check_delivered(world, device, authorization, delivered, claim)
+    said = [(device, *each) for device in world.devices.values() for each in device.all_delivered().items()]
+    # What was left is nobody's word: a copy of the element may have said under that counter what it has used.
+    for device, authorization, delivered in sorted(said, key=lambda each: each[2].left):
+        claim = claims.pop(authorization, None)
+        claimed_micros += 0 if claim is None else claim.net_micros + claim.tax_micros
+        _check_delivered(world, device, authorization, delivered, claim)
     unheard: Counter[tuple[str, str]] = Counter()
     for claim in claims.values():
         if claim.net_micros or claim.tax_micros:
@@ -87,6 +88,9 @@ def check_conservation(world: World) -> None:
 
 def _check_delivered(world: World, device: DeviceNode, authorization: bytes, delivered: Delivered, claim: Any) -> None:
     if claim is None and _was_said_by_its_copy(world, device, authorization):
+        world.watch.counted[COPY_UNHEARD] += 1
+        return
+    if authorization in world.watch.told_by_two and (claim is None or claim.register_from != delivered.start):
         world.watch.counted[COPY_UNHEARD] += 1
         return
     if delivered.left:

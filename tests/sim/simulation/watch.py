@@ -19,7 +19,7 @@ from farthing.device.messages import Statement, decode_statement
 from farthing.refusal import Refusal
 from farthing.v1 import batch_pb2, directive_pb2
 from farthing_cloud.ledger.core import paths
-from farthing_cloud.ledger.core.posting import Cause, Posting, Transfer
+from farthing_cloud.ledger.core.posting import CaseAdded, Cause, Posting, Transfer
 from farthing_cloud.ledger.core.rows import CaseKind, Claimed, Quota, RegisterKey
 from farthing_edge.authorization.events import KIND_OF, EndCarried, StatementParked
 from farthing_edge.authorization.state import FLOOR_FUNDING, OVERRUN_FUNDING
@@ -84,6 +84,8 @@ class Watch:
         self.carried_beyond: defaultdict[str, Counter[str]] = defaultdict(Counter)
         #: Authorizations set aside because a rolled-back journal had given the same passage before.
         self.given_twice: defaultdict[str, set[bytes]] = defaultdict(set)
+        #: Authorizations of which two elements have told, each of another place of its register.
+        self.told_by_two: set[bytes] = set()
         #: (device, register epoch, value) of what is parked because its register was replaced.
         self.parked: set[tuple[str, int, int]] = set()
         self.counted: Counter[str] = Counter()
@@ -245,8 +247,17 @@ class Watch:
             self._late(posting, late)
         for case in posting.cases:
             self.counted[f"{case.kind} case"] += 1
+            if case.kind is CaseKind.REGISTER_DIFFERS and self._is_of_two_elements(case):
+                self.told_by_two.add(case.authorization_id)
+                continue
             if case.kind in (CaseKind.WENT_DOWN, CaseKind.REGISTER_DIFFERS, CaseKind.SHARES_MISSING, CaseKind.CARRIED):
                 raise PromiseBroken(f"P3: an honest gateway's claim is a {case.kind} case: {case}")
+
+    def _is_of_two_elements(self, case: CaseAdded) -> bool:
+        """Whether two elements with one key have begun a use under one counter, the second with a journal that has lost the first: that proves the copy."""
+        gateway = self.world.gateways[self.recipient_of(case.authorization_id)]
+        starts = {each.start for each in self.spoken[case.authorization_id]}
+        return self.world.is_copied(case.device_id) and gateway.disk_faults > 0 and len(starts) > 1
 
     def _late(self, posting: Posting, late: list[Transfer]) -> None:
         """A quota pays more than the ledger holds for it: only after a forced void, or by a journal that was rolled back.
@@ -431,6 +442,9 @@ class Watch:
                 stays = stays and any(net <= claimed[0] and tax <= claimed[1] for net, tax in due)
             elif not self._was_lost(claim.authorization_id):
                 stays = False
+            # People's decision (a new register epoch) ends a use where the present journal has proven it: what a lost one had claimed beyond that stays.
+            if claimed == before and self._was_lost(claim.authorization_id):
+                stays = stays or (claim.final and not due)
             if not signed or not (claimed in due or stays):
                 points = [each.points for each in all_spoken]
                 raise PromiseBroken(

@@ -182,9 +182,10 @@ class World:
             return all(gateway.is_gone or gateway.disk_faults for gateway in own)
         if not any(gateway.is_gone for gateway in self.gateways.values()):
             return False
+        # A final no is an answer: what it was to is for people.
         said = [
             each
-            for each in (*state.outgoing, *state.kept)
+            for each in (*state.outgoing, *(kept for kept in state.kept if kept.refused is None))
             if asking is None or each.intent_counter != asking.intent_counter
         ]
         if not all(self.gateways[each.gateway].is_gone for each in said):
