@@ -110,6 +110,7 @@ DEFAULT_CALLERS: Mapping[str, tuple[str, ...]] = {
     _R + "CloseUse": (_PERSONS,),
     _R + "DecideParked": (_PERSONS,),
     _R + "SetGatewayStatus": (_PERSONS,),
+    _R + "RevokeBatchKey": (_PERSONS,),
     _R + "ListOperators": (_PERSONS, _SERVICES),
     _R + "ListSites": (_PERSONS, _SERVICES),
     _R + "ListGateways": (_PERSONS, _SERVICES),

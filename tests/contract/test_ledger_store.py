@@ -376,6 +376,55 @@ async def test_above_the_exposure_is_set_aside_and_a_case_decides(store: LedgerS
     assert (await store.verify()).fault == ""
 
 
+@pytest.mark.parametrize("least", [1, 2, 3])
+@pytest.mark.parametrize("evidence_class", [1, 2, 3])
+async def test_below_the_least_class_of_its_site_a_line_waits_for_people(
+    store: LedgerStore, least: int, evidence_class: int
+) -> None:
+    story = Story(store)
+    await story.open()
+    await story.fund("P", "10", "pay-1")
+    await story.grant("q1", "G1", "3.00")
+    await story.ledger.put_gateway(
+        gateway_id=GatewayId("G1"), operator_id=OP, site_id=SiteId("S1"), currency=EUR, exposure_micros=micros("10"),
+        batch_key=b"", grant_key=b"", time_zone="Europe/Berlin", now=NOW, least_class=least,
+    )  # fmt: skip
+    gateway = await store.gateway(GatewayId("G1"))
+    assert gateway is not None
+    assert gateway.least_class == least
+    raw = story.seal(
+        "G1",
+        [("a", "c1", 0, 5, "1.00", "0.20", [(0, "1.00", "0.20")]), ("b", "c2", 0, 5, "0.50", "0.10", [(1, "0.50", "0.10")])],
+        [("P", "q1", ("t", 200_000), "10:00"), ("P", "q1", ("t", 200_000), "10:00")],
+    )  # fmt: skip
+    batch = batch_pb2.Batch.FromString(raw)
+    batch.lines[1].evidence_class = evidence_class  # type: ignore[assignment]  # a number of the enum
+    raw = batch.SerializeToString(deterministic=True)
+    await story.push(raw)
+    await story.push(raw)
+    below = evidence_class > least
+    used = ["post q1 | payer/P | clr/S1 1.00 | use", "post q1 | payer/P | tax/20 0.20 | use"]
+    # The other line of the same batch is posted as ever.
+    assert [row for row in await story.rows() if row in used] == used
+    assert ("post | suspense/S1 | unearned/S1 0.60 | evidence-class" in await story.rows()) is below
+    assert (await store.verify()).fault == ""
+    balances = {path: found for path, _, found in await store.balances(OP, "payer/P")}
+    assert balances["payer/P"].debits_posted == micros("1.20" if below else "1.80")
+    # What it would have cost is held for nobody: 3.00 less what was used, and what people look at.
+    assert balances["payer/P"].debits_pending == micros("1.20")
+    cases = await store.events(Cursor(), 10, ("case.opened",))
+    assert len(cases) == below
+    if not below:
+        return
+    await story.ledger.decide_case(await case_id(store), release=True, now=NOW)
+    assert (await story.rows())[-3:] == [
+        "post | unearned/S1 | suspense/S1 0.60 | reversed",
+        "post | payer/P | clr/S1 0.50 | late",
+        "post | payer/P | tax/20 0.10 | late",
+    ]
+    assert (await store.verify()).fault == ""
+
+
 async def test_room_of_the_floor_returns_when_it_is_proven_and_nothing_is_owed(store: LedgerStore) -> None:
     story = Story(store)
     await grants(story)
@@ -473,3 +522,35 @@ async def test_detail_is_kept_with_its_proof_found_by_authorization_and_forgotte
     assert await store.forget_details(Instant(21), 1) == 1
     assert await found(a1) == [(3, None), (2, b"two")]
     assert await store.forget_details(Instant(21), 5) == 1
+
+
+async def test_batch_keys_are_kept_alike(both: tuple[LedgerStore, LedgerStore]) -> None:
+    async def play_keys(store: LedgerStore) -> list[object]:
+        said: list[object] = []
+        ledger = Ledger(store, terms=TERMS, receipt_keys=())
+        steps: list[tuple[bytes, tuple[bytes, ...]]] = [
+            (b"a", ()), (b"a", ()), (b"b", ()), (b"a", ()), (b"a", (b"a",)), (b"a", ()), (b"c", (b"a", b"d")), (b"d", ()),
+        ]  # fmt: skip
+        for step, (key, revoked) in enumerate(steps):
+            changed = await ledger.put_gateway(
+                gateway_id=GatewayId("G1"),
+                operator_id=OP,
+                site_id=SiteId("S1"),
+                currency=EUR,
+                exposure_micros=1,
+                batch_key=key,
+                grant_key=b"g",
+                time_zone="Europe/Berlin",
+                now=Instant(NOW + step),
+                revoked_keys=revoked,
+            )
+            gateway = await store.gateway(GatewayId("G1"))
+            assert gateway is not None
+            said += [changed, gateway.batch_key, await store.batch_keys(GatewayId("G1"))]
+        said.append(await store.verify())
+        return said
+
+    memory, postgres = [await play_keys(store) for store in both]
+    assert memory == postgres
+    assert memory[:-1:3] == [True, False, True, True, True, False, True, True]
+    assert memory[1:-1:3] == [b"a", b"a", b"b", b"a", b"", b"", b"c", b""]

@@ -32,9 +32,10 @@ from typer.testing import CliRunner
 
 from farthing.device.cose import VerifyingKey
 from farthing.evidence import merkle, telling
-from farthing.evidence.bundle import Bundle, BundleError, decode
+from farthing.evidence.bundle import Bundle, BundledBatch, BundleError, decode
 from farthing.evidence.command import app
 from farthing.evidence.proof import BundleFault, Proof, prove
+from farthing.v1 import batch_pb2
 
 CHARGER = PRIVATE_KEYS["charger"]
 SCENES = two_batches()
@@ -306,6 +307,8 @@ def test_whatever_the_bytes_are_the_only_exception_is_ours(data: bytes) -> None:
         (lambda it: it.pop("gateway"), "the bundle: gateway is missing"),
         (lambda it: it.update(more=1), "the bundle: more is no field of it"),
         (lambda it: it.update(format="farthing/evidence/9"), "another format"),
+        (lambda it: it.update(format="farthing/evidence/4"), "earlier_gateway_keys is missing"),
+        (lambda it: it.update(format="farthing/evidence/4", earlier_gateway_keys=[]), "no earlier keys"),
         (lambda it: it.update(authorization="00"), "authorization: expected 16 bytes"),
         (lambda it: it.update(gateway="a/b"), "an id is"),
         (lambda it: it.update(gateway_key="AB"), "not plain lower-case hexadecimal"),
@@ -389,3 +392,73 @@ def test_a_no_of_the_command_is_one_sentence(files: Path, words: tuple[str, ...]
     result = run(verb, *(word if word.startswith("--") else files / word for word in others))
     assert result.exit_code == code
     assert sentence in result.output
+
+
+def test_a_bundle_over_a_change_of_the_gateways_key_names_both_and_says_what_rests_on_its_word() -> None:
+    first, *rest = WHOLE.batches
+    earlier = PRIVATE_KEYS["stranger"]
+    changed = replace(
+        WHOLE,
+        batches=(replace(first, batch=sealed(earlier, "batch", "cloud", first.batch.body)), *rest),
+        earlier_gateway_keys=(spki(earlier),),
+    )
+    assert decode(changed.encode()) == decode(changed.encode_json().encode()) == changed
+    assert b"farthing/evidence/4" in changed.encode()
+    assert b"farthing/evidence/2" in WHOLE.encode()
+    with pytest.raises(BundleFault, match=r"batches\[0\]: signed with another key than the gateway's"):
+        prove(replace(changed, earlier_gateway_keys=()), roots=[ROOT])
+    when = "that batch 1/1 was sealed while its key was the gateway's: another key followed it, and a batch says itself when it was sealed"
+    whose = "that the batch key is the gateway's: it is the one that the ledger has on record"
+    proof = prove(changed, roots=[ROOT], gateway_key=VerifyingKey.from_spki(spki(BATCH)))
+    assert {when, whose} <= set(proof.not_proven)  # the key that was given is the last batch's alone
+
+    uris = ["spiffe://farthing/key/batch/" + WHOLE.gateway]
+    vouched = tuple(der(certificate("gateway", key, uris=uris)) for key in (BATCH, earlier))
+    half = prove(replace(changed, key_certificates=vouched[:1]), roots=[ROOT])
+    assert whose in half.not_proven
+    both = prove(replace(changed, key_certificates=vouched), roots=[ROOT])
+    assert whose not in both.not_proven
+    assert "the batch key is the gateway's: the root says so" in both.proven
+
+
+@pytest.mark.parametrize(
+    ("evidence_class", "name", "word"),
+    [
+        (batch_pb2.EVIDENCE_CLASS_STATION_ATTESTED, "station-attested", "its channel was authenticated"),
+        (batch_pb2.EVIDENCE_CLASS_GATEWAY_ATTESTED, "gateway-attested", "anything but the gateway measured it"),
+    ],
+)
+def test_a_bundle_without_devices_signatures_says_whose_word_it_is(evidence_class: int, name: str, word: str) -> None:
+    last = WHOLE.batches[-1]
+    batch = batch_pb2.Batch.FromString(last.batch.body)
+    for line in batch.lines:
+        line.evidence_class = evidence_class  # type: ignore[assignment]  # a number of the enum
+    batch.merkle_root, batch.leaf_count = merkle.root([]), 0
+    body = batch.SerializeToString(deterministic=True)
+    attested = BundledBatch(batch=sealed(BATCH, "batch", "cloud", body), receipt=receipted(batch, body), leaves=())
+    proof = prove(replace(WHOLE, batches=(attested,), certificates=(), tariffs=()), roots=[ROOT])
+    assert proof.evidence_class == evidence_class
+    assert f"evidence      {name}" in list(telling.chain(proof))
+    proven, open_ = "\n".join(proof.proven), "\n".join(proof.not_proven)
+    assert f"signed 1 batch that bill authorization {WHOLE.authorization.hex()}, {name}" in proven
+    assert "it says that register c1" in proven
+    assert "the ledger receipted 1 of them" in proven
+    # Not a word of what nobody signed.
+    assert "computed again" not in proven
+    assert "statements for authorization" not in proven
+    assert f"that a device measured it: the evidence is {name}, and no device signed it" in open_
+    assert word in open_
+    assert "that it costs what was billed" in open_
+
+    # The weakest batch counts, and what does not add up is a fault here too.
+    mixed = prove(replace(WHOLE, batches=(WHOLE.batches[0], attested)), roots=[ROOT])
+    assert mixed.evidence_class == evidence_class
+    assert f"evidence      {name}" in list(telling.chain(mixed))
+    assert prove(WHOLE, roots=[ROOT]).evidence_class == batch_pb2.EVIDENCE_CLASS_DEVICE_SIGNED
+    more = replace(WHOLE.billed, net_micros=WHOLE.billed.net_micros + 1)
+    with pytest.raises(BundleFault, match="the highest signed claim says"):
+        prove(replace(WHOLE, batches=(attested,), billed=more), roots=[ROOT])
+    batch.claims[0].shares.add(line=9)
+    stray = sealed(BATCH, "batch", "cloud", batch.SerializeToString(deterministic=True))
+    with pytest.raises(BundleFault, match="a share of a line that is not there"):
+        prove(replace(WHOLE, batches=(replace(attested, batch=stray, receipt=None),)), roots=[ROOT])

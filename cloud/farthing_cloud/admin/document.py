@@ -13,9 +13,17 @@ from pydantic import Field, ValidationError
 
 from farthing.configuration import ConfigError, Section, explain, read_toml
 from farthing.hsm import Party, PartyError, load_party
-from farthing.v1 import directive_pb2, ledger_pb2, registry_pb2, settlement_pb2, vault_pb2
+from farthing.v1 import batch_pb2, directive_pb2, ledger_pb2, registry_pb2, settlement_pb2, vault_pb2
 from farthing_cloud.admin.exact import InstantUs, Micros, SharePpm
-from farthing_cloud.admin.site_policy import Limits, OnlineCheck, Place, Places, Scorecard
+from farthing_cloud.admin.site_policy import (
+    EVIDENCE_CLASSES,
+    EvidenceClass,
+    Limits,
+    OnlineCheck,
+    Place,
+    Places,
+    Scorecard,
+)
 
 PROFILES: Mapping[str, directive_pb2.DeviceProfile.ValueType] = {
     "session": directive_pb2.DEVICE_PROFILE_SESSION,
@@ -78,6 +86,8 @@ class Site(Section):
     place: Places | None = None
     scorecard: Scorecard | None = None
     online_check: OnlineCheck | None = None
+    #: What is billed has evidence of this class or a stronger one, or waits for people; not said: device-signed.
+    least_evidence_class: EvidenceClass | None = None
 
     def message(self) -> registry_pb2.Site:
         """As the registry takes it."""
@@ -97,6 +107,9 @@ class Site(Section):
             place=None if self.place is None else self.place.message(),
             scorecard=None if self.scorecard is None else self.scorecard.message(),
             online_check=None if self.online_check is None else self.online_check.message(),
+            least_evidence_class=batch_pb2.EVIDENCE_CLASS_UNSPECIFIED
+            if self.least_evidence_class is None
+            else EVIDENCE_CLASSES[self.least_evidence_class],
         )
 
 

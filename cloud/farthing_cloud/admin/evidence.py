@@ -135,15 +135,13 @@ def _fetch(
             fail(f"the ledger's answer cannot be read: {err}")
         published = _published(channel, bundle)
     certificates = [device.certificate for device in devices.devices if device.record.device_id == bundle.billed.device]
-    vouchers = [
-        each.batch_certificate
-        for each in gateways.gateways
-        if each.gateway_id == bundle.batched_by and each.batch_certificate
-    ]
+    mine = [each for each in gateways.gateways if each.gateway_id == bundle.batched_by]
+    vouchers = [each.batch_certificate for each in mine]
+    vouchers += [earlier.batch_certificate for each in mine for earlier in each.earlier_batch_keys]
     return replace(
         bundle,
         certificates=tuple((*certificates, *given)[:MAX_NAMED]),
-        key_certificates=(*bundle.key_certificates, *vouchers),
+        key_certificates=tuple(dict.fromkeys((*bundle.key_certificates, *filter(None, vouchers))))[:MAX_NAMED],
         published=tuple(published),
     )
 

@@ -7,6 +7,8 @@ import typer
 from pydantic import ValidationError
 
 from farthing.configuration import ConfigError
+from farthing.device.cose import key_id
+from farthing.evidence.classes import least_of, name_of
 from farthing.v1 import directive_pb2, registry_pb2, registry_pb2_grpc
 from farthing_cloud.admin.apply import (
     Step,
@@ -30,7 +32,7 @@ from farthing_cloud.admin.session import (
     show,
     show_one,
 )
-from farthing_cloud.admin.site_policy import Place
+from farthing_cloud.admin.site_policy import EVIDENCE_CLASSES, Place
 
 #: What a site may say beside floor and seal (registry.proto).
 SITE_POLICIES: Final = ("usage_limits", "place", "scorecard", "online_check")
@@ -124,6 +126,7 @@ def list_sites(ctx: typer.Context, operator: AnyOperator = "", as_json: Json = F
             "seal_records": site.seal.records,
             "seal_age_s": site.seal.age_s,
             "policies": tuple(name for name in SITE_POLICIES if site.HasField(name)),
+            "least_evidence_class": name_of(least_of(site.least_evidence_class)),
         }
         for site in answer.sites
     ]
@@ -140,6 +143,7 @@ def list_sites(ctx: typer.Context, operator: AnyOperator = "", as_json: Json = F
             "seal_records",
             "seal_age_s",
             "policies",
+            "least_evidence_class",
         ),
         as_json=as_json,
     )
@@ -157,10 +161,15 @@ def put_one_site(
     floor_per_token: Amount = "0.00",  # noqa: S107 an amount, not a secret
     floor_per_account: Amount = "0.00",
     floor_all_tokens: Amount = "0.00",
+    least_evidence_class: Annotated[
+        str, typer.Option(help=f"{', '.join(EVIDENCE_CLASSES)}: below it nothing is billed unseen. Not said: as it is.")
+    ] = "",
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
-    """Register a site, or change its floor and seal; limits, places and scorecard stay (``apply`` sets them)."""
+    """Register a site, or change its floor, seal and least evidence class; limits, places and scorecard stay (``apply`` sets them)."""
+    if least_evidence_class not in ("", *EVIDENCE_CLASSES):
+        fail(f"no evidence class {least_evidence_class}: there are {', '.join(EVIDENCE_CLASSES)}")
     site = registry_pb2.Site(
         site_id=site_id,
         operator_id=operator,
@@ -178,9 +187,13 @@ def put_one_site(
         )
     for before in known.sites:
         if before.site_id == site_id:
+            site.least_evidence_class = before.least_evidence_class
             for name in SITE_POLICIES:
                 if before.HasField(name):
                     getattr(site, name).CopyFrom(getattr(before, name))
+    for name, number in EVIDENCE_CLASSES.items():
+        if name == least_evidence_class:
+            site.least_evidence_class = number
     _put(ctx, put_site(site), dry_run=dry_run, as_json=as_json)
 
 
@@ -201,10 +214,16 @@ def list_gateways(ctx: typer.Context, operator: AnyOperator = "", as_json: Json 
             "site_id": gateway.site_id,
             "status": _gateway_status(gateway.status),
             "exposure_micros": gateway.exposure_micros,
+            "batch_key": key_id(gateway.batch_key).hex(),
+            "earlier_batch_keys": [
+                key_id(each.batch_key).hex() + (" revoked" if each.revoked else "")
+                for each in gateway.earlier_batch_keys
+            ],
         }
         for gateway in answer.gateways
     ]
-    show(rows, ("gateway_id", "operator_id", "site_id", "status", "exposure_micros"), as_json=as_json)
+    columns = ("gateway_id", "operator_id", "site_id", "status", "exposure_micros", "batch_key", "earlier_batch_keys")
+    show(rows, columns, as_json=as_json)
 
 
 @gateways.command("put")
@@ -262,6 +281,27 @@ def revoke_gateway(
 ) -> None:
     """It may never connect again."""
     _set_gateway(ctx, gateway_id, registry_pb2.GATEWAY_STATUS_REVOKED, reason, as_json=as_json)
+
+
+@gateways.command("revoke-key")
+def revoke_batch_key(
+    ctx: typer.Context,
+    gateway_id: Annotated[str, typer.Argument()],
+    key: Annotated[str, typer.Option(help="The batch key's id, 16 hexadecimal digits ('gateways list').")],
+    reason: Reason,
+    as_json: Json = False,
+) -> None:
+    """One of its batch keys was copied: it is good for nothing any more. (Another one: 'gateways put' with the party's folder.)"""
+    try:
+        named = bytes.fromhex(key)
+    except ValueError as err:
+        raise typer.BadParameter(f"{key!r} is not hexadecimal", param_hint="--key") from err
+    with back_office(ctx) as channel:
+        answer = registry_pb2_grpc.RegistryStub(channel).RevokeBatchKey(
+            registry_pb2.RevokeBatchKeyRequest(gateway_id=gateway_id, key_id=named, reason=reason),
+            timeout=CALL_TIMEOUT_S,
+        )
+    _show_status(gateway_id, f"batch key {named.hex()} revoked", answer, as_json=as_json)
 
 
 def _gateway_status(status: registry_pb2.GatewayStatus.ValueType) -> str:

@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, Field
 from farthing.configuration import Section
 from farthing.device.messages import MAX_LATITUDE, MAX_LONGITUDE
 from farthing.policy import HOURS, MAX_STEPS
-from farthing.v1 import directive_pb2
+from farthing.v1 import batch_pb2, directive_pb2
 from farthing_cloud.admin.exact import Micros, SharePpm, exactly, microdegrees
 
 Count = Annotated[int, Field(ge=0, le=2**32 - 1)]
@@ -20,6 +20,14 @@ ACTIONS: Mapping[str, directive_pb2.RiskAction.ValueType] = {
     "shrink": directive_pb2.RISK_ACTION_SHRINK,
     "online-only": directive_pb2.RISK_ACTION_ONLINE_ONLY,
     "refuse": directive_pb2.RISK_ACTION_REFUSE,
+}
+
+
+EvidenceClass = Literal["device-signed", "station-attested", "gateway-attested"]
+EVIDENCE_CLASSES: Mapping[EvidenceClass, batch_pb2.EvidenceClass.ValueType] = {
+    "device-signed": batch_pb2.EVIDENCE_CLASS_DEVICE_SIGNED,
+    "station-attested": batch_pb2.EVIDENCE_CLASS_STATION_ATTESTED,
+    "gateway-attested": batch_pb2.EVIDENCE_CLASS_GATEWAY_ATTESTED,
 }
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import grpc
 import grpc.aio
 
+from farthing.evidence.classes import name_of
 from farthing.money import Currency, parse_currency
 from farthing.v1 import (
     ledger_pb2,
@@ -15,7 +16,6 @@ from farthing.v1 import (
     registry_pb2_grpc,
 )
 from farthing_cloud.documents.billing import Billed, GivenBack, Key
-from farthing_cloud.documents.receipts import evidence_name
 from farthing_cloud.documents.statements import Figures, Moved
 from farthing_cloud.refusals import Refused
 
@@ -233,7 +233,7 @@ def _billed(billing: movements_pb2.Billing) -> Billed:
         tariff_id=billing.tariff_id,
         tariff_version=billing.tariff_version,
         rate_ppm=billing.tax_rate_ppm,
-        evidence=evidence_name(billing.evidence_class),
+        evidence=name_of(billing.evidence_class),
         quarter=billing.quarter,
         net_micros=billing.net_micros,
         tax_micros=billing.tax_micros,

@@ -12,26 +12,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from farthing.clock import QUARTER_US, Instant
+from farthing.evidence.classes import name_of
 from farthing.ids import format_receipt_code
 from farthing.money import Currency, exact_micros, format_micros, rate_name
 from farthing.tariff.zones import zone
-from farthing.v1 import batch_pb2, movements_pb2
+from farthing.v1 import movements_pb2
 from farthing_cloud.documents import forms
 from farthing_cloud.documents.forms import Form
 from farthing_cloud.documents.parties import Seller
 from farthing_cloud.documents.rounding import RateSum, rounded, summed
 from farthing_cloud.documents.store import Session
-
-_EVIDENCE = {
-    batch_pb2.EVIDENCE_CLASS_DEVICE_SIGNED: "device-signed",
-    batch_pb2.EVIDENCE_CLASS_STATION_ATTESTED: "station-attested",
-    batch_pb2.EVIDENCE_CLASS_GATEWAY_ATTESTED: "gateway-attested",
-}
-
-
-def evidence_name(evidence_class: int) -> str:
-    """An evidence class as documents write it; "unknown" where the line names none."""
-    return next((name for number, name in _EVIDENCE.items() if number == evidence_class), "unknown")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,7 +97,7 @@ def receipt_form(use: movements_pb2.ShowUseResponse, around: Surroundings, *, na
         "evidence": {
             "authorization_id": use.authorization_id.hex(),
             "gateway_id": use.gateway_id,
-            "classes": sorted({evidence_name(part.evidence_class) for part in use.parts}),
+            "classes": sorted({name_of(part.evidence_class) for part in use.parts}),
             "proven": all(part.proven for part in use.parts),
         },
         "rounding_rule": forms.ROUNDING_RULE,

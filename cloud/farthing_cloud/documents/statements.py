@@ -17,6 +17,7 @@ WORDS = {
     "late": "use reported late",
     "floor": "use allowed offline",
     "second-claim": "reservation ended: claimed twice, being looked at",
+    "evidence-class": "reservation ended: its evidence is being looked at",
     "above-held": "reservation reduced",
     "closed": "reservation ended",
     "silence": "reservation ended: its gateway was silent",

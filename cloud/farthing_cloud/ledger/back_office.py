@@ -9,6 +9,7 @@ from typing_extensions import override
 from farthing.clock import BusinessClock
 from farthing.device.cose import VerifyingKey
 from farthing.device.reject import MessageError
+from farthing.evidence import classes
 from farthing.ids import (
     AUTHORIZATION_ID_SIZE,
     AccountId,
@@ -130,6 +131,8 @@ class LedgerServicer(ImportServicer):
                 grant_key=request.grant_key,
                 time_zone=_text("time_zone", request.time_zone),
                 now=self._clock.now(),
+                revoked_keys=tuple(request.revoked_batch_keys),
+                least_class=_least_class(request.least_evidence_class),
             )
             if request.revoked:
                 await self._store.revoke(GatewayId(request.gateway_id), now=self._clock.now())
@@ -663,6 +666,13 @@ def _exposure(scope: str, name: str, currency: str, loss: Loss) -> ledger_pb2.Ex
         silent=loss.silent,
         unwitnessed=loss.unwitnessed,
     )
+
+
+def _least_class(evidence_class: int) -> int:
+    try:
+        return classes.least_of(evidence_class)
+    except ValueError as err:
+        raise malformed(f"least_evidence_class: {err}") from err
 
 
 def _text(name: str, value: str) -> str:

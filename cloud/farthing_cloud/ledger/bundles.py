@@ -11,8 +11,8 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from farthing.device.messages import TariffVersion
+from farthing.evidence import classes, merkle
 from farthing.evidence import leaf as leaves_of
-from farthing.evidence import merkle
 from farthing.evidence.batches import decompress_leaves
 from farthing.evidence.bundle import (
     MAX_BATCHES,
@@ -32,6 +32,7 @@ from farthing.evidence.detail import EvidenceError
 from farthing.evidence.leaf import Leaf
 from farthing.ids import AuthorizationId, DeviceId, GatewayId, OperatorId, RegisterId
 from farthing.v1 import batch_pb2, directive_pb2
+from farthing_cloud.ledger.core import keys
 from farthing_cloud.ledger.core.funds import LedgerRefusal, UnknownName
 from farthing_cloud.ledger.core.rows import Claimed, Gateway
 from farthing_cloud.ledger.store.interface import DetailedBatch, LedgerStore, Signed
@@ -95,6 +96,9 @@ class Bundles:
             told = await self._told(gateway, claim, {(named.tariff_id, named.version)}, {claim.register[1:]})
             carried = replace(word, grant_key=gateway.grant_key, standing_tariffs=tuple(sorted(told.standing)))
             signed_by = carrier
+        gateway_key, *earlier_keys = await self._keys_of(
+            signed_by, [each.batch.key_id for each in batches] if carried is None else [carried.batch.batch.key_id]
+        )
         bundle = Bundle(
             operator=operator_id,
             gateway=gateway.gateway_id,
@@ -111,7 +115,8 @@ class Bundles:
                 aside=claim.aside,
             ),
             time_zone=told.time_zone,
-            gateway_key=signed_by.batch_key,
+            gateway_key=gateway_key,
+            earlier_gateway_keys=tuple(earlier_keys),
             receipt_keys=self._receipt_keys,
             tariffs=tuple(tariff for _, tariff in sorted(told.tariffs.items())),
             registers=tuple(register for _, register in sorted(told.registers.items())),
@@ -124,6 +129,12 @@ class Bundles:
         if len(encoded) > MAX_BUNDLE_SIZE:
             raise _too_large()
         return encoded
+
+    async def _keys_of(self, gateway: Gateway, signed_by: Sequence[bytes]) -> tuple[bytes, ...]:
+        """The keys with these ids, the last one first, each once; the present one where none of them is known."""
+        known = await self._store.batch_keys(gateway.gateway_id)
+        found = (keys.named(known, each) for each in reversed(signed_by))
+        return tuple(dict.fromkeys(each[0].key for each in found if each)) or (gateway.batch_key,)
 
     async def _claim(
         self, operator_id: OperatorId, authorization_id: AuthorizationId, gateway_id: GatewayId | None
@@ -179,7 +190,9 @@ class Bundles:
                 claim.gateway_id, claim.authorization_id, last, before, min(BATCHES_AT_ONCE, most - len(found))
             )
             for stored in page:
-                _check_kept(stored, last, revoked=revoked)
+                # Below device-signed nothing is ever proven: the bundle says what it shows instead.
+                if stored.proven or _evidence_class(stored, claim.authorization_id) == classes.DEVICE_SIGNED:
+                    _check_kept(stored, last, revoked=revoked)
                 bundled, leaves = await asyncio.to_thread(_bundled, stored, claim.authorization_id)
                 found.append(bundled)
                 own.extend(leaves)
@@ -212,6 +225,10 @@ def _too_large() -> LedgerRefusal:
     return LedgerRefusal(
         f"more than {MAX_BATCHES} batches or {MAX_BUNDLE_SIZE} bytes: ask for its last batches only (--last)"
     )
+
+
+def _evidence_class(stored: DetailedBatch, authorization_id: AuthorizationId) -> int:
+    return classes.class_of(batch_pb2.Batch.FromString(stored.batch.body), authorization_id)
 
 
 def _check_kept(stored: DetailedBatch, last: tuple[int, int], *, revoked: bool) -> None:

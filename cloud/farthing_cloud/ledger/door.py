@@ -10,6 +10,8 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
+from itertools import takewhile
 from typing import Any, Final, TypeAlias
 
 import grpc
@@ -19,7 +21,6 @@ from typing_extensions import override
 
 from farthing.clock import BusinessClock
 from farthing.device.cose import VerifyingKey
-from farthing.device.reject import MessageError
 from farthing.evidence.batches import BATCH_RECIPIENT, DetailError, decompress_leaves
 from farthing.evidence.detail import EvidenceError, VerifiedLeaf, verify
 from farthing.ids import START_ID_SIZE, AccountId, AuthorizationId, GatewayId, parse_bytes, parse_id
@@ -28,11 +29,13 @@ from farthing.v1 import batch_pb2, directive_pb2, events_pb2, gateway_sync_pb2, 
 from farthing_cloud.callers import Caller
 from farthing_cloud.ledger import metrics
 from farthing_cloud.ledger.ahead import ahead, gathered
+from farthing_cloud.ledger.batch_keys import BatchKeys, is_by_present_key, must_be_good
 from farthing_cloud.ledger.bell import Bell
 from farthing_cloud.ledger.continuing import broken
 from farthing_cloud.ledger.core import restoring
 from farthing_cloud.ledger.core.batches import ChainStep
 from farthing_cloud.ledger.core.incarnations import Standing
+from farthing_cloud.ledger.core.keys import Standing as KeyStanding
 from farthing_cloud.ledger.core.posting import Event
 from farthing_cloud.ledger.core.quotas import QuotaRequest
 from farthing_cloud.ledger.core.received import MAX_BATCH_SIZE, BatchError, ReceivedBatch, receive
@@ -111,6 +114,7 @@ class GatewaySyncServicer(gateway_sync_pb2_grpc.GatewaySyncServicer):
         self._events = events
         self._head_interval_s = head_interval_s
         self._facts = Facts(ledger.store)
+        self._keys = BatchKeys(ledger.store)
         self._witnesses = Witnesses(signatures.keys)
 
     async def _gateway(self, context: Context) -> Gateway:
@@ -237,8 +241,9 @@ class GatewaySyncServicer(gateway_sync_pb2_grpc.GatewaySyncServicer):
             batches: list[ReceivedBatch] = []
             for signed in together:
                 try:
+                    key = await self._keys.named(gateway, signed.key_id)
                     # Thousands of lines: not on the event loop.
-                    batch = await asyncio.to_thread(_verified, gateway, signed)
+                    batch = await asyncio.to_thread(_verified, gateway, signed, key)
                     if batch.directive_version > gateway.directive_version:
                         # Directives may have been written since this row was read.
                         gateway = await self._gateway(context)
@@ -267,13 +272,14 @@ class GatewaySyncServicer(gateway_sync_pb2_grpc.GatewaySyncServicer):
         posted: list[tuple[ChainStep, ReceiptContent]] = []
         try:
             began = time.monotonic()
-            together = await self._ledger.post_batches(
-                read.batches, currency=read.gateway.currency, now=self._clock.now()
-            )
-            for batch, outcome in zip(read.batches, together, strict=False):
+            # What a key that is not the present one is worth depends on the batch before it, once that is posted.
+            present = list(takewhile(partial(is_by_present_key, read.gateway), read.batches))
+            together = await self._ledger.post_batches(present, currency=read.gateway.currency, now=self._clock.now())
+            for batch, outcome in zip(present, together, strict=False):
                 posted.append(self._posted(read.gateway, batch, outcome))
                 metrics.POSTING_SECONDS.observe((time.monotonic() - began) / len(together))
             for batch in read.batches[len(together) :]:
+                await self._judge(read.gateway, batch)
                 alone = await self._post_alone(read.gateway, batch)
                 posted.append(alone)
         except Exception as err:
@@ -282,6 +288,13 @@ class GatewaySyncServicer(gateway_sync_pb2_grpc.GatewaySyncServicer):
             # Those before it are posted: their receipts leave first.
             return posted, err
         return posted, read.refused
+
+    async def _judge(self, gateway: Gateway, batch: ReceivedBatch) -> None:
+        try:
+            await self._keys.must_hold(gateway, batch)
+        except Refused:
+            metrics.BATCHES.labels("refused").inc()
+            raise
 
     async def _post_alone(self, gateway: Gateway, batch: ReceivedBatch) -> tuple[ChainStep, ReceiptContent]:
         began = time.monotonic()
@@ -457,9 +470,11 @@ class GatewaySyncServicer(gateway_sync_pb2_grpc.GatewaySyncServicer):
 
     # --- by hand ------------------------------------------------------------------------------------------------------
 
-    def check(self, gateway: Gateway, signed: batch_pb2.SignedBatch) -> ReceivedBatch:
-        """The batch, if the gateway's own key signed it and it speaks of it; raises ``Refused``."""
-        return _verified(gateway, signed)
+    async def check(self, gateway: Gateway, signed: batch_pb2.SignedBatch) -> tuple[ReceivedBatch, KeyStanding]:
+        """The batch, if a key of the gateway signed it and it speaks of it, and what that key is worth on it; raises ``Refused``."""
+        key = await self._keys.named(gateway, signed.key_id)
+        batch = await asyncio.to_thread(_verified, gateway, signed, key)
+        return batch, await self._keys.standing(gateway, batch)
 
     async def take(
         self,
@@ -467,8 +482,13 @@ class GatewaySyncServicer(gateway_sync_pb2_grpc.GatewaySyncServicer):
         signed: batch_pb2.SignedBatch,
         keep: Callable[[ReceivedBatch], ReceivedBatch] | None = None,
     ) -> tuple[ChainStep, batch_pb2.SignedReceipt]:
-        """Post a batch that was carried by hand, or as much as ``keep`` leaves of it, and sign its receipt; raises ``Refused``."""
-        batch = await asyncio.to_thread(self.check, gateway, signed)
+        """Post a batch that was carried by hand, or as much as ``keep`` leaves of it, and sign its receipt; raises ``Refused``.
+
+        With ``keep``, people have decided, and no key has to stand for it.
+        """
+        batch, standing = await self.check(gateway, signed)
+        if keep is None:
+            must_be_good(batch, standing)
         restoring.must_know_what_it_rests_on(gateway, batch.directive_version)
         posted = await self._post_alone(gateway, batch if keep is None else keep(batch))
         (receipt,), _ = await self._receipts(([posted], None))
@@ -555,18 +575,10 @@ class _Detail:
     verified: _Leaves | None = None
 
 
-def _verified(gateway: Gateway, signed: batch_pb2.SignedBatch) -> ReceivedBatch:
-    """The batch, if the gateway's own key signed exactly these bytes and they speak of it."""
+def _verified(gateway: Gateway, signed: batch_pb2.SignedBatch, key: VerifyingKey) -> ReceivedBatch:
+    """The batch, if ``key`` signed exactly these bytes and they speak of its gateway."""
     if len(signed.batch) > MAX_BATCH_SIZE:
         raise malformed(f"a batch is at most {MAX_BATCH_SIZE} bytes")
-    try:
-        key = VerifyingKey.from_spki(gateway.batch_key)
-    except MessageError as err:
-        raise Refused(
-            grpc.StatusCode.FAILED_PRECONDITION, f"the batch key of {gateway.gateway_id} on record is none: {err}"
-        ) from err
-    if signed.key_id != key.key_id:
-        raise malformed("signed with a key that is not this gateway's batch key")
     if not key.verify("batch", BATCH_RECIPIENT, signed.batch, signed.signature):
         raise malformed("the signature does not hold")
     try:

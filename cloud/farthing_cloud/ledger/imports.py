@@ -16,6 +16,7 @@ from farthing.v1 import batch_pb2, gateway_sync_pb2, ledger_pb2
 from farthing_cloud.ledger.core import reviews
 from farthing_cloud.ledger.core.batches import ChainStep
 from farthing_cloud.ledger.core.funds import LedgerRefusal, UnknownName
+from farthing_cloud.ledger.core.keys import Standing
 from farthing_cloud.ledger.core.received import ReceivedBatch
 from farthing_cloud.ledger.core.rows import Gateway, ImportReview, ImportRun, Touch
 from farthing_cloud.ledger.facts import Facts, GatewayFacts
@@ -35,8 +36,8 @@ _STEPS: Final = {
 class Door(Protocol):
     """The gateways' door, as far as a hand reaches (:class:`farthing_cloud.ledger.door.GatewaySyncServicer`)."""
 
-    def check(self, gateway: Gateway, signed: batch_pb2.SignedBatch) -> ReceivedBatch:
-        """The batch, if the gateway's own key signed it and it speaks of it; raises ``Refused``."""
+    async def check(self, gateway: Gateway, signed: batch_pb2.SignedBatch) -> tuple[ReceivedBatch, Standing]:
+        """The batch, if a key of the gateway signed it and it speaks of it, and what that key is worth on it; raises ``Refused``."""
 
     async def take(
         self,
@@ -88,16 +89,17 @@ class Imports:
     async def take(
         self, gateway: Gateway, said: ledger_pb2.ImportedBatch, *, person: str, now: Instant
     ) -> ledger_pb2.ImportBatchesResponse:
-        """Take a batch in; what a revoked gateway sealed, and was not posted before, is parked."""
+        """Take a batch in; what a revoked gateway or key sealed, and was not posted before, is parked."""
         carried = _Carried(
             incarnation=said.incarnation, sequence=said.sequence, signed=said.signed, leaves=said.compressed_leaves
         )
-        if not await self._store.revoked(gateway.gateway_id):
-            return await self._post(gateway, carried)
         try:
-            batch = await asyncio.to_thread(self._door.check, gateway, said.signed)
+            batch, standing = await self._door.check(gateway, said.signed)
         except Refused as err:
-            return _answer(carried, "refused", why=err.details)
+            return _answer(carried, _STEPS.get(err.code, "refused"), why=err.details)
+        revoked = await self._store.revoked(gateway.gateway_id)
+        if not revoked and standing in (Standing.GOOD, Standing.UNPLACED):
+            return await self._post(gateway, carried)
         posted = await self._store.batch(gateway.gateway_id, batch.incarnation, batch.sequence)
         if posted is not None and posted.batch_hash == batch.batch_hash:
             return await self._post(gateway, carried)
@@ -114,7 +116,8 @@ class Imports:
         )
         if not kept:
             raise LedgerRefusal(f"{MAX_IMPORTED} batches of {gateway.gateway_id} wait for review: review them first")
-        return _answer(carried, "parked", why="its gateway is revoked: two persons review it")
+        why = "its gateway is revoked" if revoked else f"it is {standing.value}"
+        return _answer(carried, "parked", why=f"{why}: two persons review it")
 
     async def _post(
         self,

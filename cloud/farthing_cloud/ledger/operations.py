@@ -9,6 +9,7 @@ from functools import partial
 from typing import Final, Protocol
 
 from farthing.clock import Instant
+from farthing.evidence import classes
 from farthing.ids import AccountId, AuthorizationId, GatewayId, OperatorId, QuotaId, SiteId
 from farthing.money import MAX_AMOUNT_MICROS, Currency
 from farthing.v1 import ledger_pb2
@@ -127,8 +128,13 @@ class Ledger:
         grant_key: bytes,
         time_zone: str,
         now: Instant,
+        revoked_keys: Sequence[bytes] = (),
+        least_class: int = classes.DEVICE_SIGNED,
     ) -> bool:
-        """Create a gateway (incarnation 1, first directive: welcome) or change it; whether anything changed."""
+        """Create a gateway (incarnation 1, first directive: welcome) or change it; whether anything changed.
+
+        A batch key in ``revoked_keys`` is good for nothing any more, for ever, whether it is said again or not.
+        """
         wanted = Gateway(
             gateway_id=gateway_id,
             operator_id=operator_id,
@@ -147,11 +153,19 @@ class Ledger:
             grant_key=grant_key,
             witness_start_id=b"",
             witness_position=0,
+            least_class=least_class,
         )
 
         async def work(tx: Transaction) -> bool:
             view = await tx.load(Touch(operator_id=operator_id, currency=currency, gateway_ids=(gateway_id,)))
-            posting = funds.put_gateway(view, wanted, receipt_keys=list(self._receipt_keys), now=now)
+            posting = funds.put_gateway(
+                view,
+                wanted,
+                receipt_keys=list(self._receipt_keys),
+                batch_keys=await tx.batch_keys(gateway_id),
+                revoked_keys=revoked_keys,
+                now=now,
+            )
             if posting is not None:
                 await tx.post(posting)
             return posting is not None

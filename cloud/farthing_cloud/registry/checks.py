@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
 from cryptography.x509.oid import NameOID
 
+from farthing.evidence.classes import least_of
 from farthing.evidence.keys import uris_of
 from farthing.ids import IdError, key_uri, parse_id
 from farthing.money import MoneyError, parse_amount_micros, parse_currency
@@ -94,6 +95,10 @@ def check_site(site: registry_pb2.Site, *, currency: str | None) -> None:
         if getattr(site.seal, name) < 1:
             raise Unfit(f"seal.{name}: at least 1")
     _check_policies(site)
+    try:
+        least_of(site.least_evidence_class)
+    except ValueError as err:
+        raise Unfit(f"least_evidence_class: {err}") from err
 
 
 def _check_policies(site: registry_pb2.Site) -> None:

@@ -29,6 +29,7 @@ from farthing_cloud.callers import caller
 from farthing_cloud.database import Pool
 from farthing_cloud.refusals import Context, Refused, refusals
 from farthing_cloud.registry import store
+from farthing_cloud.registry.batch_keys import keep_batch_keys, revoke_batch_key
 from farthing_cloud.registry.checks import (
     Unfit,
     check_device,
@@ -107,6 +108,7 @@ class RegistryServicer(registry_pb2_grpc.RegistryServicer):
     async def PutSite(self, request: registry_pb2.PutSiteRequest, context: Context) -> registry_pb2.PutResponse:
         """A place, with what its gateways may allow offline and when they seal."""
         site = request.site
+        who = caller(context)
         gateway_ids: list[str] = []
         async with refusals(context, _CODES):
             async with self._change(site.operator_id) as connection:
@@ -124,6 +126,19 @@ class RegistryServicer(registry_pb2_grpc.RegistryServicer):
                     raise _precondition(f"site {site.site_id} has gateways, which were told {old.time_zone} for ever")
                 if found and not request.dry_run:
                     await store.put_site(connection, site)
+                    if old is not None and old.least_evidence_class != site.least_evidence_class:
+                        # The ledger parks by it; gateways need not know: what they bill is device-signed.
+                        await store.change_gateways(connection, site.site_id)
+                        await store.record_status_change(
+                            connection,
+                            kind="least-evidence-class",
+                            subject_id=site.site_id,
+                            old_status=old.least_evidence_class,
+                            new_status=site.least_evidence_class,
+                            reason="",
+                            caller=who.uri,
+                            at_us=self._clock.now(),
+                        )
                     if old is None or old.floor != site.floor:
                         await self._want(connection, gateway_ids, site.operator_id, "floor", floor=site.floor)
                     if old is None or old.seal != site.seal:
@@ -153,6 +168,7 @@ class RegistryServicer(registry_pb2_grpc.RegistryServicer):
                 gateway.status = status
                 if old is not None and (old.operator_id, old.site_id) != (gateway.operator_id, gateway.site_id):
                     raise _precondition(f"gateway {gateway.gateway_id} is at site {old.site_id}; gateways do not move")
+                keep_batch_keys(old, gateway)
                 found = differences(old, gateway)
                 if old is None:
                     await self._check_floors(connection, gateway.operator_id, joining=gateway.site_id)
@@ -398,6 +414,44 @@ class RegistryServicer(registry_pb2_grpc.RegistryServicer):
                 await self._bring_up_to_date(request.gateway_id)
         return _answer(old, differences(old, new))
 
+    @override
+    async def RevokeBatchKey(
+        self, request: registry_pb2.RevokeBatchKeyRequest, context: Context
+    ) -> registry_pb2.PutResponse:
+        """What it signed and the ledger has not posted, people review."""
+        who = caller(context)
+        async with refusals(context, _CODES):
+            _check_reason(request.reason)
+            async with self._pool.connection() as connection:
+                stored = await store.get_gateway(connection, request.gateway_id)
+            if stored is None:
+                raise Refused(grpc.StatusCode.NOT_FOUND, f"no gateway {request.gateway_id!r:.80}")
+            async with self._change(stored.gateway.operator_id) as connection:
+                stored = await store.get_gateway(connection, request.gateway_id)
+                assert stored is not None, "gateways are never deleted"
+                old, new = stored.gateway, registry_pb2.Gateway()
+                new.CopyFrom(old)
+                revoke_batch_key(new, request.key_id)
+                found = differences(old, new)
+                if found:
+                    await store.put_gateway(connection, new)
+                    await store.record_status_change(
+                        connection,
+                        kind="batch-key",
+                        subject_id=f"{request.gateway_id}/{request.key_id.hex()}",
+                        old_status=0,
+                        new_status=0,
+                        reason=request.reason,
+                        caller=who.uri,
+                        at_us=self._clock.now(),
+                    )
+            if found:
+                _log.info(
+                    "batch key revoked", gateway=request.gateway_id, key=request.key_id.hex(), reason=request.reason
+                )
+            await self._send([request.gateway_id], dry_run=False)
+        return _answer(old, found)
+
     # --- lists --------------------------------------------------------------------------------------------------------
 
     @override
@@ -501,6 +555,8 @@ class RegistryServicer(registry_pb2_grpc.RegistryServicer):
                     grant_key=stored.gateway.grant_key,
                     time_zone=site.time_zone,
                     revoked=revoked,
+                    least_evidence_class=site.least_evidence_class,
+                    revoked_batch_keys=[each.batch_key for each in stored.gateway.earlier_batch_keys if each.revoked],
                 ),
                 timeout=CALL_TIMEOUT_S,
             )

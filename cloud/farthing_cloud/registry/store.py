@@ -25,6 +25,7 @@ _PUT_SITE = _sql("put_site")
 _LIST_SITES = _sql("list_sites")
 _GET_GATEWAY = _sql("get_gateway")
 _PUT_GATEWAY = _sql("put_gateway")
+_CHANGE_GATEWAYS = _sql("change_gateways")
 _SET_GATEWAY_STATUS = _sql("set_gateway_status")
 _LIST_GATEWAYS = _sql("list_gateways")
 _GATEWAYS_OF_SITES = _sql("gateways_of_sites")
@@ -146,6 +147,11 @@ async def set_gateway_status(connection: Connection, gateway_id: str, status: in
     revoked = status == registry_pb2.GATEWAY_STATUS_REVOKED
     named = {"gateway_id": gateway_id, "status": int(status), "tell_ledger": revoked}
     await connection.execute(_SET_GATEWAY_STATUS, named)
+
+
+async def change_gateways(connection: Connection, site_id: str) -> None:
+    """What the ledger knows of the gateways of a site is not all any more."""
+    await connection.execute(_CHANGE_GATEWAYS, {"site_id": site_id})
 
 
 async def list_gateways(connection: Connection, operator_id: str) -> list[registry_pb2.Gateway]:

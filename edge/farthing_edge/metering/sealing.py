@@ -78,6 +78,7 @@ def line_key(account: str, currency: str, tariff: TariffVersion, charge: Charge,
         tariff.tariff_id,
         tariff.version,
         charge.rate_ppm,
+        # Every way in takes statements that devices signed, and a record rests on nothing else.
         batch_pb2.EVIDENCE_CLASS_DEVICE_SIGNED,
         quarter_of(Instant(at)),
     )

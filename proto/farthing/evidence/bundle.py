@@ -28,6 +28,8 @@ from farthing.ids import (
 FORMAT: Final = "farthing/evidence/2"
 #: The same with a word that another gateway carried.
 FORMAT_CARRIED: Final = "farthing/evidence/3"
+#: With the keys that the gateway had before; written only where there are any, so that who knows no such thing reads all others.
+FORMAT_KEYS: Final = "farthing/evidence/4"
 #: What was written before keys had certificates and logs were published; still read.
 FORMAT_1: Final = "farthing/evidence/1"
 #: Batches of one bundle: a session that is read every quarter of an hour has as many in ten days.
@@ -144,7 +146,7 @@ class Bundle:
     """The evidence of one authorization; batches in the order in which their gateway sealed them.
 
     Where another gateway carried its last word, ``carried`` is that gateway's batch, and there are no others: the word says all of the use.
-    ``gateway_key`` (of whoever signed the batches) and ``receipt_keys`` are SubjectPublicKeyInfo (DER) as the ledger has them on record; ``certificates`` are the device's (DER),
+    ``gateway_key`` (of whoever signed the batches, that of the last one) and ``receipt_keys`` are SubjectPublicKeyInfo (DER) as the ledger has them on record; ``certificates`` are the device's (DER),
     ``key_certificates`` (DER) are those by which a root vouches for the gateway's batch key and the cloud's receipt and log keys.
     """
 
@@ -162,6 +164,8 @@ class Bundle:
     key_certificates: tuple[bytes, ...] = ()
     published: tuple[PublishedEntry, ...] = ()
     carried: CarriedWord | None = None
+    #: Batch keys that the gateway had before ``gateway_key``, as far as they signed batches in here.
+    earlier_gateway_keys: tuple[bytes, ...] = ()
 
     @property
     def signed_batches(self) -> tuple[BundledBatch, ...]:
@@ -181,10 +185,17 @@ class Bundle:
         """The same as JSON."""
         return json.dumps(_hexed(self._plain()), ensure_ascii=False, indent=1)
 
+    def _format(self) -> str:
+        if self.carried is not None:
+            return FORMAT_CARRIED
+        return FORMAT_KEYS if self.earlier_gateway_keys else FORMAT
+
     def _plain(self) -> dict[str, object]:
         billed = self.billed
+        earlier = {"earlier_gateway_keys": list(self.earlier_gateway_keys)} if self.earlier_gateway_keys else {}
         return {
-            "format": FORMAT if self.carried is None else FORMAT_CARRIED,
+            "format": self._format(),
+            **earlier,
             "operator": self.operator,
             "gateway": self.gateway,
             "authorization": self.authorization,
@@ -341,7 +352,7 @@ _KINDS: Final[Mapping[type, str]] = {str: "text", bool: "a boolean", int: "an in
 
 def _bundle(fields: _Fields) -> Bundle:
     form = fields.text("format")
-    if form not in (FORMAT, FORMAT_CARRIED, FORMAT_1):
+    if form not in (FORMAT_KEYS, FORMAT_CARRIED, FORMAT, FORMAT_1):
         raise BundleError(f"another format than {FORMAT}")
     try:
         authorization = AuthorizationId(parse_bytes(fields.octets("authorization"), AUTHORIZATION_ID_SIZE))
@@ -362,8 +373,11 @@ def _bundle(fields: _Fields) -> Bundle:
         key_certificates=() if form == FORMAT_1 else fields.byte_strings("key_certificates", MAX_NAMED),
         published=() if form == FORMAT_1 else tuple(map(_published, fields.many("published", MAX_PUBLISHED))),
         carried=_read_carried(fields.one("carried")) if form == FORMAT_CARRIED else None,
+        earlier_gateway_keys=fields.byte_strings("earlier_gateway_keys", MAX_NAMED) if form == FORMAT_KEYS else (),
     )
     fields.end()
+    if form == FORMAT_KEYS and not bundle.earlier_gateway_keys:
+        raise BundleError(f"no earlier keys: that is {FORMAT}")
     return bundle
 
 

@@ -7,6 +7,7 @@ from farthing.clock import SECOND_US
 from farthing.device.messages import Chain, Intent, Reading, Statement
 from farthing.evidence.carried import ProvenEnd
 from farthing.evidence.carried_proof import ProvenCarried
+from farthing.evidence.classes import name_of
 from farthing.evidence.detail import VerifiedLeaf
 from farthing.evidence.proof import Proof, ProvenBatch
 from farthing.money import format_micros
@@ -30,6 +31,7 @@ def chain(proof: Proof) -> Iterator[str]:
         f" {billed.register_id} (epoch {billed.register_epoch}) of device {billed.device},"
         f" {billed.register_from} to {billed.register_to}, {'final' if billed.final else 'still open'}"
     )
+    yield f"evidence      {name_of(proof.evidence_class)}"
     for device in proof.devices:
         certificate = device.certificate
         yield (

@@ -62,6 +62,8 @@ class CreateGatewayRequest(message.Message):
     GRANT_KEY_FIELD_NUMBER: builtins.int
     TIME_ZONE_FIELD_NUMBER: builtins.int
     REVOKED_FIELD_NUMBER: builtins.int
+    REVOKED_BATCH_KEYS_FIELD_NUMBER: builtins.int
+    LEAST_EVIDENCE_CLASS_FIELD_NUMBER: builtins.int
     operator_id: builtins.str
     site_id: builtins.str
     gateway_id: builtins.str
@@ -73,6 +75,14 @@ class CreateGatewayRequest(message.Message):
     time_zone: builtins.str
     revoked: builtins.bool
     """It may never connect again; for ever, once said. What it sealed posts by review only."""
+    least_evidence_class: batch_pb2.EvidenceClass.ValueType
+    """The site's; unspecified: device-signed."""
+    @builtins.property
+    def revoked_batch_keys(self) -> containers.RepeatedScalarFieldContainer[builtins.bytes]:
+        """Batch keys that are good for nothing any more, whatever they signed and whenever; for ever, once said. batch_key may be one of them: then
+        the gateway has none. (One that is only replaced stays good for what was sealed before.)
+        """
+
     def __init__(
         self,
         *,
@@ -85,10 +95,12 @@ class CreateGatewayRequest(message.Message):
         grant_key: builtins.bytes = ...,
         time_zone: builtins.str = ...,
         revoked: builtins.bool = ...,
+        revoked_batch_keys: abc.Iterable[builtins.bytes] | None = ...,
+        least_evidence_class: batch_pb2.EvidenceClass.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["batch_key", b"batch_key", "currency", b"currency", "exposure_micros", b"exposure_micros", "gateway_id", b"gateway_id", "grant_key", b"grant_key", "operator_id", b"operator_id", "revoked", b"revoked", "site_id", b"site_id", "time_zone", b"time_zone"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["batch_key", b"batch_key", "currency", b"currency", "exposure_micros", b"exposure_micros", "gateway_id", b"gateway_id", "grant_key", b"grant_key", "least_evidence_class", b"least_evidence_class", "operator_id", b"operator_id", "revoked", b"revoked", "revoked_batch_keys", b"revoked_batch_keys", "site_id", b"site_id", "time_zone", b"time_zone"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -890,7 +902,7 @@ class OverlapCase(message.Message):
     status: builtins.str
     """"open", "released" or "voided"."""
     kind: builtins.str
-    """"overlap", "exposure" or "carried"."""
+    """"overlap", "exposure", "carried", "after-final" or "evidence-class"."""
     detail: builtins.str
     """Where and why, for people."""
     def __init__(

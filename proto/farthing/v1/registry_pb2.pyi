@@ -4,6 +4,7 @@ isort:skip_file
 """
 
 from collections import abc as abc
+from farthing.v1 import batch_pb2 as batch_pb2
 from farthing.v1 import directive_pb2 as directive_pb2
 from google.protobuf import descriptor as descriptor
 from google.protobuf import message as message
@@ -124,9 +125,12 @@ class Site(message.Message):
     PLACE_FIELD_NUMBER: builtins.int
     SCORECARD_FIELD_NUMBER: builtins.int
     ONLINE_CHECK_FIELD_NUMBER: builtins.int
+    LEAST_EVIDENCE_CLASS_FIELD_NUMBER: builtins.int
     site_id: builtins.str
     operator_id: builtins.str
     time_zone: builtins.str
+    least_evidence_class: batch_pb2.EvidenceClass.ValueType
+    """What is billed here has evidence of this class or a stronger one, or waits for people; unspecified: device-signed."""
     @builtins.property
     def floor(self) -> directive_pb2.FloorPolicy: ...
     @builtins.property
@@ -153,10 +157,11 @@ class Site(message.Message):
         place: directive_pb2.PlacePolicy | None = ...,
         scorecard: directive_pb2.Scorecard | None = ...,
         online_check: directive_pb2.OnlineCheck | None = ...,
+        least_evidence_class: batch_pb2.EvidenceClass.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["floor", b"floor", "online_check", b"online_check", "place", b"place", "scorecard", b"scorecard", "seal", b"seal", "usage_limits", b"usage_limits"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["floor", b"floor", "online_check", b"online_check", "operator_id", b"operator_id", "place", b"place", "scorecard", b"scorecard", "seal", b"seal", "site_id", b"site_id", "time_zone", b"time_zone", "usage_limits", b"usage_limits"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["floor", b"floor", "least_evidence_class", b"least_evidence_class", "online_check", b"online_check", "operator_id", b"operator_id", "place", b"place", "scorecard", b"scorecard", "seal", b"seal", "site_id", b"site_id", "time_zone", b"time_zone", "usage_limits", b"usage_limits"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -173,6 +178,7 @@ class Gateway(message.Message):
     UNWRAP_KEY_FIELD_NUMBER: builtins.int
     STATUS_FIELD_NUMBER: builtins.int
     BATCH_CERTIFICATE_FIELD_NUMBER: builtins.int
+    EARLIER_BATCH_KEYS_FIELD_NUMBER: builtins.int
     gateway_id: builtins.str
     operator_id: builtins.str
     site_id: builtins.str
@@ -186,6 +192,10 @@ class Gateway(message.Message):
     """In PutGateway unspecified: SetGatewayStatus changes it."""
     batch_certificate: builtins.bytes
     """The root's certificate (DER) of batch_key, URI spiffe://farthing/key/batch/<id>; empty: nobody vouches for the key."""
+    @builtins.property
+    def earlier_batch_keys(self) -> containers.RepeatedCompositeFieldContainer[EarlierBatchKey]:
+        """Batch keys it had before, and revoked ones. In PutGateway empty: the registry keeps them, RevokeBatchKey revokes one."""
+
     def __init__(
         self,
         *,
@@ -198,10 +208,38 @@ class Gateway(message.Message):
         unwrap_key: builtins.bytes = ...,
         status: GatewayStatus.ValueType = ...,
         batch_certificate: builtins.bytes = ...,
+        earlier_batch_keys: abc.Iterable[EarlierBatchKey] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["batch_certificate", b"batch_certificate", "batch_key", b"batch_key", "exposure_micros", b"exposure_micros", "gateway_id", b"gateway_id", "grant_key", b"grant_key", "operator_id", b"operator_id", "site_id", b"site_id", "status", b"status", "unwrap_key", b"unwrap_key"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["batch_certificate", b"batch_certificate", "batch_key", b"batch_key", "earlier_batch_keys", b"earlier_batch_keys", "exposure_micros", b"exposure_micros", "gateway_id", b"gateway_id", "grant_key", b"grant_key", "operator_id", b"operator_id", "site_id", b"site_id", "status", b"status", "unwrap_key", b"unwrap_key"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class EarlierBatchKey(message.Message):
+    """A batch key that another one followed, good for what was sealed before; or one that is revoked, and good for nothing."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    BATCH_KEY_FIELD_NUMBER: builtins.int
+    BATCH_CERTIFICATE_FIELD_NUMBER: builtins.int
+    REVOKED_FIELD_NUMBER: builtins.int
+    batch_key: builtins.bytes
+    """SubjectPublicKeyInfo (DER)."""
+    batch_certificate: builtins.bytes
+    """As in Gateway."""
+    revoked: builtins.bool
+    def __init__(
+        self,
+        *,
+        batch_key: builtins.bytes = ...,
+        batch_certificate: builtins.bytes = ...,
+        revoked: builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["batch_certificate", b"batch_certificate", "batch_key", b"batch_key", "revoked", b"revoked"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -523,6 +561,31 @@ class DecideParkedResponse(message.Message):
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = typing.Literal["gateway_ids", b"gateway_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class RevokeBatchKeyRequest(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
+    GATEWAY_ID_FIELD_NUMBER: builtins.int
+    KEY_ID_FIELD_NUMBER: builtins.int
+    REASON_FIELD_NUMBER: builtins.int
+    gateway_id: builtins.str
+    key_id: builtins.bytes
+    """The first 8 bytes of SHA-256 of its SubjectPublicKeyInfo, as batches name it."""
+    reason: builtins.str
+    """Kept for ever."""
+    def __init__(
+        self,
+        *,
+        gateway_id: builtins.str = ...,
+        key_id: builtins.bytes = ...,
+        reason: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["gateway_id", b"gateway_id", "key_id", b"key_id", "reason", b"reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

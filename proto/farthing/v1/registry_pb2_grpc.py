@@ -85,6 +85,11 @@ class RegistryStub:
                 request_serializer=farthing_dot_v1_dot_registry__pb2.SetGatewayStatusRequest.SerializeToString,
                 response_deserializer=farthing_dot_v1_dot_registry__pb2.PutResponse.FromString,
                 _registered_method=True)
+        self.RevokeBatchKey = channel.unary_unary(
+                '/farthing.v1.Registry/RevokeBatchKey',
+                request_serializer=farthing_dot_v1_dot_registry__pb2.RevokeBatchKeyRequest.SerializeToString,
+                response_deserializer=farthing_dot_v1_dot_registry__pb2.PutResponse.FromString,
+                _registered_method=True)
         self.ListOperators = channel.unary_unary(
                 '/farthing.v1.Registry/ListOperators',
                 request_serializer=farthing_dot_v1_dot_registry__pb2.ListOperatorsRequest.SerializeToString,
@@ -189,6 +194,13 @@ class RegistryServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RevokeBatchKey(self, request, context):
+        """One of a gateway's batch keys is good for nothing any more, for ever: it was copied. The gateway goes on with another one.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListOperators(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -283,6 +295,11 @@ def add_RegistryServicer_to_server(servicer, server):
             'SetGatewayStatus': grpc.unary_unary_rpc_method_handler(
                     servicer.SetGatewayStatus,
                     request_deserializer=farthing_dot_v1_dot_registry__pb2.SetGatewayStatusRequest.FromString,
+                    response_serializer=farthing_dot_v1_dot_registry__pb2.PutResponse.SerializeToString,
+            ),
+            'RevokeBatchKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.RevokeBatchKey,
+                    request_deserializer=farthing_dot_v1_dot_registry__pb2.RevokeBatchKeyRequest.FromString,
                     response_serializer=farthing_dot_v1_dot_registry__pb2.PutResponse.SerializeToString,
             ),
             'ListOperators': grpc.unary_unary_rpc_method_handler(
@@ -591,6 +608,33 @@ class Registry:
             target,
             '/farthing.v1.Registry/SetGatewayStatus',
             farthing_dot_v1_dot_registry__pb2.SetGatewayStatusRequest.SerializeToString,
+            farthing_dot_v1_dot_registry__pb2.PutResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RevokeBatchKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/farthing.v1.Registry/RevokeBatchKey',
+            farthing_dot_v1_dot_registry__pb2.RevokeBatchKeyRequest.SerializeToString,
             farthing_dot_v1_dot_registry__pb2.PutResponse.FromString,
             options,
             channel_credentials,

@@ -46,6 +46,8 @@ class RegistryStub:
     """A statement that a gateway parked is believed, or is not."""
     SetGatewayStatus: _grpc.UnaryUnaryMultiCallable[_registry_pb2.SetGatewayStatusRequest, _registry_pb2.PutResponse]
     """What is not active may not connect; its live calls end."""
+    RevokeBatchKey: _grpc.UnaryUnaryMultiCallable[_registry_pb2.RevokeBatchKeyRequest, _registry_pb2.PutResponse]
+    """One of a gateway's batch keys is good for nothing any more, for ever: it was copied. The gateway goes on with another one."""
     ListOperators: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ListOperatorsRequest, _registry_pb2.ListOperatorsResponse]
     ListSites: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ListSitesRequest, _registry_pb2.ListSitesResponse]
     ListGateways: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ListGatewaysRequest, _registry_pb2.ListGatewaysResponse]
@@ -73,6 +75,8 @@ class RegistryAsyncStub(RegistryStub):
     """A statement that a gateway parked is believed, or is not."""
     SetGatewayStatus: _aio.UnaryUnaryMultiCallable[_registry_pb2.SetGatewayStatusRequest, _registry_pb2.PutResponse]  # type: ignore[assignment]
     """What is not active may not connect; its live calls end."""
+    RevokeBatchKey: _aio.UnaryUnaryMultiCallable[_registry_pb2.RevokeBatchKeyRequest, _registry_pb2.PutResponse]  # type: ignore[assignment]
+    """One of a gateway's batch keys is good for nothing any more, for ever: it was copied. The gateway goes on with another one."""
     ListOperators: _aio.UnaryUnaryMultiCallable[_registry_pb2.ListOperatorsRequest, _registry_pb2.ListOperatorsResponse]  # type: ignore[assignment]
     ListSites: _aio.UnaryUnaryMultiCallable[_registry_pb2.ListSitesRequest, _registry_pb2.ListSitesResponse]  # type: ignore[assignment]
     ListGateways: _aio.UnaryUnaryMultiCallable[_registry_pb2.ListGatewaysRequest, _registry_pb2.ListGatewaysResponse]  # type: ignore[assignment]
@@ -157,6 +161,14 @@ class RegistryServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_registry_pb2.PutResponse, _abc.Awaitable[_registry_pb2.PutResponse]]:
         """What is not active may not connect; its live calls end."""
+
+    @_abc_1.abstractmethod
+    def RevokeBatchKey(
+        self,
+        request: _registry_pb2.RevokeBatchKeyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.PutResponse, _abc.Awaitable[_registry_pb2.PutResponse]]:
+        """One of a gateway's batch keys is good for nothing any more, for ever: it was copied. The gateway goes on with another one."""
 
     @_abc_1.abstractmethod
     def ListOperators(

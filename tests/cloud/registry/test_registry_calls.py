@@ -18,7 +18,8 @@ from back_office_parts import (
     tariff,
 )
 
-from farthing.v1 import directive_pb2, registry_pb2
+from farthing.device.cose import key_id
+from farthing.v1 import batch_pb2, directive_pb2, registry_pb2
 
 pytestmark = pytest.mark.real
 
@@ -121,6 +122,27 @@ async def test_site_policy_reaches_the_site_s_gateways(back_office: BackOffice, 
         back_office.registry.PutSite(registry_pb2.PutSiteRequest(site=site(time_zone="Europe/Paris")))
     )
     assert (code, "for ever" in details) == (grpc.StatusCode.FAILED_PRECONDITION, True)
+
+
+async def test_the_ledger_hears_the_least_evidence_class_of_a_gateways_site(
+    back_office: BackOffice, parties: Path
+) -> None:
+    await register_all(back_office, parties)
+    told = back_office.ledger.gateways
+    assert told["gw-1"].least_evidence_class == batch_pb2.EVIDENCE_CLASS_UNSPECIFIED
+    directives = len(back_office.ledger.chains["gw-1"])
+    lower = site(least_evidence_class=batch_pb2.EVIDENCE_CLASS_STATION_ATTESTED)
+    answer = await back_office.registry.PutSite(registry_pb2.PutSiteRequest(site=lower))
+    assert list(answer.differences) == ["least_evidence_class: - -> EVIDENCE_CLASS_STATION_ATTESTED"]
+    assert told["gw-1"].least_evidence_class == batch_pb2.EVIDENCE_CLASS_STATION_ATTESTED
+    # A gateway that is registered later, and what gateways hear: nothing, as what they bill is device-signed.
+    await back_office.registry.PutGateway(registry_pb2.PutGatewayRequest(gateway=gateway(parties, "gw-2")))
+    assert told["gw-2"].least_evidence_class == batch_pb2.EVIDENCE_CLASS_STATION_ATTESTED
+    assert len(back_office.ledger.chains["gw-1"]) == directives
+    code, details = await refused(
+        back_office.registry.PutSite(registry_pb2.PutSiteRequest(site=site(least_evidence_class=4)))
+    )
+    assert (code, details) == (grpc.StatusCode.INVALID_ARGUMENT, "least_evidence_class: no evidence class 4")
 
 
 async def test_every_policy_of_a_site_is_a_directive_of_its_own(back_office: BackOffice, parties: Path) -> None:
@@ -420,3 +442,28 @@ async def test_an_entitlement_that_makes_no_sense_is_refused(
     found, details = await refused(back_office.registry.PutEntitlement(entitlement(**changes)))
     assert (found, words in details) == (code, True), details
     assert len(back_office.ledger.chains["gw-1"]) == known
+
+
+async def test_a_key_that_was_copied_is_revoked_and_the_ledger_hears_of_it(
+    back_office: BackOffice, parties: Path
+) -> None:
+    await register_all(back_office, parties)
+    first, second = gateway(parties), gateway(parties)
+    second.batch_key = bytes(gateway(parties, "gw-2").batch_key)
+    await back_office.registry.PutGateway(registry_pb2.PutGatewayRequest(gateway=second))
+    assert list(back_office.ledger.gateways["gw-1"].revoked_batch_keys) == []  # replaced, not revoked
+
+    def revoke(key: bytes) -> registry_pb2.RevokeBatchKeyRequest:
+        return registry_pb2.RevokeBatchKeyRequest(gateway_id="gw-1", key_id=key_id(key), reason="its token was copied")
+
+    code, _ = await refused(back_office.registry.RevokeBatchKey(revoke(first.grant_key)))
+    assert code == grpc.StatusCode.INVALID_ARGUMENT
+    answer = await back_office.registry.RevokeBatchKey(revoke(first.batch_key))
+    assert list(answer.differences) == ["earlier_batch_keys[0].revoked: - -> True"]
+    assert (await back_office.registry.RevokeBatchKey(revoke(first.batch_key))).change == registry_pb2.CHANGE_NONE
+    told = back_office.ledger.gateways["gw-1"]
+    assert (told.batch_key, list(told.revoked_batch_keys)) == (second.batch_key, [first.batch_key])
+    code, details = await refused(
+        back_office.registry.PutGateway(registry_pb2.PutGatewayRequest(gateway=gateway(parties)))
+    )
+    assert (code, details) == (grpc.StatusCode.FAILED_PRECONDITION, "batch_key: it is revoked, for ever")

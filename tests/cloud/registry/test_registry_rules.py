@@ -7,8 +7,10 @@ from back_office_parts import device, device_party, gateway, operator, site
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from farthing.device.cose import key_id
 from farthing.hsm import load_party
 from farthing.v1 import directive_pb2, registry_pb2
+from farthing_cloud.registry.batch_keys import keep_batch_keys, revoke_batch_key
 from farthing_cloud.registry.checks import Unfit, check_device, check_gateway, check_operator, check_site
 from farthing_cloud.registry.differences import differences
 from farthing_cloud.registry.life import (
@@ -146,3 +148,34 @@ def test_differences_show_names_never_key_bytes(parties: Path) -> None:
     assert any(line.startswith("record.statement_key: - -> sha256:") for line in found)
     assert differences(device(parties), device(parties)) == []
     assert differences(site(), site(time_zone="Europe/Paris")) == ["time_zone: Europe/Berlin -> Europe/Paris"]
+
+
+def test_a_gateways_earlier_batch_keys_are_kept_and_a_revoked_one_never_comes_back(parties: Path) -> None:
+    first, second, third = (gateway(parties), gateway(parties), gateway(parties))
+    first.batch_certificate = b"by the root"
+    second.batch_key, third.batch_key = first.unwrap_key, first.grant_key
+    keep_batch_keys(None, first)
+    keep_batch_keys(first, second)
+    (earlier,) = second.earlier_batch_keys
+    assert (earlier.batch_key, earlier.batch_certificate, earlier.revoked) == (first.batch_key, b"by the root", False)
+    with pytest.raises(Unfit, match="keeps them itself"):
+        keep_batch_keys(None, second)
+
+    with pytest.raises(Unfit, match="names no batch key of gw-1"):
+        revoke_batch_key(second, b"unknown!")
+    revoke_batch_key(second, key_id(first.batch_key))
+    revoke_batch_key(second, key_id(second.batch_key))
+    revoke_batch_key(second, key_id(second.batch_key))
+    assert [(each.batch_key, each.revoked) for each in second.earlier_batch_keys] == [
+        (first.batch_key, True),
+        (second.batch_key, True),
+    ]
+    # Its exposure may still change; its next key is another one.
+    again = gateway(parties)
+    again.batch_key = second.batch_key
+    keep_batch_keys(second, again)
+    assert again.earlier_batch_keys == second.earlier_batch_keys
+    with pytest.raises(IllegalStep, match="revoked, for ever"):
+        keep_batch_keys(second, gateway(parties))
+    keep_batch_keys(second, third)
+    assert third.earlier_batch_keys == second.earlier_batch_keys

@@ -7,6 +7,7 @@ text for each transfer, in order. The same text is written in SQL by ``verify``.
 import hashlib
 from collections.abc import Iterable
 
+from farthing.evidence import classes
 from farthing_cloud.ledger.core.posting import Posting, Transfer
 from farthing_cloud.ledger.core.rows import Gateway, Payer
 
@@ -103,6 +104,8 @@ def _terms_of_gateway(gateway: Gateway) -> tuple[object, ...]:
         gateway.time_zone,
         gateway.batch_key.hex(),
         gateway.grant_key.hex(),
+        # Named where it is not the strongest: what was set before there was a choice has the hash it had.
+        *((gateway.least_class,) if gateway.least_class != classes.DEVICE_SIGNED else ()),
     )
 
 

@@ -11,6 +11,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from farthing.clock import Instant
+from farthing.evidence import classes
 from farthing.ids import AccountId, AuthorizationId, GatewayId, QuotaId
 from farthing.money import Currency, cut
 from farthing.v1 import events_pb2
@@ -175,6 +176,16 @@ def plan(view: View, batch: ReceivedBatch, carried: Sequence[Carried] = (), *, n
             book.touch(line.account_id)
         gross = net + tax
         if gross == 0:
+            continue
+        if line.evidence_class != classes.DEVICE_SIGNED and classes.is_below(line.evidence_class, gateway.least_class):
+            # Below what its site takes: nobody's bill before people have looked, and no hold waits for it.
+            book.post(
+                paths.suspense(batch.site_id), paths.unearned(batch.site_id), gross, Cause.EVIDENCE_CLASS, line=index
+            )
+            aside_micros += gross
+            if quota is not None:
+                book.void(quota, min(gross, book.held(quota)), Cause.EVIDENCE_CLASS, line=index)
+            over.append(_below(batch, line, index, gateway.least_class, net, tax))
             continue
         if quota is not None:
             tax_path = tax_paths.get(line.rate_ppm)
@@ -353,6 +364,18 @@ def _aside_of(batch: ReceivedBatch, line: Line, index: int, net_micros: int, tax
         rate_ppm=line.rate_ppm,
         net_micros=net_micros,
         tax_micros=tax_micros,
+    )
+
+
+def _below(batch: ReceivedBatch, line: Line, index: int, least: int, net_micros: int, tax_micros: int) -> CaseAdded:
+    return CaseAdded(
+        case_id=None,
+        kind=CaseKind.EVIDENCE_CLASS,
+        device_id="",
+        authorization_id=b"",
+        other_authorization_id=b"",
+        asides=(_aside_of(batch, line, index, net_micros, tax_micros),),
+        detail=f"{classes.name_of(line.evidence_class)}; its site takes {classes.name_of(least)} or better",
     )
 
 

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from farthing.clock import Instant
 from farthing.ids import AccountId, AuthorizationId, GatewayId, OperatorId, QuotaId, SiteId
 from farthing.money import Currency
+from farthing_cloud.ledger.core.keys import BatchKey
 from farthing_cloud.ledger.core.rows import (
     Aside,
     Balances,
@@ -54,6 +55,7 @@ class Cause(StrEnum):
     FLOOR = "floor"
     SECOND_CLAIM = "second-claim"
     EXPOSURE = "exposure"
+    EVIDENCE_CLASS = "evidence-class"
     ABOVE_HELD = "above-held"
     CLOSED = "closed"
     SILENCE = "silence"
@@ -301,6 +303,10 @@ class Posting:
     chain_replaced: tuple[GatewayId, int] | None = None
     #: The epoch that begins with this posting, and the decision that began it.
     epoch_begun: tuple[int, str] | None = None
+    #: (gateway, evidence class): the least that its site takes from now on.
+    least_classes: tuple[tuple[GatewayId, int], ...] = ()
+    #: Stretches of batch keys that are new, or have ended or were revoked.
+    batch_keys: tuple[tuple[GatewayId, BatchKey], ...] = ()
 
     def authorizations(self) -> tuple[AuthorizationId, ...]:
         """Those whose claim this raises."""

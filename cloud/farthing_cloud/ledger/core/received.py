@@ -62,6 +62,7 @@ class Line(NamedTuple):
     rate_ppm: int
     net_micros: int
     tax_micros: int
+    evidence_class: int
     fault: str
 
 
@@ -259,6 +260,7 @@ def _lines(message: batch_pb2.Batch, nets: list[int], taxes: list[int], currency
     # Thousands of times, as above.
     for line, net, tax in zip(message.lines, nets, taxes, strict=True):
         account_id, quota_id, rate_ppm = line.account_id, line.quota_id, line.tax_rate_ppm
+        evidence_class = line.evidence_class
         funding = "quota" if quota_id else _other_funding(line)
         fault = ""
         if line.net_micros != net or line.tax_micros != tax:
@@ -267,7 +269,7 @@ def _lines(message: batch_pb2.Batch, nets: list[int], taxes: list[int], currency
             fault = f"its currency is not {currency}"
         elif not 0 <= rate_ppm <= MAX_TAX_RATE_PPM:
             fault = "its tax rate is above 100 %"
-        elif line.evidence_class not in _CLASSES:
+        elif evidence_class not in _CLASSES:
             fault = "its evidence class is unknown"
         elif not funding:
             fault = "it does not say what paid it"
@@ -280,7 +282,10 @@ def _lines(message: batch_pb2.Batch, nets: list[int], taxes: list[int], currency
                 names.add(parse_id(quota_id))
         except IdError:
             fault, quota_id = fault or "its account or quota is no id", ""
-        lines.append(_new(Line, ("" if fault else account_id, quota_id or None, funding, rate_ppm, net, tax, fault)))
+        values = (
+            "" if fault else account_id, quota_id or None, funding, rate_ppm, net, tax, evidence_class, fault,
+        )  # fmt: skip
+        lines.append(_new(Line, values))
     return tuple(lines)
 
 

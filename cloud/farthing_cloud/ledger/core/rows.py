@@ -6,6 +6,7 @@ from enum import StrEnum
 from typing import NamedTuple, TypeAlias
 
 from farthing.clock import Instant
+from farthing.evidence import classes
 from farthing.ids import AccountId, AuthorizationId, GatewayId, OperatorId, QuotaId, SiteId
 from farthing.money import Currency
 
@@ -100,6 +101,8 @@ class Gateway:
     waits_start_id: bytes = b""
     #: The ledger's epoch in which its chain of directives is whole: behind the ledger's, it has to show what it was told.
     epoch: int = 1
+    #: The least evidence class of its site (farthing.evidence.classes): what is below waits for people.
+    least_class: int = classes.DEVICE_SIGNED
 
     @property
     def trusted(self) -> bool:
@@ -201,6 +204,8 @@ class CaseKind(StrEnum):
     CARRIED = "carried"
     #: An end that another gateway carried says more than a claim that was final: of a use that a decision had ended, or of which its device says two things.
     AFTER_FINAL = "after-final"
+    #: A line whose evidence is of a lower class than its site takes.
+    EVIDENCE_CLASS = "evidence-class"
 
 
 class CaseStatus(StrEnum):

@@ -13,6 +13,7 @@ from farthing.clock import SECOND_US, Instant
 from farthing.ids import AccountId, AuthorizationId, GatewayId, OperatorId, QuotaId, SiteId
 from farthing.money import Currency
 from farthing.v1 import batch_pb2
+from farthing_cloud.ledger.core.keys import BatchKey
 from farthing_cloud.ledger.core.posting import Posting, Transfer
 from farthing_cloud.ledger.core.restoring import Tail
 from farthing_cloud.ledger.core.rows import (
@@ -116,6 +117,8 @@ class StoredBatch:
     receipt: ReceiptContent
     #: What accounts paid, or owe, of what it billed on the floor; micros.
     floor: Mapping[AccountId, int]
+    #: Which of its gateway's keys signed it.
+    key_id: bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -230,6 +233,9 @@ class Transaction(Protocol):
 
         ``postings``: those of its batches, where they are known; without them the gateway's batches are searched.
         """
+
+    async def batch_keys(self, gateway_id: GatewayId) -> Sequence[BatchKey]:
+        """The batch keys of a gateway whose row is loaded, by number."""
 
     async def post(self, posting: Posting) -> Posted:
         """Write a posting."""
@@ -412,6 +418,9 @@ class LedgerStore(Protocol):
         self, gateway_id: GatewayId, authorization_ids: Sequence[AuthorizationId], *, after: int, limit: int
     ) -> Sequence[BillingBatch]:
         """A gateway's batches whose kept detail is of any of these, with it, after a place."""
+
+    async def batch_keys(self, gateway_id: GatewayId) -> Sequence[BatchKey]:
+        """A gateway's batch keys, the present one and those before it, by number."""
 
     async def revoke(self, gateway_id: GatewayId, *, now: Instant) -> None:
         """Remember that a gateway may never connect again; the first time counts."""

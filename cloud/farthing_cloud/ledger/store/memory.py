@@ -11,6 +11,7 @@ from farthing.money import Currency
 from farthing.v1 import events_pb2
 from farthing_cloud.ledger.core import audit, paths
 from farthing_cloud.ledger.core.incarnations import MAX_OPEN_CLAIMS
+from farthing_cloud.ledger.core.keys import BatchKey
 from farthing_cloud.ledger.core.posting import BatchAdded, Posting, Transfer
 from farthing_cloud.ledger.core.replay import fault_of
 from farthing_cloud.ledger.core.restoring import Tail
@@ -129,6 +130,7 @@ class MemoryStore:
         self._outbox: list[StoredEvent] = []
         self._plans: dict[str, CorrectionPlan] = {}
         self._revoked: set[GatewayId] = set()
+        self._batch_keys: dict[tuple[GatewayId, int], BatchKey] = {}
         self._imported: dict[tuple[GatewayId, int, int, bytes], ImportedBatch] = {}
         self._reviews: dict[str, ImportReview] = {}
         self._decisions: dict[str, tuple[OperatorId, Currency, Decision]] = {}
@@ -441,6 +443,7 @@ class MemoryStore:
         )
         if posting.review is not None:
             self._reviews[posting.review.review_id] = posting.review
+        self._batch_keys.update({(gateway_id, key.number): key for gateway_id, key in posting.batch_keys})
         self._demand.update({(gateway_id, account_id): demand for gateway_id, account_id, demand in posting.demand})
         case_ids = tuple(self._add_case(posting, index) for index in range(len(posting.cases)))
         if posting.case_decided is not None:
@@ -665,6 +668,7 @@ class MemoryStore:
             proven=stored.proven,
             receipt=stored.receipt,
             floor=stored.added.floor,
+            key_id=stored.added.key_id,
         )
 
     async def unproven_before(self, gateway_id: GatewayId, incarnation: int, most: int) -> Sequence[tuple[int, int]]:
@@ -795,6 +799,13 @@ class MemoryStore:
     async def books_of_decision(self, decision_id: str) -> tuple[OperatorId, Currency, GatewayId] | None:
         found = self._decisions.get(decision_id)
         return (found[0], found[1], found[2].gateway_id) if found is not None else None
+
+    async def batch_keys(self, gateway_id: GatewayId) -> Sequence[BatchKey]:
+        return self.keys_of(gateway_id)
+
+    def keys_of(self, gateway_id: GatewayId) -> Sequence[BatchKey]:
+        """The same, inside a transaction."""
+        return [key for (owner, _), key in sorted(self._batch_keys.items()) if owner == gateway_id]
 
     async def revoke(self, gateway_id: GatewayId, *, now: Instant) -> None:  # noqa: ARG002  # the interface's
         self._revoked.add(gateway_id)
@@ -1065,6 +1076,9 @@ class _MemoryTransaction:
 
     async def set_epoch(self, epoch: Epoch) -> None:
         self._store.set_epoch(epoch)
+
+    async def batch_keys(self, gateway_id: GatewayId) -> Sequence[BatchKey]:
+        return self._store.keys_of(gateway_id)
 
     async def tail(self, gateway_id: GatewayId, after_version: int) -> Sequence[Tail]:
         return self._store.tail(gateway_id, after_version)

@@ -21,6 +21,7 @@ from farthing.money import Currency
 from farthing_cloud.database import sentence
 from farthing_cloud.ledger.ahead import ahead
 from farthing_cloud.ledger.core import audit
+from farthing_cloud.ledger.core.keys import BatchKey
 from farthing_cloud.ledger.core.posting import DirectiveRow, Posting, Transfer
 from farthing_cloud.ledger.core.restoring import Tail
 from farthing_cloud.ledger.core.rows import (
@@ -38,7 +39,7 @@ from farthing_cloud.ledger.core.rows import (
     Quota,
 )
 from farthing_cloud.ledger.core.uses import UseHistory
-from farthing_cloud.ledger.store import imports, plans, restoring
+from farthing_cloud.ledger.store import imports, keys, plans, restoring
 from farthing_cloud.ledger.store.arrays import names, numbers, octets
 from farthing_cloud.ledger.store.corrections import (
     LIST_CORRECTIONS,
@@ -159,6 +160,7 @@ class _PostgresTransaction(Loading):
         if handed_back:
             await self._connection.execute(KEEP_SIGNATURES, _signatures(handed_back))
         await imports.keep(self._connection, posting)
+        await keys.keep(self._connection, posting)
         return Posted(posting_id=row[0], audit_head=row[1], case_ids=case_ids)
 
     async def post_batches(self, postings: AsyncIterable[Posting]) -> Sequence[tuple[Posting, Posted]]:
@@ -208,6 +210,9 @@ class _PostgresTransaction(Loading):
         state = {"epoch": epoch.number, "state": epoch.state.value, "since_us": epoch.since, "why": epoch.why}
         await self._connection.execute(restoring.SET_EPOCH, state)
         await self._connection.execute(restoring.LISTEN_ANEW, {"now_us": epoch.since})
+
+    async def batch_keys(self, gateway_id: GatewayId) -> Sequence[BatchKey]:
+        return await keys.of(self._connection, gateway_id)
 
     async def tail(self, gateway_id: GatewayId, after_version: int) -> Sequence[Tail]:
         return await restoring.tail(self._connection, gateway_id, after_version)
@@ -324,6 +329,7 @@ class PostgresStore:
                 audit_head=row[6],
             ),
             floor={AccountId(account_id): micros for account_id, micros in row[8].items()},
+            key_id=row[9],
         )
 
     async def unproven_before(self, gateway_id: GatewayId, incarnation: int, most: int) -> Sequence[tuple[int, int]]:
@@ -453,7 +459,7 @@ class PostgresStore:
 
     async def exposures(self, operator_id: str) -> Sequence[tuple[Gateway, int]]:
         rows = await self._rows(LIST_EXPOSURES, {"operator_id": operator_id})
-        return [(gateway_of(row), int(row[23])) for row in rows]
+        return [(gateway_of(row), int(row[24])) for row in rows]
 
     async def overdue_quotas(
         self, *, now: Instant, outage_us: int, limit: int
@@ -528,6 +534,9 @@ class PostgresStore:
         named = {"authorizations": octets((authorization_id,)), "claim_gateways": names((gateway_id,))}
         row = await self._row(READ_CLAIMS, named)
         return claimed_of(row) if row is not None else None
+
+    async def batch_keys(self, gateway_id: GatewayId) -> Sequence[BatchKey]:
+        return [keys.key_of(row) for row in await self._rows(keys.LIST_BATCH_KEYS, {"gateway_id": gateway_id})]
 
     async def revoke(self, gateway_id: GatewayId, *, now: Instant) -> None:
         await self._write((imports.REVOKE_GATEWAY, {"gateway_id": gateway_id, "at_us": now}))

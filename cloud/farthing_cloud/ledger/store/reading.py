@@ -47,6 +47,7 @@ def gateway_of(row: TupleRow) -> Gateway:
         waits_because=row[20],
         waits_start_id=row[21],
         epoch=row[22],
+        least_class=row[23],
     )
 
 

@@ -47,6 +47,7 @@ _CHECKS: Final = tuple(
         "verify_closings",
         "verify_requests",
         "verify_heads",
+        "verify_keys",
     )
 )
 _COUNTS: Final = sentence(_PACKAGE, "verify_counts")

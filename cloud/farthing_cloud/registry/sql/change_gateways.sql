@@ -1,0 +1,1 @@
+UPDATE gateway SET revision = revision + 1 WHERE site_id = %(site_id)s
