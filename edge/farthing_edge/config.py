@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
@@ -151,6 +151,13 @@ class LimitsSection(Section):
     quota_wait_ms: Annotated[int, Field(ge=0, le=60_000)] = 1_500
 
 
+class EdgeClockSection(ClockSection):
+    """The clock, and what a gateway does while nobody vouches for it."""
+
+    #: New uses that are priced by date, weekday or time of day while the clock is not trusted: refused for now, or priced all the same.
+    fallback: Literal["refuse", "own_clock"] = "refuse"
+
+
 class JournalSection(Section):
     """How much of the journal is kept, and how long a start takes."""
 
@@ -188,7 +195,7 @@ class EdgeConfig(Section):
     coap: CoapSection | None = None
     http: HttpSection = HttpSection()
     token: TokenSection = TokenSection()
-    clock: ClockSection = ClockSection()
+    clock: EdgeClockSection = EdgeClockSection()
     limits: LimitsSection = LimitsSection()
     journal: JournalSection = JournalSection()
     log: LogSection = LogSection()

@@ -38,6 +38,7 @@ from farthing_edge.config import GATEWAY_USER, EdgeConfig, MqttSection
 from farthing_edge.engine import Engine, EngineError, EngineLimits, SignedBatchRow, TokenSigner, Waiting
 from farthing_edge.engine.sealed_witness import TokenWitness
 from farthing_edge.engine.upkeep import DAY_US, UpkeepLimits
+from farthing_edge.engine.view import ClockView
 from farthing_edge.http import HttpListener
 from farthing_edge.http import ListenError as HttpListenError
 from farthing_edge.ingress.coap import CoapIngress
@@ -81,6 +82,7 @@ def core_settings(config: EdgeConfig, clock: BusinessClock | None = None) -> Cor
         directive_max_age_us=config.limits.directive_max_age_s * SECOND_US,
         quota_retry_us=config.limits.quota_retry_s * SECOND_US,
         quota_idle_us=config.limits.quota_idle_s * SECOND_US,
+        prices_by_untrusted_clock=config.clock.fallback == "own_clock",
         clock_epoch_us=clock.epoch_us,
         clock_real_epoch_us=clock.real_epoch_us,
         clock_rate=clock.rate,
@@ -254,7 +256,7 @@ class _Gateway:
         self._broker_up = False
         self._started_at = datetime.now(UTC)
         limits = config.limits
-        clock = self._clock = config.clock.clock()
+        clock = config.clock.clock()
         self._engine = Engine(
             journal=Journal(config.journal_file),
             grant_signer=TokenSigner(token=token, label="grant", urgent=False),
@@ -435,6 +437,7 @@ class _Gateway:
             found.append(f"broker: {self._config.mqtt.place} is not connected")
         if not view.authorizing:
             found.append(f"not authorizing: {view.not_authorizing_reason}")
+        found += clock_faults(view.clock)
         if self._engine.storage_full:
             found.append(f"disk: the disk of {self._config.journal_file} is full: free some space")
         found += [f"directive {version}: {fault}" for version, fault in view.directive_faults()]
@@ -458,6 +461,7 @@ class _Gateway:
                 "address": None if config.mqtt is None else config.mqtt.place,
             },
             "coap": {"contexts": 0 if self._handshakes is None else len(self._handshakes)},
+            "clock": asdict(view.clock),
             "directives": {"version": view.directive_version, "head_at_us": view.head_at_us},
             "batches": {
                 "sealed": view.sealed_sequence,
@@ -466,7 +470,7 @@ class _Gateway:
                 **self._backlog(view.sealed_sequence - view.receipted_sequence),
             },
             "counts": counts,
-            "overdue": [asdict(each) for each in view.overdue(self._clock.now())[:MAX_OVERDUE_SHOWN]],
+            "overdue": [asdict(each) for each in view.overdue(engine.now())[:MAX_OVERDUE_SHOWN]],
             "refusals": {str(number): count for number, count in sorted(self._refusals().items())},
             "journal": self._engine.upkeep.page(),
             "engine": {"groups": engine.groups, "decided": engine.decided, "poisoned": engine.poisoned},
@@ -491,16 +495,30 @@ class _Gateway:
     def _page(self) -> bytes:
         view = self._engine.view
         metrics = self._metrics
-        counts = {**view.counts(), "overdue_authorizations": len(view.overdue(self._clock.now()))}
+        counts = {**view.counts(), "overdue_authorizations": len(view.overdue(self._engine.now()))}
         for name, count in counts.items():
             metrics.state.labels(name).set(count)
         metrics.position.set(view.position)
+        metrics.clock(view.clock)
         metrics.journal(self._engine.upkeep.page())
         metrics.sealed.set(view.sealed_sequence)
         metrics.receipted.set(view.receipted_sequence)
         self._uplink.measure(view.sealed_sequence - view.receipted_sequence)
         metrics.directive_version.set(view.directive_version)
         return metrics.page()
+
+
+def clock_faults(clock: ClockView) -> list[str]:
+    """What is wrong with the clock, for people."""
+    found = []
+    if not clock.trusted:
+        behind = f": it is {clock.behind_s} s behind what the cloud has signed" if clock.behind_s else ""
+        found.append(f"clock: nobody vouches for it{behind}; prices by date or time of day wait (see the runbook)")
+    if clock.doubted_s:
+        found.append(
+            f"clock: the cloud's last word is {clock.doubted_s} s ahead of a clock that is trusted, and is not believed"
+        )
+    return found
 
 
 def _stop_hard() -> None:

@@ -8,6 +8,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 
 from farthing.device.messages import AnswerStatus
 from farthing.refusal import Refusal
+from farthing_edge.engine.view import ClockView
 
 #: Around the budget of an authorization (p50 a few milliseconds, p99 10 ms), and up to the wait for a quota.
 _ANSWER_BUCKETS_S = (0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0)
@@ -129,9 +130,28 @@ class Metrics:
             "Hours until the journal's disk is full at the present rate; +Inf while nothing is written",
             registry=registry,
         )
+        self.clock_trusted = Gauge(
+            "farthing_edge_clock_trusted",
+            "1 while the kernel or a signed head vouches for the clock",
+            registry=registry,
+        )
+        self.clock_behind = Gauge(
+            "farthing_edge_clock_behind_seconds",
+            "How much later it is at least than the clock shows, business time",
+            registry=registry,
+        )
+        self.clock_steps = Gauge(
+            "farthing_edge_clock_steps", "Steps of the wall clock since the journal began", registry=registry
+        )
         for number in (Refusal.MALFORMED, Refusal.SIGNATURE_INVALID, Refusal.DEVICE_UNKNOWN, Refusal.CHANNEL_DIFFERS):
             # Show what is watched for before it happens.
             self.refusals.labels(stage="ingress", number=str(int(number)))
+
+    def clock(self, known: ClockView) -> None:
+        """Take over what is known of the time."""
+        self.clock_trusted.set(known.trusted)
+        self.clock_behind.set(known.behind_s)
+        self.clock_steps.set(known.steps)
 
     def journal(self, page: Mapping[str, int | None]) -> None:
         """Take over what the journal's upkeep says of itself."""

@@ -64,6 +64,7 @@ class Refusal(IntEnum):
     STORAGE_FULL = 1301
     NOT_AUTHORIZING = 1302  # rollback suspected: a new incarnation is needed
     DIRECTIVES_TOO_OLD = 1303
+    CLOCK_UNTRUSTED = 1304  # priced by date or time of day, and nobody vouches for the gateway's clock
     # 14: again, after the device has learned something
     INCARNATION_DIFFERS = 1400
     AUTHORIZATION_UNKNOWN = 1401

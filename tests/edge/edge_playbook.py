@@ -231,7 +231,12 @@ class Gateway:
         self.state = GatewayState(self.settings)
         self.do(
             commands.Started(
-                start_id=bytes(16), boot_id="boot", clock_epoch_us=DAY, clock_real_epoch_us=0, clock_rate=900
+                start_id=bytes(16),
+                boot_id="boot",
+                clock_epoch_us=DAY,
+                clock_real_epoch_us=0,
+                clock_rate=900,
+                synchronised=True,
             )
         )
         self.told(

@@ -99,6 +99,7 @@ def test_refusals_keep_their_numbers() -> None:
         "STORAGE_FULL": 1301,
         "NOT_AUTHORIZING": 1302,
         "DIRECTIVES_TOO_OLD": 1303,
+        "CLOCK_UNTRUSTED": 1304,
         "INCARNATION_DIFFERS": 1400,
         "AUTHORIZATION_UNKNOWN": 1401,
     }

@@ -345,7 +345,7 @@ def decide_shown_use(
         and quota.free_micros > 0
     }
     room = floor_room_micros(state, account, intent.commitment)
-    charges = bill(Purse(account.quotas, still_held, room), closing.parts, now)
+    charges = bill(Purse(account.quotas, still_held, room), closing.parts, state.clock.latest(now))
     granted = events.Granted(
         device=device.id,
         device_epoch=intent.device_epoch,

@@ -717,11 +717,47 @@ def _started(state: GatewayState, event: events.Started) -> None:
     state.start_id = event.start_id
     state.check_salt = event.check_salt
     state.starts[event.start_id] = (state.incarnation, state.position)
+    clock = state.clock
+    if event.real_us < 0:
+        # An older program read no clock: nothing is known of this boot.
+        clock.boot_id, clock.offset_us, clock.trusted = "", None, False
+        return
+    clock.boot_id = event.boot_id
+    clock.offset_us = event.real_us - event.monotonic_us
+    clock.judge(event.at, trusted=event.trusted, lead_us=event.lead_us)
+    if event.step_us:
+        clock.steps += 1
+        clock.stepped_us = event.step_us
+
+
+def _clock_stepped(state: GatewayState, event: events.ClockStepped) -> None:
+    clock = state.clock
+    clock.boot_id = event.boot_id
+    clock.offset_us = event.real_us - event.monotonic_us
+    clock.steps += 1
+    clock.stepped_us = event.step_us
+    clock.judge(event.at, trusted=event.trusted, lead_us=event.lead_us)
+
+
+def _clock_judged(state: GatewayState, event: events.ClockJudged) -> None:
+    if event.by == events.BY_INCARNATION:
+        # People have decided that this gateway begins anew: whatever had moved the lower bound is over.
+        state.clock.known_at = Instant(0)
+    state.clock.judge(event.at, trusted=event.trusted, lead_us=event.lead_us)
+
+
+def _clock_led(state: GatewayState, event: events.ClockLed) -> None:
+    state.clock.judge(event.at, trusted=state.clock.trusted, lead_us=event.lead_us)
+
+
+def _word_doubted(state: GatewayState, event: events.WordDoubted) -> None:
+    state.clock.doubted_us = event.ahead_us
 
 
 def _head_recorded(state: GatewayState, event: events.HeadRecorded) -> None:
     state.usage.contact()
     state.head_at = state.recorded_head_at = max(state.head_at, Instant(event.at))
+    state.clock.known_at = max(state.clock.known_at, Instant(event.at))
 
 
 def _head_seen(state: GatewayState, event: events.HeadSeen) -> None:
@@ -751,6 +787,10 @@ def _hello_seen(state: GatewayState, event: events.HelloSeen) -> None:
 _APPLY: dict[type[Any], Callable[[GatewayState, Any], None]] = {
     events.Started: _started,
     events.DirectiveApplied: apply_directive,
+    events.ClockStepped: _clock_stepped,
+    events.ClockJudged: _clock_judged,
+    events.ClockLed: _clock_led,
+    events.WordDoubted: _word_doubted,
     events.HeadRecorded: _head_recorded,
     events.Granted: _granted,
     events.IntentRefused: _intent_refused,

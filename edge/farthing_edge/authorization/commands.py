@@ -154,6 +154,23 @@ class Started:
     #: Random: chooses whom the cloud is asked about; empty: everybody, where an operator wants such checks.
     check_salt: bytes = b""
     entries_lost: str = ""
+    #: The clock as it was read, real µs: wall clock since 1970 and monotonic time of this boot; and whether the kernel says that it is synchronised.
+    real_us: int = 0
+    monotonic_us: int = 0
+    synchronised: bool = False
+    #: When the journal's last entry was written; 0 for none.
+    journal_at: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClockRead:
+    """The clock was read while the process runs, as in ``Started``; ``stepped_us`` (real) is by how much somebody had put it on or back."""
+
+    boot_id: str
+    real_us: int
+    monotonic_us: int
+    stepped_us: int
+    synchronised: bool
 
 
 Command: TypeAlias = (
@@ -170,6 +187,7 @@ Command: TypeAlias = (
     | TokenWitnessed
     | Tick
     | Started
+    | ClockRead
 )
 
 

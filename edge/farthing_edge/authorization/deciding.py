@@ -29,6 +29,7 @@ from farthing_edge.authorization.from_cloud import (
     decide_start,
     decide_uplink,
 )
+from farthing_edge.authorization.hearing_time import decide_clock
 from farthing_edge.authorization.intents import decide_intent
 from farthing_edge.authorization.quotas import decide_quota_answer, decide_tick
 from farthing_edge.authorization.readings import decide_chain, decide_end, decide_reading, heard
@@ -128,4 +129,5 @@ _DECIDE: dict[type[Any], Callable[[GatewayState, Any, Instant], Decision]] = {
     commands.TokenWitnessed: decide_token_witness,
     commands.Tick: _tick,
     commands.Started: decide_start,
+    commands.ClockRead: decide_clock,
 }

@@ -13,6 +13,7 @@ from farthing.refusal import Refusal
 from farthing.tariff import TariffError, Use, limit
 from farthing.v1 import directive_pb2
 from farthing_edge.authorization.asking import Ask
+from farthing_edge.authorization.quotas import may_ask_again
 from farthing_edge.authorization.state import Account, Closing, Entitlement, GatewayState, TariffEntry
 
 
@@ -53,7 +54,7 @@ def _cover(state: GatewayState, ask: Ask, entitlement: Entitlement) -> _Cover | 
     intent, device, register = ask.intent, ask.device, ask.register
     assert device is not None  # the rules before
     assert register is not None
-    if not entitlement.begins_at <= ask.now < entitlement.ends_at:
+    if not entitlement.begins_at <= state.clock.latest(ask.now) < entitlement.ends_at:
         return None
     if entitlement.unit not in ("", register.unit):
         return None
@@ -85,14 +86,18 @@ def _cover(state: GatewayState, ask: Ask, entitlement: Entitlement) -> _Cover | 
 
 def _can_pay(state: GatewayState, ask: Ask, cover: _Cover) -> bool:
     """Whether its quotas here hold the use, or some of a use that can be cut, or the cloud may have more."""
-    now, account = ask.now, cover.account
+    now, account = state.clock.latest(ask.now), cover.account
     if now - state.head_at > state.settings.directive_max_age_us:
         return False
     need = cover.closing.gross_micros
     free = account.free_micros(now)
     if need <= free:
         return True
-    if ask.command.may_wait and state.online and (account.request is not None or now >= account.ask_after):
+    if (
+        ask.command.may_wait
+        and state.online
+        and (account.request is not None or may_ask_again(state, account, ask.now))
+    ):
         return True
     return ask.can_be_cut and free > 0 and _covered(state, ask, cover, free) > 0
 

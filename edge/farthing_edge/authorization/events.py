@@ -27,6 +27,13 @@ class Started(NamedTuple):
     clock_real_epoch_us: int
     clock_rate: int
     check_salt: bytes = b""
+    #: The clock as it was read, real µs (-1: an older program did not say), what it then showed as business time, and what was made of it.
+    real_us: int = -1
+    monotonic_us: int = 0
+    at: int = 0
+    trusted: bool = False
+    lead_us: int = 0
+    step_us: int = 0
 
 
 class DirectiveApplied(NamedTuple):
@@ -38,6 +45,31 @@ class DirectiveApplied(NamedTuple):
     key_id: bytes
     #: A welcome to an incarnation that another journal has begun: it stands in the chain and is not obeyed.
     passed_over: bool = False
+
+
+class ClockStepped(NamedTuple):
+    """The wall clock was put on (or back, below 0) by ``step_us`` business µs; ``at`` is what it shows since, the rest as in ``Started``."""
+
+    at: int
+    step_us: int
+    boot_id: str
+    real_us: int
+    monotonic_us: int
+    trusted: bool
+    lead_us: int
+
+
+#: A new incarnation: the only judgement that lowers the lower bound.
+BY_INCARNATION = "incarnation"
+
+
+class ClockJudged(NamedTuple):
+    """When the clock showed ``at``, it became trusted, or no longer is, or was found to be further behind: by the kernel's or the cloud's word."""
+
+    at: int
+    trusted: bool
+    lead_us: int
+    by: str
 
 
 class HeadRecorded(NamedTuple):
@@ -399,6 +431,19 @@ class HeadSeen(NamedTuple):
     at: int
 
 
+class ClockLed(NamedTuple):
+    """Volatile: the cloud has signed something a little later than the clock shows."""
+
+    at: int
+    lead_us: int
+
+
+class WordDoubted(NamedTuple):
+    """Volatile: the cloud's word is dated too far ahead of a trusted clock to be believed; 0: it is believed again."""
+
+    ahead_us: int
+
+
 class HelloSeen(NamedTuple):
     """Volatile: the incarnation by which the cloud knows this gateway, and why it has to wait for another, if it has to."""
 
@@ -409,6 +454,8 @@ class HelloSeen(NamedTuple):
 Event: TypeAlias = (
     Started
     | DirectiveApplied
+    | ClockStepped
+    | ClockJudged
     | HeadRecorded
     | Granted
     | IntentRefused
@@ -432,6 +479,8 @@ Event: TypeAlias = (
     | Salvaged
     | UplinkSeen
     | HeadSeen
+    | ClockLed
+    | WordDoubted
     | HelloSeen
 )
 
@@ -440,6 +489,8 @@ KINDS: dict[int, type[Any]] = {
     1: Started,
     2: DirectiveApplied,
     3: HeadRecorded,
+    4: ClockStepped,
+    5: ClockJudged,
     10: Granted,
     11: IntentRefused,
     12: IntentCancelled,

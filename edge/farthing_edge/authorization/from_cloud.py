@@ -9,6 +9,7 @@ from farthing_edge.authorization.adopting import is_unknown
 from farthing_edge.authorization.commands import DeviceStatement
 from farthing_edge.authorization.decision import NOTHING, Decision
 from farthing_edge.authorization.events import Event
+from farthing_edge.authorization.hearing_time import begins_anew, heard_at, is_believed, read_at_start
 from farthing_edge.authorization.readings import decide_end, decide_reading
 from farthing_edge.authorization.state import (
     GatewayState,
@@ -41,7 +42,9 @@ def decide_directive(state: GatewayState, command: commands.DirectiveArrived, no
         return Decision((applied, events.RollbackSuspected(reason=reason, incarnation=state.incarnation)))
     if kind == "end_carried":
         return Decision((applied, *_ended_elsewhere(state, body.end_carried, now)))
-    return Decision((applied,))
+    if kind == "welcome" and body.welcome.incarnation != state.incarnation and not applied.passed_over:
+        return Decision((applied, *begins_anew(state, body.dated_at_us, now)))
+    return Decision((applied, *heard_at(state, body.dated_at_us, now, by="directive")))
 
 
 def _answers_what_was_never_asked(state: GatewayState, granted: directive_pb2.QuotaGranted) -> bool:
@@ -87,21 +90,22 @@ def _ended_elsewhere(state: GatewayState, carried: directive_pb2.EndCarried, now
 
 
 def decide_head(state: GatewayState, command: commands.HeadArrived, now: Instant) -> Decision:
-    """A head of the version we have says that we know all there is. Its date is not believed beyond our own clock."""
-    at = Instant(min(command.at, now))
+    """A head says what time it is at the cloud; one of the version we have, that we know all there is."""
+    time_said = heard_at(state, command.at, now, by="head", confirms=True)
+    at = command.at if is_believed(state, command.at, now) else now
     if command.version != state.directive_version:
-        return NOTHING
+        return Decision(time_said)
     if not state.is_complete:
         # The first head that finds nothing missing: from now on, what no directive named is unknown.
-        return Decision((events.HeadRecorded(version=command.version, at=at),))
+        return Decision((*time_said, events.HeadRecorded(version=command.version, at=at)))
     if at <= state.head_at:
-        return NOTHING
+        return Decision(time_said)
     if at - state.recorded_head_at >= state.settings.directive_max_age_us // _HEAD_RECORDS:
-        return Decision((events.HeadRecorded(version=command.version, at=at),))
-    return Decision((events.HeadSeen(at=at),))
+        return Decision((*time_said, events.HeadRecorded(version=command.version, at=at)))
+    return Decision((*time_said, events.HeadSeen(at=at)))
 
 
-def decide_receipt(state: GatewayState, command: commands.ReceiptArrived, now: Instant) -> Decision:  # noqa: ARG001  # every command has one shape
+def decide_receipt(state: GatewayState, command: commands.ReceiptArrived, now: Instant) -> Decision:
     """A receipt counts for the batch whose hash it names."""
     receipt = command.receipt
     batch = state.batches.get(receipt.sequence)
@@ -122,6 +126,7 @@ def decide_receipt(state: GatewayState, command: commands.ReceiptArrived, now: I
                 signature=command.signature,
                 key_id=command.key_id,
             ),
+            *heard_at(state, receipt.posted_at_us, now, by="receipt"),
         )
     )
 
@@ -157,7 +162,8 @@ def decide_uplink(state: GatewayState, command: commands.UplinkChanged, now: Ins
     return Decision((events.UplinkSeen(online=command.online),))
 
 
-def decide_start(state: GatewayState, command: commands.Started, now: Instant) -> Decision:  # noqa: ARG001  # every command has one shape
+def decide_start(state: GatewayState, command: commands.Started, now: Instant) -> Decision:
+    trusted, lead_us, step_us = read_at_start(state, command, now)
     started = events.Started(
         start_id=command.start_id,
         boot_id=command.boot_id,
@@ -165,6 +171,12 @@ def decide_start(state: GatewayState, command: commands.Started, now: Instant) -
         clock_real_epoch_us=command.clock_real_epoch_us,
         clock_rate=command.clock_rate,
         check_salt=command.check_salt,
+        real_us=command.real_us,
+        monotonic_us=command.monotonic_us,
+        at=now,
+        trusted=trusted,
+        lead_us=lead_us,
+        step_us=step_us,
     )
     if command.entries_lost and not state.rollback_suspected:
         return Decision((started, events.RollbackSuspected(reason=command.entries_lost, incarnation=state.incarnation)))

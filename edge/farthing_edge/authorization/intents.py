@@ -10,6 +10,7 @@ from farthing_edge.authorization import events
 from farthing_edge.authorization.asking import Ask
 from farthing_edge.authorization.commands import DeviceStatement, Reply
 from farthing_edge.authorization.decision import Decision, again, digest_of, no
+from farthing_edge.authorization.hearing_time import lacks_a_clock
 from farthing_edge.authorization.quotas import wait_for
 from farthing_edge.authorization.rules import RULES_BY_POLICY, RULES_OF_THE_DEVICE
 from farthing_edge.authorization.state import (
@@ -102,7 +103,10 @@ def _money(state: GatewayState, ask: Ask, digest: bytes, now: Instant) -> Decisi
     assert account is not None
     assert tariff is not None
     assert closing is not None
-    stale = now - state.head_at > state.settings.directive_max_age_us
+    if lacks_a_clock(state, tariff, register.unit):
+        return no(intent, Refusal.CLOCK_UNTRUSTED)
+    latest = state.clock.latest(now)
+    stale = latest - state.head_at > state.settings.directive_max_age_us
     if ask.ask_cloud is not None:
         waiting_or_no = _cloud_says(state, ask, digest, now)
         if waiting_or_no is not None:
@@ -111,7 +115,7 @@ def _money(state: GatewayState, ask: Ask, digest: bytes, now: Instant) -> Decisi
     # A limit below what it needs: hold that much, the device stops where it ends.
     need = closing.gross_micros if ask.cap_micros is None else min(closing.gross_micros, ask.cap_micros)
     purse = purse_for(state, account, ask.command.token_ref or b"", _NO_HOLDS, floor_only=stale)
-    held = hold(purse, (), need, now, floor=True)
+    held = hold(purse, (), need, latest, floor=True)
     if held.missing_micros:
         if ask.command.may_wait and state.online and not stale:
             waiting = wait_for(state, account, held.missing_micros, now)
@@ -120,7 +124,7 @@ def _money(state: GatewayState, ask: Ask, digest: bytes, now: Instant) -> Decisi
         if not ask.can_be_cut:
             return _short_of_money(state, ask, digest, now, stale=stale)
     if one_shot is not None:
-        charges = bill(purse, closing.parts, now)
+        charges = bill(purse, closing.parts, latest)
         granted = _granted(state, ask, digest, now, start, holds=(), limit_value=start + one_shot, charges=charges)
     else:
         covered = closing.covered

@@ -28,9 +28,15 @@ def ask_for_more(
     state: GatewayState, account: Account, missing_micros: int, now: Instant
 ) -> events.QuotaRequested | None:
     """A request for what is missing, unless one is under way, or the cloud had nothing a moment ago."""
-    if account.request is not None or now < account.ask_after or state.not_authorizing_reason:
+    if account.request is not None or not may_ask_again(state, account, now) or state.not_authorizing_reason:
         return None
-    return _request(state, account, max(missing_micros, account.preload_micros - account.free_micros(now)))
+    free_micros = account.free_micros(state.clock.latest(now))
+    return _request(state, account, max(missing_micros, account.preload_micros - free_micros))
+
+
+def may_ask_again(state: GatewayState, account: Account, now: Instant) -> bool:
+    """Whether the cloud's last "nothing" is old enough. One that lies further ahead than the wait is long was written by a clock that was put back since."""
+    return not 0 < account.ask_after - now <= state.settings.quota_retry_us
 
 
 def _request(state: GatewayState, account: Account, wanted_micros: int, offset: int = 1) -> events.QuotaRequested:
@@ -44,24 +50,26 @@ def _request(state: GatewayState, account: Account, wanted_micros: int, offset: 
 
 def decide_tick(state: GatewayState, command: commands.Tick, now: Instant) -> Decision:  # noqa: ARG001  # every command has one shape
     """Stop quotas that are over, spent or unused; ask for accounts that are low."""
+    # What is stopped or given back the cloud takes back: only when its time has surely come.
+    surely = state.clock.surely(now)
     # What is spent only takes one of the few places an account has for open quotas.
     happened: list[Event] = [events.QuotaStopped(quota_id=name, reason="spent") for name in sorted(state.spent)]
-    if now >= state.next_stop_at:
+    if surely >= state.next_stop_at:
         over: list[Quota] = [
             quota
             for quota in state.quotas.values()
-            if not quota.stopped and now >= quota.spend_until and quota.id not in state.spent
+            if not quota.stopped and surely >= quota.spend_until and quota.id not in state.spent
         ]
         happened += [events.QuotaStopped(quota_id=quota.id, reason="spend_until") for quota in over]
     if state.online:
         # Given back early: somewhere else it may be needed. Without an uplink nothing could take its place.
-        unused_since = now - state.settings.quota_idle_us
+        unused_since = surely - state.settings.quota_idle_us
         happened += [
             events.QuotaStopped(quota_id=quota.id, reason=events.UNUSED)
             for account in state.accounts.values()
             if account.quotas and account.used_at <= unused_since
             for quota in account.quotas
-            if not quota.stopped and not quota.held_micros and quota.unspent_micros and now < quota.spend_until
+            if not quota.stopped and not quota.held_micros and quota.unspent_micros and surely < quota.spend_until
         ]
     if state.low and not state.not_authorizing_reason:
         offset = 0
@@ -69,10 +77,10 @@ def decide_tick(state: GatewayState, command: commands.Tick, now: Instant) -> De
             account = state.accounts[name]
             if (
                 account.request is None
-                and now >= account.ask_after
+                and may_ask_again(state, account, now)
                 and account.status == directive_pb2.ACCOUNT_STATUS_ACTIVE
             ):
-                wanted = account.preload_micros - account.free_micros(now)
+                wanted = account.preload_micros - account.free_micros(state.clock.latest(now))
                 if wanted > 0:
                     offset += 1
                     happened.append(_request(state, account, wanted, offset))

@@ -16,6 +16,7 @@ from farthing.v1 import directive_pb2
 from farthing_edge.authorization import events
 from farthing_edge.authorization.commands import DeviceStatement, Reply
 from farthing_edge.authorization.decision import Decision, again, digest_of, no, recorded
+from farthing_edge.authorization.hearing_time import lacks_a_clock
 from farthing_edge.authorization.limits import room_micros
 from farthing_edge.authorization.quotas import ask_for_more
 from farthing_edge.authorization.rules import STATUS_REFUSALS
@@ -314,6 +315,8 @@ def _baseline(
     tariff = state.tariff_in_force(device.tariff, reading.at)
     if tariff is None or reading.tariff != tariff.name or not tariff.tariff.fits(register.unit):
         return no(reading, Refusal.TARIFF_MISSING)
+    if lacks_a_clock(state, tariff, register.unit):
+        return no(reading, Refusal.CLOCK_UNTRUSTED)
     taken = events.BaselineTaken(
         device=device.id,
         device_epoch=reading.device_epoch,
@@ -362,7 +365,7 @@ def _ask_ahead(
         )
     except TariffError:
         return None
-    missing = closing.gross_micros - account.free_micros(now)
+    missing = closing.gross_micros - account.free_micros(state.clock.latest(now))
     return ask_for_more(state, account, STANDING_AHEAD * missing, now) if missing > 0 else None
 
 
@@ -473,7 +476,8 @@ def bill_and_roll(
     )
     priced = price(tariff, use, closing=closing)
     added = due(authorization.billed, priced.parts, closing=closing)
-    charges = bill(purse, added, now) if added else ()
+    latest = state.clock.latest(now)
+    charges = bill(purse, added, latest) if added else ()
     if closing:
         return Billed(charges, (), value, 0, priced.placed)
     billed = authorization.net_micros + authorization.tax_micros
@@ -492,7 +496,7 @@ def bill_and_roll(
         room = room_micros(state, authorization, billed - authorization.gross_micros, now)
         if room is not None:
             need = min(need, room)
-    held = hold(purse, charges, need, now, floor=FLOOR_FUNDING in purse.holds)
+    held = hold(purse, charges, need, latest, floor=FLOOR_FUNDING in purse.holds)
     if authorization.standing:
         # It keeps no hold between readings: only what the next one will find is asked.
         return Billed(charges, (), value, STANDING_AHEAD * held.missing_micros, priced.placed)

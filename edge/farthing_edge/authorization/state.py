@@ -49,6 +49,7 @@ from farthing.tariff import (
     Tariff,
     Use,
     ceiling,
+    is_by_calendar,
     is_placed,
     one_shot_use,
     parse,
@@ -58,6 +59,7 @@ from farthing.tariff import (
 )
 from farthing.v1 import directive_pb2
 from farthing_edge.authorization.policies import Policies
+from farthing_edge.authorization.timekeeping import Timekeeping as Timekeeping
 from farthing_edge.authorization.usage import Tally as Tally
 from farthing_edge.authorization.usage import TokenUse as TokenUse
 from farthing_edge.authorization.usage import Usage
@@ -116,6 +118,8 @@ class CoreSettings:
     quota_retry_us: int = 60 * SECOND_US
     #: A quota of an account that nobody spent from for this long is given back, while the cloud can be asked for another.
     quota_idle_us: int = 24 * 3600 * SECOND_US
+    #: The operator's fall-back: new uses are priced by date and time of day although no clock is trusted.
+    prices_by_untrusted_clock: bool = False
     #: The business clock, as every batch names it.
     clock_epoch_us: int
     clock_real_epoch_us: int
@@ -338,6 +342,10 @@ class TariffEntry:
     def from_kept(cls, kept: bytes) -> Self:
         """The same again."""
         return cls.of(directive_pb2.TariffRecord.FromString(kept))
+
+    def goes_by_calendar(self, unit: str) -> bool:
+        """Whether dates, weekdays or times of day decide the price of what a register of ``unit`` counts."""
+        return is_by_calendar(self.tariff, unit)
 
     def known_closing(self, unit: str, most: int) -> Closing | None:
         """What ``closing`` has said before of a use whose price is always the same; such a one has a price."""
@@ -908,6 +916,7 @@ class GatewayState:
         #: Authorization → its highest claim when this incarnation began, as the welcome said; bounded by a directive's size.
         self.open_claims: dict[bytes, OpenClaim] = {}
         # Directives.
+        self.clock = Timekeeping()
         self.directive_version = 0
         self.directive_hash = ZERO_HASH
         self.head_at = Instant(0)

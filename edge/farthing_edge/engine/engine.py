@@ -53,6 +53,7 @@ from farthing_edge.authorization.state import CoreSettings, GatewayState, StateE
 from farthing_edge.engine.answering import Answering, Drafts, Signing, cancel
 from farthing_edge.engine.asked import Bell, EngineError, EngineLimits, Item, Waiting
 from farthing_edge.engine.batches import Batches
+from farthing_edge.engine.kernel_clock import is_synchronised
 from farthing_edge.engine.lanes import Lanes
 from farthing_edge.engine.quota_waits import QuotaWaits
 from farthing_edge.engine.record import QuotaRequestRow, Record
@@ -106,10 +107,13 @@ class Engine:
         monotonic_ns: Callable[[], int] = time.monotonic_ns,
         random_bytes: Callable[[int], bytes] = os.urandom,
         sealed_witness: SealedWitness | None = None,
+        is_synchronised: Callable[[], bool] = is_synchronised,
     ) -> None:
         self._journal = journal
         self._settings = settings
         self._clock = clock
+        #: Whether the kernel vouches for the wall clock.
+        self._is_synchronised = is_synchronised
         self._limits = limits or EngineLimits()
         self._monotonic_ns = monotonic_ns
         self._random_bytes = random_bytes
@@ -141,6 +145,7 @@ class Engine:
         self._storage_full = False
         self._stopping = False
         self._failure: BaseException | None = None
+        self._boot_id = ""
         self.poisoned = 0
         self.groups = 0
         self.decided = 0
@@ -176,7 +181,7 @@ class Engine:
             settings=settings,
             limits=upkeep or UpkeepLimits(),
             state=lambda: self._state,
-            now=clock.now,
+            surely=lambda: self._state.clock.surely(self.now()),
             is_idle=lambda: not self._is_busy,
             proven_sequence=lambda: self.proven_sequence(),
             in_journal_thread=self._in_journal_thread,
@@ -305,15 +310,21 @@ class Engine:
 
     async def _commit_start(self, recalled: Recalled) -> None:
         clock = self._clock
+        monotonic_us = clock.monotonic_ns() // 1_000
         lost = recalled.beyond
+        self._boot_id = _boot_id()
         started = commands.Started(
             start_id=self._random_bytes(START_ID_SIZE),
-            boot_id=_boot_id(),
+            boot_id=self._boot_id,
             clock_epoch_us=clock.epoch_us,
             clock_real_epoch_us=clock.real_epoch_us,
             clock_rate=clock.rate,
             check_salt=self._random_bytes(START_ID_SIZE),
             entries_lost="" if lost is None else f"{lost.name} is of more entries than this journal has",
+            real_us=clock.offset_us + monotonic_us,
+            monotonic_us=monotonic_us,
+            synchronised=self._is_synchronised(),
+            journal_at=recalled.last_at,
         )
         group = Group()
         self._take(group, started, clock.now())
@@ -435,11 +446,15 @@ class Engine:
         items = self._queue.take(self._limits.group)
         if was_full:
             self._room.ring()
-        now = self._clock.now()
         group = Group()
         drafts = Drafts()
         happened: list[Event] = []
         try:
+            stepped_us = self._clock.strayed_us()
+            if stepped_us:
+                # Before anything is decided by it.
+                happened.extend(self._follow_the_step(group, stepped_us))
+            now = self._clock.now()
             for item in items:
                 self._decide_item(item, group, drafts, happened, now)
             self._time_itself(group, happened, now)
@@ -557,6 +572,29 @@ class Engine:
                     device = command.body.device
                     group.devices.append((device.device_id, state.position, device.status))
 
+    def now(self) -> Instant:
+        """What the gateway's clock shows, with every step of the wall clock that was seen."""
+        return self._clock.now()
+
+    def _clock_read(self, *, stepped_us: int, synchronised: bool) -> commands.ClockRead:
+        clock = self._clock
+        monotonic_us = clock.monotonic_ns() // 1_000
+        return commands.ClockRead(
+            boot_id=self._boot_id,
+            real_us=clock.offset_us + monotonic_us,
+            monotonic_us=monotonic_us,
+            stepped_us=stepped_us,
+            synchronised=synchronised,
+        )
+
+    def _follow_the_step(self, group: Group, stepped_us: int) -> Sequence[Event]:
+        """The wall clock was put on or back: from here on so is ours, and the journal says so."""
+        self._clock = self._clock.put_on(stepped_us)
+        read = self._clock_read(stepped_us=stepped_us, synchronised=self._is_synchronised())
+        happened = self._take(group, read, self._clock.now()).events
+        _log.warning("the wall clock was stepped", by_s=stepped_us / 1_000_000, trusted=self._state.clock.trusted)
+        return happened
+
     def _time_itself(self, group: Group, happened: list[Event], now: Instant) -> None:
         """Tick when it is time or an account ran low; seal when a threshold is reached."""
         state = self._state
@@ -567,6 +605,8 @@ class Engine:
             if self._storage_full and self._journal.try_to_reserve():
                 self._storage_full = False
                 _log.info("room on the disk again")
+        if tick_due and not state.clock.trusted and self._is_synchronised():
+            happened.extend(self._take(group, self._clock_read(stepped_us=0, synchronised=True), now).events)
         if tick_due or state.low or state.due:
             happened.extend(self._take(group, commands.Tick(), now).events)
         if state.incarnation == 0 or not state.has_something_to_say():
@@ -656,6 +696,9 @@ class Engine:
         state.expected_incarnation = old.expected_incarnation
         state.waits = old.waits
         state.head_at = max(state.head_at, old.head_at)
+        if state.clock.offset_us is not None:
+            # A step that is not in the journal has not been followed: the next group sees it again.
+            self._clock = self._clock.put_on(state.clock.offset_us - self._clock.offset_us)
         self._state = state
         self._drafts.begin_again()
 

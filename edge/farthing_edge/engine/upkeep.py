@@ -100,7 +100,7 @@ class Upkeep:
         settings: CoreSettings,
         limits: UpkeepLimits,
         state: Callable[[], GatewayState],
-        now: Callable[[], Instant],
+        surely: Callable[[], Instant],
         is_idle: Callable[[], bool],
         proven_sequence: Callable[[], int],
         in_journal_thread: InJournalThread,
@@ -110,7 +110,8 @@ class Upkeep:
         self._settings = settings
         self._limits = limits
         self._state = state
-        self._now = now
+        #: What has surely passed: nothing is taken away by a clock that may be ahead.
+        self._surely = surely
         self._is_idle = is_idle
         self._proven_sequence = proven_sequence
         self._in_journal_thread = in_journal_thread
@@ -248,12 +249,12 @@ class Upkeep:
         state = self._state()
         with closing(self._journal.reader()) as connection:
             proven = read_batch_span(connection, state.incarnation, self._proven_sequence())
-            receipted = retention.receipted_by(connection, self._now() - self._limits.backup_horizon_us)
+            receipted = retention.receipted_by(connection, self._surely() - self._limits.backup_horizon_us)
         return retention.prunable(
             state,
             proven_position=min(proven, receipted),
             covered=snapshots.covered(self._journal.path),
-            at_us=self._now() - max(retention_us, self._limits.backup_horizon_us),
+            at_us=self._surely() - max(retention_us, self._limits.backup_horizon_us),
         )
 
     async def _a_quiet_moment(self) -> None:

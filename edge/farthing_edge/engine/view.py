@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
-from farthing.clock import Instant
+from farthing.clock import SECOND_US, Instant
 from farthing.device.cose import VerifyingKey
 from farthing.device.reject import MessageError
 from farthing.ids import DeviceId, GatewayId
@@ -46,6 +46,20 @@ def _verifying_key(spki: bytes) -> VerifyingKey | None:
         return VerifyingKey.from_spki(spki)
     except (MessageError, ValueError):
         return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClockView:
+    """What a gateway knows of the time; business seconds."""
+
+    trusted: bool
+    #: How much later it is at least than its clock shows.
+    behind_s: int
+    #: Steps of the wall clock since the journal began, and the last one.
+    steps: int
+    last_step_s: float
+    #: How far ahead of a trusted clock the cloud's last word was that was not believed; 0: it is believed.
+    doubted_s: int
 
 
 class GatewayView:
@@ -109,6 +123,18 @@ class GatewayView:
     def head_at_us(self) -> int:
         """Business instant at which the chain's head was last known to be ours."""
         return self._state.head_at
+
+    @property
+    def clock(self) -> ClockView:
+        """What is known of the time."""
+        clock = self._state.clock
+        return ClockView(
+            trusted=clock.trusted,
+            behind_s=-(-clock.ahead_us // SECOND_US),
+            steps=clock.steps,
+            last_step_s=clock.stepped_us / SECOND_US,
+            doubted_s=clock.doubted_us // SECOND_US,
+        )
 
     @property
     def sealed_sequence(self) -> int:

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from farthing.clock import Instant
 from farthing_edge.authorization.applying import apply
 from farthing_edge.authorization.events import EventError, decode
 from farthing_edge.authorization.state import CoreSettings, GatewayState, StateError
@@ -37,6 +38,8 @@ class Recalled:
     faults: tuple[str, ...]
     #: A snapshot of more than the journal has: entries are lost.
     beyond: Path | None
+    #: When the last entry was written, by the clock of then; 0 for none.
+    last_at: Instant
 
 
 def recall(path: Path, connection: sqlite3.Connection, settings: CoreSettings) -> Recalled:
@@ -49,6 +52,8 @@ def _recall(path: Path, connection: sqlite3.Connection, settings: CoreSettings) 
     anchor = read_anchor(connection)
     row = connection.execute(sentence("last_entry")).fetchone()
     last = anchor.position if row is None else row[0]
+    written = connection.execute(sentence("time_at"), (last,)).fetchone()
+    last_at = Instant(0 if written is None else written[1])
     faults: list[str] = []
     beyond: Path | None = None
     for each in snapshots.found(path):
@@ -71,6 +76,7 @@ def _recall(path: Path, connection: sqlite3.Connection, settings: CoreSettings) 
             pruned=anchor.position,
             faults=tuple(faults),
             beyond=beyond,
+            last_at=last_at,
         )
     if anchor.position:
         said = "; ".join(faults) or "there is none"
@@ -86,7 +92,14 @@ def _recall(path: Path, connection: sqlite3.Connection, settings: CoreSettings) 
             f"the journal {path} cannot be replayed at position {state.position}: keep it, and salvage it"
         ) from err
     return Recalled(
-        state=state, chain=chain, from_snapshot=0, replayed=last, pruned=0, faults=tuple(faults), beyond=beyond
+        state=state,
+        chain=chain,
+        from_snapshot=0,
+        replayed=last,
+        pruned=0,
+        faults=tuple(faults),
+        beyond=beyond,
+        last_at=last_at,
     )
 
 

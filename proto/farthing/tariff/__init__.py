@@ -10,6 +10,7 @@ from farthing.tariff.pricing import Part as Part
 from farthing.tariff.pricing import Priced as Priced
 from farthing.tariff.pricing import Use as Use
 from farthing.tariff.pricing import ceiling as ceiling
+from farthing.tariff.pricing import is_by_calendar as is_by_calendar
 from farthing.tariff.pricing import is_placed as is_placed
 from farthing.tariff.pricing import limit as limit
 from farthing.tariff.pricing import one_shot_use as one_shot_use

@@ -143,6 +143,12 @@ def is_placed(tariff: Tariff, unit: str) -> bool:
     return isinstance(tariff.plans.get(measure_of(unit)), PlacedPlan)
 
 
+def is_by_calendar(tariff: Tariff, unit: str) -> bool:
+    """Whether dates, weekdays or times of day decide the price of what a register of ``unit`` counts."""
+    plan = tariff.plans.get(measure_of(unit))
+    return isinstance(plan, PlacedPlan) and plan.by_calendar
+
+
 def ceiling(tariff: Tariff, use: Use, *, most: int, until: Instant) -> int:
     """The most that closing can cost, in micros with tax, if ``use`` goes on to ``most`` units from its start, by ``until``.
 

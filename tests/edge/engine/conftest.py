@@ -45,10 +45,12 @@ class MemorySigner:
 
 
 class HandClock:
-    """Business time that a test moves: rate 1, from the example's day at 09:00."""
+    """Business time that a test moves: rate 1, from the example's day at 09:00; the wall clock goes with it until it is stepped."""
 
     def __init__(self) -> None:
         self.ns = 0
+        self.stepped_ns = 0
+        self.synchronised = True
 
     def clock(self) -> BusinessClock:
         return BusinessClock(
@@ -58,6 +60,7 @@ class HandClock:
             anchor_real_us=0,
             anchor_monotonic_ns=0,
             monotonic_ns=lambda: self.ns,
+            wall_ns=lambda: self.ns + self.stepped_ns,
         )
 
 
@@ -91,6 +94,7 @@ class Bench:
             limits=self.limits,
             sealed_witness=self.sealed_witness,
             upkeep=self.upkeep,
+            is_synchronised=lambda: self.hand.synchronised,
         )
         await engine.start()
         task = asyncio.create_task(engine.run())
