@@ -24,6 +24,11 @@ class Clock:
         """What it shows."""
         return Instant(self._world.now + self._offset_us)
 
+    @property
+    def offset_us(self) -> int:
+        """What it shows more than the time since the world began: the same until it jumps."""
+        return self._offset_us
+
     def jump(self, by_s: float) -> None:
         """From now on it shows this much more."""
         self._offset_us += int(by_s * SECOND_US)

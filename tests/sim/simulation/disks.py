@@ -17,13 +17,16 @@ class Disk:
     """A journal. Events are encoded only when they are read back: what is read is what the real journal would give."""
 
     entries: list[tuple[Instant, Any]] = field(default_factory=list)
+    #: What the gateway's own clock showed at the last entry; 0 of a copy, which says it of none.
+    last_at: int = 0
 
     def __len__(self) -> int:
         return len(self.entries)
 
-    def append(self, at: Instant, event: Any) -> None:
-        """Write one entry."""
+    def append(self, at: Instant, event: Any, shown: Instant) -> None:
+        """Write one entry, when the gateway's clock shows ``shown``."""
         self.entries.append((at, event))
+        self.last_at = shown
 
     def events(self) -> list[Any]:
         """All that was written, as it reads."""

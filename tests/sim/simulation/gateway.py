@@ -117,6 +117,10 @@ class GatewayNode:
         self.disk = Disk()
         self.state: GatewayState | None = None
         self.starts = self.crashes = 0
+        #: The date of the newest head that this process has heard, and the world's time then.
+        self.surely_at = self._heard_at = Instant(0)
+        #: The wall clock less monotonic time, as last read.
+        self._offset_us = 0
         self.dying: CrashGateway | None = None
         self._inbox: list[tuple[Command, DeviceNode | None]] = []
         self._waiting: list[Waiting] = []
@@ -171,12 +175,17 @@ class GatewayNode:
         self.submit(
             commands.Started(
                 start_id=self.world.lots.raw(f"{self.id} start {self.starts}", 16),
-                boot_id=str(self.starts),
+                boot_id=self._boot_id,
                 clock_epoch_us=START,
                 clock_real_epoch_us=0,
                 clock_rate=1,
+                real_us=self.clock.now(),
+                monotonic_us=self.world.now,
+                journal_at=self.disk.last_at,
             )
         )
+        self._offset_us = self.clock.offset_us
+        self.surely_at = self._heard_at = Instant(0)
         if self.token is not None:
             self.submit(
                 commands.TokenWitnessed(
@@ -290,7 +299,14 @@ class GatewayNode:
         now = self.clock.now()
         written: list[tuple[Any, list[bytes]]] = []
         said: list[tuple[DeviceNode, Answer, Grant | None]] = []
+        stepped_us = self.clock.offset_us - self._offset_us
+        if stepped_us:
+            # As the engine does: before anything is decided by the clock as it is now.
+            self._offset_us = self.clock.offset_us
+            group = [(self._clock_read(stepped_us), None), *group]
         for command, device in group:
+            if isinstance(command, commands.HeadArrived):
+                self.surely_at, self._heard_at = command.at, self.world.now
             leaves = self._leaves(state) if command.__class__ is commands.SealDue else []
             decision = decide(state, command, now=now)
             for event in decision.events:
@@ -308,6 +324,25 @@ class GatewayNode:
         if self.state is not None and self._inbox:
             self._work_soon()
 
+    @property
+    def proven_at(self) -> Instant:
+        """What has passed by the cloud's word in this start, and by the time since."""
+        return Instant(self.surely_at + self.world.now - self._heard_at) if self.surely_at else Instant(0)
+
+    @property
+    def _boot_id(self) -> str:
+        """Every other death is the machine's, not the process's."""
+        return f"boot {self.starts // 2}"
+
+    def _clock_read(self, stepped_us: int) -> commands.ClockRead:
+        return commands.ClockRead(
+            boot_id=self._boot_id,
+            real_us=self.clock.now(),
+            monotonic_us=self.world.now,
+            stepped_us=stepped_us,
+            synchronised=False,
+        )
+
     def _write_then_speak(
         self, written: list[tuple[Any, list[bytes]]], said: list[tuple[DeviceNode, Answer, Grant | None]]
     ) -> None:
@@ -324,7 +359,7 @@ class GatewayNode:
     def _write(self, written: list[tuple[Any, list[bytes]]]) -> None:
         touched: set[str] = set()
         for event, leaves in written:
-            self.disk.append(self.world.now, event)
+            self.disk.append(self.world.now, event, self.clock.now())
             if isinstance(event, Sealed) and not event.again:
                 self._leaves_of[batch_pb2.Batch.FromString(event.batch).merkle_root] = leaves
             self._tally(event, touched)

@@ -309,6 +309,17 @@ def _keeps_it_to_itself(_stood: Any) -> Any:
     return lambda _draft: None
 
 
+def _as_the_clock_shows(_: Any, now: Any) -> Any:
+    """Time is what the clock says."""
+    return now
+
+
+def _clocks_begin_anywhere(story: Story) -> Story:
+    """A gateway's clock stands years ago, as after a boot without a battery for it."""
+    jumps = [JumpClock(at_s=20.0, who=name, by_s=-3 * 365 * 86_400) for name in story.cast.gateways]
+    return replace(story, actions=tuple(sorted((*story.actions, *jumps), key=lambda action: action.at_s)))
+
+
 def _goes_with_what_it_heard(story: Story) -> Story:
     """Who goes for good has long been cut off from the ledger: it takes with it what it has answered."""
     cuts = [
@@ -710,6 +721,15 @@ PROTECTIONS: dict[str, Protection] = {
             name="stop before close",
             seams=(Seam("farthing_edge.metering.sealing", "_quotas_to_report", _holds_nothing_any_more),),
             breaks=("P1",),
+        ),
+        Protection(
+            name="what has surely passed",
+            seams=(
+                Seam("farthing_edge.authorization.timekeeping.Timekeeping", "latest", lambda _: _as_the_clock_shows),
+                Seam("farthing_edge.authorization.timekeeping.Timekeeping", "surely", lambda _: _as_the_clock_shows),
+            ),
+            breaks=("P1",),
+            worse=_clocks_begin_anywhere,
         ),
         Protection(
             name="holds that only shrink",

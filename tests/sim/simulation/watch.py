@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from farthing.clock import Instant
+from farthing.clock import SECOND_US, Instant
 from farthing.device import cose
 from farthing.device import messages as m
 from farthing.device.messages import Statement, decode_statement
@@ -21,7 +21,7 @@ from farthing.v1 import batch_pb2, directive_pb2
 from farthing_cloud.ledger.core import paths
 from farthing_cloud.ledger.core.posting import CaseAdded, Cause, Posting, Transfer
 from farthing_cloud.ledger.core.rows import CaseKind, Claimed, Quota, RegisterKey
-from farthing_edge.authorization.events import KIND_OF, EndCarried, StatementParked
+from farthing_edge.authorization.events import KIND_OF, EndCarried, Granted, StatementParked
 from farthing_edge.authorization.state import FLOOR_FUNDING, OVERRUN_FUNDING
 from simulation.cast import MODULUS, prices_time
 from simulation.history import PromiseBroken
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 EXCEPTIONS = (Cause.FLOOR, Cause.OVERRUN, Cause.LATE)
 #: Why a gateway parks what is said of a register that is not there any more.
 _OF_A_REPLACED_REGISTER = (Refusal.INTENT_ENDED, Refusal.REGISTER_EPOCH_DIFFERS)
+#: Words and decisions of one group have no order by time: a moment more than a group gathers.
+_GROUP_TAKES_US = SECOND_US // 10
 #: A passage that a rolled-back journal gave unheard, and the next incarnation once more.
 ONE_SHOT_TWICE = "one-shot uses given twice over a lost journal, and set aside"
 
@@ -137,6 +139,17 @@ class Watch:
             self.counted[f"carried: {self.world.profiles[event.device]}"] += 1
         self.prices.heard(gateway.id, event)
         self.limits.journaled(gateway.id, event, lost=gateway.disk_faults)
+        if isinstance(event, Granted):
+            self._not_after_its_deadline(gateway, event)
+
+    def _not_after_its_deadline(self, gateway: GatewayNode, event: Granted) -> None:
+        """A new use takes nothing of a quota whose deadline the cloud had said to have passed, whatever the gateway's clock shows."""
+        for funding in {name for name, _ in event.holds} | {charge.funding for charge in event.charges}:
+            quota = self.granted.get(funding)
+            if quota is not None and quota.spend_until <= gateway.proven_at - _GROUP_TAKES_US:
+                raise PromiseBroken(
+                    f"P1: {gateway.id} begins a use on {funding} at {gateway.proven_at} by the cloud's word, to be spent until {quota.spend_until}"
+                )
 
     def journal_replaced(self, gateway: GatewayNode) -> None:
         """Another journal stands where one stood: it has heard what it says, and no more."""
