@@ -162,3 +162,41 @@ def test_real_time_never_goes_back() -> None:
 @pytest.mark.parametrize(("at", "quarter"), [(0, 0), (899_999_999, 0), (900_000_000, 1)])
 def test_quarters(at: int, quarter: int) -> None:
     assert clock.quarter_of(clock.Instant(at)) == quarter
+
+
+def test_a_step_of_the_wall_clock_is_told_and_followed_only_when_asked() -> None:
+    wall, monotonic = [10**18], [5 * 10**9]
+    line = clock.BusinessClock(
+        epoch_us=10**15,
+        real_epoch_us=10**15,
+        rate=2,
+        anchor_real_us=10**15,
+        anchor_monotonic_ns=5 * 10**9,
+        monotonic_ns=lambda: monotonic[0],
+        wall_ns=lambda: wall[0],
+    )
+    wall[0] += 10**9
+    monotonic[0] += 10**9
+    assert line.strayed_us() == 0
+    assert line.now() == 10**15 + 2_000_000
+    wall[0] += (clock.STEP_US + 1) * 1_000
+    assert line.strayed_us() == clock.STEP_US + 1
+    assert line.now() == 10**15 + 2_000_000
+    stepped = line.put_on(line.strayed_us())
+    assert stepped.strayed_us() == 0
+    assert stepped.now() == line.now() + 2 * (clock.STEP_US + 1)
+
+
+def test_a_processor_that_was_elsewhere_between_two_readings_is_no_step() -> None:
+    readings = iter(range(0, 10**12, 10**9))
+    line = clock.BusinessClock(
+        epoch_us=0,
+        real_epoch_us=0,
+        rate=1,
+        anchor_real_us=0,
+        anchor_monotonic_ns=0,
+        # Each look is a second after the one before.
+        monotonic_ns=lambda: next(readings),
+        wall_ns=lambda: next(readings) - 10**10,
+    )
+    assert line.strayed_us() == 0

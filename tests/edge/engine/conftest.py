@@ -57,8 +57,9 @@ class HandClock:
             epoch_us=DAY + 9 * 3_600_000_000,
             real_epoch_us=0,
             rate=1,
-            anchor_real_us=0,
-            anchor_monotonic_ns=0,
+            # A start reads the wall clock.
+            anchor_real_us=(self.ns + self.stepped_ns) // 1_000,
+            anchor_monotonic_ns=self.ns,
             monotonic_ns=lambda: self.ns,
             wall_ns=lambda: self.ns + self.stepped_ns,
         )
