@@ -1,6 +1,7 @@
 """A wall clock that is stepped under a running engine, and between two of its starts, on a real journal."""
 
 from contextlib import closing
+from dataclasses import replace
 
 from edge_playbook import M, Meter, clock, until
 from engine_site import Here, Site, said
@@ -9,7 +10,10 @@ from farthing.clock import STEP_US
 from farthing.refusal import Refusal
 from farthing_edge.authorization import commands
 from farthing_edge.authorization.events import ClockStepped, Event, Started, decode
+from farthing_edge.engine.view import ClockView
+from farthing_edge.gateway import clock_faults
 from farthing_edge.journal.store import checked_entries, read_anchor
+from farthing_edge.metrics import Metrics
 
 HOUR_US = 3_600_000_000
 
@@ -61,3 +65,19 @@ async def test_a_clock_that_was_set_back_while_nobody_ran_gives_no_deadline_more
         assert answer.refusal in (Refusal.QUOTA_EXHAUSTED, Refusal.NO_QUOTA)
         started = [event for _, event in journaled(bench, Started)]
         assert [event.step_us for event in started] == [0, -12 * HOUR_US]
+
+
+def test_people_are_told_what_is_wrong_with_the_clock() -> None:
+    right = ClockView(trusted=True, behind_s=0, steps=3, last_step_s=-1.5, doubted_s=0)
+    assert clock_faults(right) == []
+    (untrusted,) = clock_faults(replace(right, trusted=False))
+    assert "behind" not in untrusted
+    (behind,) = clock_faults(replace(right, trusted=False, behind_s=90))
+    assert "90 s behind" in behind
+    (doubted,) = clock_faults(replace(right, doubted_s=100_000))
+    assert "100000 s ahead" in doubted
+    metrics = Metrics()
+    metrics.clock(replace(right, trusted=False, behind_s=90))
+    page = metrics.page().decode()
+    for line in ("clock_trusted 0.0", "clock_behind_seconds 90.0", "clock_steps 3.0"):
+        assert f"farthing_edge_{line}" in page

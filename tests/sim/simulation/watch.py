@@ -143,10 +143,16 @@ class Watch:
             self._not_after_its_deadline(gateway, event)
 
     def _not_after_its_deadline(self, gateway: GatewayNode, event: Granted) -> None:
-        """A new use takes nothing of a quota whose deadline the cloud had said to have passed, whatever the gateway's clock shows."""
+        """A new use takes nothing of a quota whose deadline the cloud had said to have passed, whatever the gateway's clock shows.
+
+        Quotas of an earlier incarnation pay what was given on them then, when its device shows it: that use is not new.
+        """
+        assert gateway.state is not None
         for funding in {name for name, _ in event.holds} | {charge.funding for charge in event.charges}:
             quota = self.granted.get(funding)
-            if quota is not None and quota.spend_until <= gateway.proven_at - _GROUP_TAKES_US:
+            if quota is None or quota.incarnation != gateway.state.incarnation:
+                continue
+            if quota.spend_until <= gateway.proven_at - _GROUP_TAKES_US:
                 raise PromiseBroken(
                     f"P1: {gateway.id} begins a use on {funding} at {gateway.proven_at} by the cloud's word, to be spent until {quota.spend_until}"
                 )
