@@ -91,6 +91,9 @@ def decide_adoption(
     tariff = first.tariff if grant is None else grant.tariff
     entry = None if tariff is None else state.tariffs.get((tariff.tariff_id, tariff.version))
     account = _account(state, device, grant)
+    if register is not None and register.epoch < first.register.register_epoch:
+        # A journal that went back has not heard of it: that is still to come.
+        return no(statement, Refusal.NOT_AUTHORIZING)
     if register is None or register.epoch != first.register.register_epoch:
         return park(command, statement, digest, Refusal.REGISTER_EPOCH_DIFFERS, now)
     if entry is None or account not in state.accounts:
@@ -326,7 +329,8 @@ def decide_shown_use(
     # All of it is shown: it can be billed whichever register is there by now.
     modulus = device.modulus(intent.register.register_id, intent.register.register_epoch)
     if register is None or not modulus:
-        return no(intent, Refusal.REGISTER_EPOCH_DIFFERS)
+        newer = register is not None and register.epoch < intent.register.register_epoch
+        return no(intent, Refusal.NOT_AUTHORIZING if newer else Refusal.REGISTER_EPOCH_DIFFERS)
     if entry is None or account is None:
         return no(intent, Refusal.TARIFF_MISSING)
     start = intent.register.unrolled(modulus)
