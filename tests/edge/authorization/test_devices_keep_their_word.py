@@ -498,6 +498,19 @@ def test_an_adopted_one_has_the_least_cap_of_the_tiers_it_can_have_been_given_at
     assert new.replayed().authorizations[session.grant.authorization].cap_micros == cap_micros
 
 
+def test_a_register_that_a_journal_has_not_heard_of_yet_is_asked_for_later(site: Gateway) -> None:
+    session = open_session(site)
+    shown = session.shown()
+    first = replace(shown.first, register=replace(shown.first.register, register_epoch=2))
+    grant = replace(shown.grant, register_epoch=2)
+    newer = replace(shown, first=first, grant=grant, first_payload=encode(first))
+    end = session.meter.end(later(site), session.grant.limit)
+    end = replace(end, register=replace(end.register, register_epoch=2))
+    new = reborn(site)
+    assert say(new, end, shown=newer).refusal is Refusal.NOT_AUTHORIZING
+    assert new.state.parked == 0
+
+
 def test_it_goes_on_from_the_claim_that_the_welcome_names(site: Gateway) -> None:
     session = open_session(site)
     session.read(site, 1_500)

@@ -97,7 +97,7 @@ def _check_delivered(world: World, device: DeviceNode, authorization: bytes, del
         # Its gateway has said yes or has not: one passage at the most, and only that gateway knows.
         world.watch.counted["passages left, and billed"] += claim is not None and claim.register_to > delivered.start
         return
-    if delivered.end > delivered.start and _is_with_people(world, device, delivered, claim):
+    if delivered.end > delivered.start and is_with_people(world, device, delivered, claim):
         world.watch.counted[REPLACED] += 1
         return
     if delivered.end > delivered.start:
@@ -113,7 +113,7 @@ def _check_delivered(world: World, device: DeviceNode, authorization: bytes, del
         raise PromiseBroken(f"P4: {device.name} ended {delivered}, the claim is not final: {claim}")
 
 
-def _is_with_people(world: World, device: DeviceNode, delivered: Delivered, claim: Any) -> bool:
+def is_with_people(world: World, device: DeviceNode, delivered: Delivered, claim: Any) -> bool:
     """Whether the last word on a register that was replaced came too late to be billed by itself, and waits where people see it."""
     short = claim is None or claim.register_to < delivered.end
     was_replaced = delivered.epoch < device.nameplate.register_epoch

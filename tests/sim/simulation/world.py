@@ -197,6 +197,8 @@ class World:
             delivered, claim = everything.get(name), claims.get(name)
             if delivered is None or delivered.end == delivered.start or delivered.left:
                 continue
+            if audit.is_with_people(self, device, delivered, claim):
+                continue
             if claim is None or (claim.register_to != delivered.end) or (delivered.closing and not claim.final):
                 return False
         return True
