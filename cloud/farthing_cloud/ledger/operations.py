@@ -21,6 +21,7 @@ from farthing_cloud.ledger.core import (
     decisions,
     evidence,
     funds,
+    gateways,
     incarnations,
     policy,
     quotas,
@@ -157,8 +158,10 @@ class Ledger:
         )
 
         async def work(tx: Transaction) -> bool:
-            view = await tx.load(Touch(operator_id=operator_id, currency=currency, gateway_ids=(gateway_id,)))
-            posting = funds.put_gateway(
+            view = await tx.load(
+                Touch(operator_id=operator_id, currency=currency, gateway_ids=(gateway_id,), incarnations=True)
+            )
+            posting = gateways.put_gateway(
                 view,
                 wanted,
                 receipt_keys=list(self._receipt_keys),

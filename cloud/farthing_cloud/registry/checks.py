@@ -130,6 +130,15 @@ def check_floor_shares(operator: registry_pb2.Operator, shares: Iterable[tuple[i
         )
 
 
+def check_floor_fits(site: registry_pb2.Site, gateway: registry_pb2.Gateway) -> None:
+    """Raise ``Unfit`` if the site's floor alone is more than what a gateway may have open (DESIGN 5.9)."""
+    floor, most = site.floor.all_tokens_micros, gateway.exposure_micros
+    if floor > most:
+        raise Unfit(
+            f"floor.all_tokens_micros: {floor} at site {site.site_id}, but gateway {gateway.gateway_id} has an exposure_micros of {most}"
+        )
+
+
 def check_gateway(gateway: registry_pb2.Gateway, *, root: x509.Certificate) -> None:
     """Raise ``Unfit`` unless ids, exposure and the three public keys are usable, and a certificate given is that of the batch key."""
     _id("gateway_id", gateway.gateway_id)

@@ -35,6 +35,7 @@ from farthing_cloud.registry.checks import (
     check_device,
     check_entitlement,
     check_fit,
+    check_floor_fits,
     check_floor_shares,
     check_gateway,
     check_operator,
@@ -122,6 +123,10 @@ class RegistryServicer(registry_pb2_grpc.RegistryServicer):
                     raise _precondition(f"site {site.site_id} belongs to another operator")
                 gateway_ids = await store.gateways_of_sites(connection, [site.site_id])
                 await self._check_floors(connection, site.operator_id, site=site)
+                if old is None or old.floor != site.floor:
+                    for gateway in await store.list_gateways(connection, site.operator_id):
+                        if gateway.site_id == site.site_id and gateway.status != registry_pb2.GATEWAY_STATUS_REVOKED:
+                            check_floor_fits(site, gateway)
                 if old is not None and old.time_zone != site.time_zone and gateway_ids:
                     raise _precondition(f"site {site.site_id} has gateways, which were told {old.time_zone} for ever")
                 if found and not request.dry_run:
@@ -170,6 +175,8 @@ class RegistryServicer(registry_pb2_grpc.RegistryServicer):
                     raise _precondition(f"gateway {gateway.gateway_id} is at site {old.site_id}; gateways do not move")
                 keep_batch_keys(old, gateway)
                 found = differences(old, gateway)
+                if site is not None and (old is None or old.exposure_micros != gateway.exposure_micros):
+                    check_floor_fits(site, gateway)
                 if old is None:
                     await self._check_floors(connection, gateway.operator_id, joining=gateway.site_id)
                 if found and not request.dry_run:

@@ -191,6 +191,28 @@ async def test_floors_give_one_account_no_more_than_the_operator_allows(back_off
     await put.PutGateway(registry_pb2.PutGatewayRequest(gateway=gateway(parties, "gw-2")))
 
 
+async def test_a_floor_fits_the_exposure_of_each_gateway_of_its_site(back_office: BackOffice, parties: Path) -> None:
+    await register_all(back_office, parties)
+    put, most = back_office.registry, gateway(parties).exposure_micros
+    floor = directive_pb2.FloorPolicy(per_token_micros=1, per_account_micros=1, all_tokens_micros=most + 1)
+    code, details = await refused(put.PutSite(registry_pb2.PutSiteRequest(site=site(floor=floor))))
+    assert (code, "gateway gw-1 has an exposure" in details) == (grpc.StatusCode.INVALID_ARGUMENT, True)
+    floor.all_tokens_micros = most
+    await put.PutSite(registry_pb2.PutSiteRequest(site=site(floor=floor)))
+    # Nor does an exposure go below it, at one that is there or one that comes.
+    for name in ("gw-1", "gw-2"):
+        lower = gateway(parties, name, exposure_micros=most - 1)
+        code, details = await refused(put.PutGateway(registry_pb2.PutGatewayRequest(gateway=lower)))
+        assert (code, f"gateway {name} has an exposure" in details) == (grpc.StatusCode.INVALID_ARGUMENT, True)
+    # A revoked one is given nothing any more, so it bounds nothing.
+    revoke = registry_pb2.SetGatewayStatusRequest(
+        gateway_id="gw-1", status=registry_pb2.GATEWAY_STATUS_REVOKED, reason="stolen"
+    )
+    await put.SetGatewayStatus(revoke)
+    floor.all_tokens_micros = most + 1
+    await put.PutSite(registry_pb2.PutSiteRequest(site=site(floor=floor)))
+
+
 async def test_a_version_of_a_tariff_never_changes(back_office: BackOffice, parties: Path) -> None:
     await register_all(back_office, parties)
     other = CHARGE.replace(b"0.39", b"0.40")

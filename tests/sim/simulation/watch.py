@@ -233,14 +233,19 @@ class Watch:
                 raise PromiseBroken(f"P1: of quota {after.quota_id}, {amount}, more is posted and voided: {after}")
 
     def _check_exposure(self, store: WatchedStore, posting: Posting) -> None:
-        """P1: a decision to grant leaves open quotas and what is billed beyond holds within the gateway's exposure."""
+        """P1: a decision to grant leaves open quotas, the floor and what is billed beyond holds within the gateway's exposure."""
         if posting.kind == "shown":
             return  # what was granted once, beside holds whose ends are yet to be posted again
+        after = {gateway.gateway_id: gateway for gateway in posting.gateways}
         for quota in posting.quotas_granted:
+            gateway = after[quota.gateway_id]
             balance = store.books[paths.quota(quota.gateway_id)]
             held = balance.credits_pending + balance.debits_pending
-            if held > self.world.story.cast.terms.exposure_micros:
-                raise PromiseBroken(f"P1: {quota.gateway_id} holds {held}, more than its exposure")
+            if held + gateway.floor_micros + gateway.beyond_micros > self.world.story.cast.terms.exposure_micros:
+                raise PromiseBroken(
+                    f"P1: {quota.gateway_id} holds {held}, has a floor of {gateway.floor_micros} and billed"
+                    f" {gateway.beyond_micros} beyond: more than its exposure"
+                )
 
     def _check_causes(self, posting: Posting) -> None:
         late: list[Transfer] = []

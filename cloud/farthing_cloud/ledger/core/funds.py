@@ -1,18 +1,16 @@
-"""Gateways and accounts come to be, and accounts get money; what an account owes is paid first."""
+"""Accounts come to be and get money; what an account owes is paid first."""
 
-from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 from farthing.clock import Instant
-from farthing.ids import AccountId, GatewayId, OperatorId, parse_id
+from farthing.ids import AccountId, OperatorId, parse_id
 from farthing.money import Currency
 from farthing.v1 import events_pb2
-from farthing_cloud.ledger.core import keys, paths
+from farthing_cloud.ledger.core import paths
 from farthing_cloud.ledger.core.book import Book
-from farthing_cloud.ledger.core.directives import account_record, link, welcome
-from farthing_cloud.ledger.core.keys import BatchKey
+from farthing_cloud.ledger.core.directives import account_record, link
 from farthing_cloud.ledger.core.posting import Cause, DirectiveRow, Event, Posting
-from farthing_cloud.ledger.core.rows import AccountStatus, Balances, Gateway, LedgerState, Payer, Payment, Touch, View
+from farthing_cloud.ledger.core.rows import AccountStatus, Balances, Gateway, Payer, Payment, Touch, View
 
 
 class LedgerRefusal(ValueError):
@@ -129,62 +127,4 @@ def put_account(view: View, payer: Payer, *, told: tuple[Gateway, ...], now: Ins
         changes={paths.payer(payer.account_id): Balances(), paths.debt(payer.account_id): Balances()} | book.changes(),
         gateways=tuple(gateways),
         directives=tuple(directives),
-    )
-
-
-def put_gateway(
-    view: View,
-    gateway: Gateway,
-    *,
-    receipt_keys: list[bytes],
-    batch_keys: Sequence[BatchKey] = (),
-    revoked_keys: Collection[bytes] = (),
-    now: Instant,
-) -> Posting | None:
-    """Create a gateway with its first incarnation, or change its exposure and keys; None when nothing changes.
-
-    ``batch_keys`` are its keys so far. One in ``revoked_keys`` is good for nothing any more, for ever; a gateway whose present one it is has none.
-    """
-    before = view.gateways.get(gateway.gateway_id)
-    after_keys = keys.settle(batch_keys, gateway.batch_key, revoked_keys, now=now)
-    changed_keys = tuple(key for key in after_keys.values() if key not in batch_keys)
-    present = keys.present_of(after_keys.values())
-    gateway = replace(gateway, batch_key=present.key if present is not None else b"")
-    directives: tuple[DirectiveRow, ...] = ()
-    epochs: tuple[tuple[GatewayId, int], ...] = ()
-    if before is None:
-        # Made while the ledger is restored it may have a past: it has to show it, or that it has none.
-        epoch = view.epoch.number if view.epoch.state is LedgerState.OPEN else 0
-        gateway, epochs = replace(gateway, epoch=epoch), ((gateway.gateway_id, epoch),)
-        gateway, row = link(gateway, welcome(gateway, receipt_keys, []), dated_at=now)
-        directives = (row,)
-    else:
-        if (before.operator_id, before.site_id, before.currency) != (
-            gateway.operator_id,
-            gateway.site_id,
-            gateway.currency,
-        ):
-            raise OtherContent(f"gateway {gateway.gateway_id} belongs to another operator, site or currency")
-        gateway = replace(
-            before,
-            exposure_micros=gateway.exposure_micros,
-            batch_key=gateway.batch_key,
-            grant_key=gateway.grant_key,
-            time_zone=gateway.time_zone,
-            least_class=gateway.least_class,
-        )
-        if gateway == before and not changed_keys:
-            return None
-    return Posting(
-        kind="gateway",
-        operator_id=view.operator_id,
-        currency=view.currency,
-        posted_at=now,
-        business_at=now,
-        changes={paths.quota(gateway.gateway_id): Balances()},
-        gateways=(gateway,),
-        gateway_epochs=epochs,
-        directives=directives,
-        least_classes=((gateway.gateway_id, gateway.least_class),),
-        batch_keys=tuple((gateway.gateway_id, key) for key in changed_keys),
     )

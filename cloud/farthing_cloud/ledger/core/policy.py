@@ -1,12 +1,11 @@
 """What other services put on a gateway's chain, and what the ledger adds so that the gateway can obey it."""
 
-from dataclasses import replace
-
 from farthing.clock import Instant
 from farthing.ids import AccountId, GatewayId
 from farthing.v1 import directive_pb2
 from farthing_cloud.ledger.core.directives import Body, account_record, link
 from farthing_cloud.ledger.core.funds import UnknownName
+from farthing_cloud.ledger.core.gateways import with_floor
 from farthing_cloud.ledger.core.posting import DirectiveRow, Posting
 from farthing_cloud.ledger.core.rows import View
 
@@ -42,7 +41,7 @@ def issue(
             newly_told = ((gateway_id, account_id),)
     if isinstance(body, directive_pb2.FloorPolicy):
         # What the gateway may give away without a quota counts against its exposure from now on.
-        gateway = replace(gateway, floor_micros=body.all_tokens_micros)
+        gateway = with_floor(view, gateway, body.all_tokens_micros)
     gateway, row = link(gateway, body, dated_at=now, idempotency_key=idempotency_key)
     rows.append(row)
     return (

@@ -13,7 +13,7 @@ from farthing_cloud.ledger.core.demand import decayed
 from farthing_cloud.ledger.core.directives import link, quota_granted
 from farthing_cloud.ledger.core.posting import Event, Posting, QuotaAfter
 from farthing_cloud.ledger.core.rows import AccountStatus, LedgerState, Quota, QuotaRequested, QuotaStatus, Touch, View
-from farthing_cloud.ledger.core.waterfall import room_of
+from farthing_cloud.ledger.core.waterfall import free_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,10 +87,7 @@ def grant(
     book = Book(view)
     available = book.available(request.account_id)
     open_now = book.open_with(gateway.gateway_id)
-    room = (
-        room_of(book, gateway.gateway_id, exposure_micros=gateway.exposure_micros, beyond_micros=gateway.beyond_micros)
-        - gateway.floor_micros
-    )
+    room = free_of(book, gateway)
     assert open_now >= 0
     share = available * terms.share_ppm // PPM
     if share < terms.smallest_micros:

@@ -11,7 +11,7 @@ from farthing.money import cut
 from farthing_cloud.ledger.core import paths
 from farthing_cloud.ledger.core.book import Book
 from farthing_cloud.ledger.core.posting import Cause
-from farthing_cloud.ledger.core.rows import Quota
+from farthing_cloud.ledger.core.rows import Gateway, Quota
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,3 +92,11 @@ def pour(book: Book, due: Due, *, hold: Quota | None, cause: Cause, room_micros:
 def room_of(book: Book, gateway_id: GatewayId, *, exposure_micros: int, beyond_micros: int) -> int:
     """What a gateway may still bill beyond holds."""
     return exposure_micros - book.open_with(gateway_id) - beyond_micros
+
+
+def free_of(book: Book, gateway: Gateway) -> int:
+    """What of the exposure is neither held, nor the floor's, nor billed beyond holds; micros, below 0 after it was lowered."""
+    room = room_of(
+        book, gateway.gateway_id, exposure_micros=gateway.exposure_micros, beyond_micros=gateway.beyond_micros
+    )
+    return room - gateway.floor_micros
