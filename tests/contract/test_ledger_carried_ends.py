@@ -13,7 +13,7 @@ from farthing.device import messages as m
 from farthing.evidence.bundle import decode
 from farthing.evidence.carried import authorization_of
 from farthing.evidence.proof import BundleFault, prove
-from farthing.ids import DeviceId, GatewayId, QuotaId
+from farthing.ids import DeviceId, GatewayId, QuotaId, authorization_id
 from farthing.v1 import batch_pb2, directive_pb2
 from farthing_cloud.database import Pool
 from farthing_cloud.ledger.bundles import Bundles
@@ -367,6 +367,62 @@ async def test_a_stolen_gateways_grants_take_no_more_than_its_exposure_from_anyb
     assert (await store.verify()).fault == ""
     await story.ledger.decide_case(1, release=True, now=NOW)
     assert await balance(store, "clearing/S1/w1") == (0, micros("25.25"))
+    assert (await store.verify()).fault == ""
+
+
+def another(story: Story, number: int, **changes: Any) -> tuple[bytes, batch_pb2.CarriedEnd]:
+    """One more session of 99 kWh for 25.25 + 5.05 that G1 gave; its id, and its end as it is carried."""
+    start, counter = 200_000 * number, 20 * number
+    named = authorization_id("dev", 0, counter, G1)
+    intent = replace(INTENT, counter=counter, register=register(start))
+    end = replace(END, counter=counter + 1, authorization=named, register=register(start + 99_000))
+    grant = granted(story, "q1", authorization=named, intent_counter=counter, start=start, limit=start + 100_000)
+    grant = replace(grant, **{"net_micros": micros("25.25"), "tax_micros": micros("5.05"), **changes})
+    return named, carried(intent, end, grant=grant)
+
+
+async def beyond(store: LedgerStore) -> int:
+    """What stands against G1's exposure beside its quotas."""
+    gateway = await store.gateway(G1)
+    assert gateway is not None
+    return gateway.beyond_micros
+
+
+async def test_nor_in_any_number_of_batches_until_its_own_detail_shows_the_use(store: LedgerStore) -> None:
+    story = await opened(store)
+    sessions = [another(story, number) for number in range(1, 5)]
+    for _, end in sessions[:2]:
+        await story.push(story.seal("G2", [], [], carried=(end,)))
+    # What q1 held was posted by the first: that much room it made.
+    causes = await causes_of(store, 0)
+    assert await beyond(store) == causes["late"] == micros("4.00") + causes["use"]
+    assert causes["exposure"] == 2 * micros("30.30") - causes["late"] - causes["use"]
+    # Its own chain says less of the first use, then as much: it stands against it all the while, and no longer when that is proven.
+    stood = await beyond(store)
+
+    def says(to: int, net: str, tax: str, *, leaves: int = 1) -> bytes:
+        shares = [(0, net, tax)] if leaves else []
+        lines = [("P", "q1", CHG, "10:00")] if leaves else []
+        raw = batch_pb2.Batch.FromString(story.seal("G1", [("", "dev", 200_000, to, net, tax, shares)], lines))
+        raw.claims[0].authorization_id = sessions[0][0]
+        raw.claims[0].register_id = "c1"
+        raw.leaf_count = leaves
+        story.sealed["G1"][-1] = raw.SerializeToString(deterministic=True)
+        return story.sealed["G1"][-1]
+
+    await story.push(says(250_000, "1.00", "0.20"))
+    # Words without detail show nothing: they are proven because nothing is in them.
+    await story.push(says(299_000, "25.25", "5.05", leaves=0))
+    await story.push(says(299_000, "25.25", "5.05"))
+    assert [await story.ledger.prove(G1, 1, sequence, events=(), now=NOW) for sequence in (1, 2)] == [True, False]
+    assert await beyond(store) == stood
+    await story.push(story.seal("G2", [], [], carried=(sessions[2][1],)))
+    assert (await causes_of(store, 0))["late"] == causes["late"]
+    assert await story.ledger.prove(G1, 1, 3, events=(), now=NOW)
+    assert await beyond(store) == 0
+    await story.push(story.seal("G2", [], [], carried=(sessions[3][1],)))
+    assert await beyond(store) > 0
+    assert (await causes_of(store, 0))["late"] == causes["late"] + await beyond(store)
     assert (await store.verify()).fault == ""
 
 

@@ -258,6 +258,7 @@ def plan(view: View, batch: ReceivedBatch, carried: Sequence[Carried] = (), *, n
     clearing_micros = net_micros
     net_micros, tax_micros = net_micros + others.net_micros, tax_micros + others.tax_micros
     aside_micros += others.aside_micros
+    taken_over = _taken_over(view, batch)
     parked_micros = missing + sum(entry.net_micros + entry.tax_micros for entry in parked)
     # Positions only grow; an empty batch names last < first, and an old incarnation is no witness of the present one.
     present = batch.incarnation == gateway.incarnation
@@ -286,7 +287,7 @@ def plan(view: View, batch: ReceivedBatch, carried: Sequence[Carried] = (), *, n
         tax_micros=tax_micros,
         aside_micros=aside_micros,
         parked_micros=parked_micros,
-        beyond_micros=beyond_micros,
+        beyond_micros=beyond_micros + sum(taken_over.values()),
         # Money without leaves is never proven: there is nothing that could show it.
         proven=batch.leaf_count == 0 and not batch.lines,
         parked=tuple(parked),
@@ -304,6 +305,7 @@ def plan(view: View, batch: ReceivedBatch, carried: Sequence[Carried] = (), *, n
         sealed_sequence=max(batch.sequence, gateway.sealed_sequence) if present else gateway.sealed_sequence,
         late_micros=gateway.late_micros + late_micros,
     )
+    # What it takes over stands against it already.
     gateways, directives = _tell(view, gateway, others, now)
     return Posting(
         kind="batch",
@@ -323,9 +325,10 @@ def plan(view: View, batch: ReceivedBatch, carried: Sequence[Carried] = (), *, n
         chain=(batch.gateway_id, _next(view.chain, batch, proven=added.proven)),
         quotas=book.quotas(view.quotas.values()),
         claims=(*raised.values(), *others.raised.values()),
+        carried_beyond=dict.fromkeys(taken_over, 0) | others.stands,
         cases=tuple(cases),
         events=(
-            Event(kind="batch.posted", key=batch.gateway_id, value=_posted(batch, added)),
+            Event(kind="batch.posted", key=batch.gateway_id, value=_posted(batch, added, beyond_micros)),
             *events,
             *_case_events(view, batch.gateway_id, cases),
         ),
@@ -347,10 +350,29 @@ def _tell(
         told = gateways.get(gateway_id, view.gateways[gateway_id])
         gateways[gateway_id], row = link(told, body, dated_at=now)
         directives.append(row)
-    for gateway_id, late_micros in others.late.items():
+    for gateway_id, beyond_micros in others.beyond.items():
         told = gateways[gateway_id]
-        gateways[gateway_id] = replace(told, late_micros=told.late_micros + late_micros)
+        gateways[gateway_id] = replace(
+            told,
+            beyond_micros=told.beyond_micros + beyond_micros,
+            late_micros=told.late_micros + others.late.get(gateway_id, 0),
+        )
     return tuple(gateways.values()), tuple(directives)
+
+
+def _taken_over(view: View, batch: ReceivedBatch) -> dict[ClaimKey, int]:
+    """What carried ends billed beyond holds of uses that this batch claims as far as they did: its own detail has to prove it now, micros.
+
+    A batch without detail proves nothing, so it takes nothing over.
+    """
+    out = {}
+    if view.carried_beyond and batch.leaf_count:
+        for claim in batch.claims:
+            key = claim.authorization_id, batch.gateway_id
+            stood = view.carried_beyond.get(key, 0)
+            if stood and claim.register_to >= view.claimed[key].register_to:
+                out[key] = stood
+    return out
 
 
 def _aside_of(batch: ReceivedBatch, line: Line, index: int, net_micros: int, tax_micros: int) -> Aside:
@@ -633,7 +655,7 @@ def _next(chain: Chain | None, batch: ReceivedBatch, *, proven: bool) -> Chain:
     )
 
 
-def _posted(batch: ReceivedBatch, added: BatchAdded) -> bytes:
+def _posted(batch: ReceivedBatch, added: BatchAdded, beyond_micros: int) -> bytes:
     return events_pb2.BatchPosted(
         operator_id=batch.operator_id,
         site_id=batch.site_id,
@@ -645,7 +667,7 @@ def _posted(batch: ReceivedBatch, added: BatchAdded) -> bytes:
         net_micros=added.net_micros,
         tax_micros=added.tax_micros,
         aside_micros=added.aside_micros,
-        beyond_micros=added.beyond_micros,
+        beyond_micros=beyond_micros,
         granted_online=batch.granted_online,
         granted_offline=batch.granted_offline,
     ).SerializeToString()

@@ -8,8 +8,9 @@ waterfall: as ``overrun`` what the grant never covered, as ``late`` the rest. Wh
 A grant that names neither leaves it to the operator. A standing authorization holds nothing between readings: what its gateway's quotas hold
 for who pays comes first, and what is left is ``overrun``.
 Rule 4: a claim that is final stays what its payer is billed. An end at or before its place says nothing new; what one further on adds is set aside, with a case.
-Rule 5: what one batch takes beyond holds is bounded by the exposure of the gateway that signed the grants, as if it had billed it itself: a
-stolen one may sign whatever it likes. What is above is set aside. It is proven when it is posted, so it stands against nobody after that.
+Rule 5: what is taken beyond holds is bounded by the exposure of the gateway that signed the grants, as if it had billed it itself: a
+stolen one may sign whatever it likes. What is above is set aside. That the device measured it is proven when it is posted; who pays is still
+that gateway's word alone. So it stands against its exposure until its own chain claims the use as far, and that batch's detail is verified.
 """
 
 from collections.abc import Mapping, Sequence
@@ -86,6 +87,8 @@ class Outcome:
     #: By the gateway that gave them: billed beyond holds, and what of it was on quotas.
     beyond: dict[GatewayId, int]
     late: dict[GatewayId, int]
+    #: By claim: billed beyond holds in all, and not yet claimed by the gateway that gave it.
+    stands: dict[ClaimKey, int]
     net_micros: int = 0
     tax_micros: int = 0
     aside_micros: int = 0
@@ -95,7 +98,7 @@ def bill(
     view: View, book: Book, carrier: From, carried: Sequence[Carried], claimed: Mapping[ClaimKey, Claimed]
 ) -> Outcome:
     """Post what carried ends add. ``claimed``: claims of the same batch, which a carried one may overlap too."""
-    out = Outcome(raised={}, cases=[], directives=[], beyond={}, late={})
+    out = Outcome(raised={}, cases=[], directives=[], beyond={}, late={}, stands={})
     faults = [entry for entry in carried if isinstance(entry, NotProven)]
     if faults:
         # One case for a batch: who carries rubbish opens no more of them than it seals batches.
@@ -286,6 +289,9 @@ def _post(
             out.net_micros += poured.net_micros
             out.tax_micros += poured.tax_micros
             _add(out.beyond, granter.gateway_id, poured.beyond_micros)
+            if poured.beyond_micros:
+                stood = out.stands.get(use.key, view.carried_beyond.get(use.key, 0))
+                out.stands[use.key] = stood + poured.beyond_micros
             if cause is Cause.LATE and use.quota_ids:
                 _add(out.late, granter.gateway_id, poured.beyond_micros)
             if poured.above_net_micros + poured.above_tax_micros:

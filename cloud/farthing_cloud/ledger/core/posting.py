@@ -19,6 +19,7 @@ from farthing_cloud.ledger.core.rows import (
     CaseStatus,
     Chain,
     Claimed,
+    ClaimKey,
     Correction,
     CorrectionPlan,
     Decision,
@@ -263,6 +264,8 @@ class Posting:
     quotas_granted: tuple[Quota, ...] = ()
     quotas: tuple[QuotaAfter, ...] = ()
     claims: tuple[Claimed, ...] = ()
+    #: Of each: what carried ends billed beyond holds and its own gateway has not claimed since, micros.
+    carried_beyond: Mapping[ClaimKey, int] = field(default_factory=dict)
     cases: tuple[CaseAdded, ...] = ()
     case_decided: CaseDecided | None = None
     directives: tuple[DirectiveRow, ...] = ()

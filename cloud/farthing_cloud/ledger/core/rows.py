@@ -556,6 +556,8 @@ class View:
     overlaps: Mapping[ClaimKey, AuthorizationId] = field(default_factory=dict)
     #: The case of each touched claim that is still open.
     open_cases: Mapping[ClaimKey, int] = field(default_factory=dict)
+    #: Of touched claims: what carried ends billed beyond holds and their own gateway has not claimed since, micros.
+    carried_beyond: Mapping[ClaimKey, int] = field(default_factory=dict)
     chain: Chain | None = None
     batch: PostedBatch | None = None
     quota_request: QuotaRequested | None = None

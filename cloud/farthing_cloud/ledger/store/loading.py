@@ -33,7 +33,7 @@ from farthing_cloud.ledger.core.rows import (
     Touch,
     View,
 )
-from farthing_cloud.ledger.store import restoring
+from farthing_cloud.ledger.store import carried, restoring
 from farthing_cloud.ledger.store.arrays import names, numbers, octets
 from farthing_cloud.ledger.store.corrections import READ_ACCOUNT_QUOTAS, corrected
 from farthing_cloud.ledger.store.imports import reviewed
@@ -214,6 +214,7 @@ class Loading:
             if open_quotas is not None
             else {},
             claimed=known,
+            carried_beyond=await carried.beyond(self._connection, known, claims) if touch.claims else {},
             overlaps={
                 (AuthorizationId(row[0]), GatewayId(row[1])): AuthorizationId(row[2])
                 for row in await overlaps.fetchall()

@@ -117,6 +117,7 @@ class MemoryStore:
         self._quotas: dict[QuotaId, Quota] = {}
         self._requests: dict[tuple[GatewayId, int, int], QuotaRequested] = {}
         self._claims: dict[tuple[AuthorizationId, GatewayId], Claimed] = {}
+        self._carried_beyond: dict[ClaimKey, int] = {}
         self._registers: dict[RegisterKey, dict[tuple[AuthorizationId, GatewayId], None]] = {}
         self._cases: dict[int, tuple[OperatorId, Currency, Case]] = {}
         self._batches: dict[tuple[GatewayId, int, int], _Batch] = {}
@@ -202,6 +203,7 @@ class MemoryStore:
             if touch.quota_request is not None
             else {},
             claimed={key: self._claims[key] for key in touch.claims if key in self._claims},
+            carried_beyond={key: self._carried_beyond[key] for key in touch.claims if key in self._carried_beyond},
             overlaps=self._overlaps(touch),
             open_cases={
                 key: case_id
@@ -434,6 +436,10 @@ class MemoryStore:
             )
         for quota_id, in_use_at in posting.in_use:
             self._quotas[quota_id] = replace(self._quotas[quota_id], in_use_at=in_use_at)
+        for key, carried_micros in posting.carried_beyond.items():
+            self._carried_beyond.pop(key, None)
+            if carried_micros:
+                self._carried_beyond[key] = carried_micros
         for claim in posting.claims:
             self._claims[claim.key] = claim
             self._registers.setdefault(claim.register, {})[claim.key] = None

@@ -39,7 +39,7 @@ from farthing_cloud.ledger.core.rows import (
     Quota,
 )
 from farthing_cloud.ledger.core.uses import UseHistory
-from farthing_cloud.ledger.store import imports, keys, plans, restoring
+from farthing_cloud.ledger.store import carried, imports, keys, plans, restoring
 from farthing_cloud.ledger.store.arrays import names, numbers, octets
 from farthing_cloud.ledger.store.corrections import (
     LIST_CORRECTIONS,
@@ -161,6 +161,7 @@ class _PostgresTransaction(Loading):
             await self._connection.execute(KEEP_SIGNATURES, _signatures(handed_back))
         await imports.keep(self._connection, posting)
         await keys.keep(self._connection, posting)
+        await carried.keep(self._connection, posting)
         return Posted(posting_id=row[0], audit_head=row[1], case_ids=case_ids)
 
     async def post_batches(self, postings: AsyncIterable[Posting]) -> Sequence[tuple[Posting, Posted]]:
