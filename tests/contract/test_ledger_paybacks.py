@@ -1,19 +1,23 @@
 """Paybacks over both stores: set aside when ordered, moved on by the bank's word alone, paid once."""
 
+import asyncio
 import hashlib
 from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from ledger_story import EUR, NOW, OP, TERMS, Story, micros, order
 
 from farthing.ids import AccountId
 from farthing.money import format_micros
 from farthing_cloud.ledger.core.corrections import correct as decide
 from farthing_cloud.ledger.core.funds import LedgerRefusal, OtherContent, UnknownName
-from farthing_cloud.ledger.core.rows import Touch
+from farthing_cloud.ledger.core.rows import AccountStatus, Touch
 from farthing_cloud.ledger.operations import Ledger
 from farthing_cloud.ledger.store.interface import LedgerStore, Transaction
+from farthing_cloud.ledger.store.memory import MemoryStore
 
 
 async def ordered(store: LedgerStore) -> Story:
@@ -180,3 +184,69 @@ async def test_what_is_not_there_is_not_paid(store: LedgerStore) -> None:
     await said(story, "goodwill", "g1", account_id="P", amount="1.00")
     with pytest.raises(UnknownName, match="no payback g1"):
         await said(story, "payback-sent", "s1", payback_id="g1", payment_id="camt-1")
+
+
+async def limit(story: Story, account: str, credit_micros: int) -> None:
+    await story.ledger.put_account(
+        operator_id=OP,
+        account_id=AccountId(account),
+        currency=EUR,
+        credit_limit_micros=credit_micros,
+        debt_limit_micros=0,
+        status=AccountStatus.ACTIVE,
+        preload_micros=0,
+        now=NOW,
+    )
+
+
+async def spend(story: Story, account: str, amount: str) -> None:
+    claim = (f"s{len(story.sealed['G1'])}", "x", len(story.sealed["G1"]), len(story.sealed["G1"]) + 1)
+    lines = [(account, "overrun", ("c", 0), "10:00")]
+    await story.push(story.seal("G1", [(*claim, amount, "0", [(0, amount, "0")])], lines))
+
+
+async def test_a_limit_is_nobodys_money_and_is_never_paid_out(store: LedgerStore) -> None:
+    story = Story(store)
+    await story.open()
+    await limit(story, "F", micros("5.00"))
+    with pytest.raises(LedgerRefusal, match="has 0 micros of its own"):
+        await said(story, "payback", "b1", account_id="F", path="bank/main")
+    await story.fund("F", "0.80", "pay-2")
+    with pytest.raises(LedgerRefusal, match="has 800000 micros of its own"):
+        await said(story, "payback", "b1", account_id="F", path="bank/main", amount="0.81")
+    assert await said(story, "payback", "b1", account_id="F", path="bank/main") == micros("0.80")
+    await said(story, "payback-sent", "s1", payback_id="b1", payment_id="camt-1")
+    # Of what was spent on the limit, a part is paid: none of it is the payer's to have back.
+    await spend(story, "F", "3.00")
+    await story.fund("F", "2.99", "pay-3")
+    with pytest.raises(LedgerRefusal, match="has 0 micros of its own"):
+        await said(story, "payback", "b2", account_id="F", path="bank/main")
+    with pytest.raises(LedgerRefusal, match="owes 10000 micros"):
+        await said(story, "closing", "c1", account_id="F")
+    await story.fund("F", "0.01", "pay-4")
+    await said(story, "closing", "c1", account_id="F")
+
+
+@given(funds=st.integers(0, 5), credit=st.integers(0, 50), used=st.integers(0, 60), asked=st.integers(0, 60))
+def test_a_payback_is_what_was_paid_in_and_not_used(funds: int, credit: int, used: int, asked: int) -> None:
+    """In units of half a cent, so that the smallest coin matters."""
+
+    async def play() -> None:
+        story = Story(MemoryStore())
+        await story.open()
+        await limit(story, "F", credit * 5_000)
+        if funds:
+            await story.fund("F", f"{funds * 5 / 1000:.6f}", "pay-2")
+        if used:
+            await spend(story, "F", f"{used * 5 / 1000:.6f}")
+        own = max(0, funds - used) // 2 * 2
+        wish = {"amount": f"{asked * 5 / 1000:.6f}"} if asked else {}
+        if (asked % 2 or asked > own) if asked else not own:
+            with pytest.raises(LedgerRefusal):
+                await said(story, "payback", "b1", account_id="F", path="bank/main", **wish)
+        else:
+            assert (
+                await said(story, "payback", "b1", account_id="F", path="bank/main", **wish) == (asked or own) * 5_000
+            )
+
+    asyncio.run(play())
