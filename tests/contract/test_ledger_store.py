@@ -4,6 +4,7 @@ import asyncio
 from dataclasses import replace
 from typing import Any
 
+import psycopg
 import pytest
 from ledger_story import EUR, NOW, OP, ORDER, SPLIT, TERMS, Story, afterwards, close_and_pay, grants, micros, seal_all
 
@@ -11,12 +12,13 @@ from farthing.clock import Instant
 from farthing.ids import AccountId, AuthorizationId, GatewayId, OperatorId, SiteId
 from farthing.v1 import batch_pb2, directive_pb2, events_pb2, gateway_sync_pb2
 from farthing_cloud.database import Pool
+from farthing_cloud.ledger import metrics
 from farthing_cloud.ledger.core.batches import ChainStep
 from farthing_cloud.ledger.core.funds import Funding, LedgerRefusal, OtherContent, UnknownName
 from farthing_cloud.ledger.core.quotas import QuotaRequest
 from farthing_cloud.ledger.core.rows import AccountStatus
 from farthing_cloud.ledger.operations import Ledger
-from farthing_cloud.ledger.store.interface import Cursor, Detail, LedgerStore, Signed, Transaction
+from farthing_cloud.ledger.store.interface import Cursor, Detail, LedgerStore, Signed, StoreError, Transaction
 from farthing_cloud.ledger.store.memory import MemoryStore
 from farthing_cloud.ledger.store.postgres import PostgresStore
 
@@ -469,9 +471,12 @@ async def test_two_gateways_at_once_collide_and_nothing_is_lost(ledger_pool: Poo
             outcome = await story.push(sealed[f"{gateway}#{sequence}"])
             assert outcome.step in (ChainStep.NEXT, ChainStep.REPLAY)
 
+    collided = metrics.collisions()
     # Each batch twice, both gateways at once, with fundings in between.
     await asyncio.gather(push("G1"), push("G2"), *(story.fund("P", "0.01", f"more-{number}") for number in range(10)))
     await asyncio.gather(push("G1"), push("G2"))
+    # They wait for each other; none was undone for another.
+    assert metrics.collisions() == collided
     assert (await store.verify()).fault == ""
     total = {path: b for path, _, b in await store.balances(OP, "")}
     paid = sum(b.debits_posted for path, b in total.items() if path in ("payer/P", "payer/F", "risk"))
@@ -479,6 +484,30 @@ async def test_two_gateways_at_once_collide_and_nothing_is_lost(ledger_pool: Poo
     aside = sum(b.debits_posted for path, b in total.items() if path.startswith("suspense/"))
     # What a payer pays of a debt is a debit of his own, and was one of the debt's before.
     assert paid - sum(b.credits_posted for b in debts) + sum(b.debits_posted for b in debts) + aside == micros("12.06")
+
+
+@pytest.mark.real
+async def test_what_collided_is_done_again_and_counted(ledger_pool: Pool) -> None:
+    store, before = PostgresStore(ledger_pool), metrics.collisions()
+    faults: list[Exception] = [
+        psycopg.errors.DeadlockDetected("one"),
+        psycopg.errors.SerializationFailure("two"),
+        psycopg.errors.UniqueViolation("three"),
+        psycopg.errors.DeadlockDetected("four"),
+    ]
+
+    async def work(tx: Transaction) -> str:
+        if faults:
+            raise faults.pop(0)
+        return "done"
+
+    assert await store.run(work) == "done"
+    after = metrics.collisions()
+    counted = {kind: after[kind] - before.get(kind, 0) for kind in after}
+    assert counted == {"deadlock": 2, "serialization": 1, "unique": 1}
+    faults += [psycopg.errors.DeadlockDetected("again")] * 5
+    with pytest.raises(StoreError, match="collided 5 times"):
+        await store.run(work)
 
 
 async def test_detail_is_kept_with_its_proof_found_by_authorization_and_forgotten(store: LedgerStore) -> None:

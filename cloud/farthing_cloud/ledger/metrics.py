@@ -9,6 +9,11 @@ HELLOS = Counter("farthing_ledger_hellos", "Gateways that introduced themselves,
 EVIDENCE = Counter("farthing_ledger_evidence", "Details of batches checked, by what came out.", ("outcome",))
 DIRECTIVES_SIGNED = Counter("farthing_ledger_directives_signed", "Directives signed.")
 POSTING_SECONDS = Histogram("farthing_ledger_posting_seconds", "From a verified batch to its commit.")
+COLLISIONS = Counter(
+    "farthing_ledger_collisions",
+    "Transactions that PostgreSQL undid because of another one, and that were done again; normally none.",
+    ("kind",),
+)
 LINES = Counter("farthing_ledger_lines", "Lines of posted batches, parked ones included.")
 MAXIMUM_LOSS = Gauge(
     "farthing_ledger_maximum_loss_micros",
@@ -30,3 +35,9 @@ LEDGER_OPEN = Gauge(
 SILENCED = Counter(
     "farthing_ledger_quotas_silenced", "Quotas looked at because their gateway has been silent for too long."
 )
+
+
+def collisions() -> dict[str, int]:
+    """How many of each kind there were in this process, none left out that happened."""
+    samples = (sample for metric in COLLISIONS.collect() for sample in metric.samples)
+    return {each.labels["kind"]: int(each.value) for each in samples if each.name.endswith("_total") and each.value}

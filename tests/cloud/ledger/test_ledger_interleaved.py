@@ -40,6 +40,7 @@ from ledger_model import (
 
 from farthing.ids import AccountId, GatewayId, OperatorId
 from farthing_cloud.database import Pool, open_pool
+from farthing_cloud.ledger import metrics
 from farthing_cloud.ledger.core.batches import ChainStep
 from farthing_cloud.ledger.core.funds import Funding, LedgerRefusal, UnknownName
 from farthing_cloud.ledger.core.quotas import QuotaRequest
@@ -474,6 +475,7 @@ WHERE p.operator_id = %s AND ((c.closed = w.name AND p.position > x.position)
 @given(steps=turns)
 async def test_several_at_work(pool: Pool, steps: list[tuple[Any, ...]]) -> None:
     await emptied(pool, "ledger")
+    collided = {kind: count for kind, count in metrics.collisions().items() if kind != "unique"}
     store, rows = HeldStore(pool), PostgresRows(pool)
     model = await Model.open(store, rows)
     await model.ledger.put_account(
@@ -492,6 +494,9 @@ async def test_several_at_work(pool: Pool, steps: list[tuple[Any, ...]]) -> None
     await schedule.end()
     await check(model)
     assert store.circles == 0
+    # Who makes the same new name at the same time may meet; nobody else does.
+    met = metrics.collisions()
+    assert {kind: met[kind] for kind in met if kind != "unique"} == collided
     async with pool.connection() as connection:
         assert await (await connection.execute(STRAYS, (OP,))).fetchall() == []
         everything = await (

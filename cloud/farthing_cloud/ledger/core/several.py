@@ -146,6 +146,8 @@ def _is_ordinary(posting: Posting) -> bool:
     return (
         not posting.cases
         and not posting.directives
+        # What it takes over of what others carried: as rare.
+        and not posting.carried_beyond
         # Raised by what another gateway carried, and still so: few, and written otherwise.
         and all(claim.raised_by is None for claim in posting.claims)
     )

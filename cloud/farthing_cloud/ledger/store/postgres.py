@@ -13,12 +13,14 @@ from typing import Any, Final, TypeVar
 
 import psycopg
 import psycopg_pool
+import structlog
 from psycopg.rows import TupleRow
 
 from farthing.clock import Instant
 from farthing.ids import AccountId, AuthorizationId, GatewayId, OperatorId, QuotaId, SiteId
 from farthing.money import Currency
 from farthing_cloud.database import sentence
+from farthing_cloud.ledger import metrics
 from farthing_cloud.ledger.ahead import ahead
 from farthing_cloud.ledger.core import audit
 from farthing_cloud.ledger.core.keys import BatchKey
@@ -92,8 +94,16 @@ Pool = psycopg_pool.AsyncConnectionPool[psycopg.AsyncConnection[TupleRow]]
 
 #: A collision is rare and passes: the loser of a deadlock wins its next attempt. Five in a row is a bug of ours.
 ATTEMPTS: Final = 5
+#: What the metric calls each. Locks are taken in one order, so in normal operation there is none of the first two; and of the third
+#: only where two make the same new name.
+COLLISIONS: Final[Mapping[type[psycopg.Error], str]] = {
+    psycopg.errors.DeadlockDetected: "deadlock",
+    psycopg.errors.SerializationFailure: "serialization",
+    psycopg.errors.UniqueViolation: "unique",
+}
 
 _PACKAGE: Final = "farthing_cloud.ledger"
+_log = structlog.stdlib.get_logger(__name__)
 
 
 def _sql(name: str) -> bytes:
@@ -257,12 +267,11 @@ class PostgresStore:
             try:
                 async with self._pool.connection() as connection, connection.transaction():
                     return await work(_PostgresTransaction(connection))
-            except (
-                psycopg.errors.DeadlockDetected,
-                psycopg.errors.SerializationFailure,
-                psycopg.errors.UniqueViolation,
-            ) as err:
+            except tuple(COLLISIONS) as err:
                 collision = err
+                kind = COLLISIONS[type(err)]
+                metrics.COLLISIONS.labels(kind).inc()
+                _log.warning("collided, and is done again", kind=kind, cause=str(err))
             except (psycopg.OperationalError, psycopg_pool.PoolTimeout) as err:
                 raise StoreError("the ledger's database is out of reach; nothing was written") from err
         raise StoreError(f"collided {ATTEMPTS} times; nothing was written") from collision
