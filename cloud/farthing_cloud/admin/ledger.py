@@ -17,6 +17,7 @@ from farthing_cloud.admin.session import (
     amount_micros,
     back_office,
     fail,
+    instant_us,
     show,
     show_one,
 )
@@ -250,10 +251,23 @@ def balance(
     ctx: typer.Context,
     operator: Operator,
     path_prefix: Annotated[str, typer.Argument(help="For example agency/ or clearing/S1/w1; empty: all.")] = "",
+    at: Annotated[
+        str, typer.Option(help="As they stood then, for example 2026-03-01T00:00:00+01:00; without: now.")
+    ] = "",
+    by_business_date: Annotated[
+        bool, typer.Option(help="With --at: what was dated up to then by business, whenever it was posted.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Balances of ledger accounts: credits minus debits, posted and pending."""
-    request = ledger_pb2.ListBalancesRequest(operator_id=operator, path_prefix=path_prefix)
+    if by_business_date and not at:
+        raise typer.BadParameter("--by-business-date wants an instant: say --at")
+    request = ledger_pb2.ListBalancesRequest(
+        operator_id=operator,
+        path_prefix=path_prefix,
+        at_us=instant_us(at) if at else None,
+        by_business_date=by_business_date,
+    )
     with back_office(ctx) as channel:
         answer = ledger_pb2_grpc.LedgerStub(channel).ListBalances(request, timeout=CALL_TIMEOUT_S)
     rows: list[Row] = [

@@ -215,7 +215,12 @@ class LedgerServicer(ImportServicer):
     ) -> ledger_pb2.ListBalancesResponse:
         """Ledger accounts by path."""
         async with refusals(context):
-            balances = await self._reports.balances(request.operator_id, request.path_prefix)
+            at_us = request.at_us if request.HasField("at_us") else None
+            if at_us is None and request.by_business_date:
+                raise malformed("balances by business date are those of an instant: say which")
+            balances = await self._reports.balances(
+                request.operator_id, request.path_prefix, at_us=at_us, by_business=request.by_business_date
+            )
         return ledger_pb2.ListBalancesResponse(balances=balances)
 
     @override

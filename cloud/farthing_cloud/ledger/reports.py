@@ -18,6 +18,7 @@ from farthing_cloud.ledger.store.interface import StoreError
 _PACKAGE: Final = "farthing_cloud.ledger"
 LIST_PAYERS = sentence(_PACKAGE, "list_payers")
 LIST_BALANCES = sentence(_PACKAGE, "list_balances")
+LIST_BALANCES_AT = sentence(_PACKAGE, "list_balances_at")
 LIST_TRANSFERS = sentence(_PACKAGE, "list_transfers")
 LIST_QUOTAS = sentence(_PACKAGE, "list_quotas")
 LIST_BATCHES = sentence(_PACKAGE, "list_batches")
@@ -67,9 +68,15 @@ class Reports:
             for row in rows
         ]
 
-    async def balances(self, operator_id: str, path_prefix: str) -> list[ledger_pb2.Balance]:
-        """Ledger accounts by path."""
-        rows = await self._rows(LIST_BALANCES, {"operator_id": operator_id, "path_prefix": path_prefix})
+    async def balances(
+        self, operator_id: str, path_prefix: str, *, at_us: int | None = None, by_business: bool = False
+    ) -> list[ledger_pb2.Balance]:
+        """Ledger accounts by path; now, or as the postings dated up to ``at_us`` left them."""
+        named = {"operator_id": operator_id, "path_prefix": path_prefix}
+        if at_us is None:
+            rows = await self._rows(LIST_BALANCES, named)
+        else:
+            rows = await self._rows(LIST_BALANCES_AT, {**named, "at_us": at_us, "by_business": by_business})
         return [
             ledger_pb2.Balance(
                 path=row[0],

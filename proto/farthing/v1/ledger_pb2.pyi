@@ -362,20 +362,30 @@ class ListBalancesRequest(message.Message):
 
     OPERATOR_ID_FIELD_NUMBER: builtins.int
     PATH_PREFIX_FIELD_NUMBER: builtins.int
+    AT_US_FIELD_NUMBER: builtins.int
+    BY_BUSINESS_DATE_FIELD_NUMBER: builtins.int
     operator_id: builtins.str
     path_prefix: builtins.str
     """Empty: all."""
+    at_us: builtins.int
+    """As the postings dated up to this instant left them; absent: now."""
+    by_business_date: builtins.bool
+    """Dated by business (a batch: when its gateway sealed it) instead of by posting."""
     def __init__(
         self,
         *,
         operator_id: builtins.str = ...,
         path_prefix: builtins.str = ...,
+        at_us: builtins.int | None = ...,
+        by_business_date: builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["_at_us", b"_at_us", "at_us", b"at_us"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["operator_id", b"operator_id", "path_prefix", b"path_prefix"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_at_us", b"_at_us", "at_us", b"at_us", "by_business_date", b"by_business_date", "operator_id", b"operator_id", "path_prefix", b"path_prefix"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__at_us: _TypeAlias = typing.Literal["at_us"]  # noqa: Y015
+    _WhichOneofArgType__at_us: _TypeAlias = typing.Literal["_at_us", b"_at_us"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__at_us) -> _WhichOneofReturnType__at_us | None: ...
 
 @typing.final
 class Balance(message.Message):

@@ -162,6 +162,17 @@ def test_balances_may_be_larger_than_any_wire_integer(run: Run, office: Office) 
     assert f"-{10**24 - 1}.999995" in run(ledger.ledger, "balance", *OP).output
 
 
+def test_balances_at_an_instant_by_either_date(run: Run, office: Office) -> None:
+    office.answers["ListBalances"] = ledger_pb2.ListBalancesResponse()
+    run(ledger.ledger, "balance", *OP)
+    run(ledger.ledger, "balance", "tax/", *OP, "--at", "1970-01-01T01:00:01+01:00", "--by-business-date")
+    (_, today), (_, then) = office.asked
+    assert (today.HasField("at_us"), today.by_business_date) == (False, False)
+    assert (then.path_prefix, then.at_us, then.by_business_date) == ("tax/", 1_000_000, True)
+    assert run(ledger.ledger, "balance", *OP, "--by-business-date").exit_code != 0
+    assert len(office.asked) == 2
+
+
 def test_a_statement_goes_page_by_page(run: Run, office: Office) -> None:
     def page(*ids: int) -> ledger_pb2.ListTransfersResponse:
         return ledger_pb2.ListTransfersResponse(

@@ -446,6 +446,14 @@ class LedgerStore(Protocol):
     async def balances(self, operator_id: OperatorId, path_prefix: str) -> Sequence[tuple[str, Currency, Balances]]:
         """Ledger accounts by path."""
 
+    async def balances_at(
+        self, operator_id: OperatorId, path_prefix: str, at: Instant, *, by_business: bool
+    ) -> Sequence[tuple[str, Currency, Balances]]:
+        """Ledger accounts by path, as the postings dated up to ``at`` left them; those that none had touched are not there.
+
+        By the date of posting, or by business date: a batch's is when its gateway sealed it.
+        """
+
     async def transfers(self, operator_id: OperatorId) -> Sequence[Transfer]:
         """All transfers in order; for tests and simulations: a live ledger is listed page by page."""
 

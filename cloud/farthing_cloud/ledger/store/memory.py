@@ -13,7 +13,7 @@ from farthing_cloud.ledger.core import audit, paths
 from farthing_cloud.ledger.core.incarnations import MAX_OPEN_CLAIMS
 from farthing_cloud.ledger.core.keys import BatchKey
 from farthing_cloud.ledger.core.posting import BatchAdded, Posting, Transfer
-from farthing_cloud.ledger.core.replay import fault_of
+from farthing_cloud.ledger.core.replay import fault_of, replay
 from farthing_cloud.ledger.core.restoring import Tail
 from farthing_cloud.ledger.core.rows import (
     ZERO_HASH,
@@ -142,6 +142,8 @@ class MemoryStore:
         self._details: dict[tuple[GatewayId, int, int], tuple[Instant, Detail]] = {}
         self._heads: dict[OperatorId, bytes] = {}
         self._links: list[tuple[OperatorId, bytes, bytes]] = []
+        #: Of each posting: when it was posted, and its business date.
+        self._dates: list[tuple[Instant, Instant]] = []
 
     # ---- transactions
 
@@ -490,6 +492,7 @@ class MemoryStore:
         head = audit.next_head(self._heads.get(posting.operator_id, ZERO_HASH), body)
         self._heads[posting.operator_id] = head
         self._links.append((posting.operator_id, body, head))
+        self._dates.append((posting.posted_at, posting.business_at))
         self._keep_batch(posting, head)
         transaction_id = len(self._links)
         for event in posting.events:
@@ -997,6 +1000,20 @@ class MemoryStore:
             ),
             key=lambda row: row[:2],
         )
+
+    async def balances_at(
+        self, operator_id: OperatorId, path_prefix: str, at: Instant, *, by_business: bool
+    ) -> Sequence[tuple[str, Currency, Balances]]:
+        out = []
+        for (operator, currency), books in self._books.items():
+            dated = (
+                transfer
+                for posting_id, transfer in zip(books.posting_ids, books.transfers, strict=True)
+                if operator == operator_id and self._dates[posting_id - 1][by_business] <= at
+            )
+            found, _ = replay(dated, self._quotas)
+            out += [(path, currency, balances) for path, balances in found.items() if path.startswith(path_prefix)]
+        return sorted(out, key=lambda row: row[:2])
 
     async def transfers(self, operator_id: OperatorId) -> Sequence[Transfer]:
         return [t for (operator, _), books in self._books.items() if operator == operator_id for t in books.transfers]

@@ -145,6 +145,7 @@ READ_CURRENCY_OF = _sql("read_currency_of")
 READ_BOOKS_OF_CASE = _sql("read_books_of_case")
 READ_CLOSING = _sql("read_closing")
 LIST_BALANCES = _sql("list_balances")
+LIST_BALANCES_AT = _sql("list_balances_at")
 LIST_ALL_TRANSFERS = _sql("list_all_transfers")
 READ_EVENTS = _sql("read_events")
 
@@ -645,6 +646,13 @@ class PostgresStore:
 
     async def balances(self, operator_id: OperatorId, path_prefix: str) -> Sequence[tuple[str, Currency, Balances]]:
         rows = await self._rows(LIST_BALANCES, {"operator_id": operator_id, "path_prefix": path_prefix})
+        return [(row[0], Currency(row[1]), balances_of(row[2:])) for row in rows]
+
+    async def balances_at(
+        self, operator_id: OperatorId, path_prefix: str, at: Instant, *, by_business: bool
+    ) -> Sequence[tuple[str, Currency, Balances]]:
+        named = {"operator_id": operator_id, "path_prefix": path_prefix, "at_us": at, "by_business": by_business}
+        rows = await self._rows(LIST_BALANCES_AT, named)
         return [(row[0], Currency(row[1]), balances_of(row[2:])) for row in rows]
 
     async def transfers(self, operator_id: OperatorId) -> Sequence[Transfer]:

@@ -1,0 +1,31 @@
+-- Summed up again from the transfers of postings dated up to an instant; accounts that nothing had touched by then are not there.
+WITH wanted AS (
+    SELECT a.id, a.path, a.currency
+    FROM accounts a
+    WHERE a.operator_id = %(operator_id)s AND starts_with(a.path, %(path_prefix)s)
+), dated AS (
+    SELECT t.kind, t.debit_id, t.credit_id, t.quota, t.amount_micros::numeric AS micros
+    FROM transfers t
+    JOIN postings p ON p.id = t.posting_id
+    WHERE p.operator_id = %(operator_id)s
+        AND CASE WHEN %(by_business)s THEN p.business_at_us ELSE p.posted_at_us END <= %(at_us)s
+), sides AS (
+    SELECT d.debit_id AS account, 0 AS dp, d.micros AS dd, 0 AS cp, 0 AS cc FROM dated d WHERE d.kind = 'post'
+    UNION ALL
+    SELECT d.credit_id, 0, 0, 0, d.micros FROM dated d WHERE d.kind = 'post'
+    UNION ALL
+    SELECT p.id, CASE d.kind WHEN 'hold' THEN d.micros ELSE -d.micros END, 0, 0, 0
+    FROM dated d
+    JOIN quotas q ON q.id = d.quota
+    JOIN accounts p ON p.operator_id = q.operator_id AND p.currency = q.currency AND p.path = 'payer/' || q.account_id
+    UNION ALL
+    SELECT g.id, 0, 0, CASE d.kind WHEN 'hold' THEN d.micros ELSE -d.micros END, 0
+    FROM dated d
+    JOIN quotas q ON q.id = d.quota
+    JOIN accounts g ON g.operator_id = q.operator_id AND g.currency = q.currency AND g.path = 'quota/' || q.gateway_id
+)
+SELECT w.path, w.currency, sum(s.dp), sum(s.dd), sum(s.cp), sum(s.cc)
+FROM sides s
+JOIN wanted w ON w.id = s.account
+GROUP BY w.path, w.currency
+ORDER BY w.path, w.currency
