@@ -34,6 +34,8 @@ def put_gateway(
 
     ``view`` has the gateway's live quotas. A lower exposure counts at once: what is open above it is recalled, the quotas that
     end last first, and until that has come back nothing more is granted.
+
+    ``batch_keys`` are its keys so far. One in ``revoked_keys`` is good for nothing any more, for ever; a gateway whose present one it is has none.
     """
     before = view.gateways.get(gateway.gateway_id)
     after_keys = keys.settle(batch_keys, gateway.batch_key, revoked_keys, now=now)
