@@ -33,6 +33,10 @@ from simulation.cast import TIME_ZONE, Terms
 from simulation.history import PromiseBroken
 
 _QUARTER_S = 900
+#: All that says something about limits: most entries do not.
+_COUNTED = frozenset(
+    {Adopted, DirectiveApplied, Disclaimed, Granted, HeadRecorded, IntentRefused, Metered, Receipted, Settled}
+)
 
 
 @lru_cache(maxsize=256)
@@ -85,6 +89,7 @@ class Limits:
 
     def __init__(self, terms: Terms, tokens: dict[bytes, str], counted: Counter[str]) -> None:
         self._terms = terms
+        self._are_there = terms.are_limited
         #: Reference → whose token.
         self._tokens = tokens
         self._seen = counted
@@ -96,11 +101,12 @@ class Limits:
         """Another journal stands there: it has counted what it says."""
         self._journals[gateway] = Counted()
         for event in entries:
-            self._count(self._journals[gateway], event)
+            if self._are_there and event.__class__ in _COUNTED:
+                self._count(self._journals[gateway], event)
 
     def journaled(self, gateway: str, event: Any, *, lost: int) -> None:
         """``gateway`` has written an entry; it has lost ``lost`` journals so far."""
-        if not self._terms.are_limited:
+        if not self._are_there or event.__class__ not in _COUNTED:
             return
         if isinstance(event, IntentRefused):
             self._seen[f"refused: {Refusal(event.refusal).name}"] += event.refusal // 100 == Refusal.LIMIT_PER_DAY.rule
