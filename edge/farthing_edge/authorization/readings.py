@@ -305,6 +305,9 @@ def _baseline(
         return no(reading, Refusal.NOT_AUTHORIZING)
     if reading.counter <= device.window_floor():
         return no(reading, Refusal.COUNTER_TOO_OLD)
+    if register.epoch > reading.register.register_epoch:
+        # Of a register that was replaced, and whose use a lost journal had: nobody says it once more, so people see it.
+        return park(command, reading, digest, Refusal.REGISTER_EPOCH_DIFFERS, now)
     if register.epoch != reading.register.register_epoch:
         return no(reading, Refusal.REGISTER_EPOCH_DIFFERS)
     if reading.register.value >= register.modulus:
