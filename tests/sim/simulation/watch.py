@@ -392,6 +392,20 @@ class Watch:
             self.counted[ONE_SHOT_TWICE] += 1
         return len(twice) <= sum(each.disk_faults for each in self.world.gateways.values())
 
+    def _was_parked(self, claim: Claimed) -> bool:
+        """Whether what the device said of the use is or was parked, its register replaced."""
+        of = (claim.register.device_id, claim.register.register_epoch)
+        return any((device, epoch) == of and value > claim.register_to for device, epoch, value in self.parked)
+
+    def _came_after_its_end_by_people(self, claim: Claimed) -> bool:
+        """Whether another gateway has carried the end of a use that a new register epoch, a decision, had closed: it waits for people."""
+        device = self.world.devices[claim.register.device_id]
+        return (
+            claim.raised_by is not None
+            and claim.final
+            and claim.register.register_epoch < device.nameplate.register_epoch
+        )
+
     def _was_lost(self, authorization: bytes) -> bool:
         """Whether the journal that gave it is another one by now, or gone."""
         gateway = self.world.gateways[self.recipient_of(authorization)]
@@ -469,6 +483,13 @@ class Watch:
             # People's decision (a new register epoch) ends a use where the present journal has proven it: what a lost one had claimed beyond that stays.
             if claimed == before and self._was_lost(claim.authorization_id):
                 stays = stays or (claim.final and not due)
+            # Nothing was proven to the journal that is back; what another one, lost since, had parked for people is gone with that.
+            if (
+                claimed == (0, 0)
+                and claim.register_to == claim.register_from
+                and self._was_lost(claim.authorization_id)
+            ):
+                stays = stays or self._was_parked(claim)
             if not signed or not (claimed in due or stays):
                 points = [each.points for each in all_spoken]
                 raise PromiseBroken(
@@ -480,7 +501,9 @@ class Watch:
         device_id = claim.register.device_id
         if claim.aside:
             self.counted["set aside"] += 1
-            if not self.world.is_copied(device_id) and not self._was_given_twice(claim):
+            if self._came_after_its_end_by_people(claim):
+                self.counted["ends of a replaced register carried after people had closed it"] += 1
+            elif not self.world.is_copied(device_id) and not self._was_given_twice(claim):
                 raise PromiseBroken(f"P3: {device_id} was never copied, and its use is set aside: {claim}")
             self.intervals[claim.register].pop(claim.authorization_id, None)
             return
