@@ -44,13 +44,13 @@ check: setup
 	@.venv/bin/ruff format --check --quiet $(CODE)
 	@.venv/bin/mypy
 	@.venv/bin/lint-imports --no-logo
-	@cd proto && ../.venv/bin/buf lint
+	@cd proto && ../.venv/bin/buf lint && ../.venv/bin/buf breaking --against wire.binpb
 	@$(PY) -m pytest -q tests/test_tidy.py
 
 setup:
 	@./setup.sh
 
-# Writes the stubs; `make check` fails when they are not what the .proto files give.
+# Writes the stubs, and the wire as it is now; `make check` fails when the stubs are not what the .proto files give, or these break the wire.
 proto: setup
 	@proto/generate.sh
 
