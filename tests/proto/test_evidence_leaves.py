@@ -70,6 +70,15 @@ def test_a_changed_leaf_is_refused_or_is_another_legal_leaf(item: Leaf, at: int,
     assert read.encode() == encoded
 
 
+@settings(max_examples=30, deadline=None)
+@given(any_leaf, st.sampled_from([2, 3, 4, 6, 8]))
+def test_bytes_are_no_array(item: Leaf, at: int) -> None:
+    fields = cbor2.loads(item.encode())
+    fields[at] = bytes(len(fields[at]))
+    with pytest.raises(LeafError):
+        leaf_codec.decode(cbor2.dumps(fields))
+
+
 @given(st.binary(max_size=80))
 def test_rubbish_is_no_leaf(data: bytes) -> None:
     with pytest.raises(LeafError):

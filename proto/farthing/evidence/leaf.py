@@ -154,18 +154,27 @@ def on_line(draft: bytes, line: int) -> bytes:
     return draft[:_LINE_AT] + cbor2.dumps(line) + draft[_LINE_AT + 1 :] if line else draft
 
 
+def _array(value: Any) -> tuple[Any, ...]:
+    """Bytes have numbers in them as an array has, and would be a second encoding of the same leaf."""
+    if value.__class__ is not tuple:
+        raise LeafError("not a leaf: an array is missing")
+    return value
+
+
 def decode(data: bytes) -> Leaf:
     """The leaf that ``data`` is; raise ``LeafError`` for anything else."""
     try:
         fields: Any = cbor.decode(data)
         authorization, line, register, billed, total, closing, tariff, at, statements, grant, traceparent, *more = (
-            fields
+            _array(fields)
         )
         tick = stood = None
         if len(more) > 1:
-            tick, (stood_at, register_at, quantities, counted, timed, statement) = more
+            tick, said = more
+            stood_at, register_at, quantities, counted, timed, statement = _array(said)
+            pairs = tuple((slot, quantity) for slot, quantity in map(_array, _array(quantities)))
             stood = Stood(
-                placed=Placed(stood_at, tuple((slot, quantity) for slot, quantity in quantities), counted, timed),
+                placed=Placed(stood_at, pairs, counted, timed),
                 register_to=register_at,
                 statement=statement,
             )
@@ -173,10 +182,10 @@ def decode(data: bytes) -> Leaf:
             (tick,) = more
             if tick is None:
                 raise LeafError("no tick is not said: that would be a second encoding")
-        device, register_id, register_epoch, register_from, register_to = register
-        net_micros, tax_micros = billed
-        total_net_micros, total_tax_micros = total
-        tariff_id, version = tariff
+        device, register_id, register_epoch, register_from, register_to = _array(register)
+        net_micros, tax_micros = _array(billed)
+        total_net_micros, total_tax_micros = _array(total)
+        tariff_id, version = _array(tariff)
         tariff_version = TariffVersion(tariff_id=tariff_id, version=version)
     except (cbor.CborError, MessageError, TypeError, ValueError) as err:
         raise LeafError("not a leaf") from err
