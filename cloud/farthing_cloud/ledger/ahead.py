@@ -54,7 +54,7 @@ async def ahead(source: AsyncIterable[T], step: Callable[[T], Awaitable[U]]) -> 
 async def gathered(source: AsyncIterable[T], weight: Callable[[T], int], most: int) -> AsyncGenerator[list[T]]:
     """What waits in ``source``, together: one item at least, and no more than weigh ``most`` with it.
 
-    The source is read ahead, as far as what waits weighs less than ``most``. Close it as :func:`ahead`.
+    The source is read ahead, as far as what waits weighs less than ``most``: nothing may weigh nothing. Close it as :func:`ahead`.
     """
     waiting: deque[T | _End] = deque()
     weighs = 0

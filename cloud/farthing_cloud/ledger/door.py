@@ -57,6 +57,8 @@ MAX_GONE: Final = 200
 #: Batches that wait are read and posted together, up to this many bytes: four of a thousand lines, dozens of an ordinary size. More
 #: would gain little, hold their rows longer, and cost memory for every stream.
 TOGETHER_BYTES: Final = 512 * 1024
+#: What a message that waits weighs beside what stands in it, bytes: many that say nothing are memory too.
+MESSAGE_WEIGHT: Final = 1_024
 #: A counter or position of a gateway: more cannot be stored, and none is reached by counting.
 MAX_COUNT: Final = 2**63 - 1
 
@@ -256,7 +258,7 @@ class GatewaySyncServicer(gateway_sync_pb2_grpc.GatewaySyncServicer):
 
         async with (
             refusals(context),
-            aclosing(gathered(request_iterator, lambda signed: len(signed.batch), TOGETHER_BYTES)) as waiting,
+            aclosing(gathered(request_iterator, weight_of, TOGETHER_BYTES)) as waiting,
             aclosing(ahead(waiting, read)) as received,
             aclosing(ahead(received, self._post)) as posted,
             aclosing(ahead(posted, self._receipts)) as receipted,
@@ -592,6 +594,11 @@ def _verified(gateway: Gateway, signed: batch_pb2.SignedBatch, key: VerifyingKey
     ):
         raise Refused(grpc.StatusCode.PERMISSION_DENIED, "the batch speaks of another gateway, operator or site")
     return batch
+
+
+def weight_of(signed: batch_pb2.SignedBatch) -> int:
+    """What a batch that waits counts for, bytes: all of it, as whoever leaves the batch empty must not make us read on without end."""
+    return signed.ByteSize() + MESSAGE_WEIGHT
 
 
 def _check(batch: batch_pb2.Batch, compressed: bytes, facts: GatewayFacts) -> Sequence[VerifiedLeaf]:

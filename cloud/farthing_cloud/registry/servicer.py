@@ -392,14 +392,7 @@ class RegistryServicer(registry_pb2_grpc.RegistryServicer):
         who = caller(context)
         async with refusals(context, _CODES):
             _check_reason(request.reason)
-            async with self._pool.connection() as connection:
-                stored = await store.get_gateway(connection, request.gateway_id)
-            if stored is None:
-                raise Refused(grpc.StatusCode.NOT_FOUND, f"no gateway {request.gateway_id!r:.80}")
-            async with self._change(stored.gateway.operator_id) as connection:
-                stored = await store.get_gateway(connection, request.gateway_id)
-                assert stored is not None, "gateways are never deleted"
-                old = stored.gateway
+            async with self._change_gateway(request.gateway_id) as (connection, old):
                 new = registry_pb2.Gateway()
                 new.CopyFrom(old)
                 new.status = request.status
@@ -429,14 +422,8 @@ class RegistryServicer(registry_pb2_grpc.RegistryServicer):
         who = caller(context)
         async with refusals(context, _CODES):
             _check_reason(request.reason)
-            async with self._pool.connection() as connection:
-                stored = await store.get_gateway(connection, request.gateway_id)
-            if stored is None:
-                raise Refused(grpc.StatusCode.NOT_FOUND, f"no gateway {request.gateway_id!r:.80}")
-            async with self._change(stored.gateway.operator_id) as connection:
-                stored = await store.get_gateway(connection, request.gateway_id)
-                assert stored is not None, "gateways are never deleted"
-                old, new = stored.gateway, registry_pb2.Gateway()
+            async with self._change_gateway(request.gateway_id) as (connection, old):
+                new = registry_pb2.Gateway()
                 new.CopyFrom(old)
                 revoke_batch_key(new, request.key_id)
                 found = differences(old, new)
@@ -603,6 +590,18 @@ class RegistryServicer(registry_pb2_grpc.RegistryServicer):
         async with self._pool.connection() as connection:
             await store.lock_operator(connection, operator_id)
             yield connection
+
+    @asynccontextmanager
+    async def _change_gateway(self, gateway_id: str) -> AsyncIterator[tuple[store.Connection, registry_pb2.Gateway]]:
+        """One transaction that changes a gateway, and the gateway as it is; raises ``Refused`` where there is none."""
+        async with self._pool.connection() as connection:
+            stored = await store.get_gateway(connection, gateway_id)
+        if stored is None:
+            raise Refused(grpc.StatusCode.NOT_FOUND, f"no gateway {gateway_id!r:.80}")
+        async with self._change(stored.gateway.operator_id) as connection:
+            stored = await store.get_gateway(connection, gateway_id)
+            assert stored is not None, "gateways are never deleted"
+            yield connection, stored.gateway
 
     async def _currency(self, connection: store.Connection, operator_id: str, *, dry_run: bool) -> str | None:
         operator = await store.get_operator(connection, operator_id)

@@ -70,6 +70,8 @@ class DetailUpload:
         self._drawn: deque[Batch] = deque(maxlen=MAX_DRAWN)
         self._sent: deque[_Sent] = deque()
         self._answered = asyncio.Event()
+        #: How many of what is under way the line has taken: the clock of an answer starts then, however slow the line is.
+        self._taken = 0
         self._going = asyncio.Event()
 
     def stir(self) -> None:
@@ -86,6 +88,7 @@ class DetailUpload:
         self._incarnation = incarnation
         self.proven_sequence = proven_sequence
         self._sent.clear()
+        self._taken = 0
         self._going.clear()
 
     async def send(self, call: "Call", earlier: Iterable[Batch], others_under_way: Callable[[], int]) -> None:
@@ -130,14 +133,15 @@ class DetailUpload:
             await self._answered.wait()
         await self._pace.detail(size)
         self._sent.append(_Sent(batch=batch, size_bytes=size))
-        self._going.set()
         await call.write(request)
+        self._taken += 1
+        self._going.set()
         self._metrics.sent_bytes.labels("detail").inc(size)
 
     async def take_answers(self, call: "Call") -> None:
         """Hear of each whether it holds. Does not end by itself."""
         while True:
-            while not self._sent:
+            while not self._taken:
                 self._going.clear()
                 await self._going.wait()
             # It may be megabytes, on a line that is no faster than the cap.
@@ -161,6 +165,7 @@ class DetailUpload:
         if sent in self._drawn:
             self._drawn.remove(sent)
         self._sent.popleft()
+        self._taken -= 1
         self._answered.set()
         self._metrics.evidence.labels(str(answer.verified).lower()).inc()
         if not answer.verified:

@@ -6,7 +6,9 @@ from contextlib import aclosing
 
 import pytest
 
+from farthing.v1 import batch_pb2
 from farthing_cloud.ledger.ahead import ahead, gathered
+from farthing_cloud.ledger.door import MESSAGE_WEIGHT, weight_of
 
 
 async def numbers(count: int, taken: list[int]) -> AsyncGenerator[int]:
@@ -137,6 +139,24 @@ async def test_what_waits_is_gathered_up_to_its_weight() -> None:
 async def test_what_weighs_more_than_the_most_comes_alone() -> None:
     async with aclosing(gathered(numbers(3, []), lambda number: 100 if number == 1 else 1, 30)) as together:
         assert [some async for some in together] == [[0], [1], [2]]
+
+
+async def test_batches_that_say_nothing_are_not_read_without_end() -> None:
+    read = 0
+
+    async def source() -> AsyncGenerator[batch_pb2.SignedBatch]:
+        nonlocal read
+        while True:
+            read += 1
+            yield batch_pb2.SignedBatch()
+            await asyncio.sleep(0)
+
+    async with aclosing(gathered(source(), weight_of, 5 * MESSAGE_WEIGHT)) as together:
+        first = await anext(together)
+        await settled()
+        assert read <= len(first) + 6
+    signed = batch_pb2.SignedBatch(signature=bytes(5_000), key_id=bytes(3_000))
+    assert weight_of(signed) > 8_000
 
 
 async def test_nobody_waits_for_more_to_gather() -> None:

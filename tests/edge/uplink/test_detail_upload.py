@@ -26,10 +26,19 @@ class Line:
     written: list[int] = field(default_factory=list)
     answers: asyncio.Queue[UploadEvidenceResponse] = field(default_factory=asyncio.Queue)
 
+    #: The line takes what is written while this is set.
+    takes: asyncio.Event = field(default_factory=asyncio.Event)
+    reads: int = 0
+
+    def __post_init__(self) -> None:
+        self.takes.set()
+
     async def write(self, request: UploadEvidenceRequest) -> None:
         self.written.append(request.sequence)
+        await self.takes.wait()
 
     async def read(self) -> UploadEvidenceResponse:
+        self.reads += 1
         return await self.answers.get()
 
     def answer(self, sequence: int, *, verified: bool = True) -> None:
@@ -110,6 +119,17 @@ async def test_large_detail_goes_alone() -> None:
         await site.went(1, 2)
         site.line.answer(2)
         await site.went(1, 2, 3, 4)
+
+
+async def test_an_answer_is_waited_for_once_the_line_has_taken_what_it_is_to() -> None:
+    site = Site(receipted=1)
+    site.line.takes.clear()
+    async with uploading(site, at_once=2) as upload:
+        await site.went(1)
+        assert site.line.reads == 0
+        site.line.takes.set()
+        site.line.answer(1)
+        await _until(lambda: upload.proven_sequence == 1)
 
 
 async def test_what_is_larger_than_the_bound_goes_all_the_same() -> None:
