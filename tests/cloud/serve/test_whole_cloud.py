@@ -124,7 +124,7 @@ async def drain(stream: grpc.aio.UnaryStreamCall[object, object]) -> None:
         pass
 
 
-async def let_in(door: gateway_sync_pb2_grpc.GatewaySyncAsyncStub, hello: gateway_sync_pb2.HelloRequest) -> None:
+async def let_in(door: "gateway_sync_pb2_grpc.GatewaySyncAsyncStub", hello: gateway_sync_pb2.HelloRequest) -> None:
     """Say hello until it is answered: the door asks the registry who may come every second, and may have asked just before."""
     async with asyncio.timeout(60):
         while True:
