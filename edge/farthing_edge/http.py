@@ -62,11 +62,11 @@ class HttpListener:
         assert self._socket is not None, "start() comes first"
         serve = await asyncio.to_thread(_load_pages)
         with self._socket:
-            await serve(self._socket, self._status, self._faults, self._metrics)
+            await serve(self._socket, BACKLOG, self._status, self._faults, self._metrics)
 
 
 def _load_pages() -> Callable[
-    [socket.socket, Callable[[], dict[str, Any]], Callable[[], list[str]], Callable[[], bytes]],
+    [socket.socket, int, Callable[[], dict[str, Any]], Callable[[], list[str]], Callable[[], bytes]],
     Coroutine[Any, Any, None],
 ]:
     from farthing_edge.pages import serve

@@ -11,8 +11,6 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from farthing_edge.http import BACKLOG
-
 #: More at once than that are told to come again.
 MAX_CONCURRENCY = 32
 #: A page under way when we are told to stop.
@@ -29,11 +27,12 @@ class _Server(uvicorn.Server):
 
 async def serve(
     listening: socket.socket,
+    backlog: int,
     status: Callable[[], dict[str, Any]],
     faults: Callable[[], list[str]],
     metrics: Callable[[], bytes],
 ) -> None:
-    """Serve on a socket that listens, until cancelled."""
+    """Serve on a socket that listens, until cancelled; ``backlog`` connections wait to be accepted."""
 
     async def get_healthz(_: Request) -> Response:
         # Alive, and what it does without: a gateway without uplink or broker is what it is built for, not a reason to restart it.
@@ -58,7 +57,7 @@ async def serve(
             lifespan="off",
             log_config=None,
             access_log=False,
-            backlog=BACKLOG,
+            backlog=backlog,
             limit_concurrency=MAX_CONCURRENCY,
             timeout_graceful_shutdown=GRACE_S,
             server_header=False,
