@@ -1,0 +1,146 @@
+"""What devices and the token remember of a journal: a gateway that went back is noticed."""
+
+from dataclasses import replace
+
+import pytest
+from edge_playbook import Gateway, M, Meter, Policy, clock
+from word_playbook import (
+    disclaim,
+    hello,
+    later,
+    open_session,
+    prove,
+    reborn,
+    restart,
+    say,
+    signed,
+)
+
+from farthing.device.messages import (
+    AnswerStatus,
+    Witness,
+    encode,
+)
+from farthing.refusal import Refusal
+from farthing.v1 import directive_pb2
+from farthing_edge.authorization import commands
+from farthing_edge.authorization.commands import Shown
+from farthing_edge.authorization.events import (
+    RollbackSuspected,
+)
+
+
+@pytest.mark.parametrize(
+    ("incarnation", "start", "beyond", "suspected"),
+    [
+        (1, b"now", 0, False),
+        (1, b"now", 1, True),
+        (1, b"old", 0, False),
+        (1, b"old", 1, True),
+        (1, b"never", -5, True),
+        (0, b"never", 50, False),  # of a journal whose loss is known
+        (0, b"now", 1, False),
+        (2, b"now", 0, True),
+    ],
+)
+def test_a_witness_that_the_journal_does_not_know(
+    site: Gateway, incarnation: int, start: bytes, beyond: int, suspected: bool
+) -> None:
+    session = open_session(site)
+    last_of_old = site.state.position
+    restart(site, b"n" * 16)
+    last = {b"old": last_of_old, b"now": site.state.position, b"never": site.state.position}[start]
+    start_id = {b"old": bytes(16), b"now": b"n" * 16, b"never": b"x" * 16}[start]
+    witness = Witness(incarnation=incarnation, start_id=start_id, position=last + beyond)
+    reply = session.read(site, 1_500, witness=witness)
+    # Metering goes on either way.
+    assert (reply.status, site.state.authorizations[session.meter.authorization].value) == (
+        AnswerStatus.RECORDED,
+        1_500,
+    )
+    assert bool(site.state.rollback_suspected) is suspected
+    assert [type(event) for event in site.last.events if isinstance(event, RollbackSuspected)] == [
+        RollbackSuspected
+    ] * suspected
+    assert site.replayed().rollback_suspected == site.state.rollback_suspected
+    refused = say(site, Meter("c2", 0).intent(site)).refusal
+    assert refused is (Refusal.NOT_AUTHORIZING if suspected else None)
+
+
+def test_an_intent_that_proves_a_rollback_is_not_granted(site: Gateway) -> None:
+    witness = Witness(incarnation=1, start_id=b"x" * 16, position=1)
+    intent = Meter("c1", 0).intent(site)
+    reply = say(site, intent, witness=witness)
+    assert (reply.status, reply.refusal) == (AnswerStatus.LATER, Refusal.NOT_AUTHORIZING)
+    assert not site.state.authorizations
+    assert site.seal() is None
+    # Said once, journaled once.
+    assert say(site, intent, witness=witness).refusal is Refusal.NOT_AUTHORIZING
+    assert sum(isinstance(event, RollbackSuspected) for event in site.journal) == 1
+    # A repeat of the suspect's incarnation changes nothing, a higher one ends it.
+    site.told(welcome=directive_pb2.Welcome(operator_id="op", site_id="S1", incarnation=2, time_zone="UTC"))
+    site.told(quota_granted=Policy.quota("q2", "P", 50 * M, clock("20:00"), incarnation=2))
+    assert say(site, replace(intent, incarnation=2, counter=9)).status is AnswerStatus.GRANTED
+
+
+def test_a_witness_of_an_incarnation_that_never_was_stops_no_gateway_for_ever(site: Gateway) -> None:
+    session = open_session(site)
+    session.read(site, 1_500, witness=Witness(incarnation=2**32 - 1, start_id=b"x" * 16, position=1))
+    assert site.state.not_authorizing_reason
+    # People have looked at it, and decided.
+    hello(site, 2)
+    site.told(welcome=directive_pb2.Welcome(operator_id="op", site_id="S1", incarnation=2, time_zone="UTC"))
+    assert not site.state.not_authorizing_reason
+
+
+def test_only_an_active_device_of_this_epoch_is_a_witness(site: Gateway) -> None:
+    session = open_session(site)
+    witness = Witness(incarnation=1, start_id=b"x" * 16, position=1)
+    site.told(device=Policy.device("c1", status=directive_pb2.DEVICE_STATUS_BLOCKED))
+    assert session.read(site, 1_100, witness=witness).status is AnswerStatus.RECORDED
+    say(site, Meter("c2", 0).intent(site, device_epoch=7), witness=witness)
+    assert site.state.rollback_suspected == ""
+
+
+@pytest.mark.parametrize(
+    ("incarnation", "ahead", "other_hash", "suspected"),
+    [
+        (1, 0, False, False),
+        (1, -1, False, False),
+        (0, 90, False, False),
+        (1, 1, False, True),
+        (1, 0, True, True),
+        (2, -1, False, True),
+    ],
+)
+def test_what_the_token_remembers(
+    site: Gateway, incarnation: int, ahead: int, other_hash: bool, suspected: bool
+) -> None:
+    open_session(site)
+    say(site, disclaim(site, Meter("c1", 1_000, counter=1), site.state.devices["c1"].registers["r1"].open.id))
+    assert site.seal() is not None
+    site.do(
+        commands.TokenWitnessed(
+            incarnation=incarnation,
+            sequence=site.state.sequence + ahead,
+            batch_hash=bytes(32) if other_hash else site.state.batch_hash,
+        )
+    )
+    assert bool(site.state.rollback_suspected) is suspected
+    assert site.replayed().rollback_suspected == site.state.rollback_suspected
+
+
+def test_a_standing_device_whose_witness_is_older_shows_how_it_began(site: Gateway) -> None:
+    """Nothing of it was ever claimed, so the welcome cannot name it: what the device saw says that there was a journal."""
+    meter = Meter("m1", 5_000)
+    first = meter.reading(site, 5_000)
+    say(site, first)
+    witness = Witness(incarnation=1, start_id=bytes(16), position=site.state.position)
+    new = reborn(site)
+    reading = meter.reading(later(new), 5_100)
+    assert say(new, reading, witness=witness).refusal is Refusal.AUTHORIZATION_UNKNOWN
+    shown = Shown(grant=None, grant_cose=b"", first=first, first_cose=signed(first), first_payload=encode(first))
+    say(new, reading, witness=witness, shown=shown)
+    assert prove(new).claims[0].register_from == 5_000
+    # A device that this gateway has never heard begins here.
+    assert say(reborn(site), meter.reading(later(new), 5_100)).status is AnswerStatus.RECORDED
