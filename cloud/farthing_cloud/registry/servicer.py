@@ -4,9 +4,9 @@ Rule 1: the same Put again changes nothing, and sends what an interrupted one le
 Rule 2: a dry run reads and compares only, and takes references it cannot find as coming.
 """
 
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from typing import Any, Final
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -18,25 +18,19 @@ from farthing.clock import BusinessClock
 from farthing.ids import AUTHORIZATION_ID_SIZE
 from farthing.v1 import (
     directive_pb2,
-    ledger_pb2,
-    ledger_pb2_grpc,
     registry_pb2,
     registry_pb2_grpc,
-    vault_pb2,
-    vault_pb2_grpc,
 )
 from farthing_cloud.callers import caller
 from farthing_cloud.database import Pool
 from farthing_cloud.refusals import Context, Refused, refusals
-from farthing_cloud.registry import store
+from farthing_cloud.registry import references, store, wanting
 from farthing_cloud.registry.batch_keys import keep_batch_keys, revoke_batch_key
 from farthing_cloud.registry.checks import (
     Unfit,
     check_device,
     check_entitlement,
-    check_fit,
     check_floor_fits,
-    check_floor_shares,
     check_gateway,
     check_operator,
     check_site,
@@ -44,7 +38,9 @@ from farthing_cloud.registry.checks import (
 )
 from farthing_cloud.registry.differences import differences
 from farthing_cloud.registry.life import IllegalStep, device_step, gateway_step
-from farthing_cloud.wishes import CALL_TIMEOUT_S, Wishes, WishRefused, add_wish, keep_sending, waits
+from farthing_cloud.registry.references import precondition
+from farthing_cloud.registry.sending import Sending
+from farthing_cloud.wishes import WishRefused
 
 MAX_REASON_LENGTH = 500
 #: Changes of devices in one answer: some 2 kB each, well below what one message may have.
@@ -57,15 +53,8 @@ FIRST_DEVICE_EPOCH = 1
 _log = structlog.stdlib.get_logger(__name__)
 
 
-#: What a site may say beside floor and seal, each a directive of its own.
-SITE_POLICIES: Final = ("usage_limits", "place", "scorecard", "online_check")
-
 #: What the registry's rules raise.
 _CODES = ((Unfit, grpc.StatusCode.INVALID_ARGUMENT), (IllegalStep, grpc.StatusCode.FAILED_PRECONDITION))
-
-
-def _precondition(details: str) -> Refused:
-    return Refused(grpc.StatusCode.FAILED_PRECONDITION, details)
 
 
 class RegistryServicer(registry_pb2_grpc.RegistryServicer):
@@ -81,9 +70,7 @@ class RegistryServicer(registry_pb2_grpc.RegistryServicer):
         clock: BusinessClock,
     ) -> None:
         self._pool = pool
-        self._ledger = ledger_pb2_grpc.LedgerStub(ledger)
-        self._vault = vault_pb2_grpc.VaultStub(vault)
-        self._wishes = Wishes(pool=pool, ledger=ledger, service="registry")
+        self._sending = Sending(pool=pool, ledger=ledger, vault=vault)
         self._root = root
         self._clock = clock
 
@@ -99,8 +86,8 @@ class RegistryServicer(registry_pb2_grpc.RegistryServicer):
                 old = await store.get_operator(connection, operator.operator_id)
                 found = differences(old, operator)
                 if old is not None and old.currency != operator.currency:
-                    raise _precondition(f"operator {operator.operator_id} works in {old.currency}: that never changes")
-                await self._check_floors(connection, operator)
+                    raise precondition(f"operator {operator.operator_id} works in {old.currency}: that never changes")
+                await references.check_floors(connection, operator)
                 if found and not request.dry_run:
                     await store.put_operator(connection, operator)
         return _answer(old, found)
@@ -113,22 +100,22 @@ class RegistryServicer(registry_pb2_grpc.RegistryServicer):
         gateway_ids: list[str] = []
         async with refusals(context, _CODES):
             async with self._change(site.operator_id) as connection:
-                currency = await self._currency(connection, site.operator_id, dry_run=request.dry_run)
+                currency = await references.operator_currency(connection, site.operator_id, dry_run=request.dry_run)
                 check_site(site, currency=currency)
                 if currency is not None:
                     site.floor.currency = currency
                 old = await store.get_site(connection, site.site_id)
                 found = differences(old, site)
                 if old is not None and old.operator_id != site.operator_id:
-                    raise _precondition(f"site {site.site_id} belongs to another operator")
+                    raise precondition(f"site {site.site_id} belongs to another operator")
                 gateway_ids = await store.gateways_of_sites(connection, [site.site_id])
-                await self._check_floors(connection, site.operator_id, site=site)
+                await references.check_floors(connection, site.operator_id, site=site)
                 if old is None or old.floor != site.floor:
                     for gateway in await store.list_gateways(connection, site.operator_id):
                         if gateway.site_id == site.site_id and gateway.status != registry_pb2.GATEWAY_STATUS_REVOKED:
                             check_floor_fits(site, gateway)
                 if old is not None and old.time_zone != site.time_zone and gateway_ids:
-                    raise _precondition(f"site {site.site_id} has gateways, which were told {old.time_zone} for ever")
+                    raise precondition(f"site {site.site_id} has gateways, which were told {old.time_zone} for ever")
                 if found and not request.dry_run:
                     await store.put_site(connection, site)
                     if old is not None and old.least_evidence_class != site.least_evidence_class:
@@ -145,15 +132,15 @@ class RegistryServicer(registry_pb2_grpc.RegistryServicer):
                             at_us=self._clock.now(),
                         )
                     if old is None or old.floor != site.floor:
-                        await self._want(connection, gateway_ids, site.operator_id, "floor", floor=site.floor)
+                        await wanting.want(connection, gateway_ids, site.operator_id, "floor", floor=site.floor)
                     if old is None or old.seal != site.seal:
-                        await self._want(connection, gateway_ids, site.operator_id, "seal", seal=site.seal)
-                    for name in SITE_POLICIES:
+                        await wanting.want(connection, gateway_ids, site.operator_id, "seal", seal=site.seal)
+                    for name in wanting.SITE_POLICIES:
                         if getattr(site, name) != getattr(old or registry_pb2.Site(), name):
                             # An absent one is told as well: as empty, which gateways obey as none.
                             body = {name: getattr(site, name)}
-                            await self._want(connection, gateway_ids, site.operator_id, name, **body)
-            await self._send(gateway_ids, dry_run=request.dry_run)
+                            await wanting.want(connection, gateway_ids, site.operator_id, name, **body)
+            await self._sending.send(gateway_ids, dry_run=request.dry_run)
         return _answer(old, found)
 
     @override
@@ -163,27 +150,29 @@ class RegistryServicer(registry_pb2_grpc.RegistryServicer):
         async with refusals(context, _CODES):
             check_gateway(gateway, root=self._root)
             async with self._change(gateway.operator_id) as connection:
-                await self._currency(connection, gateway.operator_id, dry_run=request.dry_run)
-                site = await self._site(connection, gateway.site_id, gateway.operator_id, dry_run=request.dry_run)
+                await references.operator_currency(connection, gateway.operator_id, dry_run=request.dry_run)
+                site = await references.site_of_operator(
+                    connection, gateway.site_id, gateway.operator_id, dry_run=request.dry_run
+                )
                 stored = await store.get_gateway(connection, gateway.gateway_id)
                 old = None if stored is None else stored.gateway
                 status = registry_pb2.GATEWAY_STATUS_ACTIVE if old is None else old.status
                 if gateway.status not in (registry_pb2.GATEWAY_STATUS_UNSPECIFIED, status):
-                    raise _precondition("status: SetGatewayStatus changes it")
+                    raise precondition("status: SetGatewayStatus changes it")
                 gateway.status = status
                 if old is not None and (old.operator_id, old.site_id) != (gateway.operator_id, gateway.site_id):
-                    raise _precondition(f"gateway {gateway.gateway_id} is at site {old.site_id}; gateways do not move")
+                    raise precondition(f"gateway {gateway.gateway_id} is at site {old.site_id}; gateways do not move")
                 keep_batch_keys(old, gateway)
                 found = differences(old, gateway)
                 if site is not None and (old is None or old.exposure_micros != gateway.exposure_micros):
                     check_floor_fits(site, gateway)
                 if old is None:
-                    await self._check_floors(connection, gateway.operator_id, joining=gateway.site_id)
+                    await references.check_floors(connection, gateway.operator_id, joining=gateway.site_id)
                 if found and not request.dry_run:
                     await store.put_gateway(connection, gateway)
                     if old is None and site is not None:
-                        await self._introduce(connection, gateway, site)
-            await self._send([gateway.gateway_id], dry_run=request.dry_run)
+                        await wanting.introduce(connection, gateway, site, self._clock.now())
+            await self._sending.send([gateway.gateway_id], dry_run=request.dry_run)
         return _answer(old, found)
 
     @override
@@ -194,7 +183,7 @@ class RegistryServicer(registry_pb2_grpc.RegistryServicer):
         gateway_ids: list[str] = []
         async with refusals(context, _CODES):
             async with self._change(tariff.operator_id) as connection:
-                currency = await self._currency(connection, tariff.operator_id, dry_run=request.dry_run)
+                currency = await references.operator_currency(connection, tariff.operator_id, dry_run=request.dry_run)
                 check_tariff(tariff, currency=currency)
                 old = await store.get_tariff(connection, tariff.operator_id, record.tariff_id, record.version)
                 found = differences(old, tariff)
@@ -207,10 +196,10 @@ class RegistryServicer(registry_pb2_grpc.RegistryServicer):
                 gateway_ids = await store.gateways_of_operator(connection, tariff.operator_id)
                 if found and not request.dry_run:
                     await store.put_tariff(connection, tariff)
-                    await self._want(
-                        connection, gateway_ids, tariff.operator_id, _tariff_subject(record), tariff=record
+                    await wanting.want(
+                        connection, gateway_ids, tariff.operator_id, wanting.tariff_subject(record), tariff=record
                     )
-            await self._send(gateway_ids, dry_run=request.dry_run)
+            await self._sending.send(gateway_ids, dry_run=request.dry_run)
         return _answer(old, found)
 
     @override
@@ -226,19 +215,19 @@ class RegistryServicer(registry_pb2_grpc.RegistryServicer):
             # Their order says nothing: it must not look like a change.
             device.site_ids.sort()
             async with self._change(device.operator_id) as connection:
-                await self._currency(connection, device.operator_id, dry_run=request.dry_run)
+                await references.operator_currency(connection, device.operator_id, dry_run=request.dry_run)
                 for site_id in device.site_ids:
-                    await self._site(connection, site_id, device.operator_id, dry_run=request.dry_run)
-                await self._tariff(connection, device, dry_run=request.dry_run)
+                    await references.site_of_operator(connection, site_id, device.operator_id, dry_run=request.dry_run)
+                await references.check_device_tariff(connection, device, dry_run=request.dry_run)
                 old = await store.get_device(connection, record.device_id)
-                _check_replacement(old, device)
+                references.check_replacement(old, device)
                 found = differences(old, device)
                 if found and not request.dry_run:
                     await store.put_device(connection, device)
                 gateways = await store.gateways_of_device(connection, record.device_id)
                 if found and not request.dry_run:
-                    await self._want_device(connection, gateways, device)
-            await self._send([gateway_id for gateway_id, _ in gateways], dry_run=request.dry_run)
+                    await wanting.want_device(connection, gateways, device)
+            await self._sending.send([gateway_id for gateway_id, _ in gateways], dry_run=request.dry_run)
         return _answer(old, found)
 
     @override
@@ -255,10 +244,12 @@ class RegistryServicer(registry_pb2_grpc.RegistryServicer):
             entitlement.site_ids.sort()
             record.device_tariff_ids.sort()
             async with self._change(entitlement.operator_id) as connection:
-                await self._currency(connection, entitlement.operator_id, dry_run=request.dry_run)
+                await references.operator_currency(connection, entitlement.operator_id, dry_run=request.dry_run)
                 for site_id in entitlement.site_ids:
-                    await self._site(connection, site_id, entitlement.operator_id, dry_run=request.dry_run)
-                await self._known_tariff(
+                    await references.site_of_operator(
+                        connection, site_id, entitlement.operator_id, dry_run=request.dry_run
+                    )
+                await references.known_tariff(
                     connection,
                     entitlement.operator_id,
                     record.tariff_id,
@@ -267,23 +258,23 @@ class RegistryServicer(registry_pb2_grpc.RegistryServicer):
                 )
                 old = await store.get_entitlement(connection, entitlement.operator_id, record.entitlement_id)
                 if old is not None and old.record.account_id != record.account_id:
-                    raise _precondition(
+                    raise precondition(
                         f"entitlement {record.entitlement_id} is {old.record.account_id}'s; another payer gets another one"
                     )
                 found = differences(old, entitlement)
-                gateway_ids = await self._entitled_gateways(connection, entitlement)
+                gateway_ids = await references.entitled_gateways(connection, entitlement)
                 if found and not request.dry_run:
                     await store.put_entitlement(connection, entitlement)
-                    subject = _entitlement_subject(record)
-                    await self._want(connection, gateway_ids, entitlement.operator_id, subject, entitlement=record)
-                    known = [] if old is None else await self._entitled_gateways(connection, old)
+                    subject = wanting.entitlement_subject(record)
+                    await wanting.want(connection, gateway_ids, entitlement.operator_id, subject, entitlement=record)
+                    known = [] if old is None else await references.entitled_gateways(connection, old)
                     left = [gateway_id for gateway_id in known if gateway_id not in gateway_ids]
                     over = directive_pb2.EntitlementRecord()
                     over.CopyFrom(record)
                     over.until_us = over.from_us
-                    await self._want(connection, left, entitlement.operator_id, subject, entitlement=over)
+                    await wanting.want(connection, left, entitlement.operator_id, subject, entitlement=over)
                     gateway_ids += left
-            await self._send(gateway_ids, dry_run=request.dry_run)
+            await self._sending.send(gateway_ids, dry_run=request.dry_run)
         return _answer(old, found)
 
     # --- status -------------------------------------------------------------------------------------------------------
@@ -320,12 +311,12 @@ class RegistryServicer(registry_pb2_grpc.RegistryServicer):
                         caller=who.uri,
                         at_us=self._clock.now(),
                     )
-                    await self._want_device(connection, gateways, device)
+                    await wanting.want_device(connection, gateways, device)
             if changed:
                 _log.info(
                     "device status changed", device=request.device_id, status=int(request.status), reason=request.reason
                 )
-            await self._send([gateway_id for gateway_id, _ in gateways], dry_run=False)
+            await self._sending.send([gateway_id for gateway_id, _ in gateways], dry_run=False)
         return _answer(old, differences(old, device))
 
     # --- uses ---------------------------------------------------------------------------------------------------------
@@ -379,9 +370,9 @@ class RegistryServicer(registry_pb2_grpc.RegistryServicer):
                 caller=who,
                 at_us=self._clock.now(),
             )
-            await self._want(connection, told, device.operator_id, subject, **body)
+            await wanting.want(connection, told, device.operator_id, subject, **body)
         _log.info("decided about a use", subject=subject, reason=reason, caller=who)
-        await self._send(told, dry_run=False)
+        await self._sending.send(told, dry_run=False)
         return told
 
     @override
@@ -411,7 +402,7 @@ class RegistryServicer(registry_pb2_grpc.RegistryServicer):
         if new.status == registry_pb2.GATEWAY_STATUS_REVOKED:
             # It is revoked whatever the ledger hears; what it does not hear now, it hears when it is back.
             with suppress(grpc.aio.AioRpcError, WishRefused):
-                await self._bring_up_to_date(request.gateway_id)
+                await self._sending.bring_up_to_date(request.gateway_id)
         return _answer(old, differences(old, new))
 
     @override
@@ -443,7 +434,7 @@ class RegistryServicer(registry_pb2_grpc.RegistryServicer):
                 _log.info(
                     "batch key revoked", gateway=request.gateway_id, key=request.key_id.hex(), reason=request.reason
                 )
-            await self._send([request.gateway_id], dry_run=False)
+            await self._sending.send([request.gateway_id], dry_run=False)
         return _answer(old, found)
 
     # --- lists --------------------------------------------------------------------------------------------------------
@@ -521,66 +512,7 @@ class RegistryServicer(registry_pb2_grpc.RegistryServicer):
 
     async def run(self) -> None:
         """Send what is left over, until cancelled."""
-        await keep_sending(self._behind, self._bring_up_to_date)
-
-    async def _behind(self) -> Sequence[str]:
-        async with self._pool.connection() as connection:
-            return await store.behind_gateways(connection)
-
-    async def _bring_up_to_date(self, gateway_id: str, *, parked_too: bool = False) -> None:
-        """Ledger, then directives, then vault: each step may be repeated."""
-        async with self._pool.connection() as connection:
-            stored = await store.get_gateway(connection, gateway_id)
-            assert stored is not None, "wishes are written after their gateway"
-            site = await store.get_site(connection, stored.gateway.site_id)
-            operator = await store.get_operator(connection, stored.gateway.operator_id)
-        assert site is not None
-        assert operator is not None
-        revoked = stored.gateway.status == registry_pb2.GATEWAY_STATUS_REVOKED
-        if stored.ledger_revision < stored.revision:
-            await self._ledger.CreateGateway(
-                ledger_pb2.CreateGatewayRequest(
-                    operator_id=stored.gateway.operator_id,
-                    site_id=stored.gateway.site_id,
-                    gateway_id=gateway_id,
-                    currency=operator.currency,
-                    exposure_micros=stored.gateway.exposure_micros,
-                    batch_key=stored.gateway.batch_key,
-                    grant_key=stored.gateway.grant_key,
-                    time_zone=site.time_zone,
-                    revoked=revoked,
-                    least_evidence_class=site.least_evidence_class,
-                    revoked_batch_keys=[each.batch_key for each in stored.gateway.earlier_batch_keys if each.revoked],
-                ),
-                timeout=CALL_TIMEOUT_S,
-            )
-            async with self._pool.connection() as connection:
-                await store.ledger_knows(connection, gateway_id, stored.revision)
-        await self._wishes.fulfil(gateway_id, parked_too=parked_too)
-        if stored.vault_revision < stored.revision:
-            if not revoked:  # one that may never connect again is given no keys
-                await self._vault.ProvisionGateway(
-                    vault_pb2.ProvisionGatewayRequest(gateway_id=gateway_id), timeout=CALL_TIMEOUT_S
-                )
-            async with self._pool.connection() as connection:
-                await store.vault_knows(connection, gateway_id, stored.revision)
-
-    async def _send(self, gateway_ids: Iterable[str], *, dry_run: bool) -> None:
-        if dry_run:
-            return
-        for gateway_id in gateway_ids:
-            try:
-                await self._bring_up_to_date(gateway_id, parked_too=True)
-            except grpc.aio.AioRpcError as err:
-                if not waits(err):
-                    raise _precondition(f"gateway {gateway_id}: {err.details()}") from err
-                raise Refused(
-                    grpc.StatusCode.UNAVAILABLE,
-                    f"registered, but gateway {gateway_id} could not be told yet ({err.details()}):"
-                    " it will be as soon as the services are back; applying again is safe",
-                ) from err
-            except WishRefused as err:
-                raise _precondition(f"registered, but the ledger refused to tell gateway {gateway_id}: {err}") from err
+        await self._sending.run()
 
     # --- parts --------------------------------------------------------------------------------------------------------
 
@@ -603,153 +535,12 @@ class RegistryServicer(registry_pb2_grpc.RegistryServicer):
             assert stored is not None, "gateways are never deleted"
             yield connection, stored.gateway
 
-    async def _currency(self, connection: store.Connection, operator_id: str, *, dry_run: bool) -> str | None:
-        operator = await store.get_operator(connection, operator_id)
-        if operator is None:
-            if dry_run:
-                return None
-            raise _precondition(f"no operator {operator_id!r:.80}: put it first")
-        return operator.currency
-
-    async def _site(
-        self, connection: store.Connection, site_id: str, operator_id: str, *, dry_run: bool
-    ) -> registry_pb2.Site | None:
-        site = await store.get_site(connection, site_id)
-        if site is None:
-            if dry_run:
-                return None
-            raise _precondition(f"no site {site_id!r:.80}: put it first")
-        if site.operator_id != operator_id:
-            raise _precondition(f"site {site_id} belongs to another operator")
-        return site
-
-    async def _check_floors(
-        self,
-        connection: store.Connection,
-        operator: registry_pb2.Operator | str,
-        *,
-        site: registry_pb2.Site | None = None,
-        joining: str = "",
-    ) -> None:
-        """What floors give one account over all gateways, with ``site`` as it is to be and one more gateway at ``joining``."""
-        if isinstance(operator, str):
-            known = await store.get_operator(connection, operator)
-            if known is None:
-                return
-            operator = known
-        if not operator.floor_per_account_micros:
-            return
-        shares = []
-        sites = {each.site_id: each for each in await store.list_sites(connection, operator.operator_id)}
-        if site is not None:
-            sites[site.site_id] = site
-        for site_id, each in sites.items():
-            gateways = len(await store.gateways_of_sites(connection, [site_id])) + (site_id == joining)
-            shares.append((gateways, each.floor.per_account_micros))
-        check_floor_shares(operator, shares)
-
-    async def _tariff(self, connection: store.Connection, device: registry_pb2.Device, *, dry_run: bool) -> None:
-        record = device.record
-        tariff = await self._known_tariff(
-            connection, device.operator_id, record.tariff_id, record.tariff_version, dry_run=dry_run
-        )
-        if tariff is not None:
-            check_fit(record, tariff)
-
-    async def _known_tariff(
-        self, connection: store.Connection, operator_id: str, tariff_id: str, version: int, *, dry_run: bool
-    ) -> registry_pb2.Tariff | None:
-        tariff = await store.get_tariff(connection, operator_id, tariff_id, version)
-        if tariff is None and not dry_run:
-            raise _precondition(f"no tariff {tariff_id} version {version}: put it first")
-        return tariff
-
-    async def _entitled_gateways(
-        self, connection: store.Connection, entitlement: registry_pb2.Entitlement
-    ) -> list[str]:
-        """Those that know it: of its sites, or all of its operator's."""
-        if entitlement.site_ids:
-            return await store.gateways_of_sites(connection, list(entitlement.site_ids))
-        return await store.gateways_of_operator(connection, entitlement.operator_id)
-
     async def _known_device(self, device_id: str) -> registry_pb2.Device:
         async with self._pool.connection() as connection:
             device = await store.get_device(connection, device_id)
         if device is None:
             raise Refused(grpc.StatusCode.NOT_FOUND, f"no device {device_id!r:.80}")
         return device
-
-    async def _introduce(
-        self, connection: store.Connection, gateway: registry_pb2.Gateway, site: registry_pb2.Site
-    ) -> None:
-        """Everything a new gateway must know: its site's policy, its operator's tariffs, the devices and entitlements at the site."""
-        ids = [gateway.gateway_id]
-        await self._want(connection, ids, gateway.operator_id, "floor", floor=site.floor)
-        await self._want(connection, ids, gateway.operator_id, "seal", seal=site.seal)
-        for name in SITE_POLICIES:
-            if site.HasField(name):
-                await self._want(connection, ids, gateway.operator_id, name, **{name: getattr(site, name)})
-        for tariff in await store.list_tariffs(connection, gateway.operator_id):
-            await self._want(connection, ids, gateway.operator_id, _tariff_subject(tariff.tariff), tariff=tariff.tariff)
-        for device in await store.devices_of_site(connection, site.site_id):
-            await self._want(connection, ids, gateway.operator_id, _device_subject(device.record), device=device.record)
-        now = self._clock.now()
-        for each in await store.list_entitlements(connection, gateway.operator_id):
-            # What is over covers nothing any more.
-            if each.record.until_us > now and (not each.site_ids or site.site_id in each.site_ids):
-                subject = _entitlement_subject(each.record)
-                await self._want(connection, ids, gateway.operator_id, subject, entitlement=each.record)
-
-    async def _want_device(
-        self, connection: store.Connection, gateways: Iterable[tuple[str, bool]], device: registry_pb2.Device
-    ) -> None:
-        for gateway_id, present in gateways:
-            record = directive_pb2.DeviceRecord()
-            record.CopyFrom(device.record)
-            if not present and record.status == directive_pb2.DEVICE_STATUS_ACTIVE:
-                # It moved on: its key stops working at the site it left.
-                record.status = directive_pb2.DEVICE_STATUS_SUSPENDED
-            await self._want(connection, [gateway_id], device.operator_id, _device_subject(record), device=record)
-
-    async def _want(
-        self, connection: store.Connection, gateway_ids: Iterable[str], operator_id: str, subject: str, **body: Any
-    ) -> None:
-        await add_wish(
-            connection, gateway_ids, subject, ledger_pb2.IssueDirectiveRequest(operator_id=operator_id, **body)
-        )
-
-
-def _check_replacement(old: registry_pb2.Device | None, device: registry_pb2.Device) -> None:
-    """Fill in the status; raise ``Refused`` for what a Put may not change."""
-    record = device.record
-    present = directive_pb2.DEVICE_STATUS_ACTIVE if old is None else old.record.status
-    if record.status not in (directive_pb2.DEVICE_STATUS_UNSPECIFIED, present):
-        raise _precondition("record.status: SetDeviceStatus changes it")
-    record.status = present
-    if old is None:
-        return
-    if old.record.status == directive_pb2.DEVICE_STATUS_DECOMMISSIONED and differences(old, device):
-        raise _precondition(f"device {record.device_id} is decommissioned, for ever")
-    if old.operator_id != device.operator_id:
-        raise _precondition(
-            f"device {record.device_id} belongs to another operator; a transfer needs the owner's voucher"
-        )
-    if record.device_epoch < old.record.device_epoch:
-        raise _precondition(f"record.device_epoch: it is at {old.record.device_epoch}, and never goes back")
-    if record.device_epoch == old.record.device_epoch and record.statement_key != old.record.statement_key:
-        raise _precondition("record.statement_key: a device's key changes by rotation, with a new device_epoch")
-
-
-def _tariff_subject(record: directive_pb2.TariffRecord) -> str:
-    return f"tariff/{record.tariff_id}/{record.version}"
-
-
-def _device_subject(record: directive_pb2.DeviceRecord) -> str:
-    return f"device/{record.device_id}"
-
-
-def _entitlement_subject(record: directive_pb2.EntitlementRecord) -> str:
-    return f"entitlement/{record.entitlement_id}"
 
 
 def _check_reason(reason: str) -> None:
