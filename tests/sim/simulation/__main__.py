@@ -39,10 +39,15 @@ def main() -> int:
 
 def _many(chosen: argparse.Namespace) -> int:
     began_s = said_s = many.clock_s()
+    told: set[int] = set()
 
     def progress(outcome: many.Outcome) -> None:
         nonlocal said_s
         now_s = many.clock_s()
+        # At once: a long run is stopped, or ends with its machine.
+        for seed in sorted(outcome.broken.keys() - told):
+            told.add(seed)
+            print(f"seed {seed}: {outcome.broken[seed][:300]}", flush=True)
         if now_s - said_s >= PROGRESS_S:
             said_s = now_s
             stories = outcome.seen["stories"]
@@ -54,8 +59,6 @@ def _many(chosen: argparse.Namespace) -> int:
     seeds = range(chosen.first, chosen.first + chosen.seeds)
     outcome = many.tell_many(seeds, without=chosen.without, processes=chosen.processes, progress=progress)
     print(many.table(outcome, many.clock_s() - began_s))
-    for seed in sorted(outcome.broken):
-        print(f"seed {seed}: {outcome.broken[seed][:300]}")
     for seed in sorted(outcome.broken)[: many.SHRUNK]:
         print()
         print(many.report(seed, without=chosen.without, folder=OUT))
