@@ -282,7 +282,8 @@ def c1_writers() -> list[dict[str, object]]:
 
 
 _SIZES: Final = b"""
-SELECT pg_table_size('transfers'), pg_indexes_size('transfers'),
+SELECT (SELECT sum(pg_table_size(t.relid))::bigint FROM pg_partition_tree('transfers') t),
+    (SELECT sum(pg_indexes_size(t.relid))::bigint FROM pg_partition_tree('transfers') t),
     (SELECT sum(pg_total_relation_size(c.oid)) FROM pg_class c
      WHERE c.relnamespace = current_schema()::regnamespace AND c.relkind = 'r'),
     pg_current_wal_lsn() - '0/0'::pg_lsn

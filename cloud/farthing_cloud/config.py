@@ -92,6 +92,9 @@ class LedgerSection(Section):
     keep_detail_s: Annotated[int, Field(ge=86_400)] = 730 * 86_400
     #: The largest payback that one person orders and has paid alone; above it another person approves it. Micros of each currency's major unit.
     payback_alone_micros: Annotated[int, Field(ge=0, le=MAX_AMOUNT_MICROS)] = 100_000_000
+    #: Postings whose transfers share a partition, from the next one that is made: with ten gateways a million is about a month. Fewer than
+    #: a thousand would be more tables than indexes gain.
+    partition_postings: Annotated[int, Field(ge=1_000, le=10**12)] = 1_000_000
     #: A head of every gateway's chain is signed and sent at least this often, real seconds.
     directive_head_interval_s: Annotated[int, Field(ge=1)] = 5
 

@@ -32,6 +32,7 @@ from farthing_cloud.ledger.plans import CorrectionPlans
 from farthing_cloud.ledger.reports import Reports
 from farthing_cloud.ledger.signing import PublicKeys, Signatures
 from farthing_cloud.ledger.store.interface import StoreError
+from farthing_cloud.ledger.store.partitions import Partitions
 from farthing_cloud.ledger.store.postgres import PostgresStore
 from farthing_cloud.offering import Mounted
 
@@ -49,6 +50,8 @@ FORGET_EVERY_S: Final = 60.0
 FORGET_AT_ONCE: Final = 1_000
 #: How often the figures of maximum loss are taken, real seconds: as often as a scraper asks.
 EXPOSURE_EVERY_S: Final = 10.0
+#: How often the next partition of the transfers is seen to, real seconds: a whole one is ready ahead.
+PARTITIONS_EVERY_S: Final = 60.0
 
 _log = structlog.stdlib.get_logger(__name__)
 
@@ -62,6 +65,7 @@ class LedgerService:
     movements: MovementsServicer
     signatures: Signatures
     ledger: Ledger
+    partitions: Partitions
     clock: BusinessClock
     silent_us: int
     keep_detail_us: int
@@ -84,6 +88,7 @@ class LedgerService:
             tasks.create_task(self._measure_exposure())
             tasks.create_task(self._forget_details())
             tasks.create_task(self._open_again())
+            tasks.create_task(self._make_partitions())
 
     async def _end_silent(self) -> None:
         while True:
@@ -116,6 +121,17 @@ class LedgerService:
                 _log.warning("old details wait to be forgotten", cause=str(err))
             # A full round has more behind it.
             await asyncio.sleep(RESOLVE_EVERY_S if forgotten == FORGET_AT_ONCE else FORGET_EVERY_S)
+
+    async def _make_partitions(self) -> None:
+        while True:
+            try:
+                made, left = await self.partitions.make_ahead()
+                metrics.POSTINGS_LEFT.set(left)
+                if made:
+                    _log.info("partitions of the transfers made", partitions=made, postings_left=left)
+            except StoreError as err:
+                _log.error("the next partition of the transfers waits to be made", cause=str(err.__cause__))
+            await asyncio.sleep(PARTITIONS_EVERY_S)
 
     async def _measure_exposure(self) -> None:
         while True:
@@ -203,6 +219,7 @@ def build(
         movements=MovementsServicer(Movements(pool, store)),
         signatures=signatures,
         ledger=ledger,
+        partitions=Partitions(pool, postings=settings.partition_postings),
         clock=clock,
         silent_us=settings.silent_after_s * SECOND_US,
         keep_detail_us=settings.keep_detail_s * SECOND_US,

@@ -32,6 +32,10 @@ LEDGER_OPEN = Gauge(
     "farthing_ledger_open",
     "1 while the ledger grants and pays; 0 while it is stopped or restoring after a backup was restored.",
 )
+POSTINGS_LEFT = Gauge(
+    "farthing_ledger_postings_left",
+    "Postings that find a partition ready for their transfers; at 0 nothing more is posted. The serving ledger makes them ahead.",
+)
 SILENCED = Counter(
     "farthing_ledger_quotas_silenced", "Quotas looked at because their gateway has been silent for too long."
 )

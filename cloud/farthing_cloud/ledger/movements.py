@@ -37,6 +37,7 @@ from farthing_cloud.ledger.core.rows import Aside, Claimed, CorrectedPart
 from farthing_cloud.ledger.refusals import Context, malformed, refusals
 from farthing_cloud.ledger.store.corrections import READ_ASIDES, find_use
 from farthing_cloud.ledger.store.interface import LedgerStore, StoreError
+from farthing_cloud.ledger.store.partitions import LAST_PLACE, must_be_here_between
 from farthing_cloud.ledger.store.reading import aside_of, transfer_of
 
 _PACKAGE: Final = "farthing_cloud.ledger"
@@ -122,6 +123,8 @@ class Movements:
                 raise LedgerRefusal(
                     f"place {after} of the audit chain of {operator_id} is not what it was: the ledger was restored, or is another one"
                 )
+            # Balances are reckoned back from now.
+            await must_be_here_between(connection, operator_id, after, LAST_PLACE)
             opening = payer.now - await _after(connection, payer, after)
             closing = payer.now - await _after(connection, payer, to)
             yield movements_pb2.ListMovementsResponse(

@@ -14,11 +14,11 @@ from farthing_cloud.database import Pool, sentence
 from farthing_cloud.ledger.orders import message_of
 from farthing_cloud.ledger.store.corrections import correction_of
 from farthing_cloud.ledger.store.interface import StoreError
+from farthing_cloud.ledger.store.partitions import balances_at
 
 _PACKAGE: Final = "farthing_cloud.ledger"
 LIST_PAYERS = sentence(_PACKAGE, "list_payers")
 LIST_BALANCES = sentence(_PACKAGE, "list_balances")
-LIST_BALANCES_AT = sentence(_PACKAGE, "list_balances_at")
 LIST_TRANSFERS = sentence(_PACKAGE, "list_transfers")
 LIST_QUOTAS = sentence(_PACKAGE, "list_quotas")
 LIST_BATCHES = sentence(_PACKAGE, "list_batches")
@@ -44,6 +44,13 @@ class Reports:
         try:
             async with self._pool.connection() as connection:
                 return await (await connection.execute(query, parameters)).fetchall()
+        except (psycopg.OperationalError, psycopg_pool.PoolTimeout) as err:
+            raise StoreError("the ledger's database is out of reach") from err
+
+    async def _balances_at(self, named: Mapping[str, Any]) -> list[TupleRow]:
+        try:
+            async with self._pool.connection() as connection:
+                return await balances_at(connection, named)
         except (psycopg.OperationalError, psycopg_pool.PoolTimeout) as err:
             raise StoreError("the ledger's database is out of reach") from err
 
@@ -76,7 +83,7 @@ class Reports:
         if at_us is None:
             rows = await self._rows(LIST_BALANCES, named)
         else:
-            rows = await self._rows(LIST_BALANCES_AT, {**named, "at_us": at_us, "by_business": by_business})
+            rows = await self._balances_at({**named, "at_us": at_us, "by_business": by_business})
         return [
             ledger_pb2.Balance(
                 path=row[0],

@@ -4,10 +4,15 @@ WITH wanted AS (
     FROM accounts a
     WHERE a.operator_id = %(operator_id)s AND starts_with(a.path, %(path_prefix)s)
 ), dated AS (
+    -- The last one dated so bounds what is looked at: partitions after it are not.
     SELECT t.kind, t.debit_id, t.credit_id, t.quota, t.amount_micros::numeric AS micros
     FROM transfers t
     JOIN postings p ON p.id = t.posting_id
-    WHERE p.operator_id = %(operator_id)s
+    WHERE t.posting_id <= (
+            SELECT max(l.id) FROM postings l
+            WHERE l.operator_id = %(operator_id)s
+                AND CASE WHEN %(by_business)s THEN l.business_at_us ELSE l.posted_at_us END <= %(at_us)s)
+        AND p.operator_id = %(operator_id)s
         AND CASE WHEN %(by_business)s THEN p.business_at_us ELSE p.posted_at_us END <= %(at_us)s
 ), sides AS (
     SELECT d.debit_id AS account, 0 AS dp, d.micros AS dd, 0 AS cp, 0 AS cc FROM dated d WHERE d.kind = 'post'

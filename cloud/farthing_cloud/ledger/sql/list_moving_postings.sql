@@ -4,8 +4,9 @@ WITH span AS (
     WHERE s.operator_id = %(operator_id)s AND s.position > %(after)s AND s.position <= %(to)s
 ), touching AS (
     SELECT DISTINCT t.posting_id
-    FROM transfers t, span
-    WHERE t.posting_id BETWEEN span.first AND span.last
+    FROM transfers t
+    -- As values that are known before a row is read: partitions outside are not looked at.
+    WHERE t.posting_id BETWEEN (SELECT span.first FROM span) AND (SELECT span.last FROM span)
         AND (t.debit_id IN (%(payer_id)s, %(debt_id)s) OR t.credit_id IN (%(payer_id)s, %(debt_id)s))
 )
 SELECT p.id, p.position, p.kind, p.subject, p.posted_at_us, p.business_at_us

@@ -1,4 +1,4 @@
--- What transfers after a place added to a payer's account and debt. (Ids of postings bound the blocks to look at.)
+-- What transfers after a place added to a payer's account and debt. (Ids of postings bound what is looked at: partitions before are not.)
 SELECT t.kind, t.debit_id, t.credit_id, t.quota <> 0, sum(t.amount_micros)
 FROM transfers t
 JOIN postings p ON p.id = t.posting_id

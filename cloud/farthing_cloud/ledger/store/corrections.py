@@ -22,6 +22,7 @@ from farthing_cloud.ledger.core.rows import (
     Touch,
 )
 from farthing_cloud.ledger.core.uses import UseBatch, UseCase, UseHistory
+from farthing_cloud.ledger.store.partitions import must_be_here
 from farthing_cloud.ledger.store.reading import aside_of, transfer_of
 
 _PACKAGE: Final = "farthing_cloud.ledger"
@@ -215,6 +216,7 @@ async def find_use(
     known = {"case_ids": list(asides), "postings": list(postings) or None}
     batches = await rows(_READ_USE_BATCHES, known)
     posting_ids = [row[0] for row in batches] + [row[2] for row in cases if row[2] is not None]
+    await must_be_here(connection, posting_ids)
     transfers = await rows(_READ_USE_TRANSFERS, {"posting_ids": posting_ids})
     taken = await rows(_READ_USE_CORRECTIONS, {"posting_ids": posting_ids})
     closings = await rows(_READ_CLOSED_SPLITS, {"after": min(posting_ids, default=0)})

@@ -41,7 +41,7 @@ from farthing_cloud.ledger.core.rows import (
     Quota,
 )
 from farthing_cloud.ledger.core.uses import UseHistory
-from farthing_cloud.ledger.store import carried, imports, keys, plans, restoring
+from farthing_cloud.ledger.store import carried, imports, keys, partitions, plans, restoring
 from farthing_cloud.ledger.store.arrays import names, numbers, octets
 from farthing_cloud.ledger.store.corrections import (
     LIST_CORRECTIONS,
@@ -145,7 +145,6 @@ READ_CURRENCY_OF = _sql("read_currency_of")
 READ_BOOKS_OF_CASE = _sql("read_books_of_case")
 READ_CLOSING = _sql("read_closing")
 LIST_BALANCES = _sql("list_balances")
-LIST_BALANCES_AT = _sql("list_balances_at")
 LIST_ALL_TRANSFERS = _sql("list_all_transfers")
 READ_EVENTS = _sql("read_events")
 
@@ -273,6 +272,10 @@ class PostgresStore:
                 kind = COLLISIONS[type(err)]
                 metrics.COLLISIONS.labels(kind).inc()
                 _log.warning("collided, and is done again", kind=kind, cause=str(err))
+            except psycopg.errors.CheckViolation as err:
+                if not partitions.is_missing(err):
+                    raise
+                raise StoreError("no partition takes the transfers of this posting; nothing was written") from err
             except (psycopg.OperationalError, psycopg_pool.PoolTimeout) as err:
                 raise StoreError("the ledger's database is out of reach; nothing was written") from err
         raise StoreError(f"collided {ATTEMPTS} times; nothing was written") from collision
@@ -652,7 +655,11 @@ class PostgresStore:
         self, operator_id: OperatorId, path_prefix: str, at: Instant, *, by_business: bool
     ) -> Sequence[tuple[str, Currency, Balances]]:
         named = {"operator_id": operator_id, "path_prefix": path_prefix, "at_us": at, "by_business": by_business}
-        rows = await self._rows(LIST_BALANCES_AT, named)
+        try:
+            async with self._pool.connection() as connection:
+                rows = await partitions.balances_at(connection, named)
+        except (psycopg.OperationalError, psycopg_pool.PoolTimeout) as err:
+            raise StoreError("the ledger's database is out of reach") from err
         return [(row[0], Currency(row[1]), balances_of(row[2:])) for row in rows]
 
     async def transfers(self, operator_id: OperatorId) -> Sequence[Transfer]:

@@ -28,6 +28,7 @@ _PACKAGE: Final = "farthing_cloud.ledger"
 _CHECKS: Final = tuple(
     sentence(_PACKAGE, name)
     for name in (
+        "verify_partitions",
         "verify_accounts",
         "verify_sums",
         "verify_stray_transfers",

@@ -1,0 +1,1 @@
+SELECT make_transfer_partitions(%(postings)s)
