@@ -228,7 +228,7 @@ class JournalDay:
         self._do(commands.SealDue())
         batch = self._group.batches[-1]
         self._commit()
-        self._journal.sign(batch[0], batch[1], self._rng.randbytes(64), b"key-key-")
+        self._journal.commit(Group(signatures=[(self._rng.randbytes(64), b"key-key-", batch[0], batch[1])]))
         receipt = batch_pb2.Receipt(
             ledger_epoch=1,
             gateway_id=GATEWAY,

@@ -28,13 +28,16 @@ M = 1_000_000
 
 
 class FailingConnection:
-    """A connection that fails at COMMIT with one of SQLite's codes, ``times`` times."""
+    """A connection that fails where a transaction ends, at COMMIT or with a sentence that is one by itself, with one of SQLite's codes, ``times`` times."""
 
     def __init__(self, connection: sqlite3.Connection, code: int, times: int = 1) -> None:
         self.connection, self.code, self.times = connection, code, times
 
     def execute(self, sql: str, *arguments):
-        if sql == "COMMIT" and self.times:
+        ends = sql == "COMMIT" or (
+            sql.startswith(("INSERT", "UPDATE", "DELETE")) and not self.connection.in_transaction
+        )
+        if ends and self.times:
             self.times -= 1
             err = sqlite3.OperationalError("it failed")
             err.sqlite_errorcode = self.code

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from farthing.hsm import HsmBusy, HsmError
-from farthing.hsm.thread import HANDSHAKE_EVERY, MAX_WAITING_HANDSHAKES, HsmThread, Lane, Lanes
+from farthing.hsm.thread import HANDSHAKE_EVERY, MAX_WAITING_HANDSHAKES, HsmThread, Lane, Lanes, ToLoop
 
 
 @pytest.fixture
@@ -131,6 +131,28 @@ async def test_a_cancelled_caller_takes_its_work_out_of_the_queue(thread):
     leave.set()
     await asyncio.wrap_future(thread.submit(Lane.ORDINARY, lambda: ran.append("after")))
     assert ran == ["after"]
+
+
+async def test_what_may_wait_comes_with_what_is_expected_before_it(thread):
+    to_loop, heard = ToLoop.of(asyncio.get_running_loop()), []
+    to_loop.expect()
+    signed = thread.ask(Lane.ORDINARY, lambda: "signed", may_wait=True)
+    await asyncio.to_thread(thread.run, lambda: None)  # behind it: it has been said, and nobody was woken
+    assert not signed.done()
+    # What may not wait wakes at once.
+    assert await thread.ask(Lane.ORDINARY, lambda: "urgent") == "urgent"
+    assert signed.done()
+    to_loop.expect()
+    signed = thread.ask(Lane.ORDINARY, lambda: "signed", may_wait=True)
+    await asyncio.to_thread(thread.run, lambda: None)
+    to_loop.expect()
+    to_loop.send_expected(lambda result, _: heard.append((result, signed.result())), "one", None)
+    assert await signed == "signed"
+    assert heard == [("one", "signed")]
+    # Another is still expected; with the last, nothing waits any more.
+    to_loop.send_expected(lambda result, _: heard.append(result), "another", None)
+    assert await thread.ask(Lane.ORDINARY, lambda: "signed", may_wait=True) == "signed"
+    assert heard[1:] == ["another"]
 
 
 def _in_fork(thread: HsmThread) -> None:

@@ -47,6 +47,7 @@ class Batches:
         submit: Callable[[Command], Awaitable[object]],
         check_running: Callable[[], None],
         in_journal_thread: InJournalThread,
+        keep: Callable[[tuple[bytes, bytes, int, int]], Awaitable[None]],
     ) -> None:
         self._journal = journal
         self._signer = signer
@@ -57,6 +58,8 @@ class Batches:
         self._submit = submit
         self._check_running = check_running
         self._in_journal_thread = in_journal_thread
+        #: Returns when (signature, key id, incarnation, sequence) is durable.
+        self._keep_signature = keep
         self._unsigned: deque[tuple[int, int, bytes]] = deque()
         self._unsigned_bell = Bell()
         #: Leaves of the batch that is being written, by its hash; then, by incarnation and sequence, of those that are durable, the oldest first.
@@ -159,7 +162,7 @@ class Batches:
                 continue
             wait_s = _SIGN_AGAIN_S
             try:
-                await self._in_journal_thread(self._journal.sign, incarnation, sequence, signature, self._signer.kid)
+                await self._keep_signature((signature, self._signer.kid, incarnation, sequence))
             except (JournalFull, JournalRejected) as err:
                 _log.error("a batch's signature could not be kept", sequence=sequence, fault=str(err))
                 await asyncio.sleep(_SIGN_AGAIN_AT_MOST_S)

@@ -89,6 +89,8 @@ class _Written(NamedTuple):
     drafts: Drafts
     signing: Signing | None
     happened: list[Event]
+    #: Who waits for the signatures of batches that it keeps.
+    kept: Sequence["asyncio.Future[None]"]
 
 
 class Engine:
@@ -134,6 +136,8 @@ class Engine:
         self._is_drafting = False
         #: The group whose commit is under way.
         self._writing: _Written | None = None
+        #: Signatures of batches, which the next group keeps: a transaction of their own would keep everybody waiting.
+        self._signatures: list[tuple[tuple[bytes, bytes, int, int], asyncio.Future[None]]] = []
         self._room = Bell()
         self._is_busy = False
         self._idle_bell = Bell()
@@ -175,6 +179,7 @@ class Engine:
             submit=self.submit,
             check_running=self._check_running,
             in_journal_thread=self._in_journal_thread,
+            keep=self._keep_signature,
         )
         self.upkeep = Upkeep(
             journal=journal,
@@ -288,6 +293,9 @@ class Engine:
         self._queue.clear()
         for item in items:
             item.fail(error)
+        for future in (*(() if written is None else written.kept), *(future for _, future in self._signatures)):
+            future.cancel()
+        self._signatures.clear()
         self._is_busy = False
         self.batches.end()
         self._request_bell.ring()
@@ -406,7 +414,7 @@ class Engine:
         if self._alarm is not None:
             self._alarm.cancel()
             self._alarm = None
-        if not self._queue:
+        if not self._queue and not self._signatures:
             self._is_busy = False
             self._idle_bell.ring()
             if self._stopping:
@@ -465,8 +473,11 @@ class Engine:
         except BaseException as err:  # noqa: BLE001  # a bug: it ends the engine, as its run's own exception
             self._see_to(partial(self._give_up, items, err))
             return
-        written = _Written(group, items, drafts, self._answering.sign(drafts), happened)
-        if not group.entries:
+        signatures, self._signatures = self._signatures, []
+        group.signatures += [row for row, _ in signatures]
+        kept = [future for _, future in signatures]
+        written = _Written(group, items, drafts, self._answering.sign(drafts), happened, kept)
+        if group.is_empty:
             self._written(written, None, None)
             return
         assert self._journal_thread is not None  # it runs
@@ -491,18 +502,21 @@ class Engine:
                 self.upkeep.committed(
                     sum(len(entry.body) for entry in written.group.entries), len(written.group.entries)
                 )
+            for future in written.kept:
+                if not future.done():
+                    future.set_result(None)
             self._after_commit(written.items, written.drafts, written.signing, written.happened)
         except BaseException as fault:  # noqa: BLE001  # a bug: it ends the engine, as its run's own exception
             self._see_to(partial(self._give_up, written.items, fault))
             return
-        if written.group.entries:
-            self._go_on()
-        else:
-            # Nothing made it wait: everybody else has his turn first.
-            self._wake()
+        # What was said goes out first: who has his answer does not wait for others' decisions.
+        self._wake()
 
     async def _not_written(self, written: _Written, err: BaseException) -> None:
         cancel(written.signing)
+        for future in written.kept:
+            if not future.done():
+                future.set_exception(err)
         if isinstance(err, JournalFull):
             await self._nothing_written(written.items, err)
         elif isinstance(err, JournalRejected):
@@ -516,6 +530,14 @@ class Engine:
         for item in items:
             item.fail(EngineError("the engine has failed"))
         raise err
+
+    def _keep_signature(self, row: tuple[bytes, bytes, int, int]) -> "asyncio.Future[None]":
+        """Keep a batch's signature with the next group; what became of that group, or of a group of its own where nobody else asks."""
+        # Also while it stops: what is not kept any more is signed again at the next start.
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._signatures.append((row, future))
+        self._wake()
+        return future
 
     def _decide_item(self, item: Item, group: Group, drafts: Drafts, happened: list[Event], now: Instant) -> None:
         command = item.command

@@ -94,6 +94,18 @@ class Group:
     devices: list[tuple[str, int, int]] = field(default_factory=list)
     #: (first position, start id, incarnation)
     starts: list[tuple[int, bytes, int]] = field(default_factory=list)
+    #: (signature, key id, incarnation, sequence) of batches sealed before; the first one stays.
+    signatures: list[tuple[bytes, bytes, int, int]] = field(default_factory=list)
+
+    @property
+    def is_entries_alone(self) -> bool:
+        """Whether no other row is written with them, as nearly always."""
+        return not (self.batches or self.directives or self.devices or self.starts or self.signatures)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to write."""
+        return not self.entries and self.is_entries_alone
 
 
 def _never_close(connection: sqlite3.Connection) -> None:
@@ -294,34 +306,36 @@ class Journal:
             with suppress(JournalFull, JournalRejected):
                 self.fold()
         try:
-            connection.execute("BEGIN IMMEDIATE")
-            if group.starts:
-                connection.execute(sentence("close_starts"), (group.starts[0][0] - 1,))
-                connection.executemany(sentence("add_start"), group.starts)
-            for first in range(0, len(rows), ROWS_AT_ONCE):
-                some = rows[first : first + ROWS_AT_ONCE]
-                connection.execute(_append_entries(len(some)), [value for row in some for value in row])
-            if group.batches:
-                connection.executemany(sentence("add_batch"), group.batches)
-            if group.directives:
-                connection.executemany(sentence("add_directive"), group.directives)
-            if group.devices:
-                connection.executemany(sentence("put_device"), group.devices)
-            connection.execute("COMMIT")
+            if group.is_entries_alone and len(rows) <= ROWS_AT_ONCE:
+                # A sentence alone is a transaction: two ways to the database and back less, each of which waits for the interpreter's lock.
+                if rows:
+                    connection.execute(_append_entries(len(rows)), [value for row in rows for value in row])
+            else:
+                self._write_rows(connection, group, rows)
         except sqlite3.Error as err:
             raise self._failed(err) from err
         self._written.wrote(size)
         if group.entries:
             self._position, self._chain = group.entries[-1].position, chain
 
-    def sign(self, incarnation: int, sequence: int, signature: bytes, key_id: bytes) -> None:
-        """Keep a batch's signature, fsynced. The first one stays."""
-        connection = self._open_connection()
-        try:
-            connection.execute(sentence("sign_batch"), (signature, key_id, incarnation, sequence))
-        except sqlite3.Error as err:
-            raise self._failed(err) from err
-        self._written.wrote(len(signature))
+    @staticmethod
+    def _write_rows(connection: sqlite3.Connection, group: Group, rows: Sequence[tuple[object, ...]]) -> None:
+        connection.execute("BEGIN IMMEDIATE")
+        if group.starts:
+            connection.execute(sentence("close_starts"), (group.starts[0][0] - 1,))
+            connection.executemany(sentence("add_start"), group.starts)
+        for first in range(0, len(rows), ROWS_AT_ONCE):
+            some = rows[first : first + ROWS_AT_ONCE]
+            connection.execute(_append_entries(len(some)), [value for row in some for value in row])
+        if group.batches:
+            connection.executemany(sentence("add_batch"), group.batches)
+        if group.directives:
+            connection.executemany(sentence("add_directive"), group.directives)
+        if group.devices:
+            connection.executemany(sentence("put_device"), group.devices)
+        if group.signatures:
+            connection.executemany(sentence("sign_batch"), group.signatures)
+        connection.execute("COMMIT")
 
     def park(self, at_us: int, what: str, body: bytes, fault: str) -> None:
         """Keep a command that nobody could decide, for people to read; at most ``MAX_PARKED``."""

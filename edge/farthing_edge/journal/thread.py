@@ -7,32 +7,34 @@ import asyncio
 import threading
 from collections.abc import Callable
 from queue import SimpleQueue
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from farthing.hsm.thread import Told, ToLoop, settles
 
 T = TypeVar("T")
+_Send: TypeAlias = Callable[[Told, Any, BaseException | None], None]
 
 
 class JournalThread:
     """Calls one after the other, each with its outcome for the loop that made it. Starts at once; ``close`` ends it."""
 
     def __init__(self) -> None:
-        self._to_loop = ToLoop(asyncio.get_running_loop())
+        self._to_loop = ToLoop.of(asyncio.get_running_loop())
         # Bounded by who asks: the writer waits for each call, and beside it there are a handful of tasks.
-        self._calls: SimpleQueue[tuple[Told, Callable[..., Any], tuple[object, ...]] | None] = SimpleQueue()
+        self._calls: SimpleQueue[tuple[_Send, Told, Callable[..., Any], tuple[object, ...]] | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
         self._thread.start()
 
     def ask(self, call: Callable[..., T], *arguments: object) -> "asyncio.Future[T]":
         """The result of ``call``. Once asked it is done, whether or not anybody still waits for it."""
-        future: asyncio.Future[T] = self._to_loop.loop.create_future()
-        self.tell(settles(future), call, *arguments)
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._calls.put((self._to_loop.send, settles(future), call, arguments))
         return future
 
     def tell(self, told: Told, call: Callable[..., object], *arguments: object) -> None:
-        """``told`` hears, on the loop, what became of ``call``."""
-        self._calls.put((told, call, arguments))
+        """``told`` hears, on the loop, what became of ``call``. What of the token's work could not be used before comes with it (``ToLoop.expect``)."""
+        self._to_loop.expect()
+        self._calls.put((self._to_loop.send_expected, told, call, arguments))
 
     def close(self) -> None:
         """Let the thread end, after what was asked before."""
@@ -40,11 +42,11 @@ class JournalThread:
 
     def _run(self) -> None:
         while (asked := self._calls.get()) is not None:
-            told, call, arguments = asked
+            send, told, call, arguments = asked
             try:
                 result = call(*arguments)
             except BaseException as err:  # noqa: BLE001  # whatever it is belongs to who asked
-                self._to_loop.send(told, None, err)
+                send(told, None, err)
             else:
-                self._to_loop.send(told, result, None)
-            del asked, told, call, arguments
+                send(told, result, None)
+            del asked, send, told, call, arguments

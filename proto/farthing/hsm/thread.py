@@ -11,6 +11,7 @@ import contextlib
 import enum
 import os
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -65,24 +66,53 @@ Told: TypeAlias = Callable[[Any, BaseException | None], None]
 
 
 class ToLoop:
-    """Outcomes on their way to one event loop, which is woken once for all that are ready: a wake-up is a system call."""
+    """Outcomes on their way from all threads to one event loop, which is woken once for all that are ready: a wake-up is a system call, and begins with
+    cold caches. One for each loop: :meth:`of`."""
 
-    __slots__ = ("_is_woken", "_ready", "loop")
+    __slots__ = ("__weakref__", "_expected", "_is_woken", "_loop", "_ready")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.loop = loop
+        self._loop = weakref.ref(loop)
         self._ready: deque[tuple[Told, Any, BaseException | None]] = deque()
+        #: One for each outcome that others may wait for.
+        self._expected: deque[None] = deque()
         self._is_woken = False
 
-    def send(self, told: Told, result: Any, err: BaseException | None) -> None:
-        """From any thread: call ``told`` on the loop."""
-        # First what is ready, then the look at the flag; the loop does it the other way round, so nothing is left lying.
+    @staticmethod
+    def of(loop: asyncio.AbstractEventLoop) -> "ToLoop":
+        """The one to ``loop``; on that loop."""
+        to_loop = _TO_LOOPS.get(loop)
+        if to_loop is None:
+            to_loop = _TO_LOOPS[loop] = ToLoop(loop)
+        return to_loop
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop | None:
+        """Where it goes; None when that is gone."""
+        return self._loop()
+
+    def expect(self) -> None:
+        """On the loop: an outcome has been asked for with which others may come, without which they would be of no use. ``send_expected`` sends it, whatever it is."""
+        self._expected.append(None)
+
+    def send(self, told: Told, result: Any, err: BaseException | None, *, may_wait: bool = False) -> None:
+        """From any thread: call ``told`` on the loop; with the next one that is expected, if there is one and it ``may_wait``."""
+        # First what is ready, then the look at the flags; the loop, and who sends what is expected, do it the other way round, so nothing is left lying.
         self._ready.append((told, result, err))
+        if may_wait and self._expected:
+            return
         if not self._is_woken:
             self._is_woken = True
-            # A loop that is closed has nobody left who waits.
-            with contextlib.suppress(RuntimeError):
-                self.loop.call_soon_threadsafe(self._deliver)
+            loop = self._loop()
+            # A loop that is gone or closed has nobody left who waits.
+            if loop is not None:
+                with contextlib.suppress(RuntimeError):
+                    loop.call_soon_threadsafe(self._deliver)
+
+    def send_expected(self, told: Told, result: Any, err: BaseException | None) -> None:
+        """From any thread: ``send`` what ``expect`` spoke of, and all that waits for it."""
+        self._expected.popleft()
+        self.send(told, result, err)
 
     def _deliver(self) -> None:
         self._is_woken = False
@@ -91,9 +121,13 @@ class ToLoop:
             try:
                 told(result, err)
             except Exception as fault:  # noqa: BLE001  # what hears of one outcome must not keep others from hearing of theirs
-                self.loop.call_exception_handler(
+                asyncio.get_running_loop().call_exception_handler(
                     {"message": "an outcome could not be taken", "exception": fault, "source_traceback": None}
                 )
+
+
+#: A loop is gone when nobody but this knows it.
+_TO_LOOPS: "weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, ToLoop]" = weakref.WeakKeyDictionary()
 
 
 def settles(future: "asyncio.Future[Any]") -> Told:
@@ -113,20 +147,21 @@ def settles(future: "asyncio.Future[Any]") -> Told:
 class _LoopAnswer:
     """The answer to a coroutine."""
 
-    __slots__ = ("_future", "_to_loop")
+    __slots__ = ("_future", "_may_wait", "_to_loop")
 
-    def __init__(self, future: "asyncio.Future[Any]", to_loop: ToLoop) -> None:
+    def __init__(self, future: "asyncio.Future[Any]", to_loop: ToLoop, *, may_wait: bool) -> None:
         self._future = future
         self._to_loop = to_loop
+        self._may_wait = may_wait
 
     def set_running_or_notify_cancel(self) -> bool:
         return not self._future.cancelled()
 
     def set_result(self, result: Any, /) -> None:
-        self._to_loop.send(settles(self._future), result, None)
+        self._to_loop.send(settles(self._future), result, None, may_wait=self._may_wait)
 
     def set_exception(self, err: BaseException, /) -> None:
-        self._to_loop.send(settles(self._future), None, err)
+        self._to_loop.send(settles(self._future), None, err, may_wait=self._may_wait)
 
 
 class Lanes:
@@ -213,14 +248,14 @@ class HsmThread:
         self.put(lane, call, answer)
         return answer
 
-    def ask(self, lane: Lane, call: Callable[[], T]) -> "asyncio.Future[T]":
-        """The result of ``call``, for the running loop; cancelled before its turn, it is not called. As ``submit``."""
+    def ask(self, lane: Lane, call: Callable[[], T], *, may_wait: bool = False) -> "asyncio.Future[T]":
+        """The result of ``call``, for the running loop; cancelled before its turn, it is not called. As ``submit``. It ``may_wait``: see ``ToLoop.send``."""
         loop = asyncio.get_running_loop()
         to_loop = self._to_loop
         if to_loop is None or to_loop.loop is not loop:
-            to_loop = self._to_loop = ToLoop(loop)
+            to_loop = self._to_loop = ToLoop.of(loop)
         future: asyncio.Future[T] = loop.create_future()
-        self.put(lane, call, _LoopAnswer(future, to_loop))
+        self.put(lane, call, _LoopAnswer(future, to_loop, may_wait=may_wait))
         return future
 
     def run(self, call: Callable[[], T], *, lane: Lane = Lane.ORDINARY, timeout_s: float = BLOCKING_TIMEOUT_S) -> T:

@@ -221,7 +221,7 @@ class Token:
     ) -> Awaitable[list[bytes]]:
         if len(data) <= SIGNED_IN_ONE_TURN:
             # No coroutine and no task for what nearly always is one turn.
-            return self._ask(Lane.ORDINARY, partial(each, data))
+            return self._ask(Lane.ORDINARY, partial(each, data), may_wait=True)
         return self._in_several_turns(each, data)
 
     async def _in_several_turns(
@@ -280,8 +280,8 @@ class Token:
         """What was sealed; ``HsmError`` if a bit of it, its key or its context differs."""
         return await self._ask(Lane.ORDINARY, lambda: self._unseal(label, sealed, context))
 
-    def _ask(self, lane: Lane, call: Callable[[], T]) -> "asyncio.Future[T]":
-        return self._thread.ask(lane, partial(self._named_errors, call))
+    def _ask(self, lane: Lane, call: Callable[[], T], *, may_wait: bool = False) -> "asyncio.Future[T]":
+        return self._thread.ask(lane, partial(self._named_errors, call), may_wait=may_wait)
 
     def _named_errors(self, call: Callable[[], T]) -> T:
         try:

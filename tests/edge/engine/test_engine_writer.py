@@ -16,9 +16,9 @@ from farthing.ids import GatewayId
 from farthing.refusal import Refusal
 from farthing.v1 import batch_pb2, directive_pb2, gateway_sync_pb2
 from farthing_edge.authorization import commands
-from farthing_edge.engine import EngineError
+from farthing_edge.engine import EngineError, batches
 from farthing_edge.engine.parcels import export_batches
-from farthing_edge.journal import JournalBroken, JournalBusy, verify
+from farthing_edge.journal import Group, JournalBroken, JournalBusy, JournalFull, JournalRejected, verify
 
 
 async def test_a_grant_is_signed_and_names_a_durable_position(bench) -> None:
@@ -244,6 +244,52 @@ async def test_same_bytes_are_signed_after_a_crash_between_seal_and_signature(be
     bench.batch_signer.fail = None
     async with bench.running() as engine:
         await engine.batches.wait_for(0)
+        (row,) = engine.record.batches_to_send(0)
+        assert bench.batch_signer.key.verify("batch", BATCH_RECIPIENT, row.batch, row.signature)
+
+
+async def test_a_batch_s_signature_is_kept_with_the_next_group(bench) -> None:
+    bench.batch_signer.gate = asyncio.Event()
+    meter = Meter("c1", 0)
+    async with bench.running() as engine:
+        await Site(engine).open(quota=10 * M, seal_age_s=0)
+        await engine.submit(said(Meter("x1", 7, tariff="toll-1").intent(Here(), one_shot=1), "card"))
+        await until(lambda: engine.view.sealed_sequence == 1)
+        commit, groups = bench.journal.commit, []
+
+        def counted(group: Group) -> None:
+            groups.append((bool(group.entries), len(group.signatures)))
+            commit(group)
+
+        bench.journal.commit = counted
+        bench.batch_signer.gate.set()
+        granted = await engine.submit(said(meter.intent(Here()), "card"))
+        await engine.batches.wait_for(0)
+        assert groups == [(True, 1)]
+        # Where nobody asks it goes alone.
+        meter.authorization = decode_grant(cose.decode_sign1(granted.grant).payload).authorization
+        await engine.submit(said(meter.end(Here(), 900)))
+        await engine.batches.wait_for(1)
+        assert groups[-1] == (False, 1)
+
+
+@pytest.mark.parametrize("fault", [JournalRejected("not this one"), JournalFull("not now")])
+async def test_a_batch_s_signature_that_could_not_be_kept_is_made_again(bench, monkeypatch, fault) -> None:
+    monkeypatch.setattr(batches, "_SIGN_AGAIN_AT_MOST_S", 0.01)
+    passage = Meter("x1", 7, tariff="toll-1")
+    async with bench.running() as engine:
+        await Site(engine).open(quota=10 * M, seal_age_s=0)
+        commit, faults = bench.journal.commit, [fault]
+
+        def once(group: Group) -> None:
+            if group.signatures and faults:
+                raise faults.pop()
+            commit(group)
+
+        bench.journal.commit = once
+        await engine.submit(said(passage.intent(Here(), one_shot=1), "card"))
+        await engine.batches.wait_for(0)
+        assert not faults
         (row,) = engine.record.batches_to_send(0)
         assert bench.batch_signer.key.verify("batch", BATCH_RECIPIENT, row.batch, row.signature)
 

@@ -27,6 +27,7 @@ from farthing_edge.journal import (
     verify,
 )
 from farthing_edge.journal.inspection import parked
+from farthing_edge.journal.store import ROWS_AT_ONCE
 
 
 def entries(count: int, first: int = 1) -> list[Entry]:
@@ -135,6 +136,19 @@ def test_a_group_that_the_database_refuses_leaves_nothing(journal: Journal) -> N
     assert journal.position == 2
     journal.commit(Group(entries=entries(1, first=3)))
     assert [entry.position for entry in journal.entries()] == [1, 2, 3]
+
+
+def test_entries_alone_are_one_sentence_and_all_else_one_transaction(journal: Journal) -> None:
+    said: list[str] = []
+    journal._connection.set_trace_callback(said.append)
+    journal.commit(Group(entries=entries(3)))
+    (sentence,) = said
+    assert sentence.startswith("INSERT")
+    said.clear()
+    many = 2 * ROWS_AT_ONCE + 1
+    journal.commit(Group(entries=entries(many, first=4), signatures=[(bytes(64), bytes(8), 1, 1)]))
+    assert [each.split()[0] for each in said] == ["BEGIN", "INSERT", "INSERT", "INSERT", "UPDATE", "COMMIT"]
+    assert journal.position == 3 + many
 
 
 def test_a_commit_that_fails_for_io_leaves_a_mark_and_the_next_start_copies(

@@ -191,7 +191,7 @@ class VariedDay:
                 group = Group()
         journal.commit(group)
         for sequence in signed[:-1]:
-            journal.sign(1, sequence, bytes([sequence]) * 64, b"kid-kid-")
+            journal.commit(Group(signatures=[(bytes([sequence]) * 64, b"kid-kid-", 1, sequence)]))
         journal.park(self.gateway.at, "DeviceStatement", b"odd", "KeyError: a bug")
 
 
