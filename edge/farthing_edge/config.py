@@ -142,6 +142,9 @@ class LimitsSection(Section):
     quota_retry_s: Annotated[int, Field(ge=1)] = 60
     #: A quota of an account that nobody spent from for this long is given back, business time: a day covers who comes daily.
     quota_idle_s: Annotated[int, Field(ge=60)] = 24 * 3600
+    #: How long after its intent a yes lets a use begin, real time; later, its device asks again. 0: as long as it likes, for devices (and a cloud) of
+    #: before, which read no grant that says so.
+    grant_lapse_s: Annotated[int, Field(ge=0, le=86_400)] = 900
     #: Commands waiting for the engine's writer.
     engine_queue: Annotated[int, Field(ge=1, le=1_000_000)] = 4_096
     #: Commands decided in one group and made durable by one fsync.

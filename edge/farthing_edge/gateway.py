@@ -82,6 +82,8 @@ def core_settings(config: EdgeConfig, clock: BusinessClock | None = None) -> Cor
         directive_max_age_us=config.limits.directive_max_age_s * SECOND_US,
         quota_retry_us=config.limits.quota_retry_s * SECOND_US,
         quota_idle_us=config.limits.quota_idle_s * SECOND_US,
+        # What passes between a payer and a yes passes in real time, however fast the business clock is.
+        grant_lapse_us=config.limits.grant_lapse_s * SECOND_US * clock.rate,
         prices_by_untrusted_clock=config.clock.fallback == "own_clock",
         clock_epoch_us=clock.epoch_us,
         clock_real_epoch_us=clock.real_epoch_us,

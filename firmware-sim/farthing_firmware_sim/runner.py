@@ -33,6 +33,7 @@ from farthing_firmware_sim.device.values import (
     Finish,
     Finished,
     Granted,
+    GrantLapsed,
     Input,
     Kept,
     Kind,
@@ -83,6 +84,8 @@ class Counts:
     ends_closed: int = 0
     distrusted: Counter[str] = field(default_factory=Counter)
     turned_away: int = 0
+    #: Yeses that came too late for their use to begin.
+    lapsed: int = 0
     handed_over: int = 0
     disclaimed: int = 0
     receipted: int = 0
@@ -391,6 +394,8 @@ class Runner:
             case Granted():
                 counts.granted += 1
                 counts.granted_on_floor += event.floor
+            case GrantLapsed():
+                counts.lapsed += 1
             case EndAnswered():
                 if event.refusal is None:
                     counts.ends_closed += 1

@@ -87,6 +87,8 @@ class FakeGateway:
     seen: dict[int, tuple[bytes, Answer, Grant | None]] = field(default_factory=dict)
     standing: list[tuple[int, int]] = field(default_factory=list)
     readings_due: tuple[Instant, ...] = ()
+    #: How long after its intent's instant a yes lapses; None: never.
+    lapse_us: int | None = None
     recorded: int = 0
 
     def hear(self, payload: bytes) -> tuple[Answer, Grant | None]:
@@ -184,6 +186,7 @@ class FakeGateway:
             tax_micros=0,
             report_interval_s=900,
             readings_due=self.readings_due,
+            lapses_at=None if self.lapse_us is None else Instant(intent.at + self.lapse_us),
             commitment=intent.commitment,
         )
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from farthing.clock import SECOND_US
 from farthing.device.messages import AnswerStatus, End, Intent, Reading, RegisterValue, decode_statement, encode
 from farthing.ids import GatewayId, token_commitment
 from farthing.refusal import Refusal
@@ -13,6 +14,7 @@ from farthing_firmware_sim.device.state import is_finished, new_state, restored
 from farthing_firmware_sim.device.step import step
 from farthing_firmware_sim.device.stored import dump, load
 from farthing_firmware_sim.device.values import (
+    MAX_AGAIN,
     AnswerDistrusted,
     Answered,
     Arrive,
@@ -21,6 +23,7 @@ from farthing_firmware_sim.device.values import (
     Finish,
     Finished,
     Granted,
+    GrantLapsed,
     Input,
     Profile,
     Reconnected,
@@ -123,6 +126,60 @@ def test_it_reads_at_the_instants_that_the_grant_asks_for(talk, gateway, plan, a
     assert talk.state.outgoing == ()
     # It leaves before the third instant comes: there is nothing to read any more.
     talk.tick(4 + 3_600)
+    assert isinstance(talk.only(), End)
+
+
+def test_a_yes_that_has_lapsed_begins_nothing_and_is_asked_for_anew(talk, gateway, plan):
+    """End first: the new intent waits for the end's answer, as before it the register is in use."""
+    gateway.lapse_us = 60 * SECOND_US
+    talk.give(Arrive(plan=plan(patience_real_us=None, gateways=(gateway.gateway,))), 0)
+    first = talk.only()
+    talk.hear(60)
+    (lapsed,) = talk.happened(GrantLapsed)
+    assert lapsed.intent_counter == first.counter
+    assert not talk.happened(Granted)
+    end = talk.only()
+    assert isinstance(end, End)
+    assert (end.register.value, end.tariff) == (812_340, None)
+    talk.hear(61)
+    anew = talk.only()
+    assert isinstance(anew, Intent)
+    assert (anew.counter, anew.at, talk.said[0].token) == (3, talk.at(60).business_us, b"anna-card")
+
+    talk.hear(119)
+    assert talk.happened(Granted)
+    talk.tick(10_000)
+    assert talk.state.register_value > 812_340
+
+
+def test_who_has_begun_goes_on_beyond_the_lapse(talk, gateway, plan):
+    gateway.lapse_us = 60 * SECOND_US
+    talk.give(Arrive(plan=plan()), 0).hear(59).tick(400)
+    talk.hear(404)
+    talk.tick(1_000)
+    assert talk.state.register_value > 813_340
+    assert not talk.happened(GrantLapsed)
+
+
+def test_a_clock_by_which_every_yes_is_late_is_believed_a_few_times(talk, gateway, plan):
+    gateway.lapse_us = 0
+    talk.give(Arrive(plan=plan(patience_real_us=None)), 0)
+    intents = 0
+    for seconds in range(100):
+        intents += sum(isinstance(each, Intent) for each in talk.statements())
+        talk.hear(seconds)
+    assert intents == 1 + MAX_AGAIN
+    assert talk.state.use is None
+    assert talk.state.register_value == 812_340
+    assert all(each.closed for each in gateway.open.values())
+
+
+def test_a_session_that_is_closed_before_it_has_begun_does_not_begin(talk, gateway, plan):
+    """People have ended it while the yes was on its way."""
+    talk.give(Arrive(plan=plan()), 0)
+    answer, grant = gateway.hear(talk.said[0].payload)
+    talk.give(Answered(gateway=gateway.gateway, answer=replace(answer, closed=True), grant=grant), 2)
+    assert not talk.happened(Granted)
     assert isinstance(talk.only(), End)
 
 

@@ -96,6 +96,7 @@ grants = st.builds(
     commitment=st.none() | commitments,
     account=st.none() | names.map(AccountId),
     readings_due=st.lists(instants, unique=True, max_size=m.MAX_READINGS_DUE).map(sorted).map(tuple),
+    lapses_at=st.none() | instants,
 )
 _signed_grants = st.binary(min_size=1, max_size=m.MAX_SIGN1_SIZE)
 _enveloped = {

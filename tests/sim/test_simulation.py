@@ -95,6 +95,8 @@ ONCE_IN = 100
         "registers replaced: standing",
         "uses of a replaced register that are parked for people",
         "passages left",
+        "yeses that lapsed on their way",
+        "Lapsed journaled",
         "ticks",
         "holds ended by silence",
         "holds ended by forced",

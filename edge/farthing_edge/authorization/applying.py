@@ -214,6 +214,7 @@ def _record(
 
 def _close(state: GatewayState, device: Device, authorization: Authorization) -> None:
     authorization.closed = True
+    _begun(state, authorization)
     authorization.closed_position = state.position
     state.due.pop(authorization.id, None)
     if not authorization.set_aside:
@@ -269,7 +270,19 @@ def _granted(state: GatewayState, event: events.Granted) -> None:
         )
         _advance(device, authorization, event.used_to)
     _set_holds(state, authorization, event.holds)
-    _tell(state, authorization, event.decided_at, event.incarnation, event.limit, event.holds, event.readings_due)
+    _tell(
+        state,
+        authorization,
+        event.decided_at,
+        event.incarnation,
+        event.limit,
+        event.holds,
+        event.readings_due,
+        event.lapses_at,
+    )
+    if event.lapses_at is not None:
+        # As long after the yes by this clock as after the intent by its device's.
+        state.not_begun[authorization.id] = event.decided_at + event.lapses_at - event.at
     if one_shot:
         _close(state, device, authorization)
     used(state, authorization.account_id, Instant(event.decided_at))
@@ -329,6 +342,7 @@ def _tell(
     limit: int,
     holds: tuple[tuple[str, int], ...],
     readings_due: tuple[int, ...],
+    lapses_at: int | None = None,
 ) -> None:
     authorization.told = Told(
         state.position,
@@ -340,7 +354,21 @@ def _tell(
         authorization.net_micros,
         authorization.tax_micros,
         readings_due=readings_due,
+        lapses_at=lapses_at,
     )
+
+
+def _lapsed(state: GatewayState, event: events.Lapsed) -> None:
+    """Only what is known of it changes: its hold stays, its register is not free."""
+    authorization = _authorization(state, event.authorization)
+    del state.not_begun[authorization.id]
+    state.lapsed[authorization.id] = event.at
+
+
+def _begun(state: GatewayState, authorization: Authorization) -> None:
+    """Its use has begun, or is over: it does not lapse any more. Who begins late, or was not heard in time, is billed like any other."""
+    state.not_begun.pop(authorization.id, None)
+    state.lapsed.pop(authorization.id, None)
 
 
 def _intent_refused(state: GatewayState, event: events.IntentRefused) -> None:
@@ -428,6 +456,7 @@ def _move_on(
     state: GatewayState, device: Device, authorization: Authorization, event: events.Metered | events.Settled
 ) -> None:
     """What follows from any record: where the register stands, what is held, what the device is told."""
+    _begun(state, authorization)
     if event.closing:
         # A claim's interval ends where the register does, also when the last of it cost nothing.
         authorization.recorded_to = event.value
@@ -793,6 +822,7 @@ _APPLY: dict[type[Any], Callable[[GatewayState, Any], None]] = {
     events.WordDoubted: _word_doubted,
     events.HeadRecorded: _head_recorded,
     events.Granted: _granted,
+    events.Lapsed: _lapsed,
     events.IntentRefused: _intent_refused,
     events.IntentCancelled: _intent_cancelled,
     events.BaselineTaken: _baseline_taken,

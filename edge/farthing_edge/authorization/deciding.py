@@ -31,6 +31,7 @@ from farthing_edge.authorization.from_cloud import (
 )
 from farthing_edge.authorization.hearing_time import decide_clock
 from farthing_edge.authorization.intents import decide_intent
+from farthing_edge.authorization.lapsing import lapse
 from farthing_edge.authorization.quotas import decide_quota_answer, decide_tick
 from farthing_edge.authorization.readings import decide_chain, decide_end, decide_reading, heard
 from farthing_edge.authorization.silence import asks, decide_disclaimer
@@ -110,7 +111,8 @@ def _seal(state: GatewayState, command: commands.SealDue, now: Instant) -> Decis
 
 
 def _tick(state: GatewayState, command: commands.Tick, now: Instant) -> Decision:
-    settled = carry_out(state, now)
+    # What is closed does not lapse besides: the next tick looks again.
+    settled = carry_out(state, now) or lapse(state, now)
     tick = decide_tick(state, command, now)
     return tick._replace(events=(*settled, *tick.events)) if settled else tick
 

@@ -119,6 +119,15 @@ class Granted(NamedTuple):
     position: tuple[int, int] | None = None
     #: Instants at which a reading is due besides the interval.
     readings_due: tuple[int, ...] = ()
+    #: No use begins under it from then on, by the clock that dated its intent; None: it does not lapse (a one-shot use is over; journals of before).
+    lapses_at: int | None = None
+
+
+class Lapsed(NamedTuple):
+    """No use is known to have begun under this authorization, and none may any more. What it holds stays until its device's last word, or people's."""
+
+    authorization: bytes
+    at: int
 
 
 class IntentRefused(NamedTuple):
@@ -458,6 +467,7 @@ Event: TypeAlias = (
     | ClockJudged
     | HeadRecorded
     | Granted
+    | Lapsed
     | IntentRefused
     | IntentCancelled
     | BaselineTaken
@@ -500,6 +510,7 @@ KINDS: dict[int, type[Any]] = {
     16: Adopted,
     17: Disclaimed,
     18: EndCarried,
+    19: Lapsed,
     20: QuotaStopped,
     21: QuotaRequested,
     22: QuotaRequestClosed,

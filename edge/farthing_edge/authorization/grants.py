@@ -14,7 +14,7 @@ _UNTOLD = Witness(incarnation=0, start_id=StartId(bytes(START_ID_SIZE)), positio
 
 def grant_payload(authorization: Authorization, gateway_id: GatewayId, told: Told) -> bytes:
     """``encode(authorization.grant_that(gateway_id, told))``."""
-    if told.readings_due or told.position == authorization.opened_position:
+    if told.readings_due or told.lapses_at is not None or told.position == authorization.opened_position:
         # The first one, of a passage the only one: there is nothing yet to have in common.
         return encode(authorization.grant_that(gateway_id, told))
     tariff = authorization.tariff

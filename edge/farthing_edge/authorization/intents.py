@@ -11,6 +11,7 @@ from farthing_edge.authorization.asking import Ask
 from farthing_edge.authorization.commands import DeviceStatement, Reply
 from farthing_edge.authorization.decision import Decision, again, digest_of, no
 from farthing_edge.authorization.hearing_time import lacks_a_clock
+from farthing_edge.authorization.lapsing import lapses_at
 from farthing_edge.authorization.quotas import wait_for
 from farthing_edge.authorization.rules import RULES_BY_POLICY, RULES_OF_THE_DEVICE
 from farthing_edge.authorization.state import (
@@ -230,4 +231,5 @@ def _granted(
         tariff.readings_due(_use_at_its_start(state, ask, start), intent.at)
         if tariff.places and intent.one_shot is None
         else (),
+        lapses_at(state, intent),
     )

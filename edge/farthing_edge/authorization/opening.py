@@ -70,4 +70,5 @@ def told_by(event: events.Adopted, position: int) -> Told:
         grant.net_micros,
         grant.tax_micros,
         entry=position,
+        lapses_at=grant.lapses_at,
     )

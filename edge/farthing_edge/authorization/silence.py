@@ -24,7 +24,8 @@ SILENT_INTERVALS = 3
 def asks(state: GatewayState, command: DeviceStatement, reply: Reply, now: Instant) -> tuple[AuthorizationId, ...]:
     """The authorizations of the device that is answered, of which nothing was heard for too long.
 
-    Asked at once where the register is busy: the device asks for another use of it, so it may have nothing of the first any more.
+    Asked at once where the register is busy: the device asks for another use of it, so it may have nothing of the first any more. And where it has
+    lapsed: no use may begin under it any more, so its hold waits for nothing but that word.
     """
     statement = command.statement
     device = state.devices.get(statement.device)
@@ -38,7 +39,11 @@ def asks(state: GatewayState, command: DeviceStatement, reply: Reply, now: Insta
         if authorization.id == getattr(statement, "authorization", None):
             continue
         busy = reply.refusal is Refusal.REGISTER_BUSY and statement.register.register_id == register.id
-        if busy or now - authorization.heard_at > SILENT_INTERVALS * authorization.report_interval_s * SECOND_US:
+        if (
+            busy
+            or authorization.id in state.lapsed
+            or now - authorization.heard_at > SILENT_INTERVALS * authorization.report_interval_s * SECOND_US
+        ):
             asked.append(authorization.id)
     return tuple(asked[:MAX_ASKED])
 

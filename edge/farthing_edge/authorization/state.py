@@ -71,6 +71,9 @@ MAX_MODULI = 8
 COUNTER_WINDOW = 128
 #: Below this part of its preload an account is low (DESIGN 5.4).
 LOW_WATER_PPM = 250_000
+#: A payer who has presented a token waits for minutes, not for a quarter of an hour; and an answer that was under way for so long was not on its way to
+#: anybody who still stands there.
+DEFAULT_GRANT_LAPSE_US = 900 * SECOND_US
 #: Until the operator says otherwise: five units of money, two hundred records, two seconds.
 DEFAULT_SEAL_AMOUNT_MICROS = 5_000_000
 DEFAULT_SEAL_RECORDS = 200
@@ -118,6 +121,8 @@ class CoreSettings:
     quota_retry_us: int = 60 * SECOND_US
     #: A quota of an account that nobody spent from for this long is given back, while the cloud can be asked for another.
     quota_idle_us: int = 24 * 3600 * SECOND_US
+    #: How long after its intent's instant a yes lets a use begin; 0: for as long as its device likes.
+    grant_lapse_us: int = DEFAULT_GRANT_LAPSE_US
     #: The operator's fall-back: new uses are priced by date and time of day although no clock is trusted.
     prices_by_untrusted_clock: bool = False
     #: The business clock, as every batch names it.
@@ -149,6 +154,8 @@ class Told(NamedTuple):
     #: The entry that says so, where it is another than ``position``: of a grant that another journal gave.
     entry: int = 0
     readings_due: tuple[int, ...] = ()
+    #: No use begins under it from then on, by its device's clock; None: it does not lapse, or its use has begun.
+    lapses_at: int | None = None
 
 
 class OpenClaim(NamedTuple):
@@ -762,6 +769,7 @@ class Authorization:
             commitment=self.commitment,
             account=self.account_id,
             readings_due=tuple(Instant(due) for due in told.readings_due),
+            lapses_at=None if told.lapses_at is None else Instant(told.lapses_at),
         )
 
 
@@ -955,6 +963,10 @@ class GatewayState:
         # Use.
         self.authorizations: dict[bytes, Authorization] = {}
         self.open_authorizations = 0
+        #: Authorization under which nothing is known to have begun → when it lapses, by this gateway's clock; those that have lapsed → when that was
+        #: written down. Bounded by the open authorizations.
+        self.not_begun: dict[bytes, int] = {}
+        self.lapsed: dict[bytes, int] = {}
         #: Quotas with nothing left and not yet stopped.
         self.spent: set[str] = set()
         self.unsealed: list[UsageRecord] = []

@@ -237,6 +237,8 @@ class GatewayView:
             "tokens": len(state.tokens),
             "tariffs": len(state.tariffs),
             "open_authorizations": state.open_authorizations,
+            "lapsed_authorizations": len(state.lapsed),
+            "lapsed_held_micros": sum(sum(state.authorizations[name].holds.values()) for name in state.lapsed),
             "open_quotas": len(state.quotas),
             "quota_free_micros": sum(q.free_micros for q in state.quotas.values() if not q.stopped),
             "quota_held_micros": sum(q.held_micros for q in state.quotas.values()),

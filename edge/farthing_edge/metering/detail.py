@@ -135,4 +135,5 @@ def _told(event: Event, position: int, start_id: bytes) -> Told:
         net_micros=before[0] + sum(charge.net_micros for charge in event.charges),
         tax_micros=before[1] + sum(charge.tax_micros for charge in event.charges),
         readings_due=event.readings_due,
+        lapses_at=event.lapses_at if isinstance(event, Granted) else None,
     )

@@ -16,6 +16,7 @@ from farthing_firmware_sim.device.values import (
     EndAnswered,
     EndHandedOver,
     Granted,
+    GrantLapsed,
     Outgoing,
     Profile,
     RefusedIntent,
@@ -311,6 +312,10 @@ class Hearing(Using):
                 return
             assert given.grant is not None
             self._answer_is_final(outgoing)
+            # A session that is closed before it has begun is none either: people have ended it.
+            if self._has_lapsed(given.grant) or (answer.closed and self.nameplate.profile is Profile.SESSION):
+                self._ask_anew(use)
+                return
             self._told_yes(use, given.grant, answer.grant, closed=answer.closed)
             return
         self._answer_is_final(outgoing)
@@ -377,6 +382,29 @@ class Hearing(Using):
             if not holds:
                 return why
         return None
+
+    def _has_lapsed(self, grant: Grant) -> bool:
+        """Whether the yes came too late for its use to begin. A one-shot use is its yes."""
+        return (
+            self.nameplate.profile is Profile.SESSION
+            and grant.lapses_at is not None
+            and self.now.business_us >= grant.lapses_at
+        )
+
+    def _ask_anew(self, use: Use) -> None:
+        """End what nothing was used of, and ask once more for the payer who still waits: what was true when the yes was given may not be any more."""
+        self.events.append(
+            GrantLapsed(gateway=use.gateway, authorization=self._authorization(use), intent_counter=use.intent_counter)
+        )
+        self._end(use)
+        if use.again < MAX_AGAIN and not self.state.finishing:
+            self._ask(
+                use.plan,
+                gateway=use.gateway,
+                left=use.gateways_left,
+                arrived_real_us=use.arrived_real_us,
+                again=use.again + 1,
+            )
 
     def _told_yes(self, use: Use, grant: Grant, cose: bytes | None, *, closed: bool) -> None:
         plate = self.nameplate

@@ -87,12 +87,20 @@ class Saying(Keeping):
         """Send what is due, again or for the first time; and ask now and then for the receipts of what is answered."""
         self._say_of_who_is_away()
         for each in self.state.outgoing:
-            if each.try_at_us <= self.now.real_us:
+            if each.try_at_us <= self.now.real_us and not self._waits_for_its_end(each):
                 self._replace_outgoing(self._backed_off(each))
                 self._send_outgoing(each)
                 self._hand_over(each)
         if self.now.real_us - self.state.receipt_asked_us >= self.nameplate.retry.receipt_us:
             self._ask_for_receipts()
+
+    def _waits_for_its_end(self, outgoing: Outgoing) -> bool:
+        """Whether an intent follows an end to the same gateway that is not answered yet: messages overtake each other, and before the end is heard the
+        register is in use."""
+        return (outgoing.kind, outgoing.shown) == ("intent", False) and any(
+            each.kind == "end" and not each.answered and each.gateway == outgoing.gateway
+            for each in self.state.outgoing
+        )
 
     def _ask_for_receipts(self) -> None:
         state, retry = self.state, self.nameplate.retry

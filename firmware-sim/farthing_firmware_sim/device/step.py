@@ -7,6 +7,7 @@ older ones on the air (they are cumulative), never what is kept.
 Rule 3: end first. Whoever leaves an intent without an answer, or asks elsewhere, signs an end before; the next use starts
 where it ends. A one-shot intent is left for another payer only, when its gateway has long been silent: its yes *is* the use, so the register passes
 over what it asked for, and only that gateway says whether there was one.
+A yes that comes when it has lapsed begins nothing: an end without width, then a new intent, a few times at the most.
 Rule 4: use goes on up to the signed limit and no further, unless nothing in the device can stop it.
 Rule 5: what was signed is kept until the cloud has receipted it.
 """

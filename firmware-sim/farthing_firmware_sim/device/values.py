@@ -24,7 +24,8 @@ MAX_KEPT_READINGS = 2
 MAX_SAID_AGAIN = 8
 #: Ticks of one chain: a used-up chain costs one signature, so a short one would cost many.
 CHAIN_LENGTH = 1_000
-#: "Again" answered by as many new intents in a row; a gateway that never agrees about its incarnation is broken.
+#: "Again", or a yes that has lapsed, answered by as many new intents in a row; a gateway that never agrees about its incarnation is broken, as is
+#: one whose every yes is too late, or the clock that says so.
 MAX_AGAIN = 5
 #: What a device believes of a gateway it has never heard: its first journal. A wrong belief costs one "again".
 FIRST_INCARNATION = 1
@@ -400,6 +401,15 @@ class Granted:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GrantLapsed:
+    """A yes came when no use may begin under it any more: it is ended without width, and asked for anew."""
+
+    gateway: GatewayId
+    authorization: AuthorizationId
+    intent_counter: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EndAnswered:
     """A last word was answered: closed, or refused for good."""
 
@@ -463,6 +473,7 @@ Event: TypeAlias = (
     Finished
     | RefusedIntent
     | Granted
+    | GrantLapsed
     | EndAnswered
     | EndHandedOver
     | Disclaimed

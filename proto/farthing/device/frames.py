@@ -41,12 +41,13 @@ _NO_NUMBER = (0, 0)
 
 
 class GrantFrame:
-    """What the grants of one authorization have in common; ``grant`` is any of them that is due no readings besides the interval."""
+    """What the grants of one authorization have in common; ``grant`` is any of them that is due no readings besides the interval, and does not lapse."""
 
     __slots__ = ("_covered", "_currency", "_head", "_rest")
 
     def __init__(self, grant: Grant) -> None:
         assert not grant.readings_due, "their instants are in no frame"
+        assert grant.lapses_at is None, "only the first one lapses"
         payer = {} if grant.account is None else {20: grant.account}
         # Its first member says which kind of message it is: two bytes after the map's head.
         kind = encode(grant)[1:3]

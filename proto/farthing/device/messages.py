@@ -394,6 +394,8 @@ class Grant:
 
     ``net_micros`` and ``tax_micros`` are billed so far; a reading is due every ``report_interval_s`` of business time;
     ``account`` is who pays, as the gateway knows it; at each of ``readings_due`` a reading is due besides, as the price may change there.
+    ``lapses_at``: no use begins under it at or after this instant of the device's clock, the one that dated the intent; None: it does not
+    lapse, or its use has begun.
     """
 
     recipient: DeviceId
@@ -416,6 +418,7 @@ class Grant:
     commitment: bytes | None
     account: AccountId | None = None
     readings_due: tuple[Instant, ...] = ()
+    lapses_at: Instant | None = None
 
     @property
     def kind(self) -> Literal["grant"]:
@@ -447,6 +450,8 @@ class Grant:
         _count(self.tax_micros, "a tax amount", MAX_AMOUNT_MICROS)
         _count(self.report_interval_s, "a report interval", MAX_EPOCH)
         _ascending(self.readings_due)
+        if self.lapses_at is not None:
+            _count(self.lapses_at, "an instant at which it lapses")
         if self.commitment is not None:
             _bytes(self.commitment, "a commitment", COMMITMENT_SIZE)
         if self.account is not None:
@@ -671,6 +676,8 @@ def _grant_map(grant: Grant) -> dict[int, Any]:
     }
     if grant.readings_due:
         members[15] = list(grant.readings_due)
+    if grant.lapses_at is not None:
+        members[16] = grant.lapses_at
     if grant.account is not None:
         members[20] = grant.account
     return members
@@ -725,7 +732,7 @@ _READING_KEYS = _HEAD_KEYS | {8, 9, 10}
 _END_KEYS = _READING_KEYS
 _DISCLAIMER_KEYS = _HEAD_KEYS | {9}
 _CHAIN_KEYS = _READING_KEYS | {15, 16, 17}
-_GRANT_KEYS = frozenset(range(1, 16)) | {20}
+_GRANT_KEYS = frozenset(range(1, 17)) | {20}
 _ENVELOPE_KEYS = frozenset(range(1, 8))
 _ANSWER_KEYS = frozenset(range(1, 11)) | {13}
 
@@ -849,7 +856,7 @@ def decode_grant(payload: bytes) -> Grant:
     intent_epoch, intent_counter = _array(get(7), 2, "the intent")
     register_id, register_epoch, start, limit = _array(get(9), 4, "the covered register")
     net_micros, tax_micros = _array(get(12), 2, "the amount billed so far")
-    _not_null(members, 20)
+    _not_null(members, 16, 20)
     readings_due = get(15) if 15 in members else ()
     if 15 in members and not readings_due:
         raise MessageError("no readings are due besides the interval, and it is said in words")
@@ -878,6 +885,7 @@ def decode_grant(payload: bytes) -> Grant:
         commitment=get(14),
         account=get(20),
         readings_due=readings_due,
+        lapses_at=get(16),
     )
 
 

@@ -179,6 +179,8 @@ class Terms:
     limit_device_day_count: int = 0
     limit_offline_micros: int = 0
     limit_offline_count: int = 0
+    #: How long after its intent a yes lets a use begin; 0: for ever.
+    lapse_s: int = 0
 
     @property
     def are_limited(self) -> bool:
@@ -265,6 +267,7 @@ def draw_cast(rng: Random) -> Cast:
     passes = _draw_passes(rng, devices, accounts, minutes * 60) if rng.random() < 0.4 else ()
     if passes:
         devices = tuple(_entitled(rng, device) if device.unit in PASSES else device for device in devices)
+    terms = replace(terms, lapse_s=rng.choice((0, 30, 120, 900)))
     return Cast(
         minutes=minutes, gateways=gateways, devices=devices, accounts=accounts, terms=terms, air=air, passes=passes
     )

@@ -44,6 +44,8 @@ from farthing_firmware_sim.device.values import (
     EndHandedOver,
     Finish,
     Finished,
+    Granted,
+    GrantLapsed,
     Input,
     Moment,
     Nameplate,
@@ -139,7 +141,7 @@ class DeviceNode:
         self.is_copy = False
         self.was_copied = False
         self.crashes = 0
-        self.uses = self.cancelled = self.refused = self.handed_over = self.disclaimed = self.left = 0
+        self.uses = self.cancelled = self.refused = self.handed_over = self.disclaimed = self.left = self.lapsed = 0
         self.came_round = False
         self._payers: deque[actions.Arrive] = deque(maxlen=MOST_WAITING)
         self.delivered: dict[bytes, Delivered] = {}
@@ -177,6 +179,10 @@ class DeviceNode:
                 self._finished(event, outcome.state)
             elif isinstance(event, RefusedIntent):
                 self.refused += 1
+            elif isinstance(event, Granted):
+                self.world.watch.began(self, event.intent_counter)
+            elif isinstance(event, GrantLapsed):
+                self.lapsed += 1
             elif isinstance(event, EndHandedOver):
                 self.handed_over += 1
             elif isinstance(event, Disclaimed):

@@ -112,7 +112,11 @@ class GatewayNode:
         self.kid = cose.key_id(gateway_id.encode())
         self.clock = Clock(world)
         self.settings = CoreSettings(
-            gateway_id=GatewayId(gateway_id), clock_epoch_us=START, clock_real_epoch_us=0, clock_rate=1
+            gateway_id=GatewayId(gateway_id),
+            grant_lapse_us=world.story.cast.terms.lapse_s * SECOND_US,
+            clock_epoch_us=START,
+            clock_real_epoch_us=0,
+            clock_rate=1,
         )
         self.disk = Disk()
         self.state: GatewayState | None = None

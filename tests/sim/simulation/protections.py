@@ -314,6 +314,16 @@ def _as_the_clock_shows(_: Any, now: Any) -> Any:
     return now
 
 
+def _begins_whenever_it_hears(_draft: Any, _grant: Any) -> bool:
+    """A yes is a yes, however late it comes."""
+    return False
+
+
+def _yeses_lapse_at_once(story: Story) -> Story:
+    """So soon that whatever is late on its way has lapsed."""
+    return replace(story, cast=replace(story.cast, terms=replace(story.cast.terms, lapse_s=1)))
+
+
 def _clocks_begin_anywhere(story: Story) -> Story:
     """A gateway's clock stands years ago, as after a boot without a battery for it."""
     jumps = [JumpClock(at_s=20.0, who=name, by_s=-3 * 365 * 86_400) for name in story.cast.gateways]
@@ -716,6 +726,12 @@ PROTECTIONS: dict[str, Protection] = {
             seams=(Seam(f"{_EDGE}.usage", "Usage.is_in_doubt", _believes_every_journal),),
             breaks=("limit",),
             worse=_loses_many,
+        ),
+        Protection(
+            name="lapse",
+            seams=(Seam(_STEP, "_Draft._has_lapsed", lambda _: _begins_whenever_it_hears),),
+            breaks=("lapse",),
+            worse=_yeses_lapse_at_once,
         ),
         Protection(
             name="stop before close",

@@ -21,7 +21,7 @@ from farthing.v1 import batch_pb2, directive_pb2
 from farthing_cloud.ledger.core import paths
 from farthing_cloud.ledger.core.posting import CaseAdded, Cause, Posting, Transfer
 from farthing_cloud.ledger.core.rows import CaseKind, Claimed, Quota, RegisterKey
-from farthing_edge.authorization.events import KIND_OF, EndCarried, Granted, StatementParked
+from farthing_edge.authorization.events import KIND_OF, EndCarried, Granted, Lapsed, StatementParked
 from farthing_edge.authorization.state import FLOOR_FUNDING, OVERRUN_FUNDING
 from simulation.cast import MODULUS, prices_time
 from simulation.history import PromiseBroken
@@ -112,6 +112,18 @@ class Watch:
             self._recipients[authorization] = statement.recipient
         spoken.points.setdefault(statement.counter, point)
 
+    def began(self, device: DeviceNode, intent_counter: int) -> None:
+        """A use begins: not under a yes that has lapsed, by the clock that dated its intent."""
+        lapse_s = self.world.story.cast.terms.lapse_s
+        if not lapse_s or device.role.profile != "session":
+            return
+        self.counted["uses begun under a yes that lapses"] += 1
+        asked_at = device.said[intent_counter].statement.at
+        if device.clock.now() >= asked_at + lapse_s * SECOND_US:
+            raise PromiseBroken(
+                f"lapse: {device.name} begins at {device.clock.now()} what it asked for at {asked_at}, {lapse_s} s before at the most"
+            )
+
     def ticked(self, device: DeviceNode, authorization: bytes, chain: Statement, index: int, value: int) -> None:
         """A device shows a tick of a chain that it has signed: one unit more, and no time of its own."""
         self.counted["ticks"] += 1
@@ -137,10 +149,21 @@ class Watch:
             self.parked.add((event.device, register.register_epoch, register.unrolled(MODULUS)))
         if isinstance(event, EndCarried):
             self.counted[f"carried: {self.world.profiles[event.device]}"] += 1
+        if isinstance(event, Lapsed):
+            self._stays_held(gateway, event)
         self.prices.heard(gateway.id, event)
         self.limits.journaled(gateway.id, event, lost=gateway.disk_faults)
         if isinstance(event, Granted):
             self._not_after_its_deadline(gateway, event)
+
+    def _stays_held(self, gateway: GatewayNode, event: Lapsed) -> None:
+        """What has lapsed is held as it was: its device may have begun, and not been heard."""
+        assert gateway.state is not None
+        held = gateway.state.authorizations[event.authorization].holds
+        if held != gateway.holds[event.authorization]:
+            raise PromiseBroken(
+                f"lapse: {gateway.id} holds {held} for what has lapsed, {gateway.holds[event.authorization]} before"
+            )
 
     def _not_after_its_deadline(self, gateway: GatewayNode, event: Granted) -> None:
         """A new use takes nothing of a quota whose deadline the cloud had said to have passed, whatever the gateway's clock shows.

@@ -412,6 +412,7 @@ class World:
             found["passages left"] += device.left
             found["cancelled uses"] += device.cancelled
             found["refused intents"] += device.refused
+            found["yeses that lapsed on their way"] += device.lapsed
             found["ends handed over"] += device.handed_over
             found["disclaimers"] += device.disclaimed
         for cause, micros in self.watch.exceeded_micros.items():
