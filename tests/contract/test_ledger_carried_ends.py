@@ -557,7 +557,7 @@ async def test_what_does_not_prove_itself_raises_no_claim_and_takes_nothing(stor
 
 async def test_a_revoked_gateways_grant_takes_nothing_and_people_hear_of_it(store: LedgerStore) -> None:
     story = await opened(store)
-    await store.revoke(G1, now=NOW)
+    await story.ledger.revoke_gateway(G1, now=NOW)
     before = await store.transfers(OP)
     raw = story.seal("G2", [], [], carried=(carried(INTENT, END, grant=granted(story, "q1")),))
     assert (await story.push(raw)).step is ChainStep.NEXT

@@ -34,8 +34,8 @@ async def opened(store: LedgerStore) -> Story:
 async def test_who_is_revoked_stays_so(store: LedgerStore) -> None:
     await opened(store)
     assert not await store.revoked(G1)
-    await store.revoke(G1, now=NOW)
-    await store.revoke(G1, now=Instant(7))
+    await Story(store).ledger.revoke_gateway(G1, now=NOW)
+    await Story(store).ledger.revoke_gateway(G1, now=Instant(7))
     assert (await store.revoked(G1), await store.revoked(G2)) == (True, False)
 
 

@@ -135,7 +135,7 @@ class LedgerServicer(ImportServicer):
                 least_class=_least_class(request.least_evidence_class),
             )
             if request.revoked:
-                await self._store.revoke(GatewayId(request.gateway_id), now=self._clock.now())
+                await self._ledger.revoke_gateway(GatewayId(request.gateway_id), now=self._clock.now())
         self._directives_wanted.ring()
         return ledger_pb2.CreateGatewayResponse(changed=changed)
 

@@ -175,6 +175,18 @@ class Ledger:
 
         return await self.store.run(work)
 
+    async def revoke_gateway(self, gateway_id: GatewayId, *, now: Instant) -> None:
+        """Remember that a gateway may never connect again; the first time counts."""
+        gateway = await self._gateway(gateway_id)
+        if await self.store.revoked(gateway_id):
+            return
+
+        async def work(tx: Transaction) -> None:
+            view = await tx.load(Touch(operator_id=gateway.operator_id, currency=gateway.currency))
+            await tx.post(gateways.revoke(view, gateway_id, now=now))
+
+        await self.store.run(work)
+
     async def put_account(
         self,
         *,

@@ -38,7 +38,7 @@ def digest(transfers: Iterable[Transfer]) -> bytes:
 def subject(posting: Posting) -> str:
     """What a posting is about: the batch's hash, the payment, the quota, the case, the window, the decision, plan or correction and its person,
 
-    the account or gateway with the hash of its terms. (A correction that closes an account leaves it none.)
+    the gateway that was revoked, the account or gateway with the hash of its terms. (A correction that closes an account leaves it none.)
     """
     if posting.batch is not None:
         return posting.batch.batch_hash.hex()
@@ -75,6 +75,8 @@ def subject(posting: Posting) -> str:
         correction = posting.correction
         content_hash = hashlib.sha256(correction.content).hexdigest()
         return f"{correction.correction_id}/{content_hash}/{correction.person}"
+    if posting.revoked is not None:
+        return posting.revoked
     if posting.kind == "account":
         (payer,) = posting.payers
         return f"{payer.account_id}/{_terms_hash(_terms_of_payer(payer, posting.currency))}"

@@ -93,6 +93,18 @@ def put_gateway(
     )
 
 
+def revoke(view: View, gateway_id: GatewayId, *, now: Instant) -> Posting:
+    """That a gateway may never connect again, as a link of the audit chain: who takes the row away is seen."""
+    return Posting(
+        kind="revoked",
+        operator_id=view.operator_id,
+        currency=view.currency,
+        posted_at=now,
+        business_at=now,
+        revoked=gateway_id,
+    )
+
+
 def _too_many(view: View, gateway: Gateway) -> tuple[QuotaId, ...]:
     """Open quotas that have to come back for the rest to fit the exposure."""
     live = [quota for quota in view.quotas.values() if quota.gateway_id == gateway.gateway_id]

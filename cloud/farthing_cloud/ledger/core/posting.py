@@ -308,6 +308,8 @@ class Posting:
     epoch_begun: tuple[int, str] | None = None
     #: (gateway, evidence class): the least that its site takes from now on.
     least_classes: tuple[tuple[GatewayId, int], ...] = ()
+    #: The gateway may never connect again: what it seals waits for people.
+    revoked: GatewayId | None = None
     #: Stretches of batch keys that are new, or have ended or were revoked.
     batch_keys: tuple[tuple[GatewayId, BatchKey], ...] = ()
 

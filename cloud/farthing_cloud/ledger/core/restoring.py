@@ -306,6 +306,9 @@ def take_back(
             body = body_of(directive_pb2.Directive.FromString(late.body))
             if body is None or _is_said(taken, body):
                 continue
+            if isinstance(body, directive_pb2.FloorPolicy):
+                # It is the later word now, so this is what the gateway may give away.
+                gateway = replace(gateway, floor_micros=body.all_tokens_micros)
             gateway, row = link(gateway, body, dated_at=now, idempotency_key=late.idempotency_key)
             rows.append(row)
             moved += 1

@@ -14,7 +14,7 @@ from farthing_cloud.ledger.core.rows import ImportReview, Touch
 from farthing_cloud.ledger.store.interface import ImportedBatch, Signed
 
 _PACKAGE: Final = "farthing_cloud.ledger"
-REVOKE_GATEWAY: Final = sentence(_PACKAGE, "revoke_gateway")
+_REVOKE_GATEWAY: Final = sentence(_PACKAGE, "revoke_gateway")
 READ_REVOCATION: Final = sentence(_PACKAGE, "read_revocation")
 KEEP_IMPORTED: Final = sentence(_PACKAGE, "keep_imported")
 HAS_IMPORTED: Final = sentence(_PACKAGE, "has_imported")
@@ -60,7 +60,9 @@ async def reviewed(connection: Connection, touch: Touch) -> dict[str, Any]:
 
 
 async def keep(connection: Connection, posting: Posting) -> None:
-    """Write what a posting has of reviews; nothing for all others."""
+    """Write what a posting has of reviews and revocations; nothing for all others."""
+    if posting.revoked is not None:
+        await connection.execute(_REVOKE_GATEWAY, {"gateway_id": posting.revoked, "at_us": posting.posted_at})
     review = posting.review
     if review is None:
         return

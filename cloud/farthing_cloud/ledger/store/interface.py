@@ -422,9 +422,6 @@ class LedgerStore(Protocol):
     async def batch_keys(self, gateway_id: GatewayId) -> Sequence[BatchKey]:
         """A gateway's batch keys, the present one and those before it, by number."""
 
-    async def revoke(self, gateway_id: GatewayId, *, now: Instant) -> None:
-        """Remember that a gateway may never connect again; the first time counts."""
-
     async def revoked(self, gateway_id: GatewayId) -> bool:
         """Whether it was revoked."""
 

@@ -420,7 +420,9 @@ class MemoryStore:
         for account_id in posting.floors_forgotten:
             for where in [key for key in self._floors if key[1] == account_id]:
                 if self._gateways[where[0]].operator_id == posting.operator_id:
-                    self._floors[where] = 0
+                    self._floors[where] = min(0, self._floors[where])
+        if posting.revoked is not None:
+            self._revoked.add(posting.revoked)
         books.payers.update({payer.account_id: payer for payer in posting.payers})
         self._gateways.update({gateway.gateway_id: gateway for gateway in posting.gateways})
         if posting.chain is not None:
@@ -815,9 +817,6 @@ class MemoryStore:
     def keys_of(self, gateway_id: GatewayId) -> Sequence[BatchKey]:
         """The same, inside a transaction."""
         return [key for (owner, _), key in sorted(self._batch_keys.items()) if owner == gateway_id]
-
-    async def revoke(self, gateway_id: GatewayId, *, now: Instant) -> None:  # noqa: ARG002  # the interface's
-        self._revoked.add(gateway_id)
 
     async def revoked(self, gateway_id: GatewayId) -> bool:
         return gateway_id in self._revoked

@@ -552,9 +552,6 @@ class PostgresStore:
     async def batch_keys(self, gateway_id: GatewayId) -> Sequence[BatchKey]:
         return [keys.key_of(row) for row in await self._rows(keys.LIST_BATCH_KEYS, {"gateway_id": gateway_id})]
 
-    async def revoke(self, gateway_id: GatewayId, *, now: Instant) -> None:
-        await self._write((imports.REVOKE_GATEWAY, {"gateway_id": gateway_id, "at_us": now}))
-
     async def revoked(self, gateway_id: GatewayId) -> bool:
         return await self._row(imports.READ_REVOCATION, {"gateway_id": gateway_id}) is not None
 

@@ -1,13 +1,12 @@
 """Replay everything in one snapshot and name the first fault (P5): what the database holds against what it says.
 
-Order: double entry first, then quotas and rules, then the three chains and what names their links, then claims and receipts against
-the batches' own bytes.
+Order: double entry first, then quotas and rules, then the three chains and what names their links, exposures, then claims and
+receipts against the batches' own bytes, and what gateways were told against the rows that decide what they are granted.
 
 What covers which table, and what nothing covers, stands in docs/what-covers-what.md. Whether a signature is its key's is for those who hold
 the public keys: gateways check each receipt and directive, ``farthing-evidence`` a bundle.
 """
 
-import hashlib
 from typing import Final
 
 import psycopg
@@ -16,13 +15,14 @@ from psycopg.rows import TupleRow
 
 from farthing.evidence.carried import authorization_of
 from farthing.ids import GatewayId
-from farthing.v1 import batch_pb2, directive_pb2, ledger_pb2
+from farthing.v1 import batch_pb2, ledger_pb2
 from farthing_cloud.database import sentence
 from farthing_cloud.ledger.core.funds import LedgerRefusal
 from farthing_cloud.ledger.core.posting import Cause
 from farthing_cloud.ledger.core.windows import SplitRule
 from farthing_cloud.ledger.store.interface import Verdict
 from farthing_cloud.ledger.store.reading import receipt_of
+from farthing_cloud.ledger.store.told import told_fault
 
 _PACKAGE: Final = "farthing_cloud.ledger"
 _CHECKS: Final = tuple(
@@ -49,6 +49,8 @@ _CHECKS: Final = tuple(
         "verify_requests",
         "verify_heads",
         "verify_keys",
+        "verify_exposures",
+        "verify_revocations",
     )
 )
 _COUNTS: Final = sentence(_PACKAGE, "verify_counts")
@@ -59,9 +61,6 @@ _RECEIPTS: Final = sentence(_PACKAGE, "list_all_receipts")
 _CLOSINGS: Final = sentence(_PACKAGE, "list_closings_made")
 #: A closing has a few transfers for each site.
 _CLOSINGS_PAGE: Final = 10
-_TARIFFS: Final = sentence(_PACKAGE, "list_told_tariffs")
-#: A directive is at most a tariff's few kilobytes.
-_TARIFFS_PAGE: Final = 1_000
 #: Receipts are a few hundred bytes.
 _RECEIPTS_PAGE: Final = 1_000
 
@@ -100,14 +99,8 @@ async def first_fault(connection: psycopg.AsyncConnection[TupleRow]) -> str:
             for row in rows:
                 if fault := _closing_fault(row):
                     return fault
-    told: dict[tuple[str, str, int], tuple[str, bytes]] = {}
-    async with connection.cursor(name="tariffs") as tariffs:
-        # Parameters (none) make psycopg read %% as %.
-        await tariffs.execute(_TARIFFS, {})
-        while rows := await tariffs.fetchmany(_TARIFFS_PAGE):
-            for row in rows:
-                if fault := _tariff_fault(told, row):
-                    return fault
+    if fault := await told_fault(connection):
+        return fault
     async with connection.cursor(name="receipts") as receipts:
         await receipts.execute(_RECEIPTS)
         while rows := await receipts.fetchmany(_RECEIPTS_PAGE):
@@ -192,18 +185,4 @@ def _closing_fault(row: TupleRow) -> str:
             return f"{window}: the rule that site {site_id} was split by splits nothing"
         if {path: micros for path, micros in rule.split(sum(results.values())) if micros} != results:
             return f"{window}: site {site_id} was split by another rule"
-    return ""
-
-
-def _tariff_fault(told: dict[tuple[str, str, int], tuple[str, bytes]], row: TupleRow) -> str:
-    """A version of a tariff has one content: what one gateway was told of it is what every other was told."""
-    operator_id, gateway_id, raw = row
-    body = directive_pb2.Directive.FromString(raw)
-    if not body.HasField("tariff"):
-        return ""
-    tariff = body.tariff
-    content = hashlib.sha256(tariff.SerializeToString(deterministic=True)).digest()
-    first, before = told.setdefault((operator_id, tariff.tariff_id, tariff.version), (gateway_id, content))
-    if before != content:
-        return f"tariff {tariff.tariff_id} version {tariff.version} of {operator_id}: {gateway_id} was told other terms than {first}"
     return ""
