@@ -374,6 +374,8 @@ async def test_what_was_written_without_knowing_the_chain_comes_after_it(disk: D
     await disk.back_up()
     seal = directive_pb2.SealPolicy(records=7)
     await story.ledger.issue_directive(OP, G1, seal, idempotency_key="lost", now=NOW)
+    lost = directive_pb2.FloorPolicy(currency=EUR, all_tokens_micros=3)
+    await story.ledger.issue_directive(OP, G1, lost, idempotency_key="lost floor", now=NOW)
     await story.ledger.recall(OP, gateway_id="G1", account_id="", reason="lost", now=NOW)
     await told.hear(story)
     await other.hear(story)
@@ -389,7 +391,11 @@ async def test_what_was_written_without_knowing_the_chain_comes_after_it(disk: D
     back = await told.show(story)
     assert (back.directives, back.directive_version) == (known - fork + 1, known + 2)
     await told.hear(story)
-    assert [d.floor.all_tokens_micros for d in told.bodies("floor")] == [5]
+    # What counts against its exposure is what it was told last.
+    assert [d.floor.all_tokens_micros for d in told.bodies("floor")] == [3, 5]
+    gateway = await story.store.gateway(G1)
+    assert gateway is not None
+    assert gateway.floor_micros == 5
     assert [d.seal.records for d in told.bodies("seal")] == [7]
     # The wish stands where its directive stands now, and is not fulfilled twice.
     again = await story.ledger.issue_directive(OP, G1, floor, idempotency_key="late", now=NOW)

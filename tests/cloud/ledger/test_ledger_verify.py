@@ -71,9 +71,18 @@ def days(database_server: str, ledger_template: str) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("tampering", "fault"),
     [
-        (b"UPDATE accounts SET credits_posted = credits_posted + 1 WHERE path = 'payer/P'", "account payer/P of op in EUR: its transfers give {0,9110000,0,10000000}, it says {0,9110000,0,10000001}"),
-        (b"UPDATE transfers SET amount_micros = amount_micros + 1 WHERE id = 8", "account quota/G1 of op in EUR: its transfers give {0,0,-1,0}, it says {0,0,0,0}"),
-        (b"DELETE FROM transfers WHERE id = 8", "account quota/G1 of op in EUR: its transfers give {0,0,1534250,0}, it says {0,0,0,0}"),
+        (
+            b"UPDATE accounts SET credits_posted = credits_posted + 1 WHERE path = 'payer/P'",
+            "account payer/P of op in EUR: its transfers give {0,9110000,0,10000000}, it says {0,9110000,0,10000001}",
+        ),
+        (
+            b"UPDATE transfers SET amount_micros = amount_micros + 1 WHERE id = 8",
+            "account quota/G1 of op in EUR: its transfers give {0,0,-1,0}, it says {0,0,0,0}",
+        ),
+        (
+            b"DELETE FROM transfers WHERE id = 8",
+            "account quota/G1 of op in EUR: its transfers give {0,0,1534250,0}, it says {0,0,0,0}",
+        ),
         # Both sides and the transfer, so that double entry still holds: the audit chain does not.
         (
             b"""WITH t AS (UPDATE transfers SET amount_micros = amount_micros + 1 WHERE id = 1 RETURNING 1)
@@ -81,47 +90,83 @@ def days(database_server: str, ledger_template: str) -> dict[str, str]:
                 debits_posted = debits_posted + (path = 'bank/main')::int""",
             "audit link 5 of op (posting 5): its transfers are not those that were posted",
         ),
-        (b"UPDATE transfers SET cause = 'late' WHERE cause = 'overrun'", "audit link 12 of op (posting 12): its transfers are not those that were posted"),
+        (
+            b"UPDATE transfers SET cause = 'late' WHERE cause = 'overrun'",
+            "audit link 12 of op (posting 12): its transfers are not those that were posted",
+        ),
         (
             b"UPDATE quotas SET posted_micros = posted_micros - 1, voided_micros = voided_micros + 1 WHERE id = 1",
             "quota q-a002abb7c5681b86e169e039: its transfers give held 4000000, posted 4000000, voided 0; it says 4000000, 3999999, 1 (closed)",
         ),
-        (b"UPDATE claims SET net_micros = net_micros + 1 WHERE sequence = 3", "operator op: the claims add up to 12060002, the batches to 12060000"),
+        (
+            b"UPDATE claims SET net_micros = net_micros + 1 WHERE sequence = 3",
+            "operator op: the claims add up to 12060002, the batches to 12060000",
+        ),
         (
             b"""UPDATE claims SET register_to = register_to + 7, net_micros = net_micros + 1, tax_micros = tax_micros - 1
             WHERE sequence = 3 AND gateway_id = 'G1'""",
             "claim 61312020202020202020202020202020: says (834827, 6125001, 1224999), batch 3 of G1, incarnation 1, says (834820, 6125000, 1225000)",
         ),
-        (b"UPDATE batches SET batch = batch || '\\x00' WHERE id = 2", "batch 2 of G1, incarnation 1: its bytes do not have its hash"),
-        (b"DELETE FROM batches WHERE gateway_id = 'G1' AND sequence = 2", "operator op: the claims add up to 12060000, the batches to 9535800"),
+        (
+            b"UPDATE batches SET batch = batch || '\\x00' WHERE id = 2",
+            "batch 2 of G1, incarnation 1: its bytes do not have its hash",
+        ),
+        (
+            b"DELETE FROM batches WHERE gateway_id = 'G1' AND sequence = 2",
+            "operator op: the claims add up to 12060000, the batches to 9535800",
+        ),
         (
             b"UPDATE batches SET previous_hash = sha256('other') WHERE gateway_id = 'G2' AND sequence = 2",
             "batch 2 of G2, incarnation 1: it does not follow the one before it",
         ),
-        (b"UPDATE chains SET sequence = 2 WHERE gateway_id = 'G2'", "batch 3 of G2, incarnation 1: the chain ends elsewhere"),
+        (
+            b"UPDATE chains SET sequence = 2 WHERE gateway_id = 'G2'",
+            "batch 3 of G2, incarnation 1: the chain ends elsewhere",
+        ),
         # What is due stays the same, so that the claims still add up to it.
         (
             b"UPDATE batches SET net_micros = net_micros - 1, aside_micros = aside_micros + 1 WHERE id = 2",
             "batch 2 of G1, incarnation 1: its transfers do not add up to it",
         ),
         # Nobody owes what is there to be taken.
-        (b"UPDATE payers SET credit_limit_micros = credit_limit_micros + 1000000000", "account debt/F of op owes 400000 with 1000000000 available"),
-        (b"UPDATE directives SET body = body || '\\x00' WHERE version = 2", "directive 2 of G1: its bytes do not have its hash"),
-        (b"DELETE FROM directives WHERE gateway_id = 'G1' AND version = 2", "directive 3 of G1: the one before it is missing"),
-        (b"DELETE FROM directives WHERE gateway_id = 'G1' AND version = 3", "directive 2 of G1: the chain ends elsewhere"),
+        (
+            b"UPDATE payers SET credit_limit_micros = credit_limit_micros + 1000000000",
+            "account debt/F of op owes 400000 with 1000000000 available",
+        ),
+        (
+            b"UPDATE directives SET body = body || '\\x00' WHERE version = 2",
+            "directive 2 of G1: its bytes do not have its hash",
+        ),
+        (
+            b"DELETE FROM directives WHERE gateway_id = 'G1' AND version = 2",
+            "directive 3 of G1: the one before it is missing",
+        ),
+        (
+            b"DELETE FROM directives WHERE gateway_id = 'G1' AND version = 3",
+            "directive 2 of G1: the chain ends elsewhere",
+        ),
         (
             b"UPDATE directives SET body = body || '\\x00', body_hash = sha256(body || '\\x00') WHERE version = 2",
             "directive 3 of G1: it does not follow the one before it",
         ),
-        (b"UPDATE postings SET subject = 'pay-3' WHERE subject = 'pay-2'", "audit link 6 of op (posting 6): it does not follow the one before it"),
+        (
+            b"UPDATE postings SET subject = 'pay-3' WHERE subject = 'pay-2'",
+            "audit link 6 of op (posting 6): it does not follow the one before it",
+        ),
         (b"DELETE FROM postings WHERE id = (SELECT max(id) FROM postings)", "transfer 36: no posting made it"),
-        (b"UPDATE asides SET net_micros = net_micros - 1", "account suspense/S2 of op differs from its other side or from its open cases"),
+        (
+            b"UPDATE asides SET net_micros = net_micros - 1",
+            "account suspense/S2 of op differs from its other side or from its open cases",
+        ),
         (
             b"UPDATE payments SET amount_micros = amount_micros - 1 WHERE payment_id = 'pay-1'",
             "payment pay-1: account, amount or source are not what was posted",
         ),
         (b"UPDATE payments SET payment_id = 'pay-9' WHERE payment_id = 'pay-1'", "payment pay-9: no posting made it"),
-        (b"DELETE FROM payments WHERE payment_id = 'pay-1'", "payment pay-1: it was posted, and its row is not there: the same payment would count again"),
+        (
+            b"DELETE FROM payments WHERE payment_id = 'pay-1'",
+            "payment pay-1: it was posted, and its row is not there: the same payment would count again",
+        ),
         (
             b"UPDATE batches SET proven = true WHERE id = 2",
             "batch 2 of G1, incarnation 1: it says that it is proven, and nobody proved it",
@@ -150,14 +195,23 @@ def days(database_server: str, ledger_template: str) -> dict[str, str]:
             b"UPDATE quota_requests SET amount_micros = amount_micros + 1 WHERE counter = 2",
             "request G2/1/2: it was answered with 3000001 micros of quota q-02e676a0cce0e812f50fa73e, which is not what was granted",
         ),
-        (b"UPDATE receipts SET receipt = receipt || '\\x00'", "batch 1 of G1, incarnation 1: its receipt is not what was posted"),
-        (b"UPDATE batches SET posted_at_us = 7 WHERE id = 3", "batch 3 of G1, incarnation 1: its receipt is not what was posted"),
+        (
+            b"UPDATE receipts SET receipt = receipt || '\\x00'",
+            "batch 1 of G1, incarnation 1: its receipt is not what was posted",
+        ),
+        (
+            b"UPDATE batches SET posted_at_us = 7 WHERE id = 3",
+            "batch 3 of G1, incarnation 1: its receipt is not what was posted",
+        ),
         # Terms that people set: limits, exposures, keys.
         (
             b"UPDATE payers SET debt_limit_micros = debt_limit_micros + 1 WHERE account_id = 'F'",
             "account F of op: its terms are not those that were set",
         ),
-        (b"UPDATE payers SET status = 'closed' WHERE account_id = 'F'", "account F of op: its terms are not those that were set"),
+        (
+            b"UPDATE payers SET status = 'closed' WHERE account_id = 'F'",
+            "account F of op: its terms are not those that were set",
+        ),
         (
             b"UPDATE gateways SET exposure_micros = 1 + exposure_micros WHERE gateway_id = 'G1'",
             "gateway G1 of op: its terms are not those that were set",
@@ -177,18 +231,39 @@ def days(database_server: str, ledger_template: str) -> dict[str, str]:
             "account mine of op: nobody set its terms",
         ),
         # Whose hold it is, and on which register a use stands.
-        (b"UPDATE quotas SET account_id = 'F' WHERE id = 1", "quota q-a002abb7c5681b86e169e039: it was not granted to G1 for F"),
-        (b"UPDATE registers SET device_id = 'other' WHERE device_id = 'c1'", "claim 61312020202020202020202020202020: batch 3 of G1, incarnation 1, bills another register"),
-        (b"UPDATE cases SET status = 'voided'", "account suspense/S2 of op differs from its other side or from its open cases"),
+        (
+            b"UPDATE quotas SET account_id = 'F' WHERE id = 1",
+            "quota q-a002abb7c5681b86e169e039: it was not granted to G1 for F",
+        ),
+        (
+            b"UPDATE registers SET device_id = 'other' WHERE device_id = 'c1'",
+            "claim 61312020202020202020202020202020: batch 3 of G1, incarnation 1, bills another register",
+        ),
+        (
+            b"UPDATE cases SET status = 'voided'",
+            "account suspense/S2 of op differs from its other side or from its open cases",
+        ),
         # How a closed window was split, which refunds go by.
         (
             b"UPDATE closed_splits SET parts = '[[\"agency/A\", 1000000]]' WHERE closed = 'w1'",
             "window w1 of op in EUR: site S1 was split by another rule",
         ),
-        (b"UPDATE closed_splits SET remainder_path = 'nobody' WHERE closed = 'w1'", "window w1 of op in EUR: the rule that site S1 was split by splits nothing"),
-        (b"DELETE FROM closed_splits WHERE closed = 'w1'", "window w1 of op in EUR: the rule that site S1 was split by is not there"),
-        (b"UPDATE closings SET answer = decode('ff', 'hex') WHERE closed = 'w1'", "window w1 of op in EUR: its answer cannot be read"),
-        (b"UPDATE closings SET answer = '' WHERE closed = 'w1'", "window w1 of op in EUR: who got what of it is not what was posted"),
+        (
+            b"UPDATE closed_splits SET remainder_path = 'nobody' WHERE closed = 'w1'",
+            "window w1 of op in EUR: the rule that site S1 was split by splits nothing",
+        ),
+        (
+            b"DELETE FROM closed_splits WHERE closed = 'w1'",
+            "window w1 of op in EUR: the rule that site S1 was split by is not there",
+        ),
+        (
+            b"UPDATE closings SET answer = decode('ff', 'hex') WHERE closed = 'w1'",
+            "window w1 of op in EUR: its answer cannot be read",
+        ),
+        (
+            b"UPDATE closings SET answer = '' WHERE closed = 'w1'",
+            "window w1 of op in EUR: who got what of it is not what was posted",
+        ),
         # A superuser who makes a link of the chain, and all after it, anew.
         (
             b"""WITH RECURSIVE again (id, position, head) AS (
@@ -224,8 +299,14 @@ async def test_verify_counts_what_it_replayed(ledger_pool: Pool) -> None:
 @pytest.mark.parametrize(
     ("tampering", "fault"),
     [
-        (b"UPDATE corrections SET person = 'bob'", "correction r1: what was asked for, or who asked, is not what was posted"),
-        (b"UPDATE corrections SET content = content || '\\x00'", "correction r1: what was asked for, or who asked, is not what was posted"),
+        (
+            b"UPDATE corrections SET person = 'bob'",
+            "correction r1: what was asked for, or who asked, is not what was posted",
+        ),
+        (
+            b"UPDATE corrections SET content = content || '\\x00'",
+            "correction r1: what was asked for, or who asked, is not what was posted",
+        ),
         (b"UPDATE corrected_parts SET net_micros = net_micros - 1", "correction r1: its parts do not add up to it"),
         (
             b"""WITH p AS (UPDATE corrected_parts SET net_micros = net_micros - 1)
@@ -284,7 +365,10 @@ async def named_after(store: PostgresStore, pool: Pool, tampering: bytes) -> str
 @pytest.mark.parametrize(
     ("tampering", "fault"),
     [
-        (b"UPDATE decisions SET approved_by = 'cleo'", "decision d-8b9dd6c4270c6852: no posting says that this person proposed or approved it"),
+        (
+            b"UPDATE decisions SET approved_by = 'cleo'",
+            "decision d-8b9dd6c4270c6852: no posting says that this person proposed or approved it",
+        ),
         (
             b"UPDATE decisions SET approved_by = NULL, approved_at_us = NULL",
             "incarnation d-8b9dd6c4270c6852: it was posted, and what was decided is not there",
@@ -305,7 +389,10 @@ async def test_a_decision_that_was_tampered_with_is_named(ledger_pool: Pool, tam
 @pytest.mark.parametrize(
     ("tampering", "fault"),
     [
-        (b"UPDATE cases SET status = 'released'", "account suspense/S2 of op differs from its other side or from its open cases"),
+        (
+            b"UPDATE cases SET status = 'released'",
+            "account suspense/S2 of op differs from its other side or from its open cases",
+        ),
         # As if nothing had been set aside, so that the sums hold.
         (b"DELETE FROM cases", "case 1: it was decided, and its row is not there"),
     ],

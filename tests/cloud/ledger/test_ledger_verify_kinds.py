@@ -202,7 +202,10 @@ FLOOR_OF_F = "wait for its debt, what was proven and given back leaves 1200000"
             b"DELETE FROM postings WHERE kind = 'proven'",
             "audit link 21 of op (posting 21): the one before it is missing",
         ),
-        (b"UPDATE audit_heads SET position = position + 1", "audit link 32 of op (posting 32): the chain ends elsewhere"),
+        (
+            b"UPDATE audit_heads SET position = position + 1",
+            "audit link 32 of op (posting 32): the chain ends elsewhere",
+        ),
         (b"DELETE FROM postings WHERE subject = 'pay-2'", "transfer 2: no posting made it"),
         (
             b"UPDATE batches SET sequence = 7 WHERE gateway_id = 'G2' AND sequence = 3",
@@ -328,6 +331,7 @@ _HERE = Path(__file__).resolve()
 _TESTS = (
     _HERE,
     _HERE.with_name("test_ledger_verify.py"),
+    _HERE.with_name("test_ledger_partitions.py"),
     _HERE.parents[2] / "contract" / "test_ledger_carried_ends.py",
 )
 

@@ -64,9 +64,7 @@ class _Told:
     def _tariff_fault(self, operator_id: str, gateway_id: str, tariff: directive_pb2.TariffRecord) -> str:
         """A version of a tariff has one content: what one gateway was told of it is what every other was told."""
         content = hashlib.sha256(tariff.SerializeToString(deterministic=True)).digest()
-        first, before = self._tariffs.setdefault(
-            (operator_id, tariff.tariff_id, tariff.version), (gateway_id, content)
-        )
+        first, before = self._tariffs.setdefault((operator_id, tariff.tariff_id, tariff.version), (gateway_id, content))
         if before != content:
             return f"tariff {tariff.tariff_id} version {tariff.version} of {operator_id}: {gateway_id} was told other terms than {first}"
         return ""
