@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -140,6 +140,8 @@ class WatchedStore(MemoryStore):
     def __init__(self, world: World) -> None:
         super().__init__()
         self._world = world
+        #: Account → what it had spent beyond all it has when the ledger opened again: a debt, and no money that came in.
+        self.short_micros: Counter[str] = Counter()
 
     @property
     def books(self) -> dict[str, Balances]:

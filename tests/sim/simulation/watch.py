@@ -19,7 +19,7 @@ from farthing.device.messages import Statement, decode_statement
 from farthing.refusal import Refusal
 from farthing.v1 import batch_pb2, directive_pb2
 from farthing_cloud.ledger.core import paths
-from farthing_cloud.ledger.core.posting import CaseAdded, Cause, Posting, Transfer
+from farthing_cloud.ledger.core.posting import CaseAdded, Cause, Posting, Transfer, TransferKind
 from farthing_cloud.ledger.core.rows import CaseKind, Claimed, Quota, RegisterKey
 from farthing_edge.authorization.events import KIND_OF, EndCarried, Granted, Lapsed, StatementParked
 from farthing_edge.authorization.state import FLOOR_FUNDING, OVERRUN_FUNDING
@@ -218,10 +218,10 @@ class Watch:
                 continue  # handed back to a restored ledger: it was counted when it was written
             body = directive_pb2.Directive.FromString(row.body)
             self.resolved[row.gateway_id] += body.floor_resolved.amount_micros
+        self._check_causes(store, posting)
         self._check_accounts(store, posting)
         self._check_quotas(posting)
         self._check_exposure(store, posting)
-        self._check_causes(posting)
         self._beyond_units(posting)
         for claim in posting.claims:
             self._check_claim(claim)
@@ -245,9 +245,9 @@ class Watch:
             most = balance.credits_posted + self.world.accounts[account].credit_micros
             if balance.debits_posted + balance.debits_pending > most:
                 raise PromiseBroken(f"P1: {path} has {balance}, more than {most}")
-            if balance.credits_posted != self.world.ledger.funds_micros[account]:
-                funded = self.world.ledger.funds_micros[account]
-                raise PromiseBroken(f"P5: {path} was funded {funded}, has {balance}")
+            funded, lent = self.world.ledger.funds_micros[account], store.short_micros[account]
+            if balance.credits_posted != funded + lent:
+                raise PromiseBroken(f"P5: {path} was funded {funded}, owes {lent} since a restore, has {balance}")
 
     def _check_quotas(self, posting: Posting) -> None:
         for after in posting.quotas:
@@ -270,7 +270,7 @@ class Watch:
                     f" {gateway.beyond_micros} beyond: more than its exposure"
                 )
 
-    def _check_causes(self, posting: Posting) -> None:
+    def _check_causes(self, store: WatchedStore, posting: Posting) -> None:
         late: list[Transfer] = []
         for transfer in posting.transfers:
             if transfer.cause in EXCEPTIONS:
@@ -279,6 +279,9 @@ class Watch:
                     self._carried_beyond(posting, transfer)
                 elif transfer.cause is Cause.LATE:
                     late.append(transfer)
+            elif transfer.cause is Cause.SHORT and transfer.kind is TransferKind.POST:
+                store.short_micros[transfer.credit.removeprefix("payer/")] += transfer.amount_micros
+                self.counted["debts of accounts that a restored ledger found short"] += 1
             elif transfer.cause in (Cause.SILENCE, Cause.FORCED) and transfer.quota_id is not None:
                 self.counted[f"holds ended by {transfer.cause}"] += 1
                 self.ended[transfer.quota_id] += transfer.amount_micros
@@ -491,6 +494,9 @@ class Watch:
         claimed = (claim.net_micros, claim.tax_micros)
         if claimed != (0, 0) or claim.final:
             due = self.prices.due(claim.authorization_id, claim.register_to, closing=claim.final)
+            if claim.aside and self._came_after_its_end_by_people(claim):
+                # A standing meter's word ends nothing, whatever people have closed: it is priced as a reading.
+                due = due | self.prices.due(claim.authorization_id, claim.register_to, closing=False)
             signed = any(each.has(claim.register_to) for each in all_spoken)
             before = self.claimed.get(claim.authorization_id)
             # What was claimed by readings that a lost journal has taken with it is never reduced.

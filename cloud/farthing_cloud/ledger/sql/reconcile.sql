@@ -9,11 +9,17 @@ WITH mine AS (
     -- What went back to payers or their banks: no use was paid with it. (Of a chargeback all of it, though a part became debt.)
     SELECT coalesce(sum(c.amount_micros), 0) AS amount FROM corrections c
     WHERE c.operator_id = %(operator_id)s AND c.kind IN ('payback', 'chargeback', 'closing')
+), short AS (
+    -- What accounts had spent beyond all that a restored ledger knew of: it stands as their debt, so they have not paid it.
+    SELECT coalesce(sum(t.amount_micros), 0) AS amount
+    FROM postings p
+    JOIN transfers t ON t.posting_id = p.id
+    WHERE p.operator_id = %(operator_id)s AND p.kind = 'short' AND t.kind = 'post'
 )
 SELECT
     coalesce((SELECT b.open_window FROM books b WHERE b.operator_id = %(operator_id)s ORDER BY b.currency LIMIT 1), 'w1'),
     coalesce((SELECT sum(c.net_micros + c.tax_micros) FROM claims c WHERE c.operator_id = %(operator_id)s), 0)::bigint,
-    (coalesce((SELECT debits FROM sums WHERE kind = 'payer'), 0) - (SELECT amount FROM taken))::bigint,
+    (coalesce((SELECT debits FROM sums WHERE kind = 'payer'), 0) - (SELECT amount FROM taken) - (SELECT amount FROM short))::bigint,
     coalesce((SELECT -balance FROM sums WHERE kind = 'debt'), 0)::bigint,
     coalesce((SELECT -balance FROM sums WHERE kind = 'risk'), 0)::bigint,
     coalesce((SELECT -balance FROM sums WHERE kind = 'suspense'), 0)::bigint,
