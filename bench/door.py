@@ -1,18 +1,24 @@
 """C2: lines a second from gRPC to receipt, beside the call that posts the same batches in SQL alone, in the same run."""
 
 import asyncio
+import sys
+import tempfile
 import time
-from typing import Any, Final
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
 
 import grpc.aio
 
 from bench.ledger import ACCOUNTS, TERMS, WARM_UP, Key, add_gateway, analyze, batches, database
 from bench.posting import post_recorded, record
+from bench.processes import cpu_s
+from bench.pushing import write
 from farthing.clock import real_clock
-from farthing.device import cose
 from farthing.ids import GatewayId
-from farthing.v1 import batch_pb2, gateway_sync_pb2_grpc
+from farthing.v1 import gateway_sync_pb2_grpc
 from farthing_cloud.callers import Caller
+from farthing_cloud.database import Pool
 from farthing_cloud.interpreter import set_interpreter
 from farthing_cloud.ledger import metrics
 from farthing_cloud.ledger.bell import Bell
@@ -26,89 +32,125 @@ C2_GATEWAYS: Final = (1, 2)
 C2_BUDGET: Final = 25_000
 
 
-async def _pushed(
-    stub: gateway_sync_pb2_grpc.GatewaySyncStub, gateway_id: GatewayId, signed: list[batch_pb2.SignedBatch]
-) -> float:
-    """Send ``signed`` on a stream of its own and take the receipts; when that of the last warm-up batch came (``perf_counter``)."""
-    call: Any = stub.PushBatches(metadata=(("who", gateway_id),))  # type: ignore[call-arg]  # the aio stub takes no iterator
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Pushed:
+    """What one gateway saw: when its warm-up and when all of it was receipted, and what it used; seconds."""
 
-    async def send() -> None:
-        for batch in signed:
-            await call.write(batch)
-        await call.done_writing()
-
-    sending = asyncio.create_task(send())
-    began = 0.0
-    for number in range(len(signed)):
-        await call.read()
-        if number == WARM_UP - 1:
-            began = time.perf_counter()
-    await sending
-    return began
+    warm: float
+    ended: float
+    cpu_s: float
 
 
-async def _c2(gateways: int) -> dict[str, object]:
+class _Pushing:
+    """A gateway's own process, that waits to be told the port."""
+
+    def __init__(self, child: asyncio.subprocess.Process) -> None:
+        self._child = child
+
+    @classmethod
+    async def start(cls, name: GatewayId, file: Path) -> "_Pushing":
+        child = await asyncio.create_subprocess_exec(
+            sys.executable,
+            *("-m", "bench.pushing", name, str(file), str(WARM_UP)),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+        )
+        pushing = cls(child)
+        if await pushing._says() != "ready":
+            raise RuntimeError(f"the gateway {name} of the bench did not start")
+        return pushing
+
+    async def push(self, port: int) -> _Pushed:
+        assert self._child.stdin is not None
+        self._child.stdin.write(f"{port}\n".encode())
+        await self._child.stdin.drain()
+        warm, ended, cpu_s = map(float, (await self._says()).split())
+        await self._child.wait()
+        return _Pushed(warm=warm, ended=ended, cpu_s=cpu_s)
+
+    async def _says(self) -> str:
+        assert self._child.stdout is not None
+        return (await self._child.stdout.readline()).decode().strip()
+
+
+async def _postgres_cpu_s(pool: Pool) -> float:
+    """Seconds of processor that the server's processes have used."""
+    async with pool.connection() as connection:
+        rows = await (await connection.execute(b"SELECT pid FROM pg_stat_activity")).fetchall()
+    return sum(cpu_s(row[0]) for row in rows)
+
+
+async def _c2(gateways: int) -> list[dict[str, object]]:
     key, token = Key(), Key()
     before = sum(metrics.collisions().values())
     names = [GatewayId(f"G{number}") for number in range(1, gateways + 1)]
-    # First: a server is not started beside the threads of gRPC.
+    lines = gateways * (C2_BATCHES - WARM_UP) * C2_LINES
+    # First: a server is not started beside the threads of gRPC, nor a gateway.
     recorded = await record(names, C2_BATCHES, C2_LINES, ACCOUNTS)
     async with database() as pool:
         # The slowest writer's whole time, as the figure itself is taken.
-        slowest_s = max(map(sum, await post_recorded(pool, names, recorded)))
-        floor = gateways * (C2_BATCHES - WARM_UP) * C2_LINES / slowest_s
-    async with database() as pool:
-        store = PostgresStore(pool)
-        ledger = Ledger(store, terms=TERMS, receipt_keys=())
-        quotas = {name: await add_gateway(ledger, name, key.spki, ACCOUNTS) for name in names}
-        await analyze(pool)
-        signatures = Signatures(signer=token, keys=PublicKeys(receipt=token.spki, directive=token.spki), store=store)
-        server = grpc.aio.server()
-        gateway_sync_pb2_grpc.add_GatewaySyncServicer_to_server(
-            GatewaySyncServicer(
-                ledger=ledger,
-                signatures=signatures,
-                clock=real_clock(),
-                caller=lambda context: Caller(kind="gateway", id=dict(context.invocation_metadata())["who"]),
-                events=Bell(),
-                head_interval_s=60,
-            ),
-            server,
-        )
-        port = server.add_insecure_port("127.0.0.1:0")
-        await server.start()
-        key_id = cose.key_id(key.spki)
-        signed = {
-            name: [
-                batch_pb2.SignedBatch(
-                    batch=raw, signature=key.sign_now(cose.to_be_signed("batch", "cloud", raw)), key_id=key_id
-                )
-                for raw in batches(quotas[name], C2_BATCHES, C2_LINES, name)
-            ]
-            for name in names
-        }
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-            stub = gateway_sync_pb2_grpc.GatewaySyncStub(channel)
-            begun = await asyncio.gather(*(_pushed(stub, name, signed[name]) for name in names))
-            # From when the first was warm: what the others did to become so is not counted, so this is the least.
-            seconds = time.perf_counter() - min(begun)
-        await server.stop(None)
+        floor = lines / max(map(sum, await post_recorded(pool, names, recorded)))
+    with tempfile.TemporaryDirectory(prefix="farthing-bench-", dir="/tmp") as folder:
+        async with database() as pool:
+            store = PostgresStore(pool)
+            ledger = Ledger(store, terms=TERMS, receipt_keys=())
+            pushing = []
+            for name in names:
+                quotas = await add_gateway(ledger, name, key.spki, ACCOUNTS)
+                file = Path(folder, name)
+                write(file, (key.seal(raw) for raw in batches(quotas, C2_BATCHES, C2_LINES, name)))
+                pushing.append(await _Pushing.start(name, file))
+            await analyze(pool)
+            signatures = Signatures(
+                signer=token, keys=PublicKeys(receipt=token.spki, directive=token.spki), store=store
+            )
+            server = grpc.aio.server()
+            gateway_sync_pb2_grpc.add_GatewaySyncServicer_to_server(
+                GatewaySyncServicer(
+                    ledger=ledger,
+                    signatures=signatures,
+                    clock=real_clock(),
+                    caller=lambda context: Caller(kind="gateway", id=dict(context.invocation_metadata())["who"]),
+                    events=Bell(),
+                    head_interval_s=60,
+                ),
+                server,
+            )
+            port = server.add_insecure_port("127.0.0.1:0")
+            await server.start()
+            ours_s, theirs_s = time.process_time(), await _postgres_cpu_s(pool)
+            pushed = await asyncio.gather(*(each.push(port) for each in pushing))
+            ours_s, theirs_s = time.process_time() - ours_s, await _postgres_cpu_s(pool) - theirs_s
+            await server.stop(None)
+    # From when the first was warm: what the others did to become so is not counted, so this is the least.
+    value = lines / (max(each.ended for each in pushed) - min(each.warm for each in pushed))
     collided = sum(metrics.collisions().values()) - before
-    value = gateways * (C2_BATCHES - WARM_UP) * C2_LINES / seconds
-    return _figure(
-        "C2",
-        f"lines/s from gRPC to receipt, {C2_LINES:,} a batch, {gateways} gateway{'s' if gateways > 1 else ''} at once,"
-        f" signatures verified and made; {collided} transactions had to be done again",
-        value,
-        "lines/s",
-        floor,
-        "the call that posts the same batches and its commit, in SQL alone, as many writers",
-        C2_BUDGET,
-    )
+    who = f"{gateways} gateway{'s' if gateways > 1 else ''} at once, each a process of its own"
+    every = gateways * C2_BATCHES * C2_LINES
+    return [
+        _figure(
+            "C2",
+            f"lines/s from gRPC to receipt, {C2_LINES:,} a batch, {who}, signatures verified and made;"
+            f" {collided} transactions had to be done again",
+            value,
+            "lines/s",
+            floor,
+            "the call that posts the same batches and its commit, in SQL alone, as many writers",
+            C2_BUDGET,
+        ),
+        *(
+            _figure("C2-cpu", f"processor time of a line, {who}: {what}", seconds * 1e6 / every, "µs/line")
+            for what, seconds in (
+                ("the service", ours_s),
+                ("PostgreSQL", theirs_s),
+                ("the gateways", sum(each.cpu_s for each in pushed)),
+            )
+        ),
+    ]
 
 
 async def _each(counts: tuple[int, ...]) -> list[dict[str, object]]:
-    return [await _c2(count) for count in counts]
+    return [figure for count in counts for figure in await _c2(count)]
 
 
 def c2() -> list[dict[str, object]]:
@@ -119,16 +161,22 @@ def c2() -> list[dict[str, object]]:
 
 
 def _figure(
-    name: str, what: str, value: float, unit: str, floor: float, floor_what: str, budget: int
+    name: str,
+    what: str,
+    value: float,
+    unit: str,
+    floor: float | None = None,
+    floor_what: str = "",
+    budget: int | None = None,
 ) -> dict[str, object]:
     return {
         "id": name,
         "what": what,
         "value": round(value),
         "unit": unit,
-        "floor": round(floor),
+        "floor": None if floor is None else round(floor),
         "floor_what": floor_what,
-        "ratio": round(value / floor, 3),
-        "budget": budget,
-        "met": value >= budget,
+        "ratio": None if floor is None else round(value / floor, 3),
+        "budget": "" if budget is None else budget,
+        "met": None if budget is None else value >= budget,
     }

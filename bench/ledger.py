@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from farthing.clock import Instant
+from farthing.device import cose
 from farthing.ids import AccountId, GatewayId, OperatorId, SiteId
 from farthing.money import Currency
 from farthing.v1 import batch_pb2
@@ -47,6 +48,11 @@ class Key:
     def sign_now(self, data: bytes) -> bytes:
         r, s = decode_dss_signature(self._key.sign(data, ec.ECDSA(SHA256())))
         return r.to_bytes(32, "big") + s.to_bytes(32, "big")
+
+    def seal(self, batch: bytes) -> batch_pb2.SignedBatch:
+        """A batch as a gateway with this key sends it."""
+        signature = self.sign_now(cose.to_be_signed("batch", "cloud", batch))
+        return batch_pb2.SignedBatch(batch=batch, signature=signature, key_id=cose.key_id(self.spki))
 
 
 async def open_ledger(store: LedgerStore, batch_key: bytes, accounts: int) -> tuple[Ledger, list[str]]:

@@ -171,17 +171,10 @@ async def test_a_batch_that_cannot_be_written_takes_none_with_it(
 
 
 def test_how_far_others_come_up_a_register() -> None:
-    def claim(name: str, start: int, end: int) -> Any:
-        return several.Claimed(
-            AuthorizationId(name.encode()), several.RegisterKey("d", "1", 0), start, end, 0, 0, False, False,
-            GatewayId("G1"), 1, 1,
-        )  # fmt: skip
-
-    reached = several._Reached()
-    reached.add(claim("a", 0, 5))
+    reached = several._Reached(AuthorizationId(b"a"), 5)
     assert (reached.by_others(AuthorizationId(b"a")), reached.by_others(AuthorizationId(b"b"))) == (0, 5)
-    reached.add(claim("b", 5, 9))
-    reached.add(claim("a", 0, 5))
+    reached.add(AuthorizationId(b"b"), 9)
+    reached.add(AuthorizationId(b"a"), 5)
     assert (reached.by_others(AuthorizationId(b"a")), reached.by_others(AuthorizationId(b"b"))) == (9, 5)
-    reached.add(claim("a", 0, 12))
+    reached.add(AuthorizationId(b"a"), 12)
     assert (reached.by_others(AuthorizationId(b"a")), reached.by_others(AuthorizationId(b"b"))) == (9, 12)

@@ -140,18 +140,20 @@ def plan(view: View, batch: ReceivedBatch, carried: Sequence[Carried] = (), *, n
     touched: set[str] = set()
     over: list[CaseAdded] = []
     asides: dict[AuthorizationId, list[Aside]] = {}
+    seconds, post_use = due.seconds, book.post_use
     for index, (line, net, tax) in enumerate(zip(batch.lines, due.nets, due.taxes, strict=True)):
-        names = line.account_id, line.quota_id
+        account_id, quota_id, _, rate_ppm, _, _, evidence_class, fault = line
+        names = account_id, quota_id
         found = funded.get(names)
         if found is None:
-            quota = view.quotas.get(line.quota_id) if line.quota_id is not None else None
+            quota = view.quotas.get(quota_id) if quota_id is not None else None
             found = funded[names] = quota, _fault(view, batch, line, quota)
-        quota, fault = found
-        second = due.seconds.get(index)
-        if line.fault or fault:
+        quota, fault_of_names = found
+        second = seconds.get(index) if seconds else None
+        if fault or fault_of_names:
             for part in second or ():
                 net, tax = net + part.net_micros, tax + part.tax_micros
-            parked.append(Parked(line=index, reason=line.fault or fault, net_micros=net, tax_micros=tax))
+            parked.append(Parked(line=index, reason=fault or fault_of_names, net_micros=net, tax_micros=tax))
             continue
 
         if second:
@@ -171,13 +173,13 @@ def plan(view: View, batch: ReceivedBatch, carried: Sequence[Carried] = (), *, n
             aside_micros += amount
             if quota is not None:
                 book.void(quota, min(amount, book.held(quota)), Cause.SECOND_CLAIM, line=index)
-        if line.account_id not in touched:
-            touched.add(line.account_id)
-            book.touch(line.account_id)
+        if account_id not in touched:
+            touched.add(account_id)
+            book.touch(account_id)
         gross = net + tax
         if gross == 0:
             continue
-        if line.evidence_class != classes.DEVICE_SIGNED and classes.is_below(line.evidence_class, gateway.least_class):
+        if evidence_class != classes.DEVICE_SIGNED and classes.is_below(evidence_class, gateway.least_class):
             # Below what its site takes: nobody's bill before people have looked, and no hold waits for it.
             book.post(
                 paths.suspense(batch.site_id), paths.unearned(batch.site_id), gross, Cause.EVIDENCE_CLASS, line=index
@@ -188,12 +190,13 @@ def plan(view: View, batch: ReceivedBatch, carried: Sequence[Carried] = (), *, n
             over.append(_below(batch, line, index, gateway.least_class, net, tax))
             continue
         if quota is not None:
-            tax_path = tax_paths.get(line.rate_ppm)
+            tax_path = tax_paths.get(rate_ppm)
             if tax_path is None:
-                tax_path = tax_paths[line.rate_ppm] = paths.tax(line.rate_ppm)
+                tax_path = tax_paths[rate_ppm] = paths.tax(rate_ppm)
             # The ordinary line: its hold pays it whole, and nothing else has to be looked at.
-            if book.post_use(quota, clearing, net, tax_path, tax, line=index):
-                demand[quota.account_id] = demand.get(quota.account_id, 0) + gross
+            if post_use(quota, clearing, net, tax_path, tax, index):
+                payer_id = quota.account_id
+                demand[payer_id] = demand.get(payer_id, 0) + gross
                 net_micros += net
                 tax_micros += tax
                 continue

@@ -96,9 +96,8 @@ class Transfer(NamedTuple):
     authorization_id: bytes | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class QuotaAfter:
-    """A quota after the posting."""
+class QuotaAfter(NamedTuple):
+    """A quota after the posting. (A tuple, as a transfer.)"""
 
     quota_id: QuotaId
     posted_micros: int

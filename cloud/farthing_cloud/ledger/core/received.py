@@ -216,6 +216,7 @@ def _claims(message: batch_pb2.Batch) -> tuple[tuple[Claim, ...], list[int], lis
     gateway_id = message.gateway_id
     # A batch names the same registers again and again.
     registers: dict[tuple[str, str, int], RegisterKey] = {}
+    ids: set[str] = set()
     claims = []
     # Thousands of times: each field is read once (it costs as much as a small function), and nothing is called that is not needed.
     for claim in message.claims:
@@ -239,7 +240,8 @@ def _claims(message: batch_pb2.Batch) -> tuple[tuple[Claim, ...], list[int], lis
         name = claim.device_id, claim.register_id, claim.register_epoch
         register = registers.get(name)
         if register is None:
-            register = registers[name] = RegisterKey(parse_id(name[0]), parse_id(name[1]), name[2])
+            ids.update([parse_id(each) for each in name[:2] if each not in ids])
+            register = registers[name] = _new(RegisterKey, name)
         if len(authorization_id := claim.authorization_id) != AUTHORIZATION_ID_SIZE:
             parse_bytes(authorization_id, AUTHORIZATION_ID_SIZE)
         net, tax = claim.net_micros, claim.tax_micros

@@ -318,7 +318,7 @@ def take_back(
 
     book = Book(view)
     granted = [
-        replace(quota, status=_status(quota, gateway, recalled=quota.quota_id in taken.recalled))
+        quota._replace(status=_status(quota, gateway, recalled=quota.quota_id in taken.recalled))
         for quota in taken.quotas.values()
     ]
     for quota in granted:

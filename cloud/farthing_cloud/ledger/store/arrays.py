@@ -12,6 +12,16 @@ def numbers(values: Iterable[int]) -> str:
     return "{" + repr(list(values))[1:-1] + "}"
 
 
+def written(values: Iterable[str]) -> str:
+    """Integers that are written already."""
+    return "{" + ",".join(values) + "}"
+
+
+def repeated(value: str, count: int) -> str:
+    """One integer or flag, so often."""
+    return "{" + ",".join([value] * count) + "}"
+
+
 def flags(values: Iterable[bool]) -> str:
     """Booleans."""
     return "{" + ",".join(map(_FLAG.__getitem__, values)) + "}"

@@ -432,14 +432,13 @@ class MemoryStore:
             assert quota.quota_id not in self._quotas
             self._quotas[quota.quota_id] = quota
         for changed in posting.quotas:
-            self._quotas[changed.quota_id] = replace(
-                self._quotas[changed.quota_id],
+            self._quotas[changed.quota_id] = self._quotas[changed.quota_id]._replace(
                 posted_micros=changed.posted_micros,
                 voided_micros=changed.voided_micros,
                 status=QuotaStatus(changed.status),
             )
         for quota_id, in_use_at in posting.in_use:
-            self._quotas[quota_id] = replace(self._quotas[quota_id], in_use_at=in_use_at)
+            self._quotas[quota_id] = self._quotas[quota_id]._replace(in_use_at=in_use_at)
         for key, carried_micros in posting.carried_beyond.items():
             self._carried_beyond.pop(key, None)
             if carried_micros:

@@ -10,7 +10,7 @@ from farthing.v1 import events_pb2
 from farthing_cloud.ledger.core import audit
 from farthing_cloud.ledger.core.posting import BatchAdded, Cause, Event, Parked, Posting, QuotaAfter, TransferKind
 from farthing_cloud.ledger.core.rows import Balances, Chain, Demand, Gateway, GatewayCase
-from farthing_cloud.ledger.store.arrays import flags, hexed, names, numbers, octets, texts
+from farthing_cloud.ledger.store.arrays import flags, hexed, names, numbers, octets, repeated, texts, written
 from farthing_cloud.ledger.store.loading import Places
 
 
@@ -49,7 +49,7 @@ def row_arguments(posting: Posting, places: Places) -> dict[str, Any]:
     sorts, sorted_as = _sorts(kinds, causes)
     quotas = _places(filter(None, quota_ids))
     authorized = _places(filter(None, authorizations))
-    quotas[None] = authorized[None] = 0
+    quotas[None] = authorized[None] = "0"
     # A claim that another gateway's batch raised is one of a few.
     claims = [claim for claim in posting.claims if claim.raised_by is None]
     claimed, registers, froms, tos, nets, taxes, finals, asides = (
@@ -64,13 +64,13 @@ def row_arguments(posting: Posting, places: Places) -> dict[str, Any]:
         "s_cause": names(cause for _, cause in sorts),
         "n_quota": names(filter(None, quotas)),
         "n_authorization": octets(filter(None, authorized)),
-        "t_sort": numbers(sorted_as),
-        "t_debit": numbers(map(accounts.__getitem__, debited)),
-        "t_credit": numbers(map(accounts.__getitem__, credited)),
+        "t_sort": written(sorted_as) if len(sorts) != 1 else repeated("1", len(kinds)),
+        "t_debit": written(map(accounts.__getitem__, debited)),
+        "t_credit": written(map(accounts.__getitem__, credited)),
         "t_amount": numbers(amounts),
-        "t_quota": numbers(map(quotas.__getitem__, quota_ids)),
+        "t_quota": written(map(quotas.__getitem__, quota_ids)),
         "t_line": numbers(-1 if line is None else line for line in lines),
-        "t_authorization": numbers(map(authorized.__getitem__, authorizations)),
+        "t_authorization": written(map(authorized.__getitem__, authorizations)),
         "c_authorization": octets(claimed),
         "c_register": numbers(map(places.registers.__getitem__, registers)),
         "c_from": numbers(froms),
@@ -79,7 +79,9 @@ def row_arguments(posting: Posting, places: Places) -> dict[str, Any]:
         "c_tax": numbers(taxes),
         "c_final": flags(finals),
         "c_aside": flags(asides),
-        "c_known": flags((authorization_id, gateway_id) in places.known for authorization_id in claimed),
+        "c_known": flags((authorization_id, gateway_id) in places.known for authorization_id in claimed)
+        if places.known
+        else repeated("f", len(claimed)),
         "c_gateway": gateway_id,
         "c_incarnation": claims[0].incarnation if claims else 0,
         "c_sequence": claims[0].sequence if claims else 0,
@@ -188,25 +190,17 @@ def _as_json(rest: Mapping[str, Any]) -> str:
     return json.dumps({table: rows for table, rows in rest.items() if rows})
 
 
-def _places(values: Iterable[Any]) -> dict[Any, int]:
-    """Each value once, with its place, from 1."""
-    return {value: place for place, value in enumerate(dict.fromkeys(values), 1)}
+def _places(values: Iterable[Any]) -> dict[Any, str]:
+    """Each value once, with its place, from 1, as it is written: once for all that name it."""
+    return {value: str(place) for place, value in enumerate(dict.fromkeys(values), 1)}
 
 
 def _sorts(
-    kinds: Iterable[TransferKind], causes: Iterable[Cause]
-) -> tuple[dict[tuple[TransferKind, Cause], int], list[int]]:
-    """Each kind and cause once, with its place, from 1; and the place of each transfer's. Most are as the one before them."""
-    places: dict[tuple[TransferKind, Cause], int] = {}
-    out: list[int] = []
-    last_kind = last_cause = None
-    place = 0
-    for kind, cause in zip(kinds, causes, strict=True):
-        if kind is not last_kind or cause is not last_cause:
-            place = places.setdefault((kind, cause), len(places) + 1)
-            last_kind, last_cause = kind, cause
-        out.append(place)
-    return places, out
+    kinds: Sequence[TransferKind], causes: Sequence[Cause]
+) -> tuple[dict[tuple[TransferKind, Cause], str], Iterable[str]]:
+    """Each kind and cause once, with its place, from 1; and the place of each transfer's."""
+    places = _places(zip(kinds, causes, strict=True))
+    return places, map(places.__getitem__, zip(kinds, causes, strict=True))
 
 
 def _with_case_id(value: bytes, case_id: int) -> bytes:
