@@ -50,8 +50,8 @@ async def _push(port: str, name: str, signed: list[batch_pb2.SignedBatch], warm_
         sending = asyncio.create_task(send())
         warm = 0.0
         for number in range(len(signed)):
-            if not isinstance(await call.read(), batch_pb2.SignedReceipt):
-                raise RuntimeError(f"the door ended the stream: {await call.details()}")
+            receipt = await call.read()
+            assert isinstance(receipt, batch_pb2.SignedReceipt), f"the door ended the stream: {await call.details()}"
             if number == warm_up - 1:
                 warm = time.monotonic()
         await sending
