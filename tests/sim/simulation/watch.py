@@ -494,8 +494,9 @@ class Watch:
         claimed = (claim.net_micros, claim.tax_micros)
         if claimed != (0, 0) or claim.final:
             due = self.prices.due(claim.authorization_id, claim.register_to, closing=claim.final)
-            if claim.aside and self._came_after_its_end_by_people(claim):
-                # A standing meter's word ends nothing, whatever people have closed: it is priced as a reading.
+            standing = self.world.profiles[claim.register.device_id] == "standing"
+            if standing and self._came_after_its_end_by_people(claim):
+                # A meter's word that another gateway carries ends nothing, whatever people have closed: it is priced as a reading.
                 due = due | self.prices.due(claim.authorization_id, claim.register_to, closing=False)
             signed = any(each.has(claim.register_to) for each in all_spoken)
             before = self.claimed.get(claim.authorization_id)
