@@ -131,3 +131,12 @@ def test_every_table_says_what_sees_a_change_of_it() -> None:
     }
     assert made
     assert named == made
+
+
+def test_a_decision_has_a_number_of_its_own() -> None:
+    """`ADR 12` in the code is one page: its file and its title begin with that number, and no other page has it."""
+    pages = sorted((ROOT / "docs" / "adr").glob("*.md"))
+    numbers = [int(page.name.partition("-")[0]) for page in pages]
+    assert numbers == list(range(1, len(pages) + 1))
+    for number, page in zip(numbers, pages, strict=True):
+        assert page.read_text().startswith(f"# {number}. "), page.name

@@ -1,4 +1,4 @@
-"""Partitions of the transfers, by posting numbers (ADR 38): the next ones made ahead, and what was taken out never taken for nothing.
+"""Partitions of the transfers, by posting numbers (ADR 39): the next ones made ahead, and what was taken out never taken for nothing.
 
 Who reads the transfers of certain postings asks first whether they are here: an archived partition would read as if nothing had moved.
 """
