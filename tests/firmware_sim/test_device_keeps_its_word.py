@@ -201,6 +201,31 @@ def test_what_another_journal_receipts_counts_only_for_what_it_has_answered_itse
     assert not life.state.kept
 
 
+def test_an_end_that_waits_for_people_is_kept_until_the_cloud_has_it_and_said_to_another_journal(
+    life: Life, plan: Any
+) -> None:
+    in_use(life, plan)
+    life.give(Finish(), 300, real_s=1)
+    end = life.only(End)
+    life.answer(G1, end, AnswerStatus.REFUSED, refusal=Refusal.REGISTER_TOO_FAST, position=7, receipted=end.counter - 1)
+    assert is_finished(life.state)
+    assert [each.kind for each in life.state.kept] == ["intent", "end"]
+    # Its gateway begins a new journal before the batch with it is receipted: that one hears it as the first did.
+    other = replace(end, counter=end.counter + 1)
+    life.answer(G1, other, AnswerStatus.LATER, refusal=Refusal.NOT_AUTHORIZING, incarnation=2, position=3)
+    again = life.only(End)
+    assert (again.counter, again.payload) == (end.counter, end.payload)
+    assert again.showing is not None
+    assert again.showing.grant == b"first grant"
+    assert not is_finished(life.state)
+    life.answer(G1, again, AnswerStatus.REFUSED, refusal=Refusal.INTENT_ENDED, incarnation=2, position=4)
+    assert is_finished(life.state)
+    life.answer(
+        G1, again, AnswerStatus.REFUSED, refusal=Refusal.INTENT_ENDED, incarnation=2, position=9, receipted=end.counter
+    )
+    assert life.state.kept == ()
+
+
 def test_a_carrier_that_lost_its_journal_is_asked_again(life: Life, plan: Any) -> None:
     end = left_behind(life, plan)
     life.tick(3_800, real_s=60)

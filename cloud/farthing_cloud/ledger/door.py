@@ -315,6 +315,15 @@ class GatewaySyncServicer(gateway_sync_pb2_grpc.GatewaySyncServicer):
             self._signatures.wanted.ring()
         if batch.carried:
             self._signatures.wanted.ring()
+        if batch.parked_count and outcome.step is ChainStep.NEXT:
+            metrics.PARKED_STATEMENTS.inc(batch.parked_count)
+            _log.warning(
+                "a gateway could not take what devices have signed: people decide about it",
+                gateway=gateway.gateway_id,
+                incarnation=batch.incarnation,
+                sequence=batch.sequence,
+                statements=batch.parked_count,
+            )
         if outcome.receipt is None:
             _log.warning(
                 "a batch does not fit its chain",

@@ -2,6 +2,10 @@
 
 from prometheus_client import Counter, Gauge, Histogram
 
+PARKED_STATEMENTS = Counter(
+    "farthing_ledger_parked_statements",
+    "Statements that gateways could not take and batches brought: people decide about them.",
+)
 BATCHES = Counter("farthing_ledger_batches", "Batches that arrived at the door, by what became of them.", ("outcome",))
 LINES_PARKED = Counter("farthing_ledger_lines_parked", "Lines that could not be understood.")
 QUOTA_ANSWERS = Counter("farthing_ledger_quota_answers", "Quota requests answered, by answer.", ("answer",))

@@ -22,6 +22,7 @@ from farthing_edge.authorization.opening import opened
 from farthing_edge.authorization.state import (
     FLOOR_FUNDING,
     MAX_PARKED_STATEMENTS,
+    MAX_PARKED_UNSEALED,
     NEVER,
     OVERRUN_FUNDING,
     Authorization,
@@ -600,7 +601,12 @@ def _end_carried(state: GatewayState, event: events.EndCarried) -> None:
 
 
 def _statement_parked(state: GatewayState, event: events.StatementParked) -> None:
-    _remember(state, _device(state, event.device), event.counter, event.digest, None, event.refusal)
+    device = _device(state, event.device)
+    _remember(state, device, event.counter, event.digest, None, event.refusal)
+    if len(state.parked_unsealed) < MAX_PARKED_UNSEALED:
+        # Journals of before parked without end: what is beyond is in them alone.
+        state.parked_unsealed.append((event.statement, event.refusal))
+        _await_receipt(device, event.counter, state.position)
     state.parked += 1
     waiting = state.parked_statements
     waiting[event.device, event.device_epoch, event.counter] = ParkedStatement(
@@ -683,7 +689,7 @@ def _sealed(state: GatewayState, event: events.Sealed) -> None:
     state.batches[event.sequence] = SealedBatch(event.batch_hash, event.last_position, count)
     state.unsealed_micros -= sum(_sum(record.charges) for record in state.unsealed[:count])
     state.unsealed = state.unsealed[count:]
-    state.carried = []
+    state.carried, state.parked_unsealed = [], []
     not_ended: dict[bytes, Authorization] = {}
     for authorization in state.ended.values():
         if authorization.closed_position > event.last_position:

@@ -20,7 +20,7 @@ from farthing_edge.authorization.carrying import decide_carried, is_carried
 from farthing_edge.authorization.commands import Command, DeviceStatement
 from farthing_edge.authorization.decision import NOTHING, Decision, no
 from farthing_edge.authorization.decisions import carry_out, set_aside
-from farthing_edge.authorization.events import BaselineTaken
+from farthing_edge.authorization.events import BaselineTaken, parks
 from farthing_edge.authorization.from_cloud import (
     decide_directive,
     decide_head,
@@ -35,7 +35,7 @@ from farthing_edge.authorization.lapsing import lapse
 from farthing_edge.authorization.quotas import decide_quota_answer, decide_tick
 from farthing_edge.authorization.readings import decide_chain, decide_end, decide_reading, heard
 from farthing_edge.authorization.silence import asks, decide_disclaimer
-from farthing_edge.authorization.state import Device, GatewayState
+from farthing_edge.authorization.state import MAX_PARKED_UNSEALED, Device, GatewayState
 from farthing_edge.authorization.ticks import decide_ticks
 from farthing_edge.authorization.witnesses import decide_token_witness, suspicion
 from farthing_edge.metering.sealing import seal, seal_again
@@ -49,6 +49,9 @@ def decide(state: GatewayState, command: Command, *, now: Instant) -> Decision:
 def _statement(state: GatewayState, command: DeviceStatement, now: Instant) -> Decision:
     statement = command.statement
     decision = _by_kind(state, command, now)
+    if len(state.parked_unsealed) >= MAX_PARKED_UNSEALED and parks(decision.events):
+        # Only the cloud can have what is parked for as long as it takes: its device says it again until a batch has room.
+        decision = no(statement, Refusal.OVERLOADED)
     suspected = suspicion(state, command)
     if suspected is not None:
         begins = any(isinstance(event, BaselineTaken) for event in decision.events)

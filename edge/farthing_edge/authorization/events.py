@@ -354,6 +354,11 @@ class StatementParked(NamedTuple):
     closing: bool = False
 
 
+def parks(happened: "tuple[Event, ...]") -> bool:
+    """Whether a statement is parked by what happens."""
+    return any(event.__class__ is StatementParked for event in happened)
+
+
 #: Why a quota was stopped that nobody spent from: it is given back, and not asked for again before somebody does.
 UNUSED = "unused"
 

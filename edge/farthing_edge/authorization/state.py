@@ -86,6 +86,8 @@ NEW_DEVICE_EPOCH = "a new device epoch"
 UNNAMED_DECISION = "a decision without a name"
 #: Other gateways' ends in one batch: half a megabyte at most, and the cloud prices each.
 MAX_CARRIED = 64
+#: Parked statements in one batch: what comes beyond is told "later" until a batch has taken those before, a moment or an outage. 50 kB at most.
+MAX_PARKED_UNSEALED = 64
 #: Of one payer at one gateway; each intent of theirs looks at all.
 MAX_ENTITLEMENTS = 32
 #: Faults of directives kept for people to read.
@@ -978,6 +980,8 @@ class GatewayState:
         self.ended: dict[bytes, Authorization] = {}
         #: At most ``MAX_CARRIED``.
         self.carried: list[CarriedEnd] = []
+        #: Parked, and in no batch yet: (statement, refusal); at most ``MAX_PARKED_UNSEALED``.
+        self.parked_unsealed: list[tuple[bytes, int]] = []
         # Batches of this incarnation.
         self.sequence = 0
         self.batch_hash = ZERO_HASH
@@ -1064,6 +1068,6 @@ class GatewayState:
         """
         if self.to_seal_again or not self.may_seal:
             return False
-        if self.unsealed or self.ended or self.carried:
+        if self.unsealed or self.ended or self.carried or self.parked_unsealed:
             return True
         return any(quota.reported_held_micros != quota.held_micros for quota in self.stopped.values())

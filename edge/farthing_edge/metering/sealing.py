@@ -303,6 +303,7 @@ def seal(state: GatewayState, now: Instant, drafted: Drafted | None = None) -> S
             )
             for each in state.carried
         ],
+        parked=_parked(state),
         statistics=batch_pb2.AuthorizationStatistics(
             granted_online=state.statistics.granted_online,
             granted_offline=state.statistics.granted_offline,
@@ -325,6 +326,13 @@ def seal(state: GatewayState, now: Instant, drafted: Drafted | None = None) -> S
         closed=closed,
     )
     return Sealing(sealed, tuple(leaves))
+
+
+def _parked(state: GatewayState) -> list[batch_pb2.ParkedStatement]:
+    """What was parked since the last batch: the journal that keeps it for people may be lost, and its device is told that it was heard."""
+    return [
+        batch_pb2.ParkedStatement(statement=statement, refusal=refusal) for statement, refusal in state.parked_unsealed
+    ]
 
 
 def _last_position(state: GatewayState) -> int:

@@ -32,7 +32,16 @@ class Keeping(Draft):
     def _say_to_another_journal(self, gateway: GatewayId) -> None:
         """The last words that are kept for ``gateway`` are said again, with what proves them, until its new journal has answered:
         only then does a receipt of it speak of them. What it had taken to carry for another is handed over anew."""
-        state = self.state
+        # Also what the one before had parked for people: the cloud has not receipted that, or it would not be kept.
+        state = self.state = replace(
+            self.state,
+            kept=tuple(
+                replace(each, refused=None)
+                if each.gateway == gateway and each.refused is not Refusal.COUNTER_REUSED
+                else each
+                for each in self.state.kept
+            ),
+        )
         waiting = {each.counter for each in state.outgoing}
         # What is not kept any more, the cloud has.
         kept = {each.counter for each in state.kept}
@@ -206,7 +215,8 @@ class Keeping(Draft):
                 return False
             if kept.refused is None and kept.counter <= carried:
                 return True
-        word = kept if end is None or end.refused is not None else end
+        # An end that is parked is kept like any other until the cloud has it, and so is what it would be shown with.
+        word = kept if end is None or end.refused is Refusal.COUNTER_REUSED else end
         # Refused because another has said something else under this counter: then that is what is receipted.
         if word.counter > seen.receipted_counter or word.refused is Refusal.COUNTER_REUSED:
             return False

@@ -142,4 +142,6 @@ def is_finished(state: State) -> bool:
         and (standing.final_counter is None or standing.recorded_counter < standing.final_counter)
     ):
         return False
-    return all(each.refused is not None for each in state.kept)
+    # What an end that people look at was said about is kept with it.
+    with_people = {each.intent_counter for each in state.kept if each.kind == "end" and each.refused is not None}
+    return all(each.refused is not None or each.intent_counter in with_people - {None} for each in state.kept)

@@ -97,6 +97,7 @@ class Batch(message.Message):
     CLOSED_QUOTA_IDS_FIELD_NUMBER: builtins.int
     STATISTICS_FIELD_NUMBER: builtins.int
     CARRIED_FIELD_NUMBER: builtins.int
+    PARKED_FIELD_NUMBER: builtins.int
     TIME_ZONE_DATA_FIELD_NUMBER: builtins.int
     operator_id: builtins.str
     site_id: builtins.str
@@ -136,6 +137,12 @@ class Batch(message.Message):
     def carried(self) -> containers.RepeatedCompositeFieldContainer[CarriedEnd]:
         """Ends that devices handed over although another gateway gave the authorization. At most 64 in a batch."""
 
+    @builtins.property
+    def parked(self) -> containers.RepeatedCompositeFieldContainer[ParkedStatement]:
+        """Statements of its own devices that it could not take as they stand: people decide about them. Nothing is billed by their being here, and their
+        devices keep them until the batch is receipted. At most 64 in a batch.
+        """
+
     def __init__(
         self,
         *,
@@ -160,11 +167,12 @@ class Batch(message.Message):
         closed_quota_ids: abc.Iterable[builtins.str] | None = ...,
         statistics: AuthorizationStatistics | None = ...,
         carried: abc.Iterable[CarriedEnd] | None = ...,
+        parked: abc.Iterable[ParkedStatement] | None = ...,
         time_zone_data: builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["clock", b"clock", "statistics", b"statistics"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["carried", b"carried", "claims", b"claims", "clock", b"clock", "closed_quota_ids", b"closed_quota_ids", "directive_version", b"directive_version", "first_position", b"first_position", "gateway_id", b"gateway_id", "incarnation", b"incarnation", "last_position", b"last_position", "leaf_count", b"leaf_count", "lines", b"lines", "merkle_root", b"merkle_root", "operator_id", b"operator_id", "previous_hash", b"previous_hash", "sealed_at_us", b"sealed_at_us", "sequence", b"sequence", "site_id", b"site_id", "start_id", b"start_id", "statistics", b"statistics", "stopped", b"stopped", "time_zone_data", b"time_zone_data", "totals", b"totals"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["carried", b"carried", "claims", b"claims", "clock", b"clock", "closed_quota_ids", b"closed_quota_ids", "directive_version", b"directive_version", "first_position", b"first_position", "gateway_id", b"gateway_id", "incarnation", b"incarnation", "last_position", b"last_position", "leaf_count", b"leaf_count", "lines", b"lines", "merkle_root", b"merkle_root", "operator_id", b"operator_id", "parked", b"parked", "previous_hash", b"previous_hash", "sealed_at_us", b"sealed_at_us", "sequence", b"sequence", "site_id", b"site_id", "start_id", b"start_id", "statistics", b"statistics", "stopped", b"stopped", "time_zone_data", b"time_zone_data", "totals", b"totals"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -204,6 +212,30 @@ class CarriedEnd(message.Message):
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = typing.Literal["grant", b"grant", "granted_by", b"granted_by", "granted_incarnation", b"granted_incarnation", "statements", b"statements"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ParkedStatement(message.Message):
+    """What a device signed, and why its gateway did not take it."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    STATEMENT_FIELD_NUMBER: builtins.int
+    REFUSAL_FIELD_NUMBER: builtins.int
+    statement: builtins.bytes
+    """COSE_Sign1 bytes."""
+    refusal: builtins.int
+    """The refusal that its device heard."""
+    def __init__(
+        self,
+        *,
+        statement: builtins.bytes = ...,
+        refusal: builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["refusal", b"refusal", "statement", b"statement"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

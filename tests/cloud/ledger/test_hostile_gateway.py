@@ -166,6 +166,27 @@ def test_amounts_that_cannot_be_added_up_are_no_batch(claims: int, share: int, l
         receive(batch.SerializeToString(), signature=b"", key_id=b"", currency=EUR)
 
 
+@pytest.mark.parametrize(("count", "size", "fits"), [(64, 768, True), (65, 1, False), (1, 769, False)])
+def test_what_a_gateway_could_not_take_is_bounded(count: int, size: int, fits: bool) -> None:
+    batch = batch_pb2.Batch(
+        operator_id=OP,
+        site_id="S1",
+        gateway_id="G1",
+        incarnation=1,
+        start_id=bytes(16),
+        sequence=1,
+        previous_hash=bytes(32),
+        merkle_root=bytes(32),
+        parked=[batch_pb2.ParkedStatement(statement=bytes(size), refusal=208)] * count,
+    )
+    raw = batch.SerializeToString()
+    if fits:
+        assert receive(raw, signature=b"", key_id=b"", currency=EUR).parked_count == count
+        return
+    with pytest.raises(BatchError, match="parked statements"):
+        receive(raw, signature=b"", key_id=b"", currency=EUR)
+
+
 def test_a_window_closes_with_more_in_it_than_one_amount_may_be() -> None:
     income = 2 * MAX_AMOUNT_MICROS + 7  # nine thousand million a site: little, in some currencies
     clearing = SiteClearing(site_id=SiteId("S1"), balance_micros=income, unproven_micros=0)

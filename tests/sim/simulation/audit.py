@@ -26,7 +26,7 @@ ONE_SHOT_UNHEARD = "one-shot uses billed by a lost journal, or one that is gone,
 COPY_UNHEARD = "uses of a copied element under a counter that the other has used"
 
 #: A new register epoch closes what is open where it was proven last (ADR 11). What the device says of the old register after that, or to a
-#: journal that has lost its use, is parked for people: at most one use for each register that was replaced, of one device.
+#: journal that has lost its use, is parked for people: at most one use for each register that was replaced, of one device. The ledger has it.
 REPLACED = "uses of a replaced register that are parked for people"
 
 if TYPE_CHECKING:

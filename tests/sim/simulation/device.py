@@ -409,6 +409,11 @@ class DeviceNode:
                 found[name] = Delivered(start=start, end=end, closing=False, epoch=counted.epoch)
         return found
 
+    def kept_values(self) -> set[tuple[str, int, int]]:
+        """(device, register epoch, value) of the last words that it keeps until the ledger has them."""
+        said = (decoded(each.payload) for each in (self.state or self.memory).kept if each.kind != "intent")
+        return {(self.device_id, each.register.register_epoch, each.register.unrolled(MODULUS)) for each in said}
+
     def authorization_of(self, statement: Statement) -> AuthorizationId:
         """Under which a statement is billed."""
         if statement.kind == "intent":

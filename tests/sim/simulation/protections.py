@@ -552,6 +552,11 @@ def _ends_are_not_remembered(stood: Any) -> Any:
     return decide_end
 
 
+def _parks_for_itself(_stood: Any) -> Any:
+    """What waits for people is in the gateway's journal alone."""
+    return lambda _state: []
+
+
 def _leaves_where_it_stood(_stood: Any) -> Any:
     """Who leaves an unanswered passage goes on where it asked: its gateway may have said yes to the same unit."""
     return lambda draft, use: draft._end(use)
@@ -688,6 +693,11 @@ PROTECTIONS: dict[str, Protection] = {
             ),
             breaks=("P4", "rest"),
             worse=_replaces_meters,
+        ),
+        Protection(
+            name="parked statements go up",
+            seams=(Seam("farthing_edge.metering.sealing", "_parked", _parks_for_itself),),
+            breaks=("P4",),
         ),
         Protection(
             name="ends of what people have closed",

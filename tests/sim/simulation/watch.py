@@ -88,7 +88,7 @@ class Watch:
         self.given_twice: defaultdict[str, set[bytes]] = defaultdict(set)
         #: Authorizations of which two elements have told, each of another place of its register.
         self.told_by_two: set[bytes] = set()
-        #: (device, register epoch, value) of what is parked because its register was replaced.
+        #: (device, register epoch, value) of what gateways parked because its register was replaced, as the ledger has it.
         self.parked: set[tuple[str, int, int]] = set()
         self.counted: Counter[str] = Counter()
         self.exceeded_micros: Counter[str] = Counter()
@@ -144,9 +144,6 @@ class Watch:
         """A gateway wrote an entry."""
         self.counted[f"{event.__class__.__name__} journaled"] += 1
         assert event.__class__ in KIND_OF
-        if isinstance(event, StatementParked) and event.refusal in _OF_A_REPLACED_REGISTER:
-            register = decode_statement(cose.decode_sign1(event.statement).payload).register
-            self.parked.add((event.device, register.register_epoch, register.unrolled(MODULUS)))
         if isinstance(event, EndCarried):
             self.counted[f"carried: {self.world.profiles[event.device]}"] += 1
         if isinstance(event, Lapsed):
@@ -293,6 +290,7 @@ class Watch:
                     self.not_covered[claim.gateway_id] += transfer.amount_micros
         if posting.batch is not None:
             self._carried_beyond_grants(posting)
+            self._parked(posting.batch.batch)
         if late:
             self._late(posting, late)
         for case in posting.cases:
@@ -302,6 +300,15 @@ class Watch:
                 continue
             if case.kind in (CaseKind.WENT_DOWN, CaseKind.REGISTER_DIFFERS, CaseKind.SHARES_MISSING, CaseKind.CARRIED):
                 raise PromiseBroken(f"P3: an honest gateway's claim is a {case.kind} case: {case}")
+
+    def _parked(self, batch: bytes) -> None:
+        """What a batch says that its gateway could not take: from here on the ledger has it."""
+        for each in batch_pb2.Batch.FromString(batch).parked:
+            self.counted["parked statements that the ledger has"] += 1
+            if each.refusal in _OF_A_REPLACED_REGISTER:
+                statement = decode_statement(cose.decode_sign1(each.statement).payload)
+                register = statement.register
+                self.parked.add((statement.device, register.register_epoch, register.unrolled(MODULUS)))
 
     def _is_of_two_elements(self, case: CaseAdded) -> bool:
         """Whether two elements with one key have begun a use under one counter, the second with a journal that has lost the first: that proves the copy."""
@@ -419,9 +426,10 @@ class Watch:
         return len(twice) <= sum(each.disk_faults for each in self.world.gateways.values())
 
     def _was_parked(self, claim: Claimed) -> bool:
-        """Whether what the device said of the use is or was parked, its register replaced."""
+        """Whether what the device said of the use is parked, its register replaced, where the ledger has it; or still with its device, to be said again."""
         of = (claim.register.device_id, claim.register.register_epoch)
-        return any((device, epoch) == of and value > claim.register_to for device, epoch, value in self.parked)
+        kept = self.world.devices[claim.register.device_id].kept_values()
+        return any((device, epoch) == of and value > claim.register_to for device, epoch, value in self.parked | kept)
 
     def _came_after_its_end_by_people(self, claim: Claimed) -> bool:
         """Whether another gateway has carried the end of a use that a new register epoch, a decision, had closed: it waits for people."""
@@ -513,7 +521,7 @@ class Watch:
             # People's decision (a new register epoch) ends a use where the present journal has proven it: what a lost one had claimed beyond that stays.
             if claimed == before and self._was_lost(claim.authorization_id):
                 stays = stays or (claim.final and not due)
-            # Nothing was proven to the journal that is back; what another one, lost since, had parked for people is gone with that.
+            # Nothing was proven to the journal that is back; what another one, lost since, had parked the ledger has, or its device still keeps.
             if (
                 claimed == (0, 0)
                 and claim.register_to == claim.register_from

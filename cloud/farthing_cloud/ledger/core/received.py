@@ -36,6 +36,8 @@ MAX_BATCH_SIZE: Final = 4 * 1024 * 1024
 HASH_SIZE: Final = 32
 #: A gateway carries ends of devices that failed over to it; sixty-four between two seals is an outage of a whole neighbour.
 MAX_CARRIED: Final = 64
+#: Statements that a gateway could not take as they stand: it tells devices "later" beyond so many between two seals.
+MAX_PARKED: Final = 64
 #: COSE_Sign1 bytes of a statement and of a grant (statements.cddl, envelope and answer).
 MAX_STATEMENT_SIZE: Final = 768
 MAX_GRANT_SIZE: Final = 2176
@@ -119,6 +121,8 @@ class ReceivedBatch:
     stopped: tuple[tuple[QuotaId, int], ...]
     closed: tuple[QuotaId, ...]
     carried: tuple[ReceivedEnd, ...]
+    #: Statements that the gateway could not take, as its bytes have them: kept with the batch, and for people.
+    parked_count: int
     granted_online: int
     granted_offline: int
     batch_hash: bytes
@@ -163,6 +167,7 @@ def receive(batch: bytes, *, signature: bytes, key_id: bytes, currency: str) -> 
             stopped=tuple((QuotaId(parse_id(s.quota_id)), _amount(s.still_held_micros)) for s in message.stopped),
             closed=tuple(QuotaId(parse_id(quota_id)) for quota_id in message.closed_quota_ids),
             carried=_carried(message),
+            parked_count=len(message.parked),
             granted_online=message.statistics.granted_online,
             granted_offline=message.statistics.granted_offline,
             batch_hash=hashlib.sha256(batch).digest(),
@@ -172,6 +177,8 @@ def receive(batch: bytes, *, signature: bytes, key_id: bytes, currency: str) -> 
         )
     except IdError as err:
         raise BatchError(str(err)) from err
+    if len(message.parked) > MAX_PARKED or any(len(each.statement) > MAX_STATEMENT_SIZE for each in message.parked):
+        raise BatchError(f"more than {MAX_PARKED} parked statements, or one of more than {MAX_STATEMENT_SIZE} bytes")
     billed = [line.net_micros + line.tax_micros for line in head.lines]
     if max(billed, default=0) > MAX_AMOUNT_MICROS:
         raise BatchError(f"a line of more than {MAX_AMOUNT_MICROS} micros")
