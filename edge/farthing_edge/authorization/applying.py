@@ -22,7 +22,6 @@ from farthing_edge.authorization.opening import opened
 from farthing_edge.authorization.state import (
     FLOOR_FUNDING,
     MAX_PARKED_STATEMENTS,
-    MAX_PARKED_UNSEALED,
     NEVER,
     OVERRUN_FUNDING,
     Authorization,
@@ -603,8 +602,7 @@ def _end_carried(state: GatewayState, event: events.EndCarried) -> None:
 def _statement_parked(state: GatewayState, event: events.StatementParked) -> None:
     device = _device(state, event.device)
     _remember(state, device, event.counter, event.digest, None, event.refusal)
-    if len(state.parked_unsealed) < MAX_PARKED_UNSEALED:
-        # Journals of before parked without end: what is beyond is in them alone.
+    if event.goes_up:
         state.parked_unsealed.append((event.statement, event.refusal))
         _await_receipt(device, event.counter, state.position)
     state.parked += 1

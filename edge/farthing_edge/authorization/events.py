@@ -352,6 +352,8 @@ class StatementParked(NamedTuple):
     value: int = -1
     said_at: int = 0
     closing: bool = False
+    #: The next batch has it (journals of before told nobody): its device keeps it until that one is receipted.
+    goes_up: bool = False
 
 
 def parks(happened: "tuple[Event, ...]") -> bool:

@@ -11,7 +11,7 @@ from farthing_edge.authorization.decision import NOTHING, Decision
 from farthing_edge.authorization.events import Event
 from farthing_edge.authorization.hearing_time import begins_anew, heard_at, is_believed, read_at_start
 from farthing_edge.authorization.readings import decide_end, decide_reading
-from farthing_edge.authorization.state import MAX_PARKED_UNSEALED, GatewayState
+from farthing_edge.authorization.state import GatewayState
 
 #: A head is journaled only when it is this part of the allowed age newer than the last: it bounds writes, not safety.
 _HEAD_RECORDS = 16
@@ -85,10 +85,10 @@ def _ended_elsewhere(state: GatewayState, carried: directive_pb2.EndCarried, now
         happened = decide_end(state, command, word, now).events
     elif isinstance(word, Reading) and device is not None and not is_unknown(state, device, word):
         happened = decide_reading(state, command, word, now).events
-    if len(state.parked_unsealed) >= MAX_PARKED_UNSEALED and events.parks(happened):
-        # The cloud has it: it need not be told by the next batch.
-        return ()
-    return happened
+    # The cloud has it: no batch need tell it.
+    return tuple(
+        event._replace(goes_up=False) if isinstance(event, events.StatementParked) else event for event in happened
+    )
 
 
 def decide_head(state: GatewayState, command: commands.HeadArrived, now: Instant) -> Decision:

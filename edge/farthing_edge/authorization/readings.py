@@ -258,6 +258,7 @@ def park(
             value=value,
             said_at=statement.at,
             closing=isinstance(statement, End),
+            goes_up=True,
         ),
     )
 

@@ -74,7 +74,7 @@ def test_what_the_cloud_brings_and_cannot_be_taken_need_not_go_up_again(site: Si
     end = site.device.end(site.gateway, 20_000)
     body = directive_pb2.EndCarried(statements=[signed(end)], carried_by="G2")
     decision = site.gateway.told(end_carried=body)
-    assert not any(isinstance(event, StatementParked) for event in decision.events)
+    assert [event.goes_up for event in decision.events if isinstance(event, StatementParked)] == [False]
     assert len(sealed(site).parked) == MAX_PARKED_UNSEALED
 
 

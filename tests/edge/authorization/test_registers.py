@@ -335,10 +335,15 @@ def test_a_use_is_closed_by_decision_at_the_last_value_that_was_signed() -> None
     assert site.end(2_500).refusal is Refusal.INTENT_ENDED
     assert site.end(1_950).status is AnswerStatus.RECORDED
     assert site.gateway.state.parked == 2
-    # And when the cloud has the claim, its device need not keep that end any more.
+    # When the cloud has the claim, and what was parked since, its device need not keep any of it any more.
     (device,) = site.gateway.state.devices.values()
-    assert device.receipted_counter(use.closed_position - 1) < device.highest
-    assert device.receipted_counter(use.closed_position) == device.highest == site.device.counter
+    assert device.receipted_counter(use.closed_position) == site.device.counter - 3
+    batch = site.seal()
+    assert batch is not None
+    assert len(batch.parked) == 2
+    last = max(parked.position for parked in site.gateway.state.parked_statements.values())
+    assert device.receipted_counter(last - 1) < device.highest
+    assert device.receipted_counter(batch.last_position) == device.highest == site.device.counter
     assert {parked.value for parked in site.gateway.state.parked_statements.values()} == {2_400, 2_500}
     assert site.gateway.replayed().quotas["q1"].spent_micros == site.gateway.state.quotas["q1"].spent_micros
 

@@ -21,7 +21,7 @@ from farthing.v1 import batch_pb2, directive_pb2
 from farthing_cloud.ledger.core import paths
 from farthing_cloud.ledger.core.posting import CaseAdded, Cause, Posting, Transfer, TransferKind
 from farthing_cloud.ledger.core.rows import CaseKind, Claimed, Quota, RegisterKey
-from farthing_edge.authorization.events import KIND_OF, EndCarried, Granted, Lapsed, StatementParked
+from farthing_edge.authorization.events import KIND_OF, EndCarried, Granted, Lapsed
 from farthing_edge.authorization.state import FLOOR_FUNDING, OVERRUN_FUNDING
 from simulation.cast import MODULUS, prices_time
 from simulation.history import PromiseBroken
