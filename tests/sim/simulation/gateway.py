@@ -28,6 +28,7 @@ from farthing_edge.authorization.events import (
     DirectiveApplied,
     Disclaimed,
     Granted,
+    Lapsed,
     Metered,
     Sealed,
     Settled,
@@ -144,6 +145,8 @@ class GatewayNode:
         # A tally of the journal, by funding: what was spent, and what each authorization holds.
         self.spent: defaultdict[str, int] = defaultdict(int)
         self.holds: dict[bytes, dict[str, int]] = {}
+        #: Authorization → what its state held right after it lapsed.
+        self.held_when_lapsed: dict[bytes, dict[str, int]] = {}
         #: Journals that were here before: at each fault of the disk one more.
         self.lost_disks: list[Disk] = []
         self.disk_faults = 0
@@ -315,6 +318,9 @@ class GatewayNode:
             decision = decide(state, command, now=now)
             for event in decision.events:
                 apply(state, event)
+                if isinstance(event, Lapsed):
+                    # As it is now: what the rest of the group moves, it moves after.
+                    self.held_when_lapsed[event.authorization] = dict(state.authorizations[event.authorization].holds)
                 if event.__class__ in KIND_OF:
                     written.append((event, leaves))
             if decision.wait is not None:

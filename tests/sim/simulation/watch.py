@@ -155,8 +155,7 @@ class Watch:
 
     def _stays_held(self, gateway: GatewayNode, event: Lapsed) -> None:
         """What has lapsed is held as it was: its device may have begun, and not been heard."""
-        assert gateway.state is not None
-        held = gateway.state.authorizations[event.authorization].holds
+        held = gateway.held_when_lapsed.pop(event.authorization)
         if held != gateway.holds[event.authorization]:
             raise PromiseBroken(
                 f"lapse: {gateway.id} holds {held} for what has lapsed, {gateway.holds[event.authorization]} before"
