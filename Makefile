@@ -28,11 +28,13 @@ sim: setup
 fuzz: setup
 	@FARTHING_FUZZ_FRAMES=$(or $(FRAMES),1000000) FARTHING_FUZZ_SEED=$(or $(SEED),1) $(PY) -m pytest -p no:xdist tests/edge/engine/test_fuzzed_frames.py
 
-# kill -9 of a gateway with a real broker and stubborn devices, and of the public log: `make crash KILLS=1000` is the long run.
+# kill -9 of a gateway with a real broker and stubborn devices, of the public log, and of the cloud in the middle of batches that gateways
+# push: `make crash KILLS=1000` is the long run.
 KILLS ?= 50
 crash: setup
 	@FARTHING_KILLS=$(KILLS) $(PY) -m pytest -q tests/system/test_kills.py
 	@FARTHING_LOG_KILLS=$(KILLS) $(PY) -m pytest -q -o timeout=0 tests/cloud/publiclog/test_sequencer.py -k kill_nine
+	@FARTHING_CLOUD_KILLS=$(KILLS) $(PY) -m pytest -q tests/cloud/serve/test_whole_cloud.py -k middle_of_batches
 
 # The ledger over PostgreSQL with several at work, held in the middle and cut off: `make model EXAMPLES=2000` is the long run.
 EXAMPLES ?= 200

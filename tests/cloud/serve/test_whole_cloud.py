@@ -1,7 +1,10 @@
 """The whole cloud with real tokens, a real database and real commands."""
 
 import asyncio
+import hashlib
 import os
+import random
+import re
 import shutil
 import signal
 import socket
@@ -13,18 +16,24 @@ from pathlib import Path
 
 import grpc
 import grpc.aio
+import psycopg
 import pytest
 from back_office_parts import run_command
+from pushing_gateways import IN_FLIGHT, NET_MICROS, TAX_MICROS, USES, pushing_gateways
 from whole_cloud import Person, RunningCloud, everything, write_cloud, write_person
 
 from farthing.hsm import Hsm, load_party
 from farthing.hsm.tls import channel_credentials
 from farthing.v1 import directive_pb2, gateway_sync_pb2, gateway_sync_pb2_grpc
+from farthing_cloud.config import SERVICE_NAMES
 
 # A dozen processes are started one after the other: minutes on a machine that does other things too.
 pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.timeout(400)]
 
 TOKEN = bytes.fromhex("04a2b17790c3d1")
+#: kill -9 so often; ``make crash KILLS=1000`` is the long run. The seed says where.
+KILLS = int(os.environ.get("FARTHING_CLOUD_KILLS", "3"))
+SEED = int(os.environ.get("FARTHING_CLOUD_KILLS_SEED", "1"))
 
 
 @pytest.fixture
@@ -41,6 +50,12 @@ def cloud(place: Path, parties: Path) -> Iterator[RunningCloud]:
     yield running
     if running.process is not None:
         running.stop()
+
+
+def without(file: str, *tables: str) -> str:
+    """A file to apply, without some of its tables."""
+    parts = re.split(r"(?m)^(?=\[\[)", file)
+    return "".join(part for part in parts if not part.startswith(tuple(f"[[{table}]]" for table in tables)))
 
 
 def applied(person: Person, file: Path, *more: str) -> list[str]:
@@ -216,20 +231,77 @@ def page(address: str, path: str) -> str:
     return body.decode()
 
 
-def test_a_killed_cloud_starts_again_and_stops_what_it_had_left(
+@pytest.mark.timeout(400 + 30 * KILLS)
+async def test_killed_in_the_middle_of_batches_it_takes_up_where_it_was(
     place: Path, parties: Path, cloud: RunningCloud
 ) -> None:
-    addresses = cloud.start()
+    """Gateways push all the time: what was acknowledged is there once, everything is posted once, and receipts stay the same bytes."""
+    # The others take no batch: here they are down, all the time.
+    cloud.services = ("ledger", "vault", "registry")
+    nobody = f"127.0.0.1:{free_port()}"
+    down = "".join(f'{name} = "{nobody}"\n' for name in set(SERVICE_NAMES) - set(cloud.services))
+    cloud.config.write_text(f"{cloud.config.read_text()}[back_office.addresses]\n{down}")
+    addresses = await asyncio.to_thread(cloud.start)
     alice = write_person(place, parties, addresses["back_office"])
-    alice.json("operators", "put", "city", "--name", "City", "--currency", "EUR")
-    cloud.stop(signal.SIGKILL)
+    (place / "some.toml").write_text(without(everything(parties), "agencies", "split_rules", "tokens"))
+    await asyncio.to_thread(applied, alice, place / "some.toml")
     left = postmaster(cloud)
-    assert left is not None
-    addresses = cloud.start()
+    chance = random.Random(SEED)
+    events_left = 0
+
+    def at_each() -> None:
+        """Wherever the door is then: the gateways wait for nobody."""
+        nonlocal events_left
+        events_left -= 1
+        if events_left == 0 and cloud.process is not None:
+            cloud.process.kill()
+
+    with pushing_gateways(parties, at_each) as gateways:
+        # One is paid by what was held for it, the other one by what the account has.
+        await gateways[0].ask(addresses["door"], wanted_micros=1_000_000)
+        for _ in range(KILLS):
+            heard = [gateway.acknowledged for gateway in gateways]
+            events_left = chance.randrange(4 * IN_FLIGHT, 200)
+            await asyncio.gather(
+                *(gateway.push(addresses["door"], first=gateway.acknowledged + 1) for gateway in gateways)
+            )
+            assert cloud.process is not None
+            assert await asyncio.to_thread(cloud.process.wait) == -signal.SIGKILL
+            # It had batches in its hands, and had said something of others.
+            assert any(len(gateway.sealed) > gateway.acknowledged for gateway in gateways)
+            assert [gateway.acknowledged for gateway in gateways] > heard
+            addresses = await asyncio.to_thread(cloud.start)
+        # What they had sealed, and then all of it again: the same receipts.
+        for _ in range(2):
+            await asyncio.gather(
+                *(gateway.push(addresses["door"], first=1, last=len(gateway.sealed)) for gateway in gateways)
+            )
+        assert [gateway.acknowledged for gateway in gateways] == [len(gateway.sealed) for gateway in gateways]
+
+        alice = write_person(place, parties, addresses["back_office"])
+        verdict = await asyncio.to_thread(alice.json, "ledger", "verify")
+        count = sum(len(gateway.sealed) for gateway in gateways)
+        assert (verdict["fault"], verdict["batches"]) == ("", count)
+        with psycopg.connect(
+            host=str(cloud.state_dir / "postgresql"), user="postgres", dbname="postgres"
+        ) as connection:
+            posted = connection.execute(
+                b"SELECT gateway_id, sequence, batch FROM ledger.batches ORDER BY gateway_id, sequence"
+            ).fetchall()
+            subjects = connection.execute(b"SELECT subject FROM ledger.postings WHERE kind = 'batch'").fetchall()
+            paid = connection.execute(
+                b"SELECT sum(amount_micros) FROM ledger.transfers WHERE kind = 'post' AND cause IN ('use', 'late', 'overrun')"
+            ).fetchone()
+        assert posted == [
+            (gateway.name, place_in_chain, signed.batch)
+            for gateway in gateways
+            for place_in_chain, signed in enumerate(gateway.sealed, start=1)
+        ]
+        assert sorted(subjects) == sorted((hashlib.sha256(batch).hexdigest(),) for _, _, batch in posted)
+        assert paid == (count * USES * (NET_MICROS + TAX_MICROS),)
+    # Its PostgreSQL outlived each kill, and ends with who took it over.
     assert postmaster(cloud) == left
-    alice = write_person(place, parties, addresses["back_office"])
-    assert [row["operator_id"] for row in alice.json("operators", "list")] == ["city"]
-    assert cloud.stop()[0] == 0
+    assert (await asyncio.to_thread(cloud.stop))[0] == 0
     assert postmaster(cloud) is None
 
 
