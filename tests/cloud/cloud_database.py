@@ -68,6 +68,14 @@ async def ledger_pool(database_url: str) -> AsyncIterator[Pool]:
     await pool.close()
 
 
+@pytest.fixture
+async def serving_pool(database_url: str) -> AsyncIterator[Pool]:
+    """The same with the rights that a service has, and no others."""
+    pool = await open_pool(make_conninfo(database_url, options="-c role=farthing_ledger"), schema="ledger")
+    yield pool
+    await pool.close()
+
+
 async def emptied(pool: Pool, *schemas: str) -> None:
     """Forget every row of these schemas, as no role of a service may: quicker than a database of its own for each of many examples."""
     async with pool.connection() as connection, connection.transaction():

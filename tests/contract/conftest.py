@@ -10,13 +10,13 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "cloud"))
 sys.path.insert(0, str(Path(__file__).parent.parent / "proto"))
 sys.path.insert(0, str(Path(__file__).parent.parent / "edge"))
 
-from cloud_database import database_server, database_url, ledger_pool, ledger_template
+from cloud_database import database_server, database_url, ledger_pool, ledger_template, serving_pool
 
 from farthing_cloud.ledger.store.interface import LedgerStore
 from farthing_cloud.ledger.store.memory import MemoryStore
 from farthing_cloud.ledger.store.postgres import PostgresStore
 
-__all__ = ["database_server", "database_url", "ledger_pool", "ledger_template"]
+__all__ = ["database_server", "database_url", "ledger_pool", "ledger_template", "serving_pool"]
 
 
 @pytest.fixture(params=["memory", pytest.param("postgres", marks=pytest.mark.real)])
@@ -24,4 +24,4 @@ def store(request: pytest.FixtureRequest) -> LedgerStore:
     """The ledger's rows, in memory and in PostgreSQL."""
     if request.param == "memory":
         return MemoryStore()
-    return PostgresStore(request.getfixturevalue("ledger_pool"))
+    return PostgresStore(request.getfixturevalue("serving_pool"))

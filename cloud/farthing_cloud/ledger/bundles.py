@@ -185,6 +185,7 @@ class Bundles:
         own: list[Leaf] = []
         before, size = None, 0
         revoked = await self._store.revoked(claim.gateway_id)
+        batch_keys = await self._store.batch_keys(claim.gateway_id)
         while len(found) < most:
             page = await self._store.detailed_batches(
                 claim.gateway_id, claim.authorization_id, last, before, min(BATCHES_AT_ONCE, most - len(found))
@@ -192,7 +193,8 @@ class Bundles:
             for stored in page:
                 # Below device-signed nothing is ever proven: the bundle says what it shows instead.
                 if stored.proven or _evidence_class(stored, claim.authorization_id) == classes.DEVICE_SIGNED:
-                    _check_kept(stored, last, revoked=revoked)
+                    key_revoked = any(key.revoked_at is not None for key in keys.named(batch_keys, stored.batch.key_id))
+                    _check_kept(stored, last, gateway_revoked=revoked, key_revoked=key_revoked)
                 bundled, leaves = await asyncio.to_thread(_bundled, stored, claim.authorization_id)
                 found.append(bundled)
                 own.extend(leaves)
@@ -231,13 +233,18 @@ def _evidence_class(stored: DetailedBatch, authorization_id: AuthorizationId) ->
     return classes.class_of(batch_pb2.Batch.FromString(stored.batch.body), authorization_id)
 
 
-def _check_kept(stored: DetailedBatch, last: tuple[int, int], *, revoked: bool) -> None:
+def _check_kept(stored: DetailedBatch, last: tuple[int, int], *, gateway_revoked: bool, key_revoked: bool) -> None:
     """Nothing is shown of a batch whose detail was not verified, or is not kept any more."""
     name = f"batch {stored.incarnation}/{stored.sequence}"
-    if not stored.proven and revoked:
+    if not stored.proven and (gateway_revoked or key_revoked):
+        what = (
+            "its gateway is revoked: of what it"
+            if gateway_revoked
+            else "the key it is signed with is revoked: of what that"
+        )
         raise LedgerRefusal(
-            f"{name} is posted and not proven as a whole, and its gateway is revoked: of what it sealed, only what devices signed is posted, after"
-            " review ('gateways review'), and no bundle is made of a part"
+            f"{name} is posted and not proven as a whole, and {what} sealed, only what devices signed is posted from then on, after review"
+            " ('gateways review'), and no bundle is made of a part"
         )
     if not stored.proven:
         raise LedgerRefusal(

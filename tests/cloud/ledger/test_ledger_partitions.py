@@ -54,7 +54,11 @@ async def widen(pool: Pool) -> None:
     assert before["transfers"]
     async with pool.connection() as connection:
         url = connection.info.dsn
-    assert await migrate(url, SCHEMA, "ledger") == ("pre_0015_partitions.sql", "always_partitions.sql")
+    assert await migrate(url, SCHEMA, "ledger") == (
+        "pre_0015_partitions.sql",
+        "pre_0016_rights.sql",
+        "always_partitions.sql",
+    )
     assert await everything(pool) == before
     assert (await PostgresStore(pool).verify()).fault == ""
     async with pool.connection() as connection:
