@@ -39,6 +39,7 @@ async def decided(store: LedgerStore) -> None:
     sealed = seal_all(story)
     for name in ORDER:
         await story.push(sealed[name])
+    await story.ledger.correct(order("refund", "r1", use="t1", gateway_id="G1"), person="ann", now=NOW)
     await _claims_that_went_down(story)
     await _floor(story)
     await _third_gateway(story)
@@ -200,11 +201,11 @@ FLOOR_OF_F = "wait for its debt, what was proven and given back leaves 1200000"
         ),
         (
             b"DELETE FROM postings WHERE kind = 'proven'",
-            "audit link 21 of op (posting 21): the one before it is missing",
+            "audit link 22 of op (posting 22): the one before it is missing",
         ),
         (
             b"UPDATE audit_heads SET position = position + 1",
-            "audit link 32 of op (posting 32): the chain ends elsewhere",
+            "audit link 33 of op (posting 33): the chain ends elsewhere",
         ),
         (b"DELETE FROM postings WHERE subject = 'pay-2'", "transfer 2: no posting made it"),
         (
@@ -220,12 +221,39 @@ FLOOR_OF_F = "wait for its debt, what was proven and given back leaves 1200000"
             b"UPDATE cases SET status = 'released' WHERE status = 'open' AND id NOT IN (SELECT case_id FROM asides)",
             "case 3: it says that it was released, and nobody did so",
         ),
-        (b"UPDATE corrections SET posting_id = 1", "correction g1: no posting made it"),
+        (b"UPDATE corrections SET posting_id = 1 WHERE correction_id = 'g1'", "correction g1: no posting made it"),
+        (
+            b"UPDATE corrections SET person = 'bob' WHERE correction_id = 'r1'",
+            "correction r1: what was asked for, or who asked, is not what was posted",
+        ),
+        (
+            b"UPDATE corrections SET content = content || '\\x00' WHERE correction_id = 'r1'",
+            "correction r1: what was asked for, or who asked, is not what was posted",
+        ),
+        (b"UPDATE corrected_parts SET net_micros = net_micros - 1", "correction r1: its parts do not add up to it"),
+        (
+            b"""WITH p AS (UPDATE corrected_parts SET net_micros = net_micros - 1)
+            UPDATE corrections SET amount_micros = amount_micros - 1 WHERE correction_id = 'r1'""",
+            "correction r1: its transfers do not add up to it",
+        ),
+        (
+            b"DELETE FROM corrections WHERE correction_id = 'r1'",
+            "correction r1: it was posted, and what was asked for is not there",
+        ),
         # What two persons decided.
         (
             b"UPDATE decisions SET content = content || '\\x00'",
             ": its content is not what its hash says",
         ),
+        (
+            b"UPDATE decisions SET approved_by = 'cleo'",
+            "decision d-8b9dd6c4270c6852: no posting says that this person proposed or approved it",
+        ),
+        (
+            b"UPDATE decisions SET approved_by = NULL, approved_at_us = NULL",
+            "incarnation d-8b9dd6c4270c6852: it was posted, and what was decided is not there",
+        ),
+        (b"DELETE FROM decisions", "propose d-8b9dd6c4270c6852: it was posted, and what was decided is not there"),
         (
             b"UPDATE import_reviews SET approved_by = 'cleo'",
             ": no posting says that this person proposed or approved it",
