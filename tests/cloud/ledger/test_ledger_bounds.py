@@ -1,7 +1,5 @@
 """Bounds of the core, each at the place where one micro, one instant or one name more would decide otherwise."""
 
-from dataclasses import replace
-
 import pytest
 from ledger_story import CHG, EUR, NOW, OP, TOLL, Story, grants, micros
 
@@ -135,7 +133,7 @@ def test_a_hold_stands_at_the_instant_when_it_should_have_been_reported() -> Non
 
     def stands(now: int, **changes: Instant) -> bool:
         return silence.outlives(
-            replace(quota, **changes), gateway, posted_sequence=0, outage_us=40, now=Instant(now)
+            quota._replace(**changes), gateway, posted_sequence=0, outage_us=40, now=Instant(now)
         )  # fmt: skip
 
     assert [stands(100), stands(101)] == [True, False]
