@@ -30,6 +30,7 @@ class Refusal(IntEnum):
     REGISTER_BUSY = 206  # one open authorization per register
     REGISTER_WENT_BACK = 207
     REGISTER_TOO_FAST = 208  # more than its rated power could have counted in the time
+    CLOCK_AHEAD = 209  # its statement is dated more than a day ahead of a clock that is trusted
     # 3: the counter
     COUNTER_REUSED = 300  # same counter, other content
     COUNTER_TOO_OLD = 301

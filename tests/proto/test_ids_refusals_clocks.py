@@ -75,6 +75,7 @@ def test_refusals_keep_their_numbers() -> None:
         "REGISTER_BUSY": 206,
         "REGISTER_WENT_BACK": 207,
         "REGISTER_TOO_FAST": 208,
+        "CLOCK_AHEAD": 209,
         "COUNTER_REUSED": 300,
         "COUNTER_TOO_OLD": 301,
         "INTENT_ENDED": 302,

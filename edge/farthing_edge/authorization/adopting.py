@@ -144,7 +144,7 @@ def decide_adoption(
     if fault is not None:
         return park(command, statement, digest, fault, now)
     value = unrolled(device, authorization, statement)
-    fault = not_believed(device, authorization, statement, value, now)
+    fault = not_believed(state, device, authorization, statement, value, now)
     if fault is not None:
         parked = park(command, statement, digest, fault, now, authorization, value)
         return parked._replace(events=(adopted, *parked.events))

@@ -15,6 +15,7 @@ from farthing.refusal import Refusal
 from farthing_edge.authorization import events
 from farthing_edge.authorization.commands import DeviceStatement, Reply, Shown
 from farthing_edge.authorization.decision import Decision, digest_of, no
+from farthing_edge.authorization.hearing_time import is_believed
 from farthing_edge.authorization.state import MAX_CARRIED, GatewayState
 
 LastWord: TypeAlias = End | Intent | Reading
@@ -39,6 +40,9 @@ def decide_carried(
     authorization = _proven(word, shown)
     if authorization is None:
         return no(word, Refusal.MALFORMED)
+    if not is_believed(state, word.at, now):
+        # The cloud would price it as it is dated. Its device keeps it; its own gateway parks it.
+        return no(word, Refusal.CLOCK_AHEAD)
     digest = digest_of(command.payload)
     # Not closed: that is for its own gateway to say.
     heard = Reply(

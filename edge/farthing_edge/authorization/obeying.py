@@ -376,6 +376,8 @@ def _obey_parked_decided(state: GatewayState, record: directive_pb2.ParkedDecide
             raise ValueError("its use is closed, and a final claim does not grow")
         if parked.value < authorization.value or parked.refusal == Refusal.REGISTER_WENT_BACK:
             raise ValueError("its register went back: close the use instead")
+        if parked.refusal == Refusal.CLOCK_AHEAD:
+            raise ValueError("its device's clock was ahead, and time is billed as it was signed: close the use instead")
         _is_due(state, authorization, Due(record.decision or UNNAMED_DECISION, parked))
     decided(state, *key)
 

@@ -2,7 +2,7 @@
 
 A value counts unrolled (``Authorization.unrolled``): less than before is a rollover only where the device says so, or rated power
 allows it in the time. What went back is parked: nothing is billed below what was billed, so a replaced register goes on under a new
-register epoch only. A value beyond rated power is parked, and so is whatever comes at or above it before somebody has decided.
+register epoch only. What is dated more than a day ahead of a trusted clock is parked too (ADR 41). A value beyond rated power is parked, and so is whatever comes at or above it before somebody has decided.
 """
 
 from typing import NamedTuple
@@ -16,7 +16,7 @@ from farthing.v1 import directive_pb2
 from farthing_edge.authorization import events
 from farthing_edge.authorization.commands import DeviceStatement, Reply
 from farthing_edge.authorization.decision import Decision, again, digest_of, no, recorded
-from farthing_edge.authorization.hearing_time import lacks_a_clock
+from farthing_edge.authorization.hearing_time import is_believed, lacks_a_clock
 from farthing_edge.authorization.limits import room_micros
 from farthing_edge.authorization.quotas import ask_for_more
 from farthing_edge.authorization.rules import STATUS_REFUSALS
@@ -86,7 +86,7 @@ def _take_reading(
     if authorization.signed_value <= value < authorization.value:
         # Ticks have overtaken it: they have proven more since.
         return recorded(reading, authorization)
-    fault = not_believed(device, authorization, reading, value, now)
+    fault = not_believed(state, device, authorization, reading, value, now)
     if fault is not None:
         return park(command, reading, digest, fault, now, authorization, value)
     return meter(state, command, reading, device, authorization, digest, now, value, closing=False)
@@ -111,7 +111,7 @@ def decide_chain(state: GatewayState, command: DeviceStatement, chain: Chain, no
         return no(chain, Refusal.MALFORMED)
     if authorization.closed or chain.counter < authorization.last_counter:
         return recorded(chain, authorization)
-    fault = not_believed(device, authorization, chain, value, now)
+    fault = not_believed(state, device, authorization, chain, value, now)
     if fault is not None:
         return park(command, chain, digest, fault, now, authorization, value)
     decision = meter(state, command, chain, device, authorization, digest, now, value, closing=False)
@@ -155,7 +155,7 @@ def decide_end(state: GatewayState, command: DeviceStatement, end: End, now: Ins
             return park(command, end, digest, Refusal.INTENT_ENDED, now, authorization, value)
         # Its counter is remembered, or nothing would ever be receipted up to it and its device would keep it for ever.
         return Decision((_nothing_to_bill(command, end, digest),), recorded(end, authorization).reply)
-    fault = not_believed(device, authorization, end, value, now)
+    fault = not_believed(state, device, authorization, end, value, now)
     if fault is not None:
         return park(command, end, digest, fault, now, authorization, value)
     return meter(state, command, end, device, authorization, digest, now, value, closing=True)
@@ -180,9 +180,17 @@ def unrolled(device: Device, authorization: Authorization, statement: Reading | 
 
 
 def not_believed(
-    device: Device, authorization: Authorization, statement: Reading | Chain | End, value: int, now: Instant
+    state: GatewayState,
+    device: Device,
+    authorization: Authorization,
+    statement: Reading | Chain | End,
+    value: int,
+    now: Instant,
 ) -> Refusal | None:
-    """Why the value of a statement cannot be taken as it stands: nobody bills it before somebody has decided."""
+    """Why a statement cannot be taken as it stands: nobody bills it before somebody has decided."""
+    if not is_believed(state, statement.at, now):
+        # What costs by time would be billed for years.
+        return Refusal.CLOCK_AHEAD
     if value < authorization.value:
         return Refusal.REGISTER_WENT_BACK
     if authorization.ceiling is not None and value >= authorization.ceiling:
@@ -313,6 +321,8 @@ def _baseline(
         return no(reading, Refusal.REGISTER_EPOCH_DIFFERS)
     if reading.register.value >= register.modulus:
         return no(reading, Refusal.MALFORMED)
+    if not is_believed(state, reading.at, now):
+        return no(reading, Refusal.CLOCK_AHEAD)
     start = register.unrolled_start(reading.register, reading.at)
     if start is None:
         return no(reading, Refusal.REGISTER_WENT_BACK)

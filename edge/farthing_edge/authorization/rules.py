@@ -16,6 +16,7 @@ from farthing.tariff import TariffError
 from farthing.v1 import directive_pb2
 from farthing_edge.authorization.asking import Ask, Rule
 from farthing_edge.authorization.entitlements import entitlement_covers_it
+from farthing_edge.authorization.hearing_time import is_believed
 from farthing_edge.authorization.limits import within_limits
 from farthing_edge.authorization.place import place_fits
 from farthing_edge.authorization.risk import risk_is_low
@@ -84,6 +85,11 @@ def register_is_free(state: GatewayState, ask: Ask) -> Refusal | None:  # noqa: 
         return Refusal.REGISTER_WENT_BACK
     ask.start = start
     return None
+
+
+def clock_is_possible(state: GatewayState, ask: Ask) -> Refusal | None:
+    """The intent is not dated where no time can be: its price, its day and its lapse would be."""
+    return None if is_believed(state, ask.intent.at, ask.now) else Refusal.CLOCK_AHEAD
 
 
 # 3: the counter -------------------------------------------------------------------------------------------------------
@@ -184,7 +190,7 @@ def tariff_prices_it(state: GatewayState, ask: Ask) -> Refusal | None:  # every 
 
 
 #: Before the counter. A repeat of what was answered meets no rule at all: nothing is decided anew.
-RULES_OF_THE_DEVICE: tuple[Rule, ...] = (well_formed, device_may_ask, register_is_free)
+RULES_OF_THE_DEVICE: tuple[Rule, ...] = (well_formed, device_may_ask, register_is_free, clock_is_possible)
 #: From the counter on.
 RULES_OF_THE_INTENT: tuple[Rule, ...] = (
     counter_is_new,

@@ -57,6 +57,7 @@ ELSEWHERE = {
     Refusal.CHANNEL_DIFFERS: "ingress/test_statement_door.py",
     Refusal.TOO_LARGE: "ingress/test_statement_door.py",
     Refusal.CLOCK_UNTRUSTED: "authorization/test_timekeeping.py",
+    Refusal.CLOCK_AHEAD: "authorization/test_timekeeping.py",
     Refusal.DEVICE_UNKNOWN: "authorization/test_refusals_in_order.py",
     Refusal.DEVICE_DECOMMISSIONED: "authorization/test_refusals_in_order.py",
     Refusal.DEVICE_BLOCKED: "authorization/test_refusals_in_order.py",

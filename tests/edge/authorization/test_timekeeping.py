@@ -353,6 +353,63 @@ def test_what_has_begun_is_billed_whatever_becomes_of_the_clock() -> None:
     assert sum(charge.net_micros for record in site.state.unsealed for charge in record.charges) == 300_000
 
 
+# ---- devices' clocks
+
+
+def begun(site: Site, device: str = "c1") -> Meter:
+    site.told(tariff=Policy.tariff("park-1"))
+    site.told(device=Policy.device(device, tariff_id="park-1", unit="s", rated_per_hour=3_600))
+    meter = Meter(device, 0, tariff="park-1")
+    meter.authorization = site.say(meter.intent(site), "card").grant_of
+    assert meter.authorization is not None
+    return meter
+
+
+def test_a_device_years_ahead_of_a_trusted_clock_is_not_served_and_not_billed_for_years() -> None:
+    site = Site()
+    meter = begun(site)
+    use = site.state.authorizations[meter.authorization]
+    site.wait(600 * SECOND_US)
+    assert site.say(meter.reading(site, 300, at=Instant(site.at + BELIEVED_AHEAD_US))).refusal is None
+    billed = use.gross_micros
+    for statement in (
+        meter.reading(site, 400, at=Instant(site.at + BELIEVED_AHEAD_US + 1)),
+        meter.end(site, 600, at=Instant(site.at + 100 * YEAR)),
+    ):
+        assert site.say(statement).refusal is Refusal.CLOCK_AHEAD
+    assert (use.gross_micros, use.value, use.closed) == (billed, 300, False)
+    # It is parked for people, who cannot believe it as it is dated; what the device says once its clock is right is taken.
+    assert {parked.refusal for parked in site.state.parked_statements.values()} == {Refusal.CLOCK_AHEAD}
+    site.told(
+        parked_decided=directive_pb2.ParkedDecided(
+            device_id="c1", device_epoch=1, counter=meter.counter, accept=True, decision="case 1"
+        )
+    )
+    assert "clock was ahead" in site.state.directive_faults[-1][1]
+    assert site.say(meter.end(site, 600)).closed
+    assert use.value == 600
+    other = Meter("c1", 600, tariff="park-1", counter=100)
+    assert site.say(other.intent(site, at=Instant(site.at + YEAR)), "card").refusal is Refusal.CLOCK_AHEAD
+
+
+def test_a_clock_that_nobody_vouches_for_doubts_no_device() -> None:
+    """A board that began in 1970 hears devices whose clocks are right."""
+    site = Site()
+    meter = begun(site)
+    site.boot(Instant(NINE - 20 * YEAR))
+    assert not site.state.clock.trusted
+    assert site.say(meter.reading(site, 300, at=Instant(NINE + HOUR))).refusal is None
+
+
+def test_a_standing_meter_years_ahead_begins_nothing() -> None:
+    site = Site()
+    meter = Meter("s1", 5, tariff="noon-1")
+    first = meter.reading(site, 5, at=Instant(NINE + YEAR))
+    assert site.say(first).refusal is Refusal.CLOCK_AHEAD
+    assert not site.state.authorizations
+    assert site.say(meter.reading(site, 5)).refusal is None
+
+
 def test_the_operator_may_name_the_own_clock_as_the_fall_back() -> None:
     site = Site(synchronised=False)
     site.settings = CoreSettings(
