@@ -7,7 +7,6 @@ Rule 3: every lane is bounded; a full one refuses at once (``HsmBusy``), nothing
 """
 
 import asyncio
-import contextlib
 import enum
 import os
 import threading
@@ -15,6 +14,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
+from queue import SimpleQueue
 from typing import Any, Protocol, TypeAlias, TypeVar
 
 from farthing.hsm.errors import HsmBusy, HsmError
@@ -30,6 +30,8 @@ MAX_WAITING_URGENT = 256
 MAX_WAITING_HANDSHAKES = 64
 #: While other work waits, one turn in this many goes to a handshake.
 HANDSHAKE_EVERY = 4
+#: Several threads may ring for a loop at once, each of them once.
+_AT_MOST_RUNG = 64
 #: Longest wait of a blocking caller. gRPC gives a TLS handshake 20 s; a token that needs longer than this is broken.
 BLOCKING_TIMEOUT_S = 15.0
 #: A daemon has 5 s to stop; a token that hangs may take this much of it.
@@ -69,7 +71,7 @@ class ToLoop:
     """Outcomes on their way from all threads to one event loop, which is woken once for all that are ready: a wake-up is a system call, and begins with
     cold caches. One for each loop: :meth:`of`."""
 
-    __slots__ = ("__weakref__", "_expected", "_is_woken", "_loop", "_ready")
+    __slots__ = ("__weakref__", "_bell", "_expected", "_is_woken", "_loop", "_ready", "_rope")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = weakref.ref(loop)
@@ -77,6 +79,10 @@ class ToLoop:
         #: One for each outcome that others may wait for.
         self._expected: deque[None] = deque()
         self._is_woken = False
+        # The loop's own way to be woken costs a handle, two reads and an exception more each time.
+        self._bell, self._rope = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        weakref.finalize(loop, _close, self._bell, self._rope).atexit = False
+        loop.add_reader(self._bell, self._deliver)
 
     @staticmethod
     def of(loop: asyncio.AbstractEventLoop) -> "ToLoop":
@@ -103,11 +109,10 @@ class ToLoop:
             return
         if not self._is_woken:
             self._is_woken = True
+            # A loop that is gone has nobody left who waits, and its pipe is closed with it: it is kept until this is done.
             loop = self._loop()
-            # A loop that is gone or closed has nobody left who waits.
             if loop is not None:
-                with contextlib.suppress(RuntimeError):
-                    loop.call_soon_threadsafe(self._deliver)
+                os.write(self._rope, b"\0")
 
     def send_expected(self, told: Told, result: Any, err: BaseException | None) -> None:
         """From any thread: ``send`` what ``expect`` spoke of, and all that waits for it."""
@@ -115,6 +120,7 @@ class ToLoop:
         self.send(told, result, err)
 
     def _deliver(self) -> None:
+        os.read(self._bell, _AT_MOST_RUNG)
         self._is_woken = False
         while self._ready:
             told, result, err = self._ready.popleft()
@@ -124,6 +130,11 @@ class ToLoop:
                 asyncio.get_running_loop().call_exception_handler(
                     {"message": "an outcome could not be taken", "exception": fault, "source_traceback": None}
                 )
+
+
+def _close(*files: int) -> None:
+    for each in files:
+        os.close(each)
 
 
 #: A loop is gone when nobody but this knows it.
@@ -199,11 +210,13 @@ class Lanes:
 class HsmThread:
     """Runs calls one after the other on a thread of its own, from ``start`` to ``stop``."""
 
-    __slots__ = ("_changed", "_lanes", "_pid", "_stopping", "_thread", "_to_loop")
+    __slots__ = ("_lanes", "_lock", "_pid", "_stopping", "_thread", "_to_loop", "_turns")
 
     def __init__(self) -> None:
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
         self._lanes = Lanes()
+        #: One for each call that waits, and one to stop: bounded by the lanes. A condition does the same in many more steps, each time the thread is woken.
+        self._turns: SimpleQueue[None] = SimpleQueue()
         self._stopping = True
         self._thread: threading.Thread | None = None
         self._pid = 0
@@ -213,6 +226,7 @@ class HsmThread:
         """Start the thread; illegal twice."""
         assert self._thread is None
         self._stopping = False
+        self._turns = SimpleQueue()
         self._pid = os.getpid()
         # A daemon: a process that must end does not wait for a token that hangs.
         self._thread = threading.Thread(target=self._run, name="pkcs11", daemon=True)
@@ -223,9 +237,9 @@ class HsmThread:
 
         Whether it has ended: False means that a call hangs in the token, and nobody else may enter the module.
         """
-        with self._changed:
+        with self._lock:
             self._stopping = True
-            self._changed.notify()
+        self._turns.put(None)
         thread, self._thread = self._thread, None
         if thread is None or self._pid != os.getpid():
             return True
@@ -236,11 +250,11 @@ class HsmThread:
         """Queue ``call``; its result or exception goes to ``answer``. Raise ``HsmBusy`` or ``HsmError``."""
         if self._pid != os.getpid() and self._thread is not None:
             raise HsmError("a forked process cannot use its parent's token: start processes with spawn")
-        with self._changed:
+        with self._lock:
             if self._stopping:
                 raise HsmError("the HSM thread is not running: call start() first, and nothing after close()")
             self._lanes.put(lane, call, answer)
-            self._changed.notify()
+        self._turns.put(None)
 
     def submit(self, lane: Lane, call: Callable[[], T]) -> Future[T]:
         """Queue ``call``; its result or exception arrives in the future. Raise ``HsmBusy`` or ``HsmError``."""
@@ -270,9 +284,8 @@ class HsmThread:
 
     def _run(self) -> None:
         while True:
-            with self._changed:
-                while not self._stopping and not len(self._lanes):
-                    self._changed.wait()
+            self._turns.get()
+            with self._lock:
                 taken = self._lanes.next()
                 stopping = self._stopping
             if taken is None:
