@@ -148,7 +148,7 @@ class LimitsSection(Section):
     #: Commands waiting for the engine's writer.
     engine_queue: Annotated[int, Field(ge=1, le=1_000_000)] = 4_096
     #: Commands decided in one group and made durable by one fsync.
-    group: Annotated[int, Field(ge=1, le=10_000)] = 256
+    group: Annotated[int, Field(ge=1, le=10_000)] = 64
     #: Intents that wait for a quota, and how long, real time.
     parked_intents: Annotated[int, Field(ge=0, le=100_000)] = 1_024
     quota_wait_ms: Annotated[int, Field(ge=0, le=60_000)] = 1_500

@@ -50,6 +50,39 @@ def test_a_grant_from_the_frame_of_another_of_its_authorization_is_the_grant(gra
     assert GrantFrame(grant).payload(**said(other)) == encode(other)
 
 
+#: What two authorizations of one register do not have in common.
+OF_ONE_USE = ("authorization", "intent_epoch", "intent_counter", "start", "commitment")
+
+
+@settings(max_examples=30)
+@given(grants, grants)
+def test_a_grant_from_the_frame_of_another_of_its_register_is_the_grant(grant: Grant, other: Grant) -> None:
+    grant = replace(grant, readings_due=(), lapses_at=None)
+    other = replace(grant, **{name: getattr(other, name) for name in OF_ONE_USE})
+    frame = GrantFrame(other).of_another(**{name: getattr(grant, name) for name in OF_ONE_USE})
+    assert frame.payload(**said(grant)) == encode(grant)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"authorization": bytes(15)},
+        {"authorization": "0123456789abcdef"},
+        {"intent_epoch": -1},
+        {"intent_counter": MAX_COUNT + 1},
+        {"start": True},
+        {"commitment": bytes(31)},
+    ],
+    ids=lambda change: "-".join(change),
+)
+@settings(max_examples=5)
+@given(grant=grants)
+def test_what_is_no_use_has_no_frame(change: dict[str, Any], grant: Grant) -> None:
+    frame = GrantFrame(replace(grant, readings_due=(), lapses_at=None))
+    with pytest.raises(MessageError):
+        frame.of_another(**{name: getattr(grant, name) for name in OF_ONE_USE} | change)
+
+
 @pytest.mark.parametrize(
     "change",
     [

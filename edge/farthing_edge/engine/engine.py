@@ -131,7 +131,7 @@ class Engine:
         self._is_running = False
         self._is_woken = False
         self._alarm: asyncio.TimerHandle | None = None
-        #: Leaves of what the next batch bills, made while nobody waits.
+        #: Leaves of what the next batch bills, made while there is nothing to decide.
         self._drafts = LeafDrafts()
         self._is_drafting = False
         #: The group whose commit is under way.
@@ -429,14 +429,14 @@ class Engine:
         self._next_group()
 
     def _draft(self) -> None:
-        """Go on with the next batch's leaves, for as long as nobody waits for anything else."""
+        """Go on with the next batch's leaves, for as long as there is nothing to decide."""
         if not self._is_drafting and self._drafts.go_on(self._state, _DRAFTED_IN_ONE_TURN):
             self._is_drafting = True
             asyncio.get_running_loop().call_soon(self._draft_on)
 
     def _draft_on(self) -> None:
         self._is_drafting = False
-        if self._is_running and not self._is_busy:
+        if self._is_running and (self._writing is not None or not self._is_busy):
             self._draft()
 
     def _due_ns(self) -> int:
@@ -483,6 +483,10 @@ class Engine:
         assert self._journal_thread is not None  # it runs
         self._writing = written
         self._journal_thread.tell(partial(self._written, written), self._journal.commit, group)
+        if not self._is_drafting and self._drafts.waiting(self._state) >= _DRAFTED_IN_ONE_TURN:
+            # Nothing can be decided before it has returned: a writer that is never idle would draw up whole batches in one turn.
+            self._is_drafting = True
+            asyncio.get_running_loop().call_soon(self._draft_on)
 
     def _see_to(self, trouble: Callable[[], Awaitable[None]]) -> None:
         """Nothing more is decided before ``run`` has done this."""

@@ -1,4 +1,4 @@
-"""Leaves of records that wait for their batch, made while nobody waits for an answer: most of what a seal has to do.
+"""Leaves of records that wait for their batch, made while there is nothing to decide: most of what a seal has to do.
 
 Rule 1: a draft is of one record, this very object. Whatever has none, or has another's place in the journal, is drafted by the seal itself.
 Rule 2: a draft changes nothing: without it a batch is the same, and takes longer.
@@ -33,6 +33,10 @@ class LeafDrafts:
             with contextlib.suppress(Exception):
                 self._drafts[record.position] = record, draft_leaves(facts_of_record(state, record))
         return first + len(records) < min(len(state.unsealed), MAX_SEAL_RECORDS)
+
+    def waiting(self, state: GatewayState) -> int:
+        """How many records of the next batch are still to be drafted."""
+        return min(len(state.unsealed), MAX_SEAL_RECORDS) - state.unsealed_up_to(self._reached)
 
     def of(self, record: UsageRecord) -> tuple[bytes, ...] | None:
         """The leaves of ``record`` on line 0, one for each of its charges."""

@@ -13,6 +13,7 @@ import cbor2
 from farthing.clock import Instant
 from farthing.device.messages import (
     MAX_COUNT,
+    MAX_EPOCH,
     MAX_HELD_PARTS,
     MAX_STATEMENT_SIZE,
     Grant,
@@ -24,13 +25,17 @@ from farthing.device.messages import (
     encode,
 )
 from farthing.device.reject import MessageError
-from farthing.ids import START_ID_SIZE, QuotaId
+from farthing.ids import AUTHORIZATION_ID_SIZE, COMMITMENT_SIZE, START_ID_SIZE, QuotaId
 from farthing.money import MAX_AMOUNT_MICROS
 
 #: Members that every grant has; who pays comes on top.
 _MEMBERS = 14
 _MAP, _ARRAY, _BYTES = 0xA0, 0x80, 0x40
 _START_ID_HEAD = bytes((_BYTES | START_ID_SIZE,))
+_AUTHORIZATION_HEAD = bytes((6, _BYTES | AUTHORIZATION_ID_SIZE))
+#: Its size stands in a byte of its own.
+_COMMITMENT_HEAD = bytes((14, _BYTES | 24, COMMITMENT_SIZE))
+_NO_COMMITMENT = b"\x0e\xf6"
 
 #: Head of a number → (its size behind the head, the least it may say: less would be a second encoding).
 _NUMBER_HEADS = {0x18: (1, 24), 0x19: (2, 1 << 8), 0x1A: (4, 1 << 16), 0x1B: (8, 1 << 32)}
@@ -43,7 +48,7 @@ _NO_NUMBER = (0, 0)
 class GrantFrame:
     """What the grants of one authorization have in common; ``grant`` is any of them that is due no readings besides the interval, and does not lapse."""
 
-    __slots__ = ("_covered", "_currency", "_head", "_rest")
+    __slots__ = ("_covered", "_currency", "_head", "_interval", "_payer", "_register", "_rest")
 
     def __init__(self, grant: Grant) -> None:
         assert not grant.readings_due, "their instants are in no frame"
@@ -57,15 +62,51 @@ class GrantFrame:
             + _members({2: grant.recipient, 3: grant.gateway})
             + b"\x04\x83"
         )
-        named = {
-            6: grant.authorization,
-            7: [grant.intent_epoch, grant.intent_counter],
-            8: [grant.tariff.tariff_id, grant.tariff.version],
-        }
-        register = cbor2.dumps(grant.register_id) + cbor2.dumps(grant.register_epoch) + cbor2.dumps(grant.start)
-        self._covered = _members(named) + b"\x09\x84" + register
+        register = cbor2.dumps(grant.register_id) + cbor2.dumps(grant.register_epoch)
+        self._register = _members({8: [grant.tariff.tariff_id, grant.tariff.version]}) + b"\x09\x84" + register
         self._currency = _members({11: grant.currency}) + b"\x0c\x82"
-        self._rest = _members({13: grant.report_interval_s, 14: grant.commitment, **payer})
+        self._interval = _members({13: grant.report_interval_s})
+        self._payer = _members(payer)
+        self._name(
+            grant.authorization,
+            grant.intent_epoch,
+            grant.intent_counter,
+            start=grant.start,
+            commitment=grant.commitment,
+        )
+
+    def _name(
+        self, authorization: bytes, intent_epoch: int, intent_counter: int, *, start: int, commitment: bytes | None
+    ) -> None:
+        intent = _number(intent_epoch, MAX_EPOCH) + _number(intent_counter)
+        self._covered = _AUTHORIZATION_HEAD + authorization + b"\x07\x82" + intent + self._register + _number(start)
+        self._rest = (
+            self._interval + (_NO_COMMITMENT if commitment is None else _COMMITMENT_HEAD + commitment) + self._payer
+        )
+
+    def of_another(
+        self,
+        *,
+        authorization: bytes,
+        intent_epoch: int,
+        intent_counter: int,
+        start: int,
+        commitment: bytes | None,
+    ) -> "GrantFrame":
+        """The frame of another authorization of the same device, register, tariff and payer, for much less than one made anew. ``MessageError`` where it cannot
+        be one."""
+        if authorization.__class__ is not bytes or len(authorization) != AUTHORIZATION_ID_SIZE:
+            raise MessageError(f"an authorization is {AUTHORIZATION_ID_SIZE} bytes")
+        if commitment is not None and (commitment.__class__ is not bytes or len(commitment) != COMMITMENT_SIZE):
+            raise MessageError(f"a commitment is {COMMITMENT_SIZE} bytes")
+        another = object.__new__(GrantFrame)
+        another._head = self._head
+        another._register = self._register
+        another._currency = self._currency
+        another._interval = self._interval
+        another._payer = self._payer
+        another._name(authorization, intent_epoch, intent_counter, start=start, commitment=commitment)
+        return another
 
     def payload(
         self,

@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import threading
 
 import pytest
 from edge_playbook import FailingConnection, M, Meter, Policy, clock, until
@@ -133,6 +134,32 @@ async def test_a_batch_waits_until_nobody_does_and_no_longer_than_twice_what_mak
             kept, rebuilt = [await engine.detail(batch.sequence) for _ in range(2)]
             assert kept == rebuilt
             assert merkle.root(kept) == batch.merkle_root
+
+
+async def test_leaves_are_drafted_while_a_commit_runs(bench) -> None:
+    meter = Meter("c1", 0)
+    release = threading.Event()
+    async with bench.running() as engine:
+        site = Site(engine)
+        await site.open(quota=90 * M)
+        await site.told(seal=directive_pb2.SealPolicy(amount_micros=1_000 * M, records=1_000, age_s=3_600))
+        first = await engine.submit(said(meter.intent(Here()), "card"))
+        meter.authorization = decode_grant(cose.decode_sign1(first.grant).payload).authorization
+        commit = bench.journal.commit
+
+        def held(group: Group) -> None:
+            release.wait(20)
+            commit(group)
+
+        bench.journal.commit = held
+        answers = asyncio.gather(
+            *(engine.submit(said(meter.reading(Here(), value))) for value in range(100, 1_300, 100))
+        )
+        await until(lambda: engine._drafts.waiting(engine._state) == 0 < len(engine._state.unsealed))
+        assert not answers.done()
+        assert all(engine._drafts.of(record) for record in engine._state.unsealed)
+        release.set()
+        assert {answer.status for answer in await answers} == {AnswerStatus.RECORDED}
 
 
 async def test_batches_are_sealed_signed_chained_and_rebuilt_from_the_journal(bench) -> None:
