@@ -142,15 +142,14 @@ async def test_what_may_wait_comes_with_what_is_expected_before_it(thread):
     # What may not wait wakes at once.
     assert await thread.ask(Lane.ORDINARY, lambda: "urgent") == "urgent"
     assert signed.done()
+    # Two are expected: with the first comes what was ready, and once the last has come nothing waits any more.
     to_loop.expect()
     signed = thread.ask(Lane.ORDINARY, lambda: "signed", may_wait=True)
     await asyncio.to_thread(thread.run, lambda: None)
-    to_loop.expect()
     to_loop.send_expected(lambda result, _: heard.append((result, signed.result())), "one", None)
     assert await signed == "signed"
-    assert heard == [("one", "signed")]
-    # Another is still expected; with the last, nothing waits any more.
     to_loop.send_expected(lambda result, _: heard.append(result), "another", None)
+    assert heard == [("one", "signed")]
     assert await thread.ask(Lane.ORDINARY, lambda: "signed", may_wait=True) == "signed"
     assert heard[1:] == ["another"]
 
