@@ -24,6 +24,7 @@ from farthing.v1 import batch_pb2, directive_pb2
 from farthing_edge.authorization import commands
 from farthing_edge.authorization.commands import Shown
 from farthing_edge.authorization.state import COUNTER_WINDOW, MAX_CARRIED
+from farthing_edge.authorization.timekeeping import BELIEVED_AHEAD_US
 
 
 def test_an_end_that_another_gateway_carried_is_taken_like_the_devices_own(site: Gateway) -> None:
@@ -162,6 +163,14 @@ def test_what_is_carried_speaks_of_one_authorization(
         shown = replace(shown, grant=replace(shown.grant, **how.get("grant", {})))
     assert say(neighbour, end, shown=shown).refusal is refusal
     assert len(neighbour.state.carried) == (refusal is None)
+
+
+def test_what_is_dated_years_ahead_of_a_trusted_clock_nobody_carries(site: Gateway, neighbour: Gateway) -> None:
+    session = open_session(site)
+    for ahead_us, refusal in ((BELIEVED_AHEAD_US + 1, Refusal.CLOCK_AHEAD), (BELIEVED_AHEAD_US, None)):
+        end = replace(carried_to(neighbour, session, 1_700), at=Instant(neighbour.at + ahead_us))
+        assert say(neighbour, end, shown=session.shown()).refusal is refusal
+    assert len(neighbour.state.carried) == 1
 
 
 def test_carrying_is_bounded_and_a_counter_has_one_content(site: Gateway, neighbour: Gateway) -> None:
