@@ -224,6 +224,12 @@ async def test_no_partition_can_be_changed_and_who_serves_reaches_none_directly(
             await connection.execute("SET LOCAL ROLE farthing_ledger")
             # Through the table that has them all, and ranges ahead by the one call.
             await connection.execute("SELECT FROM transfers")
+            for _, first, _ in await partitions(connection):
+                await connection.execute(
+                    "INSERT INTO transfers (posting_id, debit_id, credit_id, amount_micros, quota, kind, cause)"
+                    " VALUES (%s, 1, 2, 1, 0, 'post', 'use')",
+                    (first,),
+                )
             await connection.execute("SELECT make_transfer_partitions(100)")
             with pytest.raises(psycopg.errors.InsufficientPrivilege):
                 await connection.execute("CREATE TABLE transfers_mine (LIKE transfers)")
