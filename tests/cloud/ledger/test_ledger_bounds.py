@@ -1,15 +1,18 @@
 """Bounds of the core, each at the place where one micro, one instant or one name more would decide otherwise."""
 
 import pytest
-from ledger_story import CHG, EUR, NOW, OP, TOLL, Story, grants, micros
+from ledger_story import CHG, EUR, NOW, OP, TERMS, TOLL, Story, grants, micros, order
 
 from farthing.clock import Instant
 from farthing.ids import AccountId, GatewayId, QuotaId, SiteId
 from farthing.money import Currency
 from farthing.v1 import directive_pb2
-from farthing_cloud.ledger.core import silence
+from farthing_cloud.ledger.core import reviews, silence
+from farthing_cloud.ledger.core.funds import LedgerRefusal
 from farthing_cloud.ledger.core.posting import Cause
+from farthing_cloud.ledger.core.received import receive
 from farthing_cloud.ledger.core.rows import Gateway, Quota, QuotaStatus, Touch
+from farthing_cloud.ledger.operations import Ledger
 from farthing_cloud.ledger.store.interface import Transaction
 from farthing_cloud.ledger.store.memory import MemoryStore
 
@@ -156,3 +159,30 @@ async def test_what_a_forced_void_frees_pays_the_debt_at_once() -> None:
         (micros("10.00"), Cause.FORCED),
         (micros("1.00"), Cause.DEBT),
     ]
+
+
+@pytest.mark.parametrize(("amount", "alone"), [("1.00", True), ("1.01", False)])
+async def test_what_one_person_may_pay_back_alone_is_the_limit_itself(amount: str, alone: bool) -> None:
+    story = await opened()
+    story.ledger = Ledger(story.store, terms=TERMS, receipt_keys=(), payback_alone_micros=micros("1.00"))
+    payback = order("payback", "b1", account_id="P", path="bank/main", amount=amount)
+    await story.ledger.correct(payback, person="alice", now=NOW)
+    handed = order("payback-handed", "h1", payback_id="b1")
+    if alone:
+        await story.ledger.correct(handed, person="alice", now=NOW)
+    else:
+        with pytest.raises(LedgerRefusal, match="another person approves it"):
+            await story.ledger.correct(handed, person="alice", now=NOW)
+
+
+async def test_a_review_lets_no_word_of_a_revoked_gateway_end_its_holds() -> None:
+    story = await opened()
+    await story.grant("q1", "G1", "4.00")
+    await story.grant("q2", "G1", "2.00")
+    claims = [("t1", "x1", 0, 1, "1.00", "0", [(0, "1.00", "0")])]
+    raw = story.seal("G1", claims, [("P", "q1", TOLL, "10:00")], stopped={"q2": "0"}, closed=("q1",))
+    batch = reviews.only(receive(raw, signature=b"", key_id=b"", currency=EUR), frozenset())
+    await story.ledger.post_batch(batch, currency=EUR, now=NOW)
+    assert await statuses(story) == [QuotaStatus.OPEN, QuotaStatus.OPEN]
+    # Three transfers before: what was paid in, and the two holds.
+    assert len(await story.store.transfers(OP)) == 3
