@@ -307,8 +307,8 @@ def draw_actions(rng: Random, cast: Cast) -> tuple[Action, ...]:
         actions.append(Deny(at_s=at(), account=rng.choice(accounts), for_s=round(rng.uniform(20, 150), 3)))
     if rng.random() < 0.2:
         actions.append(Freeze(at_s=at(), account=rng.choice(purses), for_s=round(rng.uniform(20, 150), 3)))
-    faults = (LoseDisk, RestoreDisk, FindDisk, Gone, ForceVoid, Clone)
-    # One failure at a time: what two losses take together is nobody's to give back.
+    faults = (LoseDisk, RestoreDisk, FindDisk, Gone)
+    # One loss at a time: what two take together, a database and a journal that could show what it said, is nobody's to give back.
     if not any(isinstance(action, faults) for action in actions) and rng.random() < 0.9:
         down_s, noticed = rng.choice((1.0, 30.0)), rng.random() < 0.5
         at_s = at()
