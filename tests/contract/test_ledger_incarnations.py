@@ -188,6 +188,25 @@ async def test_an_adopted_session_is_billed_once_whoever_reports_it_first(store:
     assert (await store.verify()).fault == ""
 
 
+async def test_who_goes_on_over_a_lost_journal_may_split_net_and_tax_otherwise(store: LedgerStore) -> None:
+    """The journal that is lost had heard a reading at the higher rate of tax: the next one never says as much tax, in any of its batches."""
+    story = Story(store)
+    await grants(story)
+    known = story.seal(
+        "G1", [("a1", "c1", 100, 150, "1.00", "0.20", [(0, "1.00", "0.20")])], [("P", "q1", CHG, "10:00")]
+    )
+    await story.push(known)
+    assert await said(story.ledger, 1, A, 1) is Standing.AGREED
+    await decided(story)
+    story.begins("G1")
+    for to, net, more in ((180, "1.30", "0.30"), (200, "1.50", "0.20")):
+        further = story.seal("G1", [("a1", "c1", 100, to, net, "0.17", [(0, more, "0")])], [("P", "q1", CHG, "10:30")])
+        assert (await story.push(further)).step is ChainStep.NEXT
+    found = {path: b for path, _, b in await store.balances(OP, "")}
+    assert found["payer/P"].debits_posted == micros("1.70")
+    assert (await store.verify()).fault == ""
+
+
 async def test_closings_count_only_in_the_chain_of_their_incarnation(store: LedgerStore) -> None:
     story = Story(store)
     await grants(story)

@@ -542,12 +542,14 @@ def _raise(stored: Claimed | None, claim: Claim, batch: ReceivedBatch, *, aside:
     )
     if after == stored:
         return stored  # a replay in another chain raises nothing: whose claim it was stays
-    if stored.raised_by is not None and (claim.register_to, claim.net_micros, claim.tax_micros) != (
+    is_behind = (claim.register_to, claim.net_micros, claim.tax_micros) != (
         after.register_to,
         after.net_micros,
         after.tax_micros,
-    ):
-        # An end that was carried here first says more. What its own gateway says comes late, batch by batch, and none of it goes down.
+    )
+    if is_behind and (stored.raised_by is not None or stored.incarnation != batch.incarnation):
+        # A carried end, or a chain whose journal is lost, says more (each of net and tax for itself, as rates differ). Who comes after it
+        # has not heard all of that: it comes as far batch by batch, and nothing it says meanwhile goes down.
         return after
     return after._replace(incarnation=batch.incarnation, sequence=batch.sequence, raised_by=None)
 
