@@ -182,11 +182,17 @@ class World:
             return all(gateway.is_gone or gateway.disk_faults for gateway in own)
         if not any(gateway.is_gone for gateway in self.gateways.values()):
             return False
-        # A final no is an answer: what it was to is for people.
+        # A final no is an answer: what it was to is for people, with what that was said about.
+        with_people = {
+            each.intent_counter
+            for each in state.kept
+            if each.kind == "end" and each.refused is not None and each.intent_counter is not None
+        }
         said = [
             each
             for each in (*state.outgoing, *(kept for kept in state.kept if kept.refused is None))
-            if asking is None or each.intent_counter != asking.intent_counter
+            if (asking is None or each.intent_counter != asking.intent_counter)
+            and each.intent_counter not in with_people
         ]
         if not all(self.gateways[each.gateway].is_gone for each in said):
             return False
