@@ -115,7 +115,7 @@ def _check_delivered(world: World, device: DeviceNode, authorization: bytes, del
 
 def is_with_people(world: World, device: DeviceNode, delivered: Delivered, claim: Any) -> bool:
     """Whether the last word on a register that was replaced came too late to be billed by itself, and waits where people see it."""
-    short = claim is None or claim.register_to < delivered.end
+    short = claim is None or claim.register_to < delivered.end or (delivered.closing and not claim.final)
     was_replaced = delivered.epoch < device.nameplate.register_epoch
     return short and was_replaced and (device.device_id, delivered.epoch, delivered.end) in world.watch.parked
 

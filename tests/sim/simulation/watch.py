@@ -21,7 +21,7 @@ from farthing.v1 import batch_pb2, directive_pb2
 from farthing_cloud.ledger.core import paths
 from farthing_cloud.ledger.core.posting import CaseAdded, Cause, Posting, Transfer, TransferKind
 from farthing_cloud.ledger.core.rows import CaseKind, Claimed, Quota, RegisterKey
-from farthing_edge.authorization.events import KIND_OF, EndCarried, Granted, Lapsed
+from farthing_edge.authorization.events import KIND_OF, Disclaimed, EndCarried, Granted, Lapsed
 from farthing_edge.authorization.state import FLOOR_FUNDING, OVERRUN_FUNDING
 from simulation.cast import MODULUS, prices_time
 from simulation.history import PromiseBroken
@@ -90,6 +90,8 @@ class Watch:
         self.told_by_two: set[bytes] = set()
         #: (device, register epoch, value) of what gateways parked because its register was replaced, as the ledger has it.
         self.parked: set[tuple[str, int, int]] = set()
+        #: Authorizations that their devices have said are not theirs: whatever journal gave them, they end without width.
+        self.disclaimed: set[bytes] = set()
         self.counted: Counter[str] = Counter()
         self.exceeded_micros: Counter[str] = Counter()
         self.passes = {each.paid_by.name: each for each in world.story.cast.passes}
@@ -146,6 +148,8 @@ class Watch:
         assert event.__class__ in KIND_OF
         if isinstance(event, EndCarried):
             self.counted[f"carried: {self.world.profiles[event.device]}"] += 1
+        if isinstance(event, Disclaimed):
+            self.disclaimed.add(event.authorization)
         if isinstance(event, Lapsed):
             self._stays_held(gateway, event)
         self.prices.heard(gateway.id, event)
@@ -526,7 +530,7 @@ class Watch:
                 and claim.register_to == claim.register_from
                 and self._was_lost(claim.authorization_id)
             ):
-                stays = stays or self._was_parked(claim)
+                stays = stays or self._was_parked(claim) or claim.authorization_id in self.disclaimed
             if not signed or not (claimed in due or stays):
                 points = [each.points for each in all_spoken]
                 raise PromiseBroken(
