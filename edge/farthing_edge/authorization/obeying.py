@@ -158,6 +158,11 @@ def _obey_device(state: GatewayState, record: directive_pb2.DeviceRecord) -> Non
     device = state.devices.get(record.device_id)
     if device is None:
         device = state.devices[record.device_id] = Device(DeviceId(record.device_id))
+    if record.device_epoch < device.epoch:
+        # Only a registry that was restored from a backup says so. What the device has signed under that epoch would be new once more.
+        raise ValueError(
+            f"its device_epoch goes back from {device.epoch} to {record.device_epoch}: put the device again"
+        )
     new_device = device.epoch != record.device_epoch
     if new_device:
         device.epoch = record.device_epoch
@@ -178,15 +183,18 @@ def _obey_device(state: GatewayState, record: directive_pb2.DeviceRecord) -> Non
         device.entitled_only = record.entitled_only
         _see_who_is_entitled(state)
     device.position = position_of(record.position) if record.HasField("position") else None
-    epochs = {row.register_id: row.register_epoch for row in record.registers}
+    # A registry that was restored tells of a register that was replaced since: the one that is known stays, and so does its use.
+    rows = [row for row in record.registers if not _is_replaced(device, row)]
+    kept = {row.register_id: device.registers[row.register_id] for row in record.registers if _is_replaced(device, row)}
+    epochs = {row.register_id: row.register_epoch for row in rows} | {name: each.epoch for name, each in kept.items()}
     for authorization in open_of(state, record.device_id):
         # What it signed until now is all that will be heard of it: a new epoch begins a new use.
         if new_device:
             _is_due(state, authorization, Due(NEW_DEVICE_EPOCH, None))
         elif epochs.get(authorization.register_id) != authorization.register_epoch:
             _is_due(state, authorization, Due(NEW_REGISTER_EPOCH, None))
-    registers: dict[str, Register] = {}
-    for row in record.registers:
+    registers: dict[str, Register] = dict(kept)
+    for row in rows:
         register = device.registers.get(row.register_id)
         if register is not None and register.epoch != row.register_epoch:
             device.moduli[register.id, register.epoch] = register.modulus
@@ -200,6 +208,11 @@ def _obey_device(state: GatewayState, record: directive_pb2.DeviceRecord) -> Non
             register.unit, register.modulus, register.rated_per_hour = row.unit, row.modulus, row.rated_per_hour
         registers[row.register_id] = register
     device.registers = registers
+
+
+def _is_replaced(device: Device, row: directive_pb2.RegisterRecord) -> bool:
+    known = device.registers.get(row.register_id)
+    return known is not None and row.register_epoch < known.epoch
 
 
 def _obey_account(state: GatewayState, record: directive_pb2.AccountRecord) -> None:

@@ -317,8 +317,9 @@ def _baseline(
     if register.epoch > reading.register.register_epoch:
         # Of a register that was replaced, and whose use a lost journal had: nobody says it once more, so people see it.
         return park(command, reading, digest, Refusal.REGISTER_EPOCH_DIFFERS, now)
-    if register.epoch != reading.register.register_epoch:
-        return no(reading, Refusal.REGISTER_EPOCH_DIFFERS)
+    if register.epoch < reading.register.register_epoch:
+        # Of a register that this journal has yet to hear of. A no would let its device begin at a later reading, and what lies before it would be nobody's.
+        return no(reading, Refusal.NOT_AUTHORIZING)
     if reading.register.value >= register.modulus:
         return no(reading, Refusal.MALFORMED)
     if not is_believed(state, reading.at, now):

@@ -429,6 +429,38 @@ def test_a_standing_meter_that_is_replaced_begins_a_new_account_of_its_use() -> 
     assert (new.register_epoch, new.register_from, new.register_to, new.final) == (2, 12, 100, False)
 
 
+def test_a_standing_meter_whose_new_register_is_not_known_yet_is_asked_for_later_and_loses_nothing() -> None:
+    """The operator's word of the new register is still on its way: a no would have the meter begin at a later reading."""
+    site = Site()
+    described = {"profile": "standing", "standing_account_id": "P"}
+    site.describe(**described)
+    site.read(7_000)
+    site.device = Meter("d1", 0, counter=site.device.counter, register_epoch=2)
+    site.wait(60)
+    counter = site.device.counter
+    assert (site.read(12).status, site.read(12).refusal) == (AnswerStatus.LATER, Refusal.NOT_AUTHORIZING)
+    site.describe(register_epoch=2, **described)
+    site.device.counter = counter
+    assert site.read(12).status is AnswerStatus.RECORDED
+    site.wait(600)
+    site.read(100)
+    site.seal()
+    (new,) = [claim for claim in site.claims().values() if claim.register_epoch == 2]
+    assert (new.register_from, new.register_to) == (12, 100)
+
+
+def test_a_registry_that_was_restored_takes_no_register_and_no_device_epoch_back() -> None:
+    site = Site()
+    site.describe(device_epoch=2, register_epoch=2)
+    site.device = Meter("d1", 3, counter=site.device.counter, register_epoch=2)
+    site.describe(device_epoch=2, register_epoch=1)
+    device = site.gateway.state.devices["d1"]
+    assert [register.epoch for register in device.registers.values()] == [2]
+    site.describe(device_epoch=1, register_epoch=2)
+    assert device.epoch == 2
+    assert "goes back from 2 to 1" in site.gateway.state.directive_faults[-1][1]
+
+
 # Gaps -----------------------------------------------------------------------------------------------------------------
 
 

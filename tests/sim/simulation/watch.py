@@ -21,7 +21,7 @@ from farthing.v1 import batch_pb2, directive_pb2
 from farthing_cloud.ledger.core import paths
 from farthing_cloud.ledger.core.posting import CaseAdded, Cause, Posting, Transfer, TransferKind
 from farthing_cloud.ledger.core.rows import CaseKind, Claimed, Quota, RegisterKey
-from farthing_edge.authorization.events import KIND_OF, Disclaimed, EndCarried, Granted, Lapsed
+from farthing_edge.authorization.events import KIND_OF, Disclaimed, EndCarried, Granted, Lapsed, StatementParked
 from farthing_edge.authorization.state import FLOOR_FUNDING, OVERRUN_FUNDING
 from simulation.cast import MODULUS, prices_time
 from simulation.history import PromiseBroken
@@ -90,6 +90,8 @@ class Watch:
         self.told_by_two: set[bytes] = set()
         #: (device, register epoch, value) of what gateways parked because its register was replaced, as the ledger has it.
         self.parked: set[tuple[str, int, int]] = set()
+        #: (device, counter) of what a gateway has parked.
+        self.ever_parked: set[tuple[str, int]] = set()
         #: Authorizations that their devices have said are not theirs: whatever journal gave them, they end without width.
         self.disclaimed: set[bytes] = set()
         self.counted: Counter[str] = Counter()
@@ -148,6 +150,8 @@ class Watch:
         assert event.__class__ in KIND_OF
         if isinstance(event, EndCarried):
             self.counted[f"carried: {self.world.profiles[event.device]}"] += 1
+        if isinstance(event, StatementParked):
+            self.ever_parked.add((event.device, event.counter))
         if isinstance(event, Disclaimed):
             self.disclaimed.add(event.authorization)
         if isinstance(event, Lapsed):
@@ -179,6 +183,10 @@ class Watch:
                 raise PromiseBroken(
                     f"P1: {gateway.id} begins a use on {funding} at {gateway.proven_at} by the cloud's word, to be spent until {quota.spend_until}"
                 )
+
+    def was_parked(self, statement: Statement) -> bool:
+        """Whether a gateway has ever parked it."""
+        return (statement.device, statement.counter) in self.ever_parked
 
     def journal_replaced(self, gateway: GatewayNode) -> None:
         """Another journal stands where one stood: it has heard what it says, and no more."""

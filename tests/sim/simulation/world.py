@@ -219,7 +219,13 @@ class World:
         self.watch.counted["rollbacks that nobody noticed"] += len(self.gateways) - len(asked)
         # A journal that went back may bill again what the ledger has: claims see to that (``audit``).
         before = {name: gateway.figures() for name, gateway in asked.items() if not gateway.disk_faults}
-        again = [(device, said) for device in self.devices.values() for said in device.said.values()] * 2
+        # What was parked is taken once what was the matter with it is mended: its gateway has heard of the new register since.
+        again = [
+            (device, said)
+            for device in self.devices.values()
+            for said in device.said.values()
+            if not self.watch.was_parked(said.statement)
+        ] * 2
         self.lots.stream("again").shuffle(again)
         for device, said in again:
             if said.statement.recipient in asked:
