@@ -358,8 +358,11 @@ class LedgerNode:
                 self.world.after(5.0, self._decide_incarnation, gateway_id, is_certain)
 
     def force_void(self, gateway_id: str) -> None:
-        """Two persons decide that a gateway is gone."""
-        self._decide(DecisionKind.FORCED_VOID, gateway_id)
+        """Two persons decide that a gateway is gone; while a restored ledger refuses that, they come again."""
+        try:
+            self._decide(DecisionKind.FORCED_VOID, gateway_id)
+        except LedgerRestoring:
+            self.world.after(5.0, self.force_void, gateway_id)
 
     def _decide(self, kind: DecisionKind, gateway_id: str) -> None:
         self.world.note("two persons decide about {}: {}", gateway_id, kind)
