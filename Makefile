@@ -1,7 +1,7 @@
 # demo, test, bench, sim, check: each sets up what it needs first.
 PY := .venv/bin/python
-# Most tests wait for real parts: two processes take two thirds of the time of one. A file stays in one process, with its fixtures.
-WORKERS ?= 2
+# Most tests wait for real parts, the longest (demo, kills, a file played whole) a minute each: three processes on two cores. A file stays in one process, with its fixtures.
+WORKERS ?= 3
 CODE := proto edge cloud firmware-sim hsm-sim demo bench tests
 
 .PHONY: demo test bench sim fuzz crash model check setup lock proto
