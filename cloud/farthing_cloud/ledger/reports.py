@@ -14,7 +14,7 @@ from farthing_cloud.database import Pool, sentence
 from farthing_cloud.ledger.orders import message_of
 from farthing_cloud.ledger.store.corrections import correction_of
 from farthing_cloud.ledger.store.interface import StoreError
-from farthing_cloud.ledger.store.partitions import balances_at
+from farthing_cloud.ledger.store.partitions import balances_at, reconciled
 
 _PACKAGE: Final = "farthing_cloud.ledger"
 LIST_PAYERS = sentence(_PACKAGE, "list_payers")
@@ -25,7 +25,6 @@ LIST_BATCHES = sentence(_PACKAGE, "list_batches")
 LIST_CLAIMS = sentence(_PACKAGE, "list_claims")
 LIST_CASES = sentence(_PACKAGE, "list_cases")
 LIST_PAYBACKS = sentence(_PACKAGE, "list_paybacks")
-RECONCILE = sentence(_PACKAGE, "reconcile")
 
 _STATUS: Final = {
     "active": directive_pb2.ACCOUNT_STATUS_ACTIVE,
@@ -51,6 +50,13 @@ class Reports:
         try:
             async with self._pool.connection() as connection:
                 return await balances_at(connection, named)
+        except (psycopg.OperationalError, psycopg_pool.PoolTimeout) as err:
+            raise StoreError("the ledger's database is out of reach") from err
+
+    async def _reconciled(self, named: Mapping[str, Any]) -> TupleRow:
+        try:
+            async with self._pool.connection() as connection:
+                return await reconciled(connection, named)
         except (psycopg.OperationalError, psycopg_pool.PoolTimeout) as err:
             raise StoreError("the ledger's database is out of reach") from err
 
@@ -231,7 +237,7 @@ class Reports:
     async def reconcile(self, operator_id: str, *, now: Instant, silent_us: int) -> ledger_pb2.ReconcileResponse:
         """Every sum of an operator, in one statement and so in one snapshot; a gateway not heard for ``silent_us`` is silent."""
         parameters = {"operator_id": operator_id, "now_us": now, "silent_us": silent_us}
-        (row,) = await self._rows(RECONCILE, parameters)
+        row = await self._reconciled(parameters)
         return ledger_pb2.ReconcileResponse(
             window=row[0],
             claimed_micros=row[1],

@@ -294,3 +294,19 @@ async def test_what_was_taken_out_is_never_taken_for_nothing(pool: Pool) -> None
         )
     assert (await store.verify()).fault == ""
     assert (await told())[1:] == before[1:]
+
+
+async def test_what_accounts_lacked_after_a_restore_is_not_left_out_of_an_operators_sums(pool: Pool) -> None:
+    """A shortfall that was archived would look like a payment; without one an operator's sums need no transfers. (The last one here: nothing verifies after it.)"""
+    reports = Reports(pool)
+    async with pool.connection() as connection:
+        await connection.execute("ALTER TABLE transfers DETACH PARTITION transfers_from_1")
+    assert (await reports.reconcile(OP, now=NOW, silent_us=1)).claimed_micros > 0
+    async with pool.connection() as connection:
+        await connection.execute(
+            """INSERT INTO postings (id, operator_id, currency, position, kind, subject, posted_at_us, business_at_us, digest, head)
+            OVERRIDING SYSTEM VALUE VALUES (900000, %s, 'EUR', 1000000, 'short', '', 0, 0, '', '')""",
+            (OP,),
+        )
+    with pytest.raises(LedgerRefusal, match="postings 1 to 1000000 were archived"):
+        await reports.reconcile(OP, now=NOW, silent_us=1)

@@ -26,6 +26,8 @@ LIST_BALANCES_AT: Final = sentence(_PACKAGE, "list_balances_at")
 LAST_PLACE: Final = 2**63 - 1
 _FIND_TAKEN_OUT: Final = sentence(_PACKAGE, "find_taken_out")
 _FIND_TAKEN_OUT_BETWEEN: Final = sentence(_PACKAGE, "find_taken_out_between")
+_FIND_SHORT_TAKEN_OUT: Final = sentence(_PACKAGE, "find_short_taken_out")
+_RECONCILE: Final = sentence(_PACKAGE, "reconcile")
 
 
 class Partitions:
@@ -71,6 +73,14 @@ async def balances_at(connection: Connection, named: Mapping[str, Any]) -> list[
     """Balances as the transfers dated up to an instant give them; ``LedgerRefusal`` where some of those were taken out."""
     await must_be_here_between(connection, named["operator_id"], 0, LAST_PLACE)
     return await (await connection.execute(LIST_BALANCES_AT, named)).fetchall()
+
+
+async def reconciled(connection: Connection, named: Mapping[str, Any]) -> TupleRow:
+    """Every sum of an operator; ``LedgerRefusal`` where what its accounts lacked after a restore was taken out."""
+    _refuse(await (await connection.execute(_FIND_SHORT_TAKEN_OUT, named)).fetchone())
+    row = await (await connection.execute(_RECONCILE, named)).fetchone()
+    assert row is not None
+    return row
 
 
 def _refuse(taken_out: TupleRow | None) -> None:
