@@ -111,7 +111,9 @@ class _Charger:
 
 def _directives(chargers: Sequence[_Charger], quotas: Sequence[str]) -> Iterator[directive_pb2.Directive]:
     yield directive_pb2.Directive(
-        welcome=directive_pb2.Welcome(operator_id="op", site_id="S1", incarnation=1, time_zone="UTC")
+        welcome=directive_pb2.Welcome(
+            operator_id="op", site_id=posting.site_of(GATEWAY), incarnation=1, time_zone="UTC"
+        )
     )
     yield directive_pb2.Directive(
         tariff=directive_pb2.TariffRecord(
@@ -119,7 +121,7 @@ def _directives(chargers: Sequence[_Charger], quotas: Sequence[str]) -> Iterator
         )
     )
     for number, (charger, quota_id) in enumerate(zip(chargers, quotas, strict=True)):
-        account = f"A{number}"
+        account = posting.account_of(GATEWAY, number)
         yield directive_pb2.Directive(
             account=directive_pb2.AccountRecord(
                 account_id=account, currency="EUR", status=directive_pb2.ACCOUNT_STATUS_ACTIVE
@@ -166,6 +168,8 @@ def sealed_backlog(quotas: Sequence[str], records: int) -> Backlog:
     apply(state, Started(start_id=start_id, boot_id="", clock_epoch_us=0, clock_real_epoch_us=0, clock_rate=1))
     chargers = [_Charger(number) for number in range(len(quotas))]
     tell(state, list(_directives(chargers, quotas)))
+    # The ledger of this bench has told its gateway of itself and of its quotas; devices and tokens it has heard from nobody.
+    state.directive_version = 1 + len(quotas)
     batches: list[bytes] = []
 
     def seal(now: Instant) -> None:
