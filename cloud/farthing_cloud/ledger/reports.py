@@ -1,8 +1,8 @@
 """What people and services may see of the ledger; reading only, each answer from one snapshot."""
 
 import hashlib
-from collections.abc import Mapping
-from typing import Any, Final
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final, TypeVar
 
 import psycopg
 import psycopg_pool
@@ -14,7 +14,9 @@ from farthing_cloud.database import Pool, sentence
 from farthing_cloud.ledger.orders import message_of
 from farthing_cloud.ledger.store.corrections import correction_of
 from farthing_cloud.ledger.store.interface import StoreError
-from farthing_cloud.ledger.store.partitions import balances_at, reconciled
+from farthing_cloud.ledger.store.partitions import Connection, balances_at, reconciled
+
+T = TypeVar("T")
 
 _PACKAGE: Final = "farthing_cloud.ledger"
 LIST_PAYERS = sentence(_PACKAGE, "list_payers")
@@ -39,26 +41,18 @@ class Reports:
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
 
+    async def _asked(self, ask: Callable[[Connection, Mapping[str, Any]], Awaitable[T]], named: Mapping[str, Any]) -> T:
+        try:
+            async with self._pool.connection() as connection:
+                return await ask(connection, named)
+        except (psycopg.OperationalError, psycopg_pool.PoolTimeout) as err:
+            raise StoreError("the ledger's database is out of reach") from err
+
     async def _rows(self, query: bytes, parameters: Mapping[str, Any]) -> list[TupleRow]:
-        try:
-            async with self._pool.connection() as connection:
-                return await (await connection.execute(query, parameters)).fetchall()
-        except (psycopg.OperationalError, psycopg_pool.PoolTimeout) as err:
-            raise StoreError("the ledger's database is out of reach") from err
+        async def ask(connection: Connection, named: Mapping[str, Any]) -> list[TupleRow]:
+            return await (await connection.execute(query, named)).fetchall()
 
-    async def _balances_at(self, named: Mapping[str, Any]) -> list[TupleRow]:
-        try:
-            async with self._pool.connection() as connection:
-                return await balances_at(connection, named)
-        except (psycopg.OperationalError, psycopg_pool.PoolTimeout) as err:
-            raise StoreError("the ledger's database is out of reach") from err
-
-    async def _reconciled(self, named: Mapping[str, Any]) -> TupleRow:
-        try:
-            async with self._pool.connection() as connection:
-                return await reconciled(connection, named)
-        except (psycopg.OperationalError, psycopg_pool.PoolTimeout) as err:
-            raise StoreError("the ledger's database is out of reach") from err
+        return await self._asked(ask, parameters)
 
     async def payers(self, operator_id: str, account_id: str = "") -> list[ledger_pb2.PayerAccount]:
         """Who pays; one, or all of an operator."""
@@ -89,7 +83,7 @@ class Reports:
         if at_us is None:
             rows = await self._rows(LIST_BALANCES, named)
         else:
-            rows = await self._balances_at({**named, "at_us": at_us, "by_business": by_business})
+            rows = await self._asked(balances_at, {**named, "at_us": at_us, "by_business": by_business})
         return [
             ledger_pb2.Balance(
                 path=row[0],
@@ -237,7 +231,7 @@ class Reports:
     async def reconcile(self, operator_id: str, *, now: Instant, silent_us: int) -> ledger_pb2.ReconcileResponse:
         """Every sum of an operator, in one statement and so in one snapshot; a gateway not heard for ``silent_us`` is silent."""
         parameters = {"operator_id": operator_id, "now_us": now, "silent_us": silent_us}
-        row = await self._reconciled(parameters)
+        row = await self._asked(reconciled, parameters)
         return ledger_pb2.ReconcileResponse(
             window=row[0],
             claimed_micros=row[1],

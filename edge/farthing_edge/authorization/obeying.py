@@ -159,7 +159,10 @@ def _obey_device(state: GatewayState, record: directive_pb2.DeviceRecord) -> Non
     if device is None:
         device = state.devices[record.device_id] = Device(DeviceId(record.device_id))
     if record.device_epoch < device.epoch:
-        # Only a registry that was restored from a backup says so. What the device has signed under that epoch would be new once more.
+        # Only a registry that was restored from a backup says so. What the device has signed under that epoch would be new once more. Who is to be
+        # stopped is stopped all the same.
+        if record.status != directive_pb2.DEVICE_STATUS_ACTIVE:
+            device.status = record.status
         raise ValueError(
             f"its device_epoch goes back from {device.epoch} to {record.device_epoch}: put the device again"
         )

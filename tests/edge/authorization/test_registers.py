@@ -459,6 +459,9 @@ def test_a_registry_that_was_restored_takes_no_register_and_no_device_epoch_back
     site.describe(device_epoch=1, register_epoch=2)
     assert device.epoch == 2
     assert "goes back from 2 to 1" in site.gateway.state.directive_faults[-1][1]
+    # Whom it suspends is suspended nevertheless.
+    site.describe(device_epoch=1, register_epoch=2, status=directive_pb2.DEVICE_STATUS_SUSPENDED)
+    assert (device.epoch, device.status) == (2, directive_pb2.DEVICE_STATUS_SUSPENDED)
 
 
 # Gaps -----------------------------------------------------------------------------------------------------------------
