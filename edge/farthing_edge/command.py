@@ -8,6 +8,7 @@ import gc
 import json
 import os
 import sys
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -69,6 +70,9 @@ def run(config: ConfigOption) -> None:
         run_gateway(settings)
     except StartError as err:
         print(f"farthing-edge: {err}", file=sys.stderr)
+        code = 1
+    except BaseException:  # noqa: BLE001  # a bug: said whole, and whoever watches this process starts it again
+        traceback.print_exc()
         code = 1
     # Everything is closed. gRPC keeps a thread that is no daemon for as long as anything, a traceback included, refers to
     # credentials with a signer of ours, and an ordinary exit would wait for it for ever.

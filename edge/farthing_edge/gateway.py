@@ -307,6 +307,7 @@ class _Gateway:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
+        failed: ExceptionGroup[Exception] | None = None
         try:
             http.start()
             addresses = {"http": http.address}
@@ -335,7 +336,10 @@ class _Gateway:
                     await self._engine.stop()
                     await asyncio.wait([engine])
             except* (JournalError, HsmError, EngineError, HttpListenError, CoapListenError) as group:
-                raise StartError(_cause(group, self._engine.failure)) from group
+                failed = group
+            if failed is not None:
+                # Not in its handler: Python before 3.11.4, Debian's too, puts what is raised there into a group of its own.
+                raise StartError(_cause(failed, self._engine.failure)) from failed
         except HttpListenError as err:
             raise StartError(str(err)) from err
         finally:

@@ -316,3 +316,23 @@ def test_a_client_certificate_is_for_known_devices_only(config: Path, tmp_path: 
         assert Path(files["certificate_file"]).exists()
     for taken in ("gateway", "broker"):
         assert "no device may be called so" in ask(taken, "--unchecked").stderr
+
+
+#: A bug that ends the run, while a thread that is no daemon lives on: gRPC keeps one.
+A_BUG = """
+import sys, threading
+from farthing_edge import command, gateway
+
+def broken(config):
+    threading.Thread(target=threading.Event().wait).start()
+    raise RuntimeError("a bug")
+
+gateway.run_gateway = broken
+command.app(["run", "--config", sys.argv[1]])
+"""
+
+
+def test_a_bug_ends_the_process_whatever_threads_it_has(config: Path) -> None:
+    ended = subprocess.run([sys.executable, "-c", A_BUG, str(config)], capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 1
+    assert "RuntimeError: a bug" in ended.stderr
