@@ -237,6 +237,7 @@ class LedgerNode:
         assert self._backup is not None
         self.store = self._backup
         self.ledger = self._serve()
+        world.watch.ledger_went_back(drive(self.store.claims(OP)))
         for name in list(self.batches):
             if drive(self.store.batch(GatewayId(name[0]), name[1], name[2])) is None:
                 del self.batches[name], self.receipts[name]

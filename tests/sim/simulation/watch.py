@@ -505,6 +505,13 @@ class Watch:
                 self.beyond_units_micros[payer] += transfer.amount_micros
                 self.counted[f"beyond an entitlement's holds: {transfer.cause}"] += 1
 
+    def ledger_went_back(self, claims: Iterable[Claimed]) -> None:
+        """The ledger's database is an older one: what it has billed is what it had billed then. What came after comes once more, in any order."""
+        self.intervals.clear()
+        for claim in claims:
+            if not claim.aside and claim.register_from != claim.register_to:
+                self.intervals[claim.register][claim.authorization_id] = claim.register_from, claim.register_to
+
     def _check_claim(self, claim: Claimed) -> None:
         """P3, P4: billed is what a device signed under this authorization, priced by the contract; and no use twice."""
         all_spoken = [each for each in self.spoken[claim.authorization_id] if each.start == claim.register_from]
