@@ -131,6 +131,7 @@ DEFAULT_CALLERS: Mapping[str, tuple[str, ...]] = {
     # Recalling only reduces what is allowed.
     _L + "RecallQuotas": (_PERSONS, _FRAUD),
     _L + "ListBatches": (_PERSONS, _FRAUD, _SETTLEMENT),
+    _L + "ListParkedStatements": (_PERSONS,),
     _L + "ListClaims": (_PERSONS, _FRAUD),
     _L + "ListOverlapCases": (_PERSONS, _FRAUD, _SETTLEMENT),
     _L + "DecideOverlapCase": (_PERSONS,),

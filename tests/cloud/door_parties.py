@@ -163,6 +163,7 @@ class Gateway:
             lines=[line],
             claims=[claim],
         )
+        batch.parked.extend(changes.pop("parked", ()))
         for name, value in changes.items():
             setattr(batch, name, value)
         raw = batch.SerializeToString(deterministic=True)

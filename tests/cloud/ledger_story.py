@@ -115,6 +115,7 @@ class Story:
         stopped: dict[str, str] | None = None,
         closed: tuple[str, ...] = (),
         carried: tuple[batch_pb2.CarriedEnd, ...] = (),
+        parked: tuple[batch_pb2.ParkedStatement, ...] = (),
     ) -> bytes:
         """Claims as (authorization, register, from, to, net, tax, shares), lines as (account, funding, tariff, quarter)."""
         chain = self.sealed[gateway]
@@ -134,6 +135,7 @@ class Story:
             leaf_count=len(claims),
             closed_quota_ids=[self.quotas[q] for q in closed],
             carried=carried,
+            parked=parked,
             stopped=[
                 batch_pb2.StoppedQuota(quota_id=self.quotas[q], still_held_micros=micros(held))
                 for q, held in (stopped or {}).items()

@@ -20,6 +20,7 @@ from farthing_cloud.admin.apply import (
 from farthing_cloud.admin.decisions import forced_void, give_up, incarnation, list_cases
 from farthing_cloud.admin.document import PROFILE_NAMES, PROFILES, Device, Gateway, Register
 from farthing_cloud.admin.imports import review
+from farthing_cloud.admin.parked import list_parked
 from farthing_cloud.admin.session import (
     CALL_TIMEOUT_S,
     DryRun,
@@ -47,6 +48,7 @@ gateways.add_typer(forced_void, name="forced-void")
 gateways.add_typer(give_up, name="give-up")
 gateways.add_typer(review, name="review")
 gateways.command("cases")(list_cases)
+devices.command("parked")(list_parked)
 
 AnyOperator = Annotated[str, typer.Option("--operator", envvar="FARTHING_ADMIN_OPERATOR", help="Default: all.")]
 Reason = Annotated[str, typer.Option(help="Why; kept for ever.")]

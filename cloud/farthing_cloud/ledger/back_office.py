@@ -46,6 +46,7 @@ from farthing_cloud.ledger.import_calls import ImportServicer
 from farthing_cloud.ledger.imports import Imports
 from farthing_cloud.ledger.operations import Ledger
 from farthing_cloud.ledger.orders import message_of, order_of
+from farthing_cloud.ledger.parked import parked_in
 from farthing_cloud.ledger.plan_calls import PART_SIZE
 from farthing_cloud.ledger.plans import CorrectionPlans
 from farthing_cloud.ledger.refusals import Context, Refused, malformed, refusals
@@ -59,6 +60,8 @@ MAX_CORRECTIONS: Final = 1_000
 EVENTS_AT_ONCE: Final = 500
 #: What a consumer of the outbox handles in one transaction.
 RECEIPTS_AT_ONCE: Final = 200
+#: Batches with parked statements read at once: 64 of 768 bytes in each are under a megabyte, a message may be four.
+PARKED_BATCHES_AT_ONCE: Final = 16
 #: More cannot be stored.
 MAX_COUNT: Final = 2**63 - 1
 #: Texts of people and services that end up in rows.
@@ -257,6 +260,27 @@ class LedgerServicer(ImportServicer):
         async with refusals(context):
             batches = await self._reports.batches(request.operator_id, request.gateway_id)
         return ledger_pb2.ListBatchesResponse(batches=batches)
+
+    @override
+    async def ListParkedStatements(
+        self, request: ledger_pb2.ListParkedStatementsRequest, context: Context
+    ) -> ledger_pb2.ListParkedStatementsResponse:
+        """What gateways could not take as it stands, as their batches brought it; the newest first."""
+        async with refusals(context):
+            if request.before < 0:
+                raise malformed("before is a place of an answer before, or 0")
+            batches = await self._store.batches_with_parked(
+                OperatorId(parse_id(request.operator_id)),
+                parse_id(request.gateway_id) if request.gateway_id else "",
+                before=request.before,
+                limit=PARKED_BATCHES_AT_ONCE,
+            )
+        return ledger_pb2.ListParkedStatementsResponse(
+            statements=[
+                each for batch in batches for each in parked_in(batch) if request.device_id in ("", each.device_id)
+            ],
+            before=batches[-1].place if len(batches) == PARKED_BATCHES_AT_ONCE else 0,
+        )
 
     @override
     async def ListClaims(

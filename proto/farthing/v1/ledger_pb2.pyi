@@ -806,6 +806,132 @@ class ListBatchesResponse(message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 @typing.final
+class ParkedSummary(message.Message):
+    """What a device signed and its gateway parked. What it says was read from its bytes, and the device's signature was not checked for this list."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    GATEWAY_ID_FIELD_NUMBER: builtins.int
+    INCARNATION_FIELD_NUMBER: builtins.int
+    SEQUENCE_FIELD_NUMBER: builtins.int
+    POSTED_AT_US_FIELD_NUMBER: builtins.int
+    REFUSAL_FIELD_NUMBER: builtins.int
+    STATEMENT_FIELD_NUMBER: builtins.int
+    JOURNAL_IS_PRESENT_FIELD_NUMBER: builtins.int
+    KIND_FIELD_NUMBER: builtins.int
+    DEVICE_ID_FIELD_NUMBER: builtins.int
+    DEVICE_EPOCH_FIELD_NUMBER: builtins.int
+    COUNTER_FIELD_NUMBER: builtins.int
+    AT_US_FIELD_NUMBER: builtins.int
+    REGISTER_ID_FIELD_NUMBER: builtins.int
+    REGISTER_EPOCH_FIELD_NUMBER: builtins.int
+    REGISTER_VALUE_FIELD_NUMBER: builtins.int
+    AUTHORIZATION_ID_FIELD_NUMBER: builtins.int
+    gateway_id: builtins.str
+    incarnation: builtins.int
+    """The batch that brought it."""
+    sequence: builtins.int
+    posted_at_us: builtins.int
+    refusal: builtins.int
+    """The refusal that the device heard."""
+    statement: builtins.bytes
+    """COSE_Sign1 bytes."""
+    journal_is_present: builtins.bool
+    """Whether its gateway is still in the incarnation that parked it, and can be told what people decide. A device that says it again to a later
+    journal has it listed again, by that journal's batch.
+    """
+    kind: builtins.str
+    """"intent", "reading", "end", "disclaimer" or "chain"; empty where the bytes cannot be read, and all that follows is empty then."""
+    device_id: builtins.str
+    device_epoch: builtins.int
+    counter: builtins.int
+    at_us: builtins.int
+    """When, by the device."""
+    register_id: builtins.str
+    register_epoch: builtins.int
+    register_value: builtins.int
+    authorization_id: builtins.bytes
+    """16 bytes. An intent's is the one that it would have; a reading without one is of its register's standing authorization."""
+    def __init__(
+        self,
+        *,
+        gateway_id: builtins.str = ...,
+        incarnation: builtins.int = ...,
+        sequence: builtins.int = ...,
+        posted_at_us: builtins.int = ...,
+        refusal: builtins.int = ...,
+        statement: builtins.bytes = ...,
+        journal_is_present: builtins.bool = ...,
+        kind: builtins.str = ...,
+        device_id: builtins.str = ...,
+        device_epoch: builtins.int = ...,
+        counter: builtins.int = ...,
+        at_us: builtins.int = ...,
+        register_id: builtins.str = ...,
+        register_epoch: builtins.int = ...,
+        register_value: builtins.int = ...,
+        authorization_id: builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["at_us", b"at_us", "authorization_id", b"authorization_id", "counter", b"counter", "device_epoch", b"device_epoch", "device_id", b"device_id", "gateway_id", b"gateway_id", "incarnation", b"incarnation", "journal_is_present", b"journal_is_present", "kind", b"kind", "posted_at_us", b"posted_at_us", "refusal", b"refusal", "register_epoch", b"register_epoch", "register_id", b"register_id", "register_value", b"register_value", "sequence", b"sequence", "statement", b"statement"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ListParkedStatementsRequest(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
+    OPERATOR_ID_FIELD_NUMBER: builtins.int
+    GATEWAY_ID_FIELD_NUMBER: builtins.int
+    DEVICE_ID_FIELD_NUMBER: builtins.int
+    BEFORE_FIELD_NUMBER: builtins.int
+    operator_id: builtins.str
+    gateway_id: builtins.str
+    """Empty: of all gateways."""
+    device_id: builtins.str
+    """Empty: of all devices."""
+    before: builtins.int
+    """From the answer before; 0: from the newest."""
+    def __init__(
+        self,
+        *,
+        operator_id: builtins.str = ...,
+        gateway_id: builtins.str = ...,
+        device_id: builtins.str = ...,
+        before: builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["before", b"before", "device_id", b"device_id", "gateway_id", b"gateway_id", "operator_id", b"operator_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ListParkedStatementsResponse(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
+    STATEMENTS_FIELD_NUMBER: builtins.int
+    BEFORE_FIELD_NUMBER: builtins.int
+    before: builtins.int
+    """0: there is nothing older."""
+    @builtins.property
+    def statements(self) -> containers.RepeatedCompositeFieldContainer[ParkedSummary]:
+        """Of some batches, the newest first; all of a batch at once."""
+
+    def __init__(
+        self,
+        *,
+        statements: abc.Iterable[ParkedSummary] | None = ...,
+        before: builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["before", b"before", "statements", b"statements"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
 class ClaimSummary(message.Message):
     DESCRIPTOR: descriptor.Descriptor
 

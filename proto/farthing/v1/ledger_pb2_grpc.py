@@ -115,6 +115,11 @@ class LedgerStub:
                 request_serializer=farthing_dot_v1_dot_ledger__pb2.FollowEventsRequest.SerializeToString,
                 response_deserializer=farthing_dot_v1_dot_ledger__pb2.FollowEventsResponse.FromString,
                 _registered_method=True)
+        self.ListParkedStatements = channel.unary_unary(
+                '/farthing.v1.Ledger/ListParkedStatements',
+                request_serializer=farthing_dot_v1_dot_ledger__pb2.ListParkedStatementsRequest.SerializeToString,
+                response_deserializer=farthing_dot_v1_dot_ledger__pb2.ListParkedStatementsResponse.FromString,
+                _registered_method=True)
         self.CloseWindow = channel.unary_unary(
                 '/farthing.v1.Ledger/CloseWindow',
                 request_serializer=farthing_dot_v1_dot_ledger__pb2.CloseWindowRequest.SerializeToString,
@@ -330,6 +335,13 @@ class LedgerServicer:
 
     def FollowEvents(self, request, context):
         """Events of the outbox after a cursor; ends when there are no more and follow is false.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListParkedStatements(self, request, context):
+        """What gateways could not take as it stands, as their batches brought it: also where the journal that parked it is gone.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -568,6 +580,11 @@ def add_LedgerServicer_to_server(servicer, server):
                     servicer.FollowEvents,
                     request_deserializer=farthing_dot_v1_dot_ledger__pb2.FollowEventsRequest.FromString,
                     response_serializer=farthing_dot_v1_dot_ledger__pb2.FollowEventsResponse.SerializeToString,
+            ),
+            'ListParkedStatements': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListParkedStatements,
+                    request_deserializer=farthing_dot_v1_dot_ledger__pb2.ListParkedStatementsRequest.FromString,
+                    response_serializer=farthing_dot_v1_dot_ledger__pb2.ListParkedStatementsResponse.SerializeToString,
             ),
             'CloseWindow': grpc.unary_unary_rpc_method_handler(
                     servicer.CloseWindow,
@@ -1118,6 +1135,33 @@ class Ledger:
             '/farthing.v1.Ledger/FollowEvents',
             farthing_dot_v1_dot_ledger__pb2.FollowEventsRequest.SerializeToString,
             farthing_dot_v1_dot_ledger__pb2.FollowEventsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListParkedStatements(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/farthing.v1.Ledger/ListParkedStatements',
+            farthing_dot_v1_dot_ledger__pb2.ListParkedStatementsRequest.SerializeToString,
+            farthing_dot_v1_dot_ledger__pb2.ListParkedStatementsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -52,6 +52,8 @@ class LedgerStub:
     """Other services put policy on a gateway's chain. Fraud may only send what reduces."""
     FollowEvents: _grpc.UnaryStreamMultiCallable[_ledger_pb2.FollowEventsRequest, _ledger_pb2.FollowEventsResponse]
     """Events of the outbox after a cursor; ends when there are no more and follow is false."""
+    ListParkedStatements: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.ListParkedStatementsRequest, _ledger_pb2.ListParkedStatementsResponse]
+    """What gateways could not take as it stands, as their batches brought it: also where the journal that parked it is gone."""
     CloseWindow: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.CloseWindowRequest, _ledger_pb2.CloseWindowResponse]
     """For settlement."""
     Reconcile: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.ReconcileRequest, _ledger_pb2.ReconcileResponse]
@@ -114,6 +116,8 @@ class LedgerAsyncStub(LedgerStub):
     """Other services put policy on a gateway's chain. Fraud may only send what reduces."""
     FollowEvents: _aio.UnaryStreamMultiCallable[_ledger_pb2.FollowEventsRequest, _ledger_pb2.FollowEventsResponse]  # type: ignore[assignment]
     """Events of the outbox after a cursor; ends when there are no more and follow is false."""
+    ListParkedStatements: _aio.UnaryUnaryMultiCallable[_ledger_pb2.ListParkedStatementsRequest, _ledger_pb2.ListParkedStatementsResponse]  # type: ignore[assignment]
+    """What gateways could not take as it stands, as their batches brought it: also where the journal that parked it is gone."""
     CloseWindow: _aio.UnaryUnaryMultiCallable[_ledger_pb2.CloseWindowRequest, _ledger_pb2.CloseWindowResponse]  # type: ignore[assignment]
     """For settlement."""
     Reconcile: _aio.UnaryUnaryMultiCallable[_ledger_pb2.ReconcileRequest, _ledger_pb2.ReconcileResponse]  # type: ignore[assignment]
@@ -269,6 +273,14 @@ class LedgerServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_ledger_pb2.FollowEventsResponse], _abc.AsyncIterator[_ledger_pb2.FollowEventsResponse]]:
         """Events of the outbox after a cursor; ends when there are no more and follow is false."""
+
+    @_abc_1.abstractmethod
+    def ListParkedStatements(
+        self,
+        request: _ledger_pb2.ListParkedStatementsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ledger_pb2.ListParkedStatementsResponse, _abc.Awaitable[_ledger_pb2.ListParkedStatementsResponse]]:
+        """What gateways could not take as it stands, as their batches brought it: also where the journal that parked it is gone."""
 
     @_abc_1.abstractmethod
     def CloseWindow(

@@ -127,6 +127,10 @@ def days(database_server: str, ledger_template: str) -> dict[str, str]:
             b"UPDATE batches SET net_micros = net_micros - 1, aside_micros = aside_micros + 1 WHERE id = 2",
             "batch 2 of G1, incarnation 1: its transfers do not add up to it",
         ),
+        (
+            b"UPDATE batches SET parked_statements = 1 WHERE id = 2",
+            "batch 2 of G1, incarnation 1: brings 0 parked statements, it says 1",
+        ),
         # Nobody owes what is there to be taken.
         (
             b"UPDATE payers SET credit_limit_micros = credit_limit_micros + 1000000000",

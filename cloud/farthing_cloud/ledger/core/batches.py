@@ -294,6 +294,7 @@ def plan(view: View, batch: ReceivedBatch, carried: Sequence[Carried] = (), *, n
         # Money without leaves is never proven: there is nothing that could show it.
         proven=batch.leaf_count == 0 and not batch.lines,
         parked=tuple(parked),
+        parked_statements=batch.parked_count,
         clearing_micros=clearing_micros,
         carried=tuple(others.raised.values()),
         floor=floor,

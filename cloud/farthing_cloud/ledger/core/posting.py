@@ -207,6 +207,8 @@ class BatchAdded:
     #: A batch that bills nothing has nothing left to prove.
     proven: bool
     parked: tuple[Parked, ...]
+    #: Statements that its gateway could not take, in its bytes: people look at them, nothing is billed by them.
+    parked_statements: int
     #: Net of its lines that stands in clearing and waits for proof. (What carried ends billed was proven when it was posted.)
     clearing_micros: int
     #: Claims on other gateways' authorizations, as the ledger computed them from carried ends.

@@ -360,19 +360,21 @@ BEGIN
             INSERT INTO batches (batch_hash, gateway_id, incarnation, sequence, operator_id, currency, site_id, previous_hash,
                 batch, signature, key_id, start_id, first_position, last_position, directive_version, sealed_at_us,
                 merkle_root, leaf_count, lines, claims, due_micros, net_micros, tax_micros, aside_micros, parked_micros,
-                beyond_micros, floor, clearing_micros, posting_id, posted_at_us, ledger_epoch, audit_head, proven, carried)
+                beyond_micros, floor, clearing_micros, posting_id, posted_at_us, ledger_epoch, audit_head, proven, carried,
+                parked_statements)
             SELECT n.batch_hash, n.gateway_id, n.incarnation, n.sequence, p_operator_id, p_currency, n.site_id,
                 n.previous_hash, b_batch[n.place], n.signature, n.key_id, n.start_id, n.first_position, n.last_position,
                 n.directive_version, n.sealed_at_us, n.merkle_root, n.leaf_count, n.lines, n.claims, n.due_micros,
                 n.net_micros, n.tax_micros, n.aside_micros, n.parked_micros, n.beyond_micros, n.floor,
                 coalesce(n.clearing_micros, n.net_micros), l_posting[n.place], p_posted_at_us, e.epoch, v_heads[n.place], n.proven,
-                coalesce(n.carried, '[]')
+                coalesce(n.carried, '[]'), coalesce(n.parked_statements, 0)
             FROM jsonb_to_recordset(p_rest -> 'batches') AS n (place integer, batch_hash bytea, gateway_id text, incarnation bigint,
                 sequence bigint, site_id text, previous_hash bytea, signature bytea, key_id bytea, start_id bytea,
                 first_position numeric, last_position numeric, directive_version numeric, sealed_at_us bigint,
                 merkle_root bytea, leaf_count bigint, lines integer, claims integer, due_micros bigint,
                 net_micros bigint, tax_micros bigint, aside_micros bigint, parked_micros bigint, beyond_micros bigint,
-                floor jsonb, proven boolean, clearing_micros bigint, carried jsonb)
+                floor jsonb, proven boolean, clearing_micros bigint, carried jsonb,
+                parked_statements integer)
             CROSS JOIN epoch e
             ORDER BY n.place
             RETURNING id, posting_id

@@ -220,6 +220,20 @@ class Verdict:
     batches: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchWithParked:
+    """A posted batch that brought statements which its gateway could not take; ``place`` grows with each posting."""
+
+    place: int
+    gateway_id: GatewayId
+    incarnation: int
+    sequence: int
+    posted_at: Instant
+    batch: bytes
+    #: The incarnation that its gateway is in now: another one has another journal.
+    present_incarnation: int
+
+
 class Transaction(Protocol):
     """One unit of work."""
 
@@ -418,6 +432,11 @@ class LedgerStore(Protocol):
         self, gateway_id: GatewayId, authorization_ids: Sequence[AuthorizationId], *, after: int, limit: int
     ) -> Sequence[BillingBatch]:
         """A gateway's batches whose kept detail is of any of these, with it, after a place."""
+
+    async def batches_with_parked(
+        self, operator_id: OperatorId, gateway_id: str, *, before: int, limit: int
+    ) -> Sequence[BatchWithParked]:
+        """Batches that brought parked statements, the newest first, from before a place (0: from the newest); an empty gateway stands for all."""
 
     async def batch_keys(self, gateway_id: GatewayId) -> Sequence[BatchKey]:
         """A gateway's batch keys, the present one and those before it, by number."""

@@ -53,6 +53,7 @@ from farthing_cloud.ledger.store.interface import (
     CONTACT_STEP_US,
     MAX_FORKS,
     MAX_IMPORTED,
+    BatchWithParked,
     BillingBatch,
     Cursor,
     Detail,
@@ -899,6 +900,27 @@ class MemoryStore:
                     )
                 )
         return sorted(found, key=lambda batch: batch.place)[:limit]
+
+    async def batches_with_parked(
+        self, operator_id: OperatorId, gateway_id: str, *, before: int, limit: int
+    ) -> Sequence[BatchWithParked]:
+        found = [
+            BatchWithParked(
+                place=stored.posting_id,
+                gateway_id=key[0],
+                incarnation=key[1],
+                sequence=key[2],
+                posted_at=stored.receipt.posted_at,
+                batch=stored.added.batch,
+                present_incarnation=self._gateways[key[0]].incarnation,
+            )
+            for key, stored in self._batches.items()
+            if stored.added.parked_statements
+            and self._gateways[key[0]].operator_id == operator_id
+            and gateway_id in ("", key[0])
+            and (not before or stored.posting_id < before)
+        ]
+        return sorted(found, key=lambda batch: -batch.place)[:limit]
 
     async def decisions(self, operator_id: OperatorId) -> Sequence[Decision]:
         mine = [decision for operator, _, decision in self._decisions.values() if operator == operator_id]

@@ -41,7 +41,7 @@ from farthing_cloud.ledger.core.rows import (
     Quota,
 )
 from farthing_cloud.ledger.core.uses import UseHistory
-from farthing_cloud.ledger.store import carried, imports, keys, partitions, plans, restoring
+from farthing_cloud.ledger.store import carried, imports, keys, parked, partitions, plans, restoring
 from farthing_cloud.ledger.store.arrays import names, numbers, octets
 from farthing_cloud.ledger.store.corrections import (
     LIST_CORRECTIONS,
@@ -56,6 +56,7 @@ from farthing_cloud.ledger.store.interface import (
     CONTACT_STEP_US,
     MAX_FORKS,
     MAX_IMPORTED,
+    BatchWithParked,
     BillingBatch,
     Cursor,
     Detail,
@@ -624,6 +625,12 @@ class PostgresStore:
             "limit": limit,
         }
         return [plans.billing_batch_of(row) for row in await self._rows(plans.LIST_BILLING_BATCHES, named)]
+
+    async def batches_with_parked(
+        self, operator_id: OperatorId, gateway_id: str, *, before: int, limit: int
+    ) -> Sequence[BatchWithParked]:
+        named = {"operator_id": operator_id, "gateway_id": gateway_id, "before": before, "limit": limit}
+        return [parked.batch_of(row) for row in await self._rows(parked.LIST_BATCHES_WITH_PARKED, named)]
 
     async def account_quotas(self, operator_id: OperatorId, account_id: AccountId) -> Sequence[Quota]:
         named = {"operator_id": operator_id, "account_ids": [account_id]}

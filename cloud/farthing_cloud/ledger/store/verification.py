@@ -21,6 +21,7 @@ from farthing_cloud.ledger.core.funds import LedgerRefusal
 from farthing_cloud.ledger.core.posting import Cause
 from farthing_cloud.ledger.core.windows import SplitRule
 from farthing_cloud.ledger.store.interface import Verdict
+from farthing_cloud.ledger.store.parked import count_fault
 from farthing_cloud.ledger.store.reading import receipt_of
 from farthing_cloud.ledger.store.told import told_fault
 
@@ -93,6 +94,8 @@ async def first_fault(connection: psycopg.AsyncConnection[TupleRow]) -> str:
             for row in rows:
                 if fault := _claims_fault(row):
                     return fault
+    if fault := await count_fault(connection):
+        return fault
     async with connection.cursor(name="closings") as closings:
         await closings.execute(_CLOSINGS)
         while rows := await closings.fetchmany(_CLOSINGS_PAGE):

@@ -403,6 +403,7 @@ def _batch(added: BatchAdded) -> dict[str, Any]:
         "proven": added.proven,
         "floor": dict(added.floor),
         "clearing_micros": added.clearing_micros,
+        "parked_statements": added.parked_statements,
         "carried": [
             {
                 "authorization_id": claim.authorization_id.hex(),
