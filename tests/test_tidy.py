@@ -1,5 +1,6 @@
 """House rules that no linter knows."""
 
+import ast
 import re
 import subprocess
 import sys
@@ -63,6 +64,21 @@ def test_no_test_sleeps() -> None:
         if re.search(r"\b(time|asyncio)\.sleep\((?!0\))", line)
     ]
     assert not asleep, "wait for a condition instead: " + ", ".join(asleep)
+
+
+def test_nothing_is_raised_by_a_handler_of_a_group() -> None:
+    """Before Python 3.11.4 (Debian 12 has 3.11.2) it would arrive in a group of its own, which no caller waits for."""
+    raising = [
+        f"{path.relative_to(ROOT)}:{inner.lineno}"
+        for path in every_source()
+        if "except*" in (text := path.read_text())
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.TryStar)
+        for handler in node.handlers
+        for inner in ast.walk(handler)
+        if isinstance(inner, ast.Raise)
+    ]
+    assert not raising, "\n".join(raising)
 
 
 def test_no_float_near_money() -> None:
