@@ -127,6 +127,9 @@ class GatewaySyncServicer(gateway_sync_pb2_grpc.GatewaySyncServicer):
         gateway = await self._store.gateway(GatewayId(who.id))
         if gateway is None:
             raise Refused(grpc.StatusCode.NOT_FOUND, f"the ledger does not know gateway {who.id}: create it first")
+        # The registry lets nobody in who is revoked. Its row can be changed back unseen; that it happened stands in the audit chain.
+        if await self._store.revoked(gateway.gateway_id):
+            raise Refused(grpc.StatusCode.PERMISSION_DENIED, f"gateway {who.id} is revoked, for ever")
         return gateway
 
     # --- hello --------------------------------------------------------------------------------------------------------

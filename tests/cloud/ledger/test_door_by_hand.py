@@ -69,6 +69,8 @@ async def test_what_a_revoked_gateway_sealed_posts_after_review_as_far_as_device
         batch_key=gateway.batch_key.spki, grant_key=gateway.batch_key.spki, time_zone="Europe/Berlin", revoked=True,
     )  # fmt: skip
     await cloud.back_office.CreateGateway(known)
+    # Whatever the registry's row says of it by now.
+    assert "gateway G1 is revoked, for ever" in (await refused(push(cloud, second)))[1]
     cloud.calls("person", "anna")
     answers = await carry(cloud, gateway, [first, second, third])
     assert [a.outcome for a in answers] == ["replay", "parked", "parked"]

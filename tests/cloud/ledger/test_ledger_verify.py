@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from itertools import count
 
 import psycopg
 import pytest
@@ -9,9 +10,11 @@ from ledger_story import EUR, NOW, OP, ORDER, SPLIT, Story, grants, order, seal_
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
+from farthing.clock import Instant
 from farthing.ids import GatewayId, SiteId
 from farthing.v1 import directive_pb2, events_pb2
 from farthing_cloud.database import Pool, open_pool
+from farthing_cloud.ledger.core.directives import Body
 from farthing_cloud.ledger.store.interface import Cursor, Signed
 from farthing_cloud.ledger.store.postgres import PostgresStore
 from farthing_cloud.ledger.store.verification import first_fault
@@ -381,6 +384,49 @@ async def test_one_version_of_a_tariff_is_told_in_one_way(ledger_pool: Pool) -> 
     assert (await store.verify()).fault == ""
     await tell("G2", b'{"price": 0}', 3)
     assert (await store.verify()).fault == "tariff chg-3 version 1 of op: G2 was told other terms than G1"
+
+
+async def test_what_is_gone_for_ever_comes_back_at_no_gateway(ledger_pool: Pool) -> None:
+    """A registry or vault whose row was changed back tells it to the next gateway; a device's key changes with its epoch only."""
+    store = PostgresStore(ledger_pool)
+    story = Story(store)
+    await story.open()
+    wishes = count(1)
+    gone = directive_pb2.DEVICE_STATUS_DECOMMISSIONED
+
+    async def tell(gateway: str, at_us: int, body: Body) -> str:
+        service = "registry" if isinstance(body, directive_pb2.DeviceRecord) else "vault"
+        key = f"{service}/{next(wishes)}/0123"
+        await story.ledger.issue_directive(OP, GatewayId(gateway), body, idempotency_key=key, now=Instant(at_us))
+        return (await store.verify()).fault
+
+    def device(name: str, status: int = 1, *, key: bytes = b"k", epoch: int = 1) -> directive_pb2.DeviceRecord:
+        fields = {"device_id": name, "status": status, "statement_key": key, "device_epoch": epoch}
+        return directive_pb2.DeviceRecord(**fields)  # type: ignore[arg-type]  # as their names say
+
+    def token(reference: bytes) -> directive_pb2.TokenRecord:
+        return directive_pb2.TokenRecord(token_ref=reference, key_epoch=1, token_id="t1", account_id="P")
+
+    # Words on their way: who was told before need not have heard yet, and who has heard may be told again.
+    for gateway, at_us, body in (
+        ("G1", 1, device("c1")),
+        ("G2", 2, device("c1", key=b"k2", epoch=2)),
+        ("G2", 5, device("c1", gone, key=b"k2", epoch=2)),
+        ("G1", 7, device("c1", gone, key=b"k2", epoch=2)),
+        ("G1", 8, token(b"r1")),
+        ("G2", 8, token(b"r2")),
+        ("G1", 9, directive_pb2.TokenDenied(token_ref=b"r1", key_epoch=1, reason="stolen")),
+        ("G1", 10, token(b"r1")),
+    ):
+        assert await tell(gateway, at_us, body) == ""
+    came_back = " is gone for ever, and G1 later that it is not"
+    assert await tell("G1", 6, device("c1", key=b"k2", epoch=2)) == "device c1 of op: G2 was told that it" + came_back
+    assert await tell("G1", 6, device("c1", gone, key=b"k2", epoch=2)) == ""
+    known_again = "token t1 of op: G1 was told that it is gone for ever, and G2 later that it is not"
+    assert await tell("G2", 10, token(b"r2")) == known_again
+    assert await tell("G2", 11, directive_pb2.TokenDenied(token_ref=b"r2", key_epoch=1, reason="stolen")) == ""
+    another = "device c1 of op: G2 was told another key of epoch 1 than G1"
+    assert await tell("G2", 12, device("c1", gone, key=b"mine")) == another
 
 
 async def test_terms_that_were_set_before_links_named_them_wait_until_they_are_set_again(ledger_pool: Pool) -> None:

@@ -43,6 +43,7 @@ async def decided(store: LedgerStore) -> None:
     await _claims_that_went_down(story)
     await _floor(story)
     await _third_gateway(story)
+    await _second_start(story)
     decision = await story.ledger.propose(DecisionKind.INCARNATION, G1, reason="a new disk", person="ann", now=NOW)
     await story.ledger.approve(decision.decision_id, content_hash=decision.content_hash, person="ben", now=NOW)
     await story.ledger.correct(order("goodwill", "g1", account_id="P", amount="1.00"), person="ann", now=NOW)
@@ -94,7 +95,7 @@ async def _third_gateway(story: Story) -> None:
         sequence=1,
         previous_hash=bytes(32),
         first_position=1,
-        last_position=0,
+        last_position=7,
         merkle_root=bytes(32),
     )
     raw = batch.SerializeToString(deterministic=True)
@@ -108,6 +109,12 @@ async def _third_gateway(story: Story) -> None:
 
     await story.store.run(two_stories)
     await story.ledger.revoke_gateway(G3, now=NOW)
+
+
+async def _second_start(story: Story) -> None:
+    """Another start of G2's journal is behind what was seen of it."""
+    for start, position in ((b"1" * 16, 50), (b"2" * 16, 40)):
+        await story.ledger.hello(G2, incarnation=1, start_id=start, position=position, now=NOW)
 
 
 async def _review(tx: Transaction) -> None:
@@ -188,6 +195,7 @@ BEGIN
 END
 $$"""
 
+G2_WAITS = "gateway G2: why it waits for people, or that it does not, is not what was posted"
 G1_SAYS = "batch 3 of G1, incarnation 1: "
 FLOOR_OF_F = "wait for its debt, what was proven and given back leaves 1200000"
 
@@ -205,7 +213,7 @@ FLOOR_OF_F = "wait for its debt, what was proven and given back leaves 1200000"
         ),
         (
             b"UPDATE audit_heads SET position = position + 1",
-            "audit link 33 of op (posting 33): the chain ends elsewhere",
+            "audit link 34 of op (posting 34): the chain ends elsewhere",
         ),
         (b"DELETE FROM postings WHERE subject = 'pay-2'", "transfer 2: no posting made it"),
         (
@@ -295,6 +303,34 @@ FLOOR_OF_F = "wait for its debt, what was proven and given back leaves 1200000"
             "batch 1 of G3, incarnation 1: signed with a key that its gateway never had",
         ),
         (b"DELETE FROM gateway_revocations", "gateway G3: it was revoked, and its row is not there"),
+        (
+            b"INSERT INTO gateway_revocations (gateway_id, revoked_at_us) VALUES ('G2', 0)",
+            "gateway G2: its row says that it is revoked, and nobody did so",
+        ),
+        # Who waits for people: G2 does, after G1 no more.
+        (b"UPDATE gateways SET waits_because = '', waits_start_id = '' WHERE gateway_id = 'G2'", G2_WAITS),
+        (b"UPDATE gateways SET waits_start_id = '' WHERE gateway_id = 'G2'", G2_WAITS),
+        (
+            b"UPDATE gateways SET waits_because = 'I say so' WHERE gateway_id = 'G3'",
+            "gateway G3: why it waits for people, or that it does not, is not what was posted",
+        ),
+        # What its batches have shown of a gateway's journal.
+        (
+            b"UPDATE gateways SET witness_position = 1, witness_start_id = '' WHERE gateway_id = 'G3'",
+            "gateway G3: its batches show a later position of its journal than its row",
+        ),
+        (
+            b"UPDATE gateways SET sealed_sequence = 0 WHERE gateway_id = 'G3'",
+            "gateway G3: more of its batches are posted than its row says it had sealed",
+        ),
+        (
+            b"UPDATE gateways SET adopted = false WHERE gateway_id = 'G3'",
+            "gateway G3: its batches are of this incarnation, and its row says that no journal has begun it",
+        ),
+        (
+            b"UPDATE gateways SET contact_at_us = -1 WHERE gateway_id = 'G3'",
+            "gateway G3: its batches came after the instant at which its row says it was last heard",
+        ),
         # What stands against an exposure, so what is granted next.
         (
             b"UPDATE batches SET floor = '{}' WHERE floor <> '{}'",
@@ -419,7 +455,7 @@ def test_each_kind_of_fault_has_a_tampering() -> None:
         for path in sorted((LEDGER / "sql").glob("verify_*.sql"))
         for kind in _kinds_in_sql(path.read_text())
     }
-    for name in ("verification.py", "told.py"):
+    for name in ("verification.py", "told.py", "gone.py"):
         kinds |= {f"{name}: {kind}": kind for kind in _kinds_in_python((LEDGER / "store" / name).read_text())}
     assert len(kinds) > 60
     expected = _expected()

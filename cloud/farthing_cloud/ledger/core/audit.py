@@ -38,7 +38,8 @@ def digest(transfers: Iterable[Transfer]) -> bytes:
 def subject(posting: Posting) -> str:
     """What a posting is about: the batch's hash, the payment, the quota, the case, the window, the decision, plan or correction and its person,
 
-    the gateway that was revoked, the account or gateway with the hash of its terms. (A correction that closes an account leaves it none.)
+    the gateway that was revoked, or that waits for people or does so no more, with the hash of why; the account or gateway with the hash of
+    its terms. (A correction that closes an account leaves it none.)
     """
     if posting.batch is not None:
         return posting.batch.batch_hash.hex()
@@ -83,7 +84,17 @@ def subject(posting: Posting) -> str:
     if posting.kind == "gateway":
         (gateway,) = posting.gateways
         return f"{gateway.gateway_id}/{_terms_hash(_terms_of_gateway(gateway))}"
+    if posting.kind == "gateway-case":
+        (gateway,) = posting.gateways
+        return f"{gateway.gateway_id}/{gateway.incarnation}/{_waiting_hash(gateway)}"
     return ""
+
+
+def _waiting_hash(gateway: Gateway) -> str:
+    """Why it waits, and which start did not agree; empty for one that does not wait."""
+    if not gateway.waits_because:
+        return ""
+    return _terms_hash((gateway.waits_because, gateway.waits_start_id.hex()))
 
 
 def _terms_of_payer(payer: Payer, currency: str) -> tuple[object, ...]:

@@ -1,5 +1,5 @@
--- All that gateways were told, each chain in order; registry: as a registry's wish, as tariffs are.
-SELECT g.operator_id, d.gateway_id, d.body, coalesce(d.idempotency_key LIKE 'registry/%%', false) AS registry
+-- All that gateways were told, each chain in order, and the service that wished for it, as the registry for tariffs; empty for none.
+SELECT g.operator_id, d.gateway_id, d.body, split_part(coalesce(d.idempotency_key, ''), '/', 1) AS service
 FROM directives d
 JOIN gateways g ON g.gateway_id = d.gateway_id
 ORDER BY d.gateway_id, d.version

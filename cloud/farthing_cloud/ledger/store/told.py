@@ -13,6 +13,7 @@ from psycopg.rows import TupleRow
 
 from farthing.v1 import directive_pb2
 from farthing_cloud.database import sentence
+from farthing_cloud.ledger.store.gone import Gone
 
 _PACKAGE: Final = "farthing_cloud.ledger"
 _TOLD: Final = sentence(_PACKAGE, "list_told")
@@ -40,10 +41,14 @@ class _Told:
     def __init__(self) -> None:
         self.gateways: dict[str, _Gateway] = {}
         self._tariffs: dict[tuple[str, str, int], tuple[str, bytes]] = {}
+        #: By operator, device, device epoch and ledger epoch: a registry that was restored may not know which key it had given out.
+        self._keys: dict[tuple[str, str, int, int], tuple[str, bytes]] = {}
+        self.gone = Gone()
 
-    def read(self, operator_id: str, gateway_id: str, raw: bytes, registry: bool) -> str:
-        """A fault, or nothing. In the order of each chain."""
+    def read(self, operator_id: str, gateway_id: str, raw: bytes, service: str) -> str:
+        """A fault, or nothing. In the order of each chain; ``service`` wished for it."""
         directive = directive_pb2.Directive.FromString(raw)
+        self.gone.read(operator_id, directive, service)
         gateway = self.gateways.setdefault(gateway_id, _Gateway())
         match directive.WhichOneof("body"):
             case "welcome":
@@ -57,8 +62,10 @@ class _Told:
                 gateway.resolved[resolved.account_id] = (
                     gateway.resolved.get(resolved.account_id, 0) + resolved.amount_micros
                 )
-            case "tariff" if registry:
+            case "tariff" if service == "registry":
                 return self._tariff_fault(operator_id, gateway_id, directive.tariff)
+            case "device" if service == "registry":
+                return self._key_fault(operator_id, directive)
         return ""
 
     def _tariff_fault(self, operator_id: str, gateway_id: str, tariff: directive_pb2.TariffRecord) -> str:
@@ -67,6 +74,15 @@ class _Told:
         first, before = self._tariffs.setdefault((operator_id, tariff.tariff_id, tariff.version), (gateway_id, content))
         if before != content:
             return f"tariff {tariff.tariff_id} version {tariff.version} of {operator_id}: {gateway_id} was told other terms than {first}"
+        return ""
+
+    def _key_fault(self, operator_id: str, directive: directive_pb2.Directive) -> str:
+        """A device's key changes with its epoch only, so a statement that is good at one gateway is good at every other."""
+        record, gateway_id = directive.device, directive.gateway_id
+        name = (operator_id, record.device_id, record.device_epoch, directive.ledger_epoch)
+        first, key = self._keys.setdefault(name, (gateway_id, record.statement_key))
+        if key != record.statement_key:
+            return f"device {record.device_id} of {operator_id}: {gateway_id} was told another key of epoch {record.device_epoch} than {first}"
         return ""
 
     def gateway_fault(self, gateway_id: str, incarnation: int, quarantined: bool, floor_micros: int) -> str:
@@ -100,6 +116,8 @@ async def told_fault(connection: psycopg.AsyncConnection[TupleRow]) -> str:
         while rows := await directives.fetchmany(_TOLD_PAGE):
             if fault := _first(told.read(*row) for row in rows):
                 return fault
+    if fault := told.gone.fault():
+        return fault
     gateways = await (await connection.execute(_GATEWAYS)).fetchall()
     if fault := _first(told.gateway_fault(*row) for row in gateways):
         return fault

@@ -1,12 +1,14 @@
 """Replay everything in one snapshot and name the first fault (P5): what the database holds against what it says.
 
-Order: double entry first, then quotas and rules, then the three chains and what names their links, exposures, then claims and
-receipts against the batches' own bytes, and what gateways were told against the rows that decide what they are granted.
+Order: double entry first, then quotas and rules, then the three chains and what names their links, exposures, then claims,
+receipts against the batches' own bytes, what gateways were told against the rows that decide what they are granted, and last what their
+batches have shown of their journals.
 
 What covers which table, and what nothing covers, stands in docs/what-covers-what.md. Whether a signature is its key's is for those who hold
 the public keys: gateways check each receipt and directive, ``farthing-evidence`` a bundle.
 """
 
+from collections.abc import Iterable
 from typing import Final
 
 import psycopg
@@ -54,6 +56,8 @@ _CHECKS: Final = tuple(
         "verify_revocations",
     )
 )
+#: After what gateways were told, which says in which incarnation they are, and the receipts, which say when batches were posted.
+_CHECKS_OF_JOURNALS: Final = tuple(sentence(_PACKAGE, name) for name in ("verify_waiting", "verify_heard"))
 _COUNTS: Final = sentence(_PACKAGE, "verify_counts")
 _CLAIMS: Final = sentence(_PACKAGE, "list_claims_by_batch")
 #: Batches read from the server at once: each is decoded and forgotten.
@@ -83,11 +87,8 @@ async def verify(connection: psycopg.AsyncConnection[TupleRow]) -> Verdict:
 
 async def first_fault(connection: psycopg.AsyncConnection[TupleRow]) -> str:
     """The first rule that is broken, in the snapshot of the transaction under way; empty for none."""
-    for check in _CHECKS:
-        # Parameters (none) make psycopg read %% as %.
-        row = await (await connection.execute(check, {})).fetchone()
-        if row is not None:
-            return str(row[0])
+    if fault := await _first_of(connection, _CHECKS):
+        return fault
     async with connection.cursor(name="claims_by_batch") as claims:
         await claims.execute(_CLAIMS)
         while rows := await claims.fetchmany(_CLAIMS_PAGE):
@@ -110,6 +111,15 @@ async def first_fault(connection: psycopg.AsyncConnection[TupleRow]) -> str:
             for row in rows:
                 if receipt_of(row).encode() != row[8]:
                     return f"batch {row[2]} of {row[0]}, incarnation {row[1]}: its receipt is not what was posted"
+    return await _first_of(connection, _CHECKS_OF_JOURNALS)
+
+
+async def _first_of(connection: psycopg.AsyncConnection[TupleRow], checks: Iterable[bytes]) -> str:
+    for check in checks:
+        # Parameters (none) make psycopg read %% as %.
+        row = await (await connection.execute(check, {})).fetchone()
+        if row is not None:
+            return str(row[0])
     return ""
 
 
