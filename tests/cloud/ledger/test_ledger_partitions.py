@@ -57,7 +57,6 @@ async def widen(pool: Pool) -> None:
     assert await migrate(url, SCHEMA, "ledger") == (
         "pre_0015_partitions.sql",
         "pre_0016_rights.sql",
-        "pre_0017_revocations.sql",
         "always_partitions.sql",
     )
     assert await everything(pool) == before
