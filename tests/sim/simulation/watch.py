@@ -530,11 +530,14 @@ class Watch:
             stays = claimed == before and any(net < claimed[0] or tax < claimed[1] for net, tax in due)
             # A carried end is priced by fewer readings than its gateway heard: of both the higher net and the higher tax stand (ADR 8).
             # So is one that was adopted, by a journal that has not heard what the lost one had.
-            if claim.authorization_id in self.prices.carried or (not stays and self._was_lost(claim.authorization_id)):
+            # Both can be: a journal that adopts a use beside a gateway that carries its end adds nothing where its rates do not allow it.
+            lost = self._was_lost(claim.authorization_id)
+            kept = stays and lost
+            if claim.authorization_id in self.prices.carried or (not stays and lost):
                 ever = self.prices.ever_due(claim.authorization_id)
                 stays = claimed[0] in {net for net, _ in ever} and claimed[1] in {tax for _, tax in ever}
-                stays = stays and any(net <= claimed[0] and tax <= claimed[1] for net, tax in due)
-            elif not self._was_lost(claim.authorization_id):
+                stays = kept or (stays and any(net <= claimed[0] and tax <= claimed[1] for net, tax in due))
+            elif not lost:
                 stays = False
             # People's decision (a new register epoch) ends a use where the present journal has proven it: what a lost one had claimed beyond that stays.
             if claimed == before and self._was_lost(claim.authorization_id):
