@@ -464,6 +464,45 @@ async def test_a_gateway_that_is_given_up_holds_nobody_up_and_may_come_back(disk
     assert (await story.store.verify()).fault == ""
 
 
+async def test_a_gateway_that_has_shown_and_whose_batches_do_not_come_holds_nobody_up(disk: Disk) -> None:
+    story = Story(disk.store)
+    told, gone = Told(G1), Told(G2)
+    await story.open()
+    await story.fund("P", "10.00", "pay-1")
+    await story.grant("q2", "G2", "3.00")
+    use = story.seal("G2", [("t1", "x1", 0, 9, "2.50", "0.50", [(0, "2.50", "0.50")])], [("P", "q2", TOLL, "10:00")])
+    await disk.back_up()
+    await story.push(use)
+    await gone.hear(story)
+    await told.hear(story)
+    expected = await balances(story.store)
+
+    restore(story, disk)
+    await begin(story)
+    await told.show(story)
+    assert (await gone.hello(story)).standing is Standing.REWIND
+    await gone.show(story)
+    # It burns now: its receipt is known, and its batch is not there.
+    assert not await story.ledger.restored.open_again(now=NOW)
+    decision = await story.ledger.propose(DecisionKind.GIVEN_UP, G2, reason="burnt", person="anna", now=NOW)
+    assert await story.ledger.approve(decision.decision_id, content_hash=decision.content_hash, person="ben", now=NOW)
+    assert await story.ledger.restored.open_again(now=NOW)
+    assert await state(story) == (2, LedgerState.OPEN)
+    # Who has rewound is waited for no longer, and is not given up.
+    other = await story.ledger.propose(DecisionKind.GIVEN_UP, G1, reason="burnt", person="anna", now=NOW)
+    with pytest.raises(LedgerRefusal, match="does not wait for G1"):
+        await story.ledger.approve(other.decision_id, content_hash=other.content_hash, person="ben", now=NOW)
+
+    # It was only away: what it has a receipt for is wanted still, and nothing of it is lost.
+    greeting = await gone.hello(story)
+    assert (greeting.standing, greeting.gateway.incarnation) == (Standing.BEGIN, 2)
+    assert greeting.earlier is not None
+    assert (await story.push(use)).step is ChainStep.NEXT
+    assert (await gone.hello(story)).earlier is None
+    assert await balances(story.store) == expected
+    assert (await story.store.verify()).fault == ""
+
+
 async def test_an_incarnation_decided_since_the_backup_is_taken_back(disk: Disk) -> None:
     story = Story(disk.store)
     told = Told(G1)

@@ -339,13 +339,17 @@ class Ledger:
         )
 
         async def work(tx: Transaction) -> bool:
+            view = await tx.load(touch)
+            decided = view.decision
+            asks = decided is not None and decided.kind is DecisionKind.GIVEN_UP
             posting = decisions.approve(
-                await tx.load(touch),
+                view,
                 decision_id,
                 content_hash=content_hash,
                 person=person,
                 receipt_keys=list(self._receipt_keys),
                 now=now,
+                unposted=await self.restored.unposted(gateway_id) if asks else None,
             )
             if posting is not None:
                 await tx.post(posting)

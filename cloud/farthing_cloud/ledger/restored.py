@@ -13,7 +13,7 @@ from farthing_cloud.ledger.core import decisions, restoring
 from farthing_cloud.ledger.core.funds import LedgerRefusal, UnknownName
 from farthing_cloud.ledger.core.posting import Posting
 from farthing_cloud.ledger.core.restoring import LedgerRestoring, Link, Loss, Proof, Shown
-from farthing_cloud.ledger.core.rows import ZERO_HASH, Decision, Epoch, Gateway, LedgerState, Touch
+from farthing_cloud.ledger.core.rows import ZERO_HASH, Decision, Epoch, Gateway, LedgerState, Rewinding, Touch
 from farthing_cloud.ledger.store.interface import LedgerStore, Transaction
 
 #: Accounts looked at in one round; the next round takes the rest.
@@ -201,7 +201,15 @@ class RestoredLedger:
         """Whether a gateway has receipts for batches that are not posted here yet."""
         if (await self._store.epoch()).number == 1:
             return False
-        return any(g.gateway_id == gateway_id and not g.is_done for g in await self._store.rewindings())
+        # Also of one that was given up since: nobody waits for them, and nothing that it has is lost.
+        return any(
+            g.gateway_id == gateway_id and (not g.has_shown or g.unposted is not None)
+            for g in await self._store.rewindings()
+        )
+
+    async def unposted(self, gateway_id: GatewayId) -> Rewinding | None:
+        """What a gateway has shown in the present epoch, where batches are missing that it has receipts for."""
+        return next((g.unposted for g in await self._store.rewindings() if g.gateway_id == gateway_id), None)
 
     # ---- over
 

@@ -133,7 +133,7 @@ class GatewayNode:
         #: The hellos said so far: an answer to any but the last comes too late.
         self._hellos = 0
         #: The connection broke: nothing is said before the next hello is answered.
-        self._must_greet = False
+        self.must_greet = False
         #: What the ledger said to the last hello that it has posted.
         self._posted = 0
         #: Incarnation → what it has posted of it; None while it does not want batches of earlier ones again.
@@ -481,7 +481,7 @@ class GatewayNode:
         if state is None or not self.is_online:
             return
         ledger = world.ledger
-        if times % 8 == 0 or not self._agrees or self._must_greet:
+        if times % 8 == 0 or not self._agrees or self.must_greet:
             self._hellos += 1
             said = Said(
                 incarnation=state.incarnation,
@@ -493,7 +493,7 @@ class GatewayNode:
                 proof=self._proof(state),
             )
             self._ask("hello", ledger.hello, self._hellos, self.starts, said)
-        if state.expected_incarnation is None or self._must_greet:
+        if state.expected_incarnation is None or self.must_greet:
             return  # a session begins with the answer to its hello
         self._ask(f"directives after {state.directive_version}?", ledger.follow, state.directive_version)
         if state.to_seal_again and state.may_seal:
@@ -536,7 +536,7 @@ class GatewayNode:
     def greeted(self, number: int, start: int, command: commands.Connected) -> None:
         """The answer to a hello; a session has one, so an answer to an earlier one is nobody's."""
         if (number, start) == (self._hellos, self.starts):
-            self._must_greet = False
+            self.must_greet = False
             hello = command.hello
             self._posted = hello.posted_sequence
             posted = {chain.incarnation: chain.posted_sequence for chain in hello.earlier}
@@ -545,7 +545,7 @@ class GatewayNode:
 
     def hang_up(self) -> None:
         """The ledger refused a call: the session is over, and the next begins with a hello."""
-        self._must_greet = True
+        self.must_greet = True
 
     def show(self) -> None:
         """The ledger was restored: hand back all that it said."""

@@ -378,9 +378,18 @@ class LedgerNode:
             drive(self.ledger.resolve_floors(now=self.world.now))
             if drive(self.ledger.restored.open_again(now=self.world.now)):
                 self.world.note("every gateway has rewound: the ledger is open")
-                self.is_whole = True
-                self.world.watch.check_all_accounts(self.store)
+                self.be_whole()
         self.world.after(LISTENS_EVERY_S, self.listen)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it runs, and money may go out."""
+        return self.is_up and drive(self.store.epoch()).state is LedgerState.OPEN
+
+    def be_whole(self) -> None:
+        """All that was said is there again: from now on its sums count."""
+        self.is_whole = True
+        self.world.watch.check_all_accounts(self.store)
 
     def follow(self, gateway: GatewayNode, after_version: int) -> None:
         """The next directives of its chain, or its dated head."""
@@ -572,6 +581,12 @@ class LedgerNode:
         """On every chain."""
         for name in self.world.story.cast.gateways:
             self.issue(name, body)
+
+    def close_use(self, device_id: str, authorization: bytes) -> None:
+        """Somebody decides that a use is over: every gateway hears it, and who has it open closes it."""
+        self.issue_everywhere(
+            directive_pb2.UseClosed(device_id=device_id, authorization_id=authorization, decision="simulation")
+        )
 
     def top_up(self, account: str, amount_micros: int) -> None:
         """Money comes in; the bank says so twice."""

@@ -137,6 +137,10 @@ class World:
         self.calm = True
         for gateway in self.gateways.values():
             gateway.uplink_changed()
+        self._run_while(
+            "the ledger is not back", lambda: not self.ledger.is_open or any(g.must_greet for g in self._living)
+        )
+        self.ledger.be_whole()
         # Who was suspended is so no more: it says its last word when gateways know that.
         self._run_while(
             "a gateway has not heard all directives", lambda: not all(self._knows_all(g) for g in self._living)
@@ -147,6 +151,7 @@ class World:
             "a device has something to say", lambda: not all(self._is_done(device) for device in self.devices.values())
         )
         self._say_everything_again()
+        self._close_what_nobody_knows()
         for account in self.accounts:
             self.ledger.put_account(account, status=AccountStatus.SUSPENDED)
         self._run_while(
@@ -236,6 +241,33 @@ class World:
             if after != figures:
                 raise PromiseBroken(f"P3: saying everything again changed {name}: {figures} to {after}")
 
+    def _close_what_nobody_knows(self) -> None:
+        """People close what a journal that went back has open, and of which no device delivered anything: nobody ends it any more.
+
+        Its device never heard the yes, and has told a journal that was lost since that it is over. It would be asked after it the next time
+        that it came; here it comes no more.
+        """
+        final = self._final_claims()
+        delivered = {
+            name
+            for device in self.devices.values()
+            for name, each in device.all_delivered().items()
+            if each.end > each.start
+        }
+        for gateway in self._living:
+            state = gateway.state
+            if state is None or not gateway.disk_faults:
+                continue
+            for name, each in state.authorizations.items():
+                if not each.closed and not each.standing and name not in final | delivered:
+                    self.note("people close {} of {} at {}", name.hex(), each.device_id, gateway.id)
+                    self.watch.counted["uses that people closed"] += 1
+                    self.ledger.close_use(each.device_id, name)
+
+    def _final_claims(self) -> set[bytes]:
+        """What the ledger has the end of."""
+        return {claim.authorization_id for claim in drive(self.ledger.store.claims(OP)) if claim.final}
+
     def _wait_for_silence(self) -> None:
         """What earlier incarnations were granted and nobody closed is held until it should have been reported, then ends."""
         terms = self.story.cast.terms
@@ -261,7 +293,7 @@ class World:
             if quota.status is not QuotaStatus.CLOSED and not (but_frozen and self._is_nobodys(quota))
         ]
         # A journal that went back may have open what its device has ended: the ledger has that end.
-        final = {claim.authorization_id for claim in drive(self.ledger.store.claims(OP)) if claim.final}
+        final = self._final_claims()
         for gateway in self._living:
             state = gateway.state
             if state is None:

@@ -14,7 +14,7 @@ from farthing.v1 import ledger_pb2
 from farthing_cloud.ledger.core import incarnations, restoring, silence
 from farthing_cloud.ledger.core.funds import LedgerRefusal, UnknownName
 from farthing_cloud.ledger.core.posting import Posting
-from farthing_cloud.ledger.core.rows import Decision, DecisionKind, View
+from farthing_cloud.ledger.core.rows import Decision, DecisionKind, Rewinding, View
 
 
 def propose(
@@ -64,8 +64,12 @@ def approve(
     person: str,
     receipt_keys: list[bytes],
     now: Instant,
+    unposted: Rewinding | None = None,
 ) -> Posting | None:
-    """Carry a proposal out; None when this person approved it before. Raises ``LedgerRefusal`` for whom or what may not."""
+    """Carry a proposal out; None when this person approved it before. Raises ``LedgerRefusal`` for whom or what may not.
+
+    ``unposted``: what the gateway has shown to a restored ledger, where batches are missing that it has receipts for.
+    """
     decision = view.decision
     if decision is None:
         raise UnknownName(f"no decision {decision_id}")
@@ -87,7 +91,9 @@ def approve(
             f"{decision_id} is about incarnation {decision.incarnation}, {gateway.gateway_id} is in {gateway.incarnation}"
         )
     if decision.kind is DecisionKind.GIVEN_UP:
-        posting = restoring.give_up(view, decision.gateway_id, receipt_keys=receipt_keys, now=now)
+        posting = restoring.give_up(
+            view, decision.gateway_id, unposted=unposted, receipt_keys=receipt_keys, now=now
+        )
     elif decision.kind is DecisionKind.INCARNATION:
         # Before its chain is whole again nobody knows which incarnation is its next.
         restoring.must_have_shown((gateway,), view.epoch)

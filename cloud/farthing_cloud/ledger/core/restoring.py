@@ -35,7 +35,7 @@ from farthing_cloud.ledger.core.rows import (
     View,
 )
 
-#: A gateway that is given up may have begun incarnations that the restored ledger does not know: its next one is beyond all that two persons
+#: A gateway that is given up before it has shown its chain may have begun incarnations that the restored ledger does not know: its next one is beyond all that two persons
 #: can have decided since the backup.
 GIVEN_UP_STEP: Final = 1_000
 
@@ -471,22 +471,30 @@ def begin(view: View, decision: Decision, *, now: Instant) -> tuple[Epoch, Posti
     return epoch, replace(_posting(view, "epoch", now), epoch_begun=(epoch.number, decision.decision_id))
 
 
-def give_up(view: View, gateway_id: GatewayId, *, receipt_keys: list[bytes], now: Instant) -> Posting:
-    """Wait for a gateway no longer: what it was told since the backup is lost, and its present incarnation with it.
+def give_up(
+    view: View, gateway_id: GatewayId, *, unposted: Rewinding | None, receipt_keys: list[bytes], now: Instant
+) -> Posting:
+    """Wait for a gateway no longer, whether it has shown nothing of what it was told since the backup, or has, and its batches do not come.
 
-    What it still holds by what the ledger knows is frozen, not voided. ``view`` was loaded with ``Touch.incarnations``.
+    Its present incarnation is over. What it still holds by what the ledger knows is frozen, not voided. ``unposted``: what it has shown, where
+    batches are missing that it has receipts for; None: nothing, or it has rewound. ``view`` was loaded with ``Touch.incarnations``.
     """
     epoch = view.epoch
     gateway = view.gateways[gateway_id]
-    if epoch.state is not LedgerState.RESTORING or gateway.epoch >= epoch.number:
+    has_shown = gateway.epoch >= epoch.number
+    if epoch.state is not LedgerState.RESTORING or (has_shown and unposted is None):
         raise LedgerRefusal(f"the ledger does not wait for {gateway_id}")
     view = replace(view, gateways={**view.gateways, gateway_id: replace(gateway, epoch=epoch.number)})
-    posting = incarnations.begin(view, gateway_id, receipt_keys=receipt_keys, now=now, step=GIVEN_UP_STEP)
+    # Whose chain is whole has begun no incarnation that the ledger does not know.
+    step = 1 if has_shown else GIVEN_UP_STEP
+    posting = incarnations.begin(view, gateway_id, receipt_keys=receipt_keys, now=now, step=step)
+    # Its last receipt stays written down: should it come back, those batches are wanted still.
+    shown = unposted or Rewinding(gateway_id=gateway_id, epoch=epoch.number, shown_at=now)
     return replace(
         posting,
         kind="given-up",
         gateway_epochs=((gateway_id, epoch.number),),
-        rewinding=Rewinding(gateway_id=gateway_id, epoch=epoch.number, shown_at=now, given_up=True),
+        rewinding=replace(shown, given_up=True),
     )
 
 

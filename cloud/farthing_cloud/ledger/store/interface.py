@@ -184,10 +184,16 @@ class GatewayRewinding:
     posted_sequence: int
 
     @property
+    def unposted(self) -> Rewinding | None:
+        """What it has shown, where batches are missing that it has receipts for; None where none are, or nothing is shown."""
+        back = self.rewinding
+        return back if back is not None and self.posted_sequence < back.sequence else None
+
+    @property
     def is_done(self) -> bool:
         """Whether the ledger waits for it no longer."""
-        back = self.rewinding
-        return self.has_shown and (back is None or back.given_up or self.posted_sequence >= back.sequence)
+        back = self.unposted
+        return self.has_shown and (back is None or back.given_up)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
