@@ -64,6 +64,7 @@ ONCE_IN = 100
         "gateways gone",
         "ledgers restored",
         "quotas held again",
+        "gateways given up",
         "incarnation posted",
         "Adopted journaled",
         "EndCarried journaled",

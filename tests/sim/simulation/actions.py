@@ -307,11 +307,13 @@ def draw_actions(rng: Random, cast: Cast) -> tuple[Action, ...]:
         actions.append(Deny(at_s=at(), account=rng.choice(accounts), for_s=round(rng.uniform(20, 150), 3)))
     if rng.random() < 0.2:
         actions.append(Freeze(at_s=at(), account=rng.choice(purses), for_s=round(rng.uniform(20, 150), 3)))
-    faults = (LoseDisk, RestoreDisk, FindDisk, Gone)
+    faults = (LoseDisk, RestoreDisk, FindDisk)
+    gone_s = max((action.at_s for action in actions if isinstance(action, Gone)), default=None)
     # One loss at a time: what two take together, a database and a journal that could show what it said, is nobody's to give back.
-    if not any(isinstance(action, faults) for action in actions) and rng.random() < 0.9:
+    if not any(isinstance(action, faults) for action in actions) and rng.random() < (0.9 if gone_s is None else 0.4):
         down_s, noticed = rng.choice((1.0, 30.0)), rng.random() < 0.5
-        at_s = at()
+        # So the database has all that a gateway was told and said which is gone.
+        at_s = at() if gone_s is None else round(rng.uniform(gone_s, length_s), 3)
         # Before the end, when everything is called back: a recall that is lost with the database is nobody's to say again.
         after_s = round(min(rng.choice((5, 60, length_s)) * rng.random(), length_s - at_s), 3)
         actions.append(RestoreLedger(at_s=at_s, after_s=after_s, down_s=down_s, noticed=noticed))

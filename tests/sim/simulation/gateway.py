@@ -152,6 +152,8 @@ class GatewayNode:
         self.disk_faults = 0
         #: The incarnation of the journal that stands where another stood; None until it is read.
         self._incarnation_of_fault: int | None = None
+        #: Authorizations that the journal had when it was put here: what has become of them meanwhile, it was not told.
+        self.brought_back: set[bytes] = set()
         self.is_gone = False
         self.token: TokenMemory | None = None
         #: Some have a token that counts: it remembers the highest sealed batch.
@@ -247,6 +249,7 @@ class GatewayNode:
         self.holds = {}
         for _, event in self.disk.entries:
             self._tally(event, set())
+        self.brought_back = set(self.holds)
         self.world.watch.journal_replaced(self)
 
     def _last_sealed(self) -> TokenMemory | None:

@@ -379,7 +379,27 @@ class LedgerNode:
             if drive(self.ledger.restored.open_again(now=self.world.now)):
                 self.world.note("every gateway has rewound: the ledger is open")
                 self.be_whole()
+            self._see_who_does_not_come()
         self.world.after(LISTENS_EVERY_S, self.listen)
+
+    def _see_who_does_not_come(self) -> None:
+        """A restored ledger waits for a gateway that is gone: people hear of it."""
+        if drive(self.store.epoch()).state is not LedgerState.RESTORING:
+            return
+        for gateway in drive(self.store.rewindings()):
+            name = f"{gateway.gateway_id} is gone"
+            if self.world.gateways[gateway.gateway_id].is_gone and not gateway.is_done and name not in self._asked:
+                self._asked.add(name)
+                self._decisions += 1
+                wait_s = 5.0 if self.world.calm else self.world.lots.between(f"people {self._decisions}", 5, 90)
+                self.world.after(wait_s, self._give_up, gateway.gateway_id, name)
+
+    def _give_up(self, gateway_id: str, name: str) -> None:
+        """Two persons decide that a restored ledger waits for a gateway no longer."""
+        self._asked.discard(name)
+        if any(g.gateway_id == gateway_id and not g.is_done for g in drive(self.store.rewindings())):
+            self._decide(DecisionKind.GIVEN_UP, gateway_id)
+            self.world.watch.counted["gateways given up"] += 1
 
     @property
     def is_open(self) -> bool:

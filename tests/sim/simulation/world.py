@@ -242,10 +242,10 @@ class World:
                 raise PromiseBroken(f"P3: saying everything again changed {name}: {figures} to {after}")
 
     def _close_what_nobody_knows(self) -> None:
-        """People close what a journal that went back has open, and of which no device delivered anything: nobody ends it any more.
+        """People close what a journal had open when it was put where another stood, and of which no device delivered anything: nobody ends it.
 
-        Its device never heard the yes, and has told a journal that was lost since that it is over. It would be asked after it the next time
-        that it came; here it comes no more.
+        Its device never heard the yes, and has told the other journal that it is over. It would be asked after it the next time that it
+        came; here it comes no more.
         """
         final = self._final_claims()
         delivered = {
@@ -256,10 +256,11 @@ class World:
         }
         for gateway in self._living:
             state = gateway.state
-            if state is None or not gateway.disk_faults:
+            if state is None:
                 continue
-            for name, each in state.authorizations.items():
-                if not each.closed and not each.standing and name not in final | delivered:
+            for name in sorted(gateway.brought_back - final - delivered):
+                each = state.authorizations.get(name)
+                if each is not None and not each.closed and not each.standing:
                     self.note("people close {} of {} at {}", name.hex(), each.device_id, gateway.id)
                     self.watch.counted["uses that people closed"] += 1
                     self.ledger.close_use(each.device_id, name)

@@ -91,9 +91,7 @@ def approve(
             f"{decision_id} is about incarnation {decision.incarnation}, {gateway.gateway_id} is in {gateway.incarnation}"
         )
     if decision.kind is DecisionKind.GIVEN_UP:
-        posting = restoring.give_up(
-            view, decision.gateway_id, unposted=unposted, receipt_keys=receipt_keys, now=now
-        )
+        posting = restoring.give_up(view, decision.gateway_id, unposted=unposted, receipt_keys=receipt_keys, now=now)
     elif decision.kind is DecisionKind.INCARNATION:
         # Before its chain is whole again nobody knows which incarnation is its next.
         restoring.must_have_shown((gateway,), view.epoch)
