@@ -137,6 +137,7 @@ DEFAULT_CALLERS: Mapping[str, tuple[str, ...]] = {
     _L + "DecideOverlapCase": (_PERSONS,),
     _L + "IssueDirective": (_REGISTRY, _VAULT, _FRAUD),
     _L + "FollowEvents": (_FRAUD, _SETTLEMENT, _DOCUMENTS, _PUBLICLOG),
+    _L + "AcknowledgeEvents": (_FRAUD, _SETTLEMENT, _DOCUMENTS, _PUBLICLOG),
     _L + "ReadReceipts": (_PERSONS, _PUBLICLOG),
     _L + "AuditBatch": (_PUBLICLOG,),
     _L + "CloseWindow": (_SETTLEMENT,),

@@ -95,6 +95,14 @@ class LedgerSection(Section):
     #: Postings whose transfers share a partition, from the next one that is made: with ten gateways a million is about a month. Fewer than
     #: a thousand would be more tables than indexes gain.
     partition_postings: Annotated[int, Field(ge=1_000, le=10**12)] = 1_000_000
+    #: Events stay in the outbox at least this long, also when every reader has passed them. Ninety days: no reader is restored from an older backup.
+    keep_events_s: Annotated[int, Field(ge=86_400)] = 90 * 86_400
+    #: Services that read the outbox: while one of them has never said how far it is, nothing is pruned. Leave out what this cloud does not run.
+    event_readers: tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{1,64}$")], ...] = (
+        "documents",
+        "fraud",
+        "publiclog",
+    )
     #: A head of every gateway's chain is signed and sent at least this often, real seconds.
     directive_head_interval_s: Annotated[int, Field(ge=1)] = 5
 

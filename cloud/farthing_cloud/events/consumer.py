@@ -59,6 +59,10 @@ PARKED_EVENTS = 100_000
 REPLAYED_EVENTS = 1_000
 #: What came before its cause (a statement of a device that the registry does not name yet) is tried again this often.
 REPLAY_INTERVAL_S = 60.0
+#: How often the ledger is told how far we have durably come: events are kept for days, so a minute more or less is nothing.
+ACKNOWLEDGE_INTERVAL_S = 60.0
+#: What the ledger has to answer that in: it writes one row.
+ACKNOWLEDGE_TIMEOUT_S = 5.0
 #: First pause after a failure, then twice as long each time up to the cap: back within seconds of whom we wait for.
 FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 5.0
@@ -132,6 +136,7 @@ class ConsumerLimits:
     inbox_rows: int = INBOX_ROWS
     parked_events: int = PARKED_EVENTS
     replay_interval_s: float = REPLAY_INTERVAL_S
+    acknowledge_interval_s: float = ACKNOWLEDGE_INTERVAL_S
     first_pause_s: float = FIRST_PAUSE_S
     longest_pause_s: float = LONGEST_PAUSE_S
 
@@ -174,6 +179,7 @@ class Consumer:
         self._jitter = jitter
         self._pause_s = self._limits.first_pause_s
         self._replay_due_s = 0.0
+        self._acknowledge_due_s = 0.0
         self._state = ConsumerState()
 
     @property
@@ -215,7 +221,10 @@ class Consumer:
             await call.wait_for_connection()
             self._state = replace(self._state, connected=True, waits_for="")
             _CONNECTED.labels(self._name).set(1)
+            # A database that was restored stands further back than the ledger was told.
+            self._acknowledge_due_s = 0.0
             while True:
+                await self._acknowledge_when_due()
                 batch = await self._next_batch(queue)
                 if batch is None:
                     return
@@ -224,8 +233,8 @@ class Consumer:
                 await self._replay_when_due()
 
     async def _next_batch(self, queue: "asyncio.Queue[_Item]") -> list[Event] | None:
-        """What has arrived, at most a batch; empty when it is time to replay; None at the end of the stream."""
-        wait_s = max(0.0, self._replay_due_s - time.monotonic())
+        """What has arrived, at most a batch; empty when it is time to replay or acknowledge; None at the end of the stream."""
+        wait_s = max(0.0, min(self._replay_due_s, self._acknowledge_due_s) - time.monotonic())
         try:
             async with asyncio.timeout(wait_s):
                 item = await queue.get()
@@ -451,6 +460,21 @@ class Consumer:
             return
         self._replay_due_s = time.monotonic() + self._limits.replay_interval_s
         await self.replay_parked()
+
+    async def _acknowledge_when_due(self) -> None:
+        """Tell the ledger how far the durable cursor is. That it does not hear us costs it room, nothing else."""
+        if time.monotonic() < self._acknowledge_due_s:
+            return
+        self._acknowledge_due_s = time.monotonic() + self._limits.acknowledge_interval_s
+        place = await self.place()
+        up_to = ledger_pb2.EventCursor(transaction_id=place.transaction_id, sequence=place.sequence)
+        try:
+            await ledger_pb2_grpc.LedgerStub(self._ledger).AcknowledgeEvents(
+                ledger_pb2.AcknowledgeEventsRequest(up_to=up_to), timeout=ACKNOWLEDGE_TIMEOUT_S
+            )
+        except grpc.RpcError as err:
+            # A ledger of before has no such call; the stream itself says when the ledger is gone.
+            _log.info("events_unacknowledged", consumer=self._name, why=_why(err))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

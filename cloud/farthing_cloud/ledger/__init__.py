@@ -48,6 +48,9 @@ SILENCE_EVERY_S: Final = 10.0
 #: How often details older than their retention are looked for, real seconds, and how many are forgotten in one round.
 FORGET_EVERY_S: Final = 60.0
 FORGET_AT_ONCE: Final = 1_000
+#: How often events that every reader has passed are looked for, real seconds, and how many go in one round.
+PRUNE_EVERY_S: Final = 60.0
+PRUNE_AT_ONCE: Final = 1_000
 #: How often the figures of maximum loss are taken, real seconds: as often as a scraper asks.
 EXPOSURE_EVERY_S: Final = 10.0
 #: How often the next partition of the transfers is seen to, real seconds: a whole one is ready ahead.
@@ -69,6 +72,8 @@ class LedgerService:
     clock: BusinessClock
     silent_us: int
     keep_detail_us: int
+    keep_events_us: int
+    event_readers: tuple[str, ...]
 
     @property
     def servicers(self) -> Sequence[Mounted]:
@@ -87,6 +92,7 @@ class LedgerService:
             tasks.create_task(self._end_silent())
             tasks.create_task(self._measure_exposure())
             tasks.create_task(self._forget_details())
+            tasks.create_task(self._prune_events())
             tasks.create_task(self._open_again())
             tasks.create_task(self._make_partitions())
 
@@ -121,6 +127,18 @@ class LedgerService:
                 _log.warning("old details wait to be forgotten", cause=str(err))
             # A full round has more behind it.
             await asyncio.sleep(RESOLVE_EVERY_S if forgotten == FORGET_AT_ONCE else FORGET_EVERY_S)
+
+    async def _prune_events(self) -> None:
+        while True:
+            pruned = 0
+            try:
+                before = Instant(self.clock.now() - self.keep_events_us)
+                pruned = await self.ledger.store.prune_events(self.event_readers, before, PRUNE_AT_ONCE)
+                metrics.EVENTS_PRUNED.inc(pruned)
+            except StoreError as err:
+                _log.warning("old events wait to be pruned", cause=str(err))
+            # A full round has more behind it.
+            await asyncio.sleep(RESOLVE_EVERY_S if pruned == PRUNE_AT_ONCE else PRUNE_EVERY_S)
 
     async def _make_partitions(self) -> None:
         while True:
@@ -223,6 +241,8 @@ def build(
         clock=clock,
         silent_us=settings.silent_after_s * SECOND_US,
         keep_detail_us=settings.keep_detail_s * SECOND_US,
+        keep_events_us=settings.keep_events_s * SECOND_US,
+        event_readers=settings.event_readers,
     )
 
 

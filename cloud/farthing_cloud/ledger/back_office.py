@@ -385,11 +385,18 @@ class LedgerServicer(ImportServicer):
     ) -> AsyncIterator[ledger_pb2.FollowEventsResponse]:
         """Events after a cursor, in order; a late commit is never skipped."""
         async with refusals(context):
-            cursor = Cursor(transaction_id=request.after.transaction_id, sequence=request.after.sequence)
+            cursor = _cursor(request.after)
             kinds = tuple(request.kinds)
             while True:
                 seen = self._events.rung
                 rows = await self._store.events(cursor, EVENTS_AT_ONCE, kinds)
+                # Who begins anew hears what is kept. Who had come so far, and goes back behind what is gone, would miss it without knowing.
+                # (Asked afterwards: what went before these rows were read is known then.)
+                if Cursor() < cursor < (pruned := await self._store.events_pruned()):
+                    raise Refused(
+                        grpc.StatusCode.OUT_OF_RANGE,
+                        f"events up to ({pruned.transaction_id}, {pruned.sequence}) were pruned, and this reader has not passed them",
+                    )
                 for row in rows:
                     cursor = row.cursor
                     yield ledger_pb2.FollowEventsResponse(
@@ -407,6 +414,15 @@ class LedgerServicer(ImportServicer):
                 if not request.follow:
                     return
                 await self._events.wait(seen, milliseconds=LOOK_AGAIN_MS)
+
+    @override
+    async def AcknowledgeEvents(
+        self, request: ledger_pb2.AcknowledgeEventsRequest, context: Context
+    ) -> ledger_pb2.AcknowledgeEventsResponse:
+        """How far the calling service has come."""
+        async with refusals(context):
+            await self._store.events_passed(self._caller(context).id, _cursor(request.up_to), now=self._clock.now())
+        return ledger_pb2.AcknowledgeEventsResponse()
 
     @override
     async def ReadReceipts(
@@ -702,6 +718,13 @@ def _least_class(evidence_class: int) -> int:
         return classes.least_of(evidence_class)
     except ValueError as err:
         raise malformed(f"least_evidence_class: {err}") from err
+
+
+def _cursor(said: ledger_pb2.EventCursor) -> Cursor:
+    """A place in the outbox; raise ``Refused`` for one that PostgreSQL cannot have."""
+    if max(said.transaction_id, said.sequence) > MAX_COUNT:
+        raise malformed("a place above 2^63 - 1")
+    return Cursor(transaction_id=said.transaction_id, sequence=said.sequence)
 
 
 def _text(name: str, value: str) -> str:

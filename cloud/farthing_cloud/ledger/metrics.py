@@ -7,6 +7,7 @@ PARKED_STATEMENTS = Counter(
     "Statements that gateways could not take and batches brought: people decide about them.",
 )
 BATCHES = Counter("farthing_ledger_batches", "Batches that arrived at the door, by what became of them.", ("outcome",))
+EVENTS_PRUNED = Counter("farthing_ledger_events_pruned", "Outbox rows taken away: old, and passed by every reader.")
 LINES_PARKED = Counter("farthing_ledger_lines_parked", "Lines that could not be understood.")
 QUOTA_ANSWERS = Counter("farthing_ledger_quota_answers", "Quota requests answered, by answer.", ("answer",))
 HELLOS = Counter("farthing_ledger_hellos", "Gateways that introduced themselves, by what they heard.", ("outcome",))

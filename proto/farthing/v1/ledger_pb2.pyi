@@ -1313,6 +1313,41 @@ class FollowEventsResponse(message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 @typing.final
+class AcknowledgeEventsRequest(message.Message):
+    """The caller's certificate says which reader it is: one a service."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    UP_TO_FIELD_NUMBER: builtins.int
+    @builtins.property
+    def up_to(self) -> EventCursor:
+        """The reader's own durable place: everything up to here it has handled, or keeps itself."""
+
+    def __init__(
+        self,
+        *,
+        up_to: EventCursor | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["up_to", b"up_to"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["up_to", b"up_to"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class AcknowledgeEventsResponse(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
 class CloseWindowRequest(message.Message):
     """Close the open window of an operator and currency. Idempotent by window."""
 

@@ -115,6 +115,11 @@ class LedgerStub:
                 request_serializer=farthing_dot_v1_dot_ledger__pb2.FollowEventsRequest.SerializeToString,
                 response_deserializer=farthing_dot_v1_dot_ledger__pb2.FollowEventsResponse.FromString,
                 _registered_method=True)
+        self.AcknowledgeEvents = channel.unary_unary(
+                '/farthing.v1.Ledger/AcknowledgeEvents',
+                request_serializer=farthing_dot_v1_dot_ledger__pb2.AcknowledgeEventsRequest.SerializeToString,
+                response_deserializer=farthing_dot_v1_dot_ledger__pb2.AcknowledgeEventsResponse.FromString,
+                _registered_method=True)
         self.ListParkedStatements = channel.unary_unary(
                 '/farthing.v1.Ledger/ListParkedStatements',
                 request_serializer=farthing_dot_v1_dot_ledger__pb2.ListParkedStatementsRequest.SerializeToString,
@@ -335,6 +340,13 @@ class LedgerServicer:
 
     def FollowEvents(self, request, context):
         """Events of the outbox after a cursor; ends when there are no more and follow is false.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AcknowledgeEvents(self, request, context):
+        """Who follows says now and then how far it has come, durably: what all have passed is pruned once it is old.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -580,6 +592,11 @@ def add_LedgerServicer_to_server(servicer, server):
                     servicer.FollowEvents,
                     request_deserializer=farthing_dot_v1_dot_ledger__pb2.FollowEventsRequest.FromString,
                     response_serializer=farthing_dot_v1_dot_ledger__pb2.FollowEventsResponse.SerializeToString,
+            ),
+            'AcknowledgeEvents': grpc.unary_unary_rpc_method_handler(
+                    servicer.AcknowledgeEvents,
+                    request_deserializer=farthing_dot_v1_dot_ledger__pb2.AcknowledgeEventsRequest.FromString,
+                    response_serializer=farthing_dot_v1_dot_ledger__pb2.AcknowledgeEventsResponse.SerializeToString,
             ),
             'ListParkedStatements': grpc.unary_unary_rpc_method_handler(
                     servicer.ListParkedStatements,
@@ -1135,6 +1152,33 @@ class Ledger:
             '/farthing.v1.Ledger/FollowEvents',
             farthing_dot_v1_dot_ledger__pb2.FollowEventsRequest.SerializeToString,
             farthing_dot_v1_dot_ledger__pb2.FollowEventsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AcknowledgeEvents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/farthing.v1.Ledger/AcknowledgeEvents',
+            farthing_dot_v1_dot_ledger__pb2.AcknowledgeEventsRequest.SerializeToString,
+            farthing_dot_v1_dot_ledger__pb2.AcknowledgeEventsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -52,6 +52,8 @@ class LedgerStub:
     """Other services put policy on a gateway's chain. Fraud may only send what reduces."""
     FollowEvents: _grpc.UnaryStreamMultiCallable[_ledger_pb2.FollowEventsRequest, _ledger_pb2.FollowEventsResponse]
     """Events of the outbox after a cursor; ends when there are no more and follow is false."""
+    AcknowledgeEvents: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.AcknowledgeEventsRequest, _ledger_pb2.AcknowledgeEventsResponse]
+    """Who follows says now and then how far it has come, durably: what all have passed is pruned once it is old."""
     ListParkedStatements: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.ListParkedStatementsRequest, _ledger_pb2.ListParkedStatementsResponse]
     """What gateways could not take as it stands, as their batches brought it: also where the journal that parked it is gone."""
     CloseWindow: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.CloseWindowRequest, _ledger_pb2.CloseWindowResponse]
@@ -116,6 +118,8 @@ class LedgerAsyncStub(LedgerStub):
     """Other services put policy on a gateway's chain. Fraud may only send what reduces."""
     FollowEvents: _aio.UnaryStreamMultiCallable[_ledger_pb2.FollowEventsRequest, _ledger_pb2.FollowEventsResponse]  # type: ignore[assignment]
     """Events of the outbox after a cursor; ends when there are no more and follow is false."""
+    AcknowledgeEvents: _aio.UnaryUnaryMultiCallable[_ledger_pb2.AcknowledgeEventsRequest, _ledger_pb2.AcknowledgeEventsResponse]  # type: ignore[assignment]
+    """Who follows says now and then how far it has come, durably: what all have passed is pruned once it is old."""
     ListParkedStatements: _aio.UnaryUnaryMultiCallable[_ledger_pb2.ListParkedStatementsRequest, _ledger_pb2.ListParkedStatementsResponse]  # type: ignore[assignment]
     """What gateways could not take as it stands, as their batches brought it: also where the journal that parked it is gone."""
     CloseWindow: _aio.UnaryUnaryMultiCallable[_ledger_pb2.CloseWindowRequest, _ledger_pb2.CloseWindowResponse]  # type: ignore[assignment]
@@ -273,6 +277,14 @@ class LedgerServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_ledger_pb2.FollowEventsResponse], _abc.AsyncIterator[_ledger_pb2.FollowEventsResponse]]:
         """Events of the outbox after a cursor; ends when there are no more and follow is false."""
+
+    @_abc_1.abstractmethod
+    def AcknowledgeEvents(
+        self,
+        request: _ledger_pb2.AcknowledgeEventsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ledger_pb2.AcknowledgeEventsResponse, _abc.Awaitable[_ledger_pb2.AcknowledgeEventsResponse]]:
+        """Who follows says now and then how far it has come, durably: what all have passed is pruned once it is old."""
 
     @_abc_1.abstractmethod
     def ListParkedStatements(

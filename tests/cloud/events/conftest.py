@@ -23,12 +23,26 @@ class Outbox(ledger_pb2_grpc.LedgerServicer):
         #: Send everything from the first row on, whatever the cursor says.
         self.forgetful = False
         self.asked_after: list[tuple[int, int]] = []
+        #: How far a consumer said that it has come.
+        self.passed: list[tuple[int, int]] = []
+        #: It does not take that in.
+        self.deaf = False
         self._changed = asyncio.Condition()
 
     async def publish(self, *rows: ledger_pb2.FollowEventsResponse) -> None:
         async with self._changed:
             self.rows += rows
             self._changed.notify_all()
+
+    async def AcknowledgeEvents(  # noqa: N802 - the name of the RPC
+        self,
+        request: ledger_pb2.AcknowledgeEventsRequest,
+        context: Any,
+    ) -> ledger_pb2.AcknowledgeEventsResponse:
+        self.passed.append((request.up_to.transaction_id, request.up_to.sequence))
+        if self.deaf:
+            await context.abort(grpc.StatusCode.UNIMPLEMENTED)
+        return ledger_pb2.AcknowledgeEventsResponse()
 
     async def FollowEvents(  # noqa: N802 - the name of the RPC
         self,

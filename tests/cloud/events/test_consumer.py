@@ -315,3 +315,31 @@ async def test_it_waits_for_the_database_and_catches_up(make, outbox, pool, unti
             await outbox.publish(row(n))
         await until(lambda: consumer.state.handled == 5)
     assert await effects(pool) == [f"k{n}.0" for n in range(1, 6)]
+
+
+async def test_the_ledger_hears_how_far_we_have_durably_come(make, outbox, pool, until):
+    await outbox.publish(row(1), row(2))
+    consumer = make(ConsumerLimits(first_pause_s=0.01, longest_pause_s=0.05, acknowledge_interval_s=0.01))
+    async with running(consumer):
+        await until(lambda: outbox.passed[-1:] == [(2, 0)])
+        # Not with each event, but also while nothing comes.
+        said = len(outbox.passed)
+        await until(lambda: len(outbox.passed) > said + 1)
+    # From where it stands in its own database; also where that was restored meanwhile.
+    assert outbox.passed[0] == (0, 0)
+    async with pool.connection() as connection:
+        await connection.execute("UPDATE event_cursor SET transaction_id = 1")
+    said = len(outbox.passed)
+    consumer = make()
+    async with running(consumer):
+        await until(lambda: len(outbox.passed) > said)
+        assert outbox.passed[said] == (1, 0)
+
+
+async def test_a_ledger_that_cannot_hear_how_far_we_are_is_read_all_the_same(make, outbox, until):
+    outbox.deaf = True
+    await outbox.publish(row(1))
+    consumer = make(ConsumerLimits(first_pause_s=0.01, longest_pause_s=0.05, acknowledge_interval_s=0.01))
+    async with running(consumer):
+        await until(lambda: consumer.state.handled == 1 and len(outbox.passed) > 3)
+        assert (consumer.state.connected, consumer.state.failures) == (True, 0)

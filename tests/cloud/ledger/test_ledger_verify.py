@@ -482,6 +482,8 @@ KEPT = {
     "asides": ("net_micros", ()),
     "told": ("account_id", ()),
     "outbox": ("value", ()),
+    "outbox_readers": ("reader", ("transaction_id", "sequence", "said_at_us")),
+    "outbox_pruned": ("only_row", ("transaction_id", "sequence")),
     "batches": ("beyond_micros", ("proven", "clearing_micros")),
     "claims": ("register_from", ("register_to", "net_micros", "tax_micros", "final", "aside", "raised_by")),
     "quotas": ("amount_micros", ("posted_micros", "voided_micros", "status", "in_use_at_us")),

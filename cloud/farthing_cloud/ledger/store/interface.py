@@ -482,5 +482,17 @@ class LedgerStore(Protocol):
     async def events(self, after: Cursor, limit: int, kinds: Sequence[str]) -> Sequence[StoredEvent]:
         """Outbox rows after a cursor that no transaction still under way can precede."""
 
+    async def events_passed(self, reader: str, up_to: Cursor, *, now: Instant) -> None:
+        """A reader of the outbox has handled everything up to a place, durably: as it says, also where that is further back."""
+
+    async def prune_events(self, readers: Sequence[str], before: Instant, limit: int) -> int:
+        """Take away outbox rows from before an instant, from the beginning and at most ``limit``; how many there were.
+
+        None that a reader who ever said how far it is has not passed, and none at all while one of ``readers`` never has.
+        """
+
+    async def events_pruned(self) -> Cursor:
+        """Up to where the outbox was pruned."""
+
     async def verify(self) -> Verdict:
         """Replay everything and name the first fault."""

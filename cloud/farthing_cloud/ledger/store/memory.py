@@ -1,6 +1,7 @@
 """The ledger in memory: for simulations and tests. It keeps every rule of the interface but durability."""
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterable, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
@@ -130,6 +131,10 @@ class MemoryStore:
         self._told: dict[tuple[OperatorId, AccountId], dict[GatewayId, None]] = {}
         self._floors: dict[tuple[GatewayId, AccountId], int] = {}
         self._outbox: list[StoredEvent] = []
+        #: How many there ever were.
+        self._events = 0
+        self._readers: dict[str, Cursor] = {}
+        self._pruned = Cursor()
         self._plans: dict[str, CorrectionPlan] = {}
         self._revoked: set[GatewayId] = set()
         self._batch_keys: dict[tuple[GatewayId, int], BatchKey] = {}
@@ -503,7 +508,8 @@ class MemoryStore:
                 opened = events_pb2.CaseOpened.FromString(value)
                 opened.case_id = case_ids[event.case]
                 value = opened.SerializeToString()
-            cursor = Cursor(transaction_id=transaction_id, sequence=len(self._outbox) + 1)
+            self._events += 1
+            cursor = Cursor(transaction_id=transaction_id, sequence=self._events)
             self._outbox.append(
                 StoredEvent(
                     cursor=cursor,
@@ -1043,6 +1049,23 @@ class MemoryStore:
         return [row for row, _ in zip(rows, range(limit), strict=False)]
 
     # ---- figures for simulations
+
+    async def events_passed(self, reader: str, up_to: Cursor, *, now: Instant) -> None:  # noqa: ARG002  # the interface's
+        self._readers[reader] = up_to
+
+    async def prune_events(self, readers: Sequence[str], before: Instant, limit: int) -> int:
+        if not self._readers or set(readers) - self._readers.keys():
+            return 0
+        passed = min(self._readers.values())
+        first = itertools.takewhile(lambda row: row.cursor <= passed and row.at < before, self._outbox[:limit])
+        gone = list(first)
+        if gone:
+            del self._outbox[: len(gone)]
+            self._pruned = gone[-1].cursor
+        return len(gone)
+
+    async def events_pruned(self) -> Cursor:
+        return self._pruned
 
     async def quotas(self, operator_id: OperatorId) -> Sequence[Quota]:
         """Every quota."""

@@ -41,7 +41,7 @@ from farthing_cloud.ledger.core.rows import (
     Quota,
 )
 from farthing_cloud.ledger.core.uses import UseHistory
-from farthing_cloud.ledger.store import carried, imports, keys, parked, partitions, plans, restoring
+from farthing_cloud.ledger.store import carried, imports, keys, outbox, parked, partitions, plans, restoring
 from farthing_cloud.ledger.store.arrays import names, numbers, octets
 from farthing_cloud.ledger.store.corrections import (
     LIST_CORRECTIONS,
@@ -147,7 +147,6 @@ READ_BOOKS_OF_CASE = _sql("read_books_of_case")
 READ_CLOSING = _sql("read_closing")
 LIST_BALANCES = _sql("list_balances")
 LIST_ALL_TRANSFERS = _sql("list_all_transfers")
-READ_EVENTS = _sql("read_events")
 
 
 # --- one transaction --------------------------------------------------------------------------------------------------
@@ -671,7 +670,7 @@ class PostgresStore:
 
     async def events(self, after: Cursor, limit: int, kinds: Sequence[str]) -> Sequence[StoredEvent]:
         rows = await self._rows(
-            READ_EVENTS,
+            outbox.READ_EVENTS,
             {
                 "transaction_id": str(after.transaction_id),
                 "sequence": after.sequence,
@@ -690,6 +689,19 @@ class PostgresStore:
             )
             for row in rows
         ]
+
+    async def events_passed(self, reader: str, up_to: Cursor, *, now: Instant) -> None:
+        await self._write((outbox.PUT_READER, outbox.passed(reader, up_to, now)))
+
+    async def prune_events(self, readers: Sequence[str], before: Instant, limit: int) -> int:
+        row = await self._row(outbox.PRUNE, outbox.old(readers, before, limit))
+        assert row is not None
+        gone: int = row[0]
+        return gone
+
+    async def events_pruned(self) -> Cursor:
+        row = await self._row(outbox.READ_PRUNED, {})
+        return Cursor(transaction_id=int(row[0]), sequence=row[1]) if row is not None else Cursor()
 
     async def verify(self) -> Verdict:
         async with self._pool.connection() as connection:

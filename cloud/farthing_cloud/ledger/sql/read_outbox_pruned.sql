@@ -1,0 +1,1 @@
+SELECT transaction_id::text, sequence FROM outbox_pruned
