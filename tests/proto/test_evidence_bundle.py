@@ -369,6 +369,7 @@ def test_the_command_says_what_is_proven_and_what_not(files: Path) -> None:
     said = json.loads(whole.output)
     assert (said["net_micros"], said["tax_micros"]) == (1_125_000, 225_000)
     assert not any("batch key" in sentence for sentence in said["not_proven"])
+    assert "that the device's certificate was not revoked, and stands in the published device log" in said["not_proven"]
     shown = run("show", files / "b.json")
     assert shown.exit_code == 0
     assert "batch 1/2" in shown.output

@@ -80,6 +80,15 @@ async def test_a_batch_is_judged_by_the_key_that_was_valid_when_it_was_sealed(cl
     cloud.calls("person", "bert")
     approval = ledger_pb2.ApproveImportReviewRequest(review_id=review.review_id, content_hash=review.content_hash)
     assert [each.batch.outcome async for each in cloud.back_office.ApproveImportReview(approval)] == ["posted"]
+    # What it signed and devices prove whole can be shown; what was posted before and never proven will not be, and says why.
+    named = [batch_pb2.Batch.FromString(each.batch).claims[0].authorization_id for each in (first, third, fourth)]
+    assert (await exported(cloud, named[2])).billed.net_micros == NET
+    by_a_good_key, by_a_revoked_one = [(await refused(exported(cloud, each)))[1] for each in named[:2]]
+    assert by_a_good_key.startswith("batch 1/1 is posted and not proven yet: ")
+    assert by_a_revoked_one == (
+        "batch 1/3 is posted and not proven as a whole, and the key it is signed with is revoked: of what that sealed, only what devices"
+        " signed is posted from then on, after review ('gateways review'), and no bundle is made of a part"
+    )
     cloud.calls("gateway", "G1")
     receipts = await push(cloud, fourth, fifth)
     assert [batch_pb2.Receipt.FromString(each.receipt).sequence for each in receipts] == [4, 5]
