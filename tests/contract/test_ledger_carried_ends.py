@@ -388,6 +388,17 @@ async def beyond(store: LedgerStore) -> int:
     return gateway.beyond_micros
 
 
+async def test_nor_by_several_ends_in_one_batch(store: LedgerStore) -> None:
+    story = await opened(store)
+    ends = tuple(another(story, number)[1] for number in (1, 2))
+    await story.push(story.seal("G2", [], [], carried=ends))
+    causes = await causes_of(store, 0)
+    # The first takes all the room that there is, and what its hold made; of the other nothing fits.
+    assert await beyond(store) == causes["late"] == micros("4.00") + causes["use"]
+    assert causes["exposure"] == 2 * micros("30.30") - causes["late"] - causes["use"]
+    assert (await store.verify()).fault == ""
+
+
 async def test_nor_in_any_number_of_batches_until_its_own_detail_shows_the_use(store: LedgerStore) -> None:
     story = await opened(store)
     sessions = [another(story, number) for number in range(1, 5)]

@@ -6,7 +6,21 @@ from typing import Any
 
 import psycopg
 import pytest
-from ledger_story import EUR, NOW, OP, ORDER, SPLIT, TERMS, Story, afterwards, close_and_pay, grants, micros, seal_all
+from ledger_story import (
+    EUR,
+    NOW,
+    OP,
+    ORDER,
+    SPLIT,
+    TERMS,
+    TOLL,
+    Story,
+    afterwards,
+    close_and_pay,
+    grants,
+    micros,
+    seal_all,
+)
 
 from farthing.clock import Instant
 from farthing.ids import AccountId, AuthorizationId, GatewayId, OperatorId, SiteId
@@ -15,6 +29,7 @@ from farthing_cloud.database import Pool
 from farthing_cloud.ledger import metrics
 from farthing_cloud.ledger.core.batches import ChainStep
 from farthing_cloud.ledger.core.funds import Funding, LedgerRefusal, OtherContent, UnknownName
+from farthing_cloud.ledger.core.posting import Cause
 from farthing_cloud.ledger.core.quotas import QuotaRequest
 from farthing_cloud.ledger.core.rows import AccountStatus
 from farthing_cloud.ledger.operations import Ledger
@@ -457,6 +472,25 @@ async def test_room_of_the_floor_returns_when_it_is_proven_and_nothing_is_owed(s
     assert await resolved() == [("F", micros("1.20"))]
     assert await story.ledger.resolve_floors(now=NOW) == 0
     assert (await store.verify()).fault == ""
+
+
+async def test_a_use_between_two_others_overlaps_neither(store: LedgerStore) -> None:
+    """One begins where another ended, and ends where a third begins."""
+    story = Story(store)
+    await grants(story)
+
+    def claim(name: str, start: int, end: int) -> tuple[Any, ...]:
+        return (name, "x1", start, end, "0.10", "0", [(0, "0.10", "0")])
+
+    for name, start, end in (("low", 5, 10), ("high", 20, 30)):
+        await story.push(story.seal("G1", [claim(name, start, end)], [("P", "q1", TOLL, "10:00")]))
+    await story.push(story.seal("G2", [claim("between", 10, 20)], [("P", "q2", TOLL, "10:00")]))
+    assert {transfer.cause for transfer in (await store.transfers(OP))[5:]} == {Cause.USE}
+    # One more to either side, and it is claimed twice.
+    await story.push(story.seal("G2", [claim("wider", 9, 10)], [("P", "q2", TOLL, "10:00")]))
+    await story.push(story.seal("G2", [claim("later", 20, 21)], [("P", "q2", TOLL, "10:00")]))
+    aside = [transfer for transfer in await store.transfers(OP) if transfer.debit == "suspense/S2"]
+    assert [transfer.cause for transfer in aside] == [Cause.SECOND_CLAIM, Cause.SECOND_CLAIM]
 
 
 @pytest.mark.real
