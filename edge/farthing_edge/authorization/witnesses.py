@@ -67,7 +67,8 @@ def suspicion(state: GatewayState, command: DeviceStatement) -> events.RollbackS
         or device.epoch != statement.device_epoch
         or statement.recipient != state.gateway_id
     ):
-        return None
+        # Its word is not enough. A grant is our own, whoever shows it.
+        witness = None
     for each in (witness, None if granted is None else granted.witness):
         reason = "" if each is None else disagreement(state, each)
         if reason:
@@ -75,7 +76,7 @@ def suspicion(state: GatewayState, command: DeviceStatement) -> events.RollbackS
             # About this journal's own incarnation, whatever the witness says: one that never was would be waited for for ever. The cloud's
             # next welcome to this journal comes after people have decided.
             return events.RollbackSuspected(
-                reason=f"device {device.id} has seen {reason}", incarnation=state.incarnation
+                reason=f"device {statement.device} has seen {reason}", incarnation=state.incarnation
             )
     return None
 

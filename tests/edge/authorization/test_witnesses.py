@@ -102,6 +102,19 @@ def test_only_an_active_device_of_this_epoch_is_a_witness(site: Gateway) -> None
     assert site.state.rollback_suspected == ""
 
 
+def test_a_grant_of_its_own_is_a_witness_whoever_shows_it(site: Gateway) -> None:
+    session = open_session(site)
+    assert site.state.may_seal
+    given = replace(session.grant, witness=Witness(incarnation=1, start_id=b"x" * 16, position=1))
+    site.told(device=Policy.device("c1", status=directive_pb2.DEVICE_STATUS_SUSPENDED))
+    reading = session.meter.reading(later(site), 1_100)
+    reply = say(site, reading, shown=replace(session.shown(), grant=given))
+    assert reply.status is AnswerStatus.RECORDED
+    assert "a start that this journal does not know" in site.state.rollback_suspected
+    # From here on it calls nothing receipted: what it has forgotten its device would forget too.
+    assert not site.state.may_seal
+
+
 @pytest.mark.parametrize(
     ("incarnation", "ahead", "other_hash", "suspected"),
     [
