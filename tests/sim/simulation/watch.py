@@ -76,6 +76,8 @@ class Watch:
         self.claimed: dict[bytes, tuple[int, int]] = {}
         #: Quota → what silence or people ended of its hold, and what was billed to it beyond its hold.
         self.ended: Counter[str] = Counter()
+        #: Account → what silence or people ended of its quotas' holds, and no restored ledger has taken back from others since, micros.
+        self.freed: Counter[str] = Counter()
         #: Quota → batch → so much: a restored ledger posts a batch once more.
         self.late: defaultdict[str, Counter[tuple[str, int, int]]] = defaultdict(Counter)
         #: Quota → what carried ends took of its hold, of whatever quotas their gateway had held them on.
@@ -290,10 +292,17 @@ class Watch:
             elif transfer.cause is Cause.SHORT and transfer.kind is TransferKind.POST:
                 store.short_micros[transfer.credit.removeprefix("payer/")] += transfer.amount_micros
                 self.counted["debts of accounts that a restored ledger found short"] += 1
-            elif transfer.cause in (Cause.SILENCE, Cause.FORCED, Cause.SHORT) and transfer.quota_id is not None:
-                # Short: a restored ledger has forgotten a forced void, whose money another gateway has by now (ADR 22).
+            elif transfer.cause in (Cause.SILENCE, Cause.FORCED) and transfer.quota_id is not None:
                 self.counted[f"holds ended by {transfer.cause}"] += 1
                 self.ended[transfer.quota_id] += transfer.amount_micros
+                self.freed[self.granted[transfer.quota_id].account_id] += transfer.amount_micros
+            elif transfer.cause is Cause.SHORT and transfer.quota_id is not None:
+                # A restored ledger has forgotten that it ended a hold, whose money another gateway has by now (ADR 22): so much, and no more.
+                account = self.granted[transfer.quota_id].account_id
+                taken = min(transfer.amount_micros, self.freed[account])
+                self.counted[f"holds ended by {transfer.cause}"] += 1
+                self.freed[account] -= taken
+                self.ended[transfer.quota_id] += taken
             elif transfer.cause is Cause.USE and transfer.line is None and transfer.quota_id is not None:
                 self.carried[transfer.quota_id] += transfer.amount_micros
                 claim = next(each for each in posting.claims if each.authorization_id == transfer.authorization_id)
