@@ -341,6 +341,7 @@ class Ledger:
         async def work(tx: Transaction) -> bool:
             view = await tx.load(touch)
             decided = view.decision
+            # Asked once the gateway's row is locked: none of its batches is posted meanwhile.
             asks = decided is not None and decided.kind is DecisionKind.GIVEN_UP
             posting = decisions.approve(
                 view,

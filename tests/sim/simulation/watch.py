@@ -550,14 +550,10 @@ class Watch:
             elif not lost:
                 stays = False
             # People's decision (a new register epoch) ends a use where the present journal has proven it: what a lost one had claimed beyond that stays.
-            if claimed == before and self._was_lost(claim.authorization_id):
+            if claimed == before and lost:
                 stays = stays or (claim.final and not due)
             # Nothing was proven to the journal that is back; what another one, lost since, had parked the ledger has, or its device still keeps.
-            if (
-                claimed == (0, 0)
-                and claim.register_to == claim.register_from
-                and self._was_lost(claim.authorization_id)
-            ):
+            if claimed == (0, 0) and claim.register_to == claim.register_from and lost:
                 stays = stays or self._was_parked(claim) or claim.authorization_id in self.disclaimed
             if not signed or not (claimed in due or stays):
                 points = [each.points for each in all_spoken]
