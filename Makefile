@@ -1,7 +1,10 @@
 # demo, test, bench, sim, check: each sets up what it needs first.
 PY := .venv/bin/python
-# Most tests wait for real parts, the longest (demo, kills, a file played whole) a minute each: three processes on two cores. A file stays in one process, with its fixtures.
+# Most tests wait for real parts, the longest (demo, kills, a file played whole) a minute each: three processes on two cores. A file stays in one process, with its
+# fixtures; they are begun in the order that tests/conftest.py says.
 WORKERS ?= 3
+# Demo and tests start processes by the hundred: each would compile every module anew where this is set.
+unexport PYTHONDONTWRITEBYTECODE
 CODE := proto edge cloud firmware-sim hsm-sim demo bench tests
 
 .PHONY: demo test bench sim fuzz crash model check setup lock proto
@@ -10,7 +13,7 @@ demo: setup
 	@$(PY) -m farthing_demo
 
 test: setup
-	@$(PY) -m pytest -n $(WORKERS) --dist loadfile
+	@$(PY) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 # SOAK=1 adds the soak: 1,000 devices for SOAK_S seconds (300).
 bench: setup

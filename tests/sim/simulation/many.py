@@ -56,6 +56,21 @@ def tell_seeds(work: tuple[Sequence[int], str]) -> Outcome:
     return outcome
 
 
+def told_until_missed(name: str, seeds: Sequence[int]) -> list[str]:
+    """What the seeds break with a protection turned off, no further than the first that breaks what the protection is there for."""
+    broken: list[str] = []
+    for seed in seeds:
+        broken += tell_seeds(([seed], name)).broken.values()
+        if is_missed(name, broken[-1:]):
+            break
+    return broken
+
+
+def is_missed(name: str, broken: Sequence[str]) -> bool:
+    """Whether something broke that the protection is there for."""
+    return any(said.partition(":")[0] in protections.PROTECTIONS[name].breaks for said in broken)
+
+
 def tell_many(
     seeds: Sequence[int],
     *,
