@@ -387,6 +387,7 @@ class LedgerServicer(ImportServicer):
         async with refusals(context):
             cursor = _cursor(request.after)
             kinds = tuple(request.kinds)
+            is_told = False
             while True:
                 seen = self._events.rung
                 rows = await self._store.events(cursor, EVENTS_AT_ONCE, kinds)
@@ -397,6 +398,10 @@ class LedgerServicer(ImportServicer):
                         grpc.StatusCode.OUT_OF_RANGE,
                         f"events up to ({pruned.transaction_id}, {pruned.sequence}) were pruned, and this reader has not passed them",
                     )
+                if not is_told:
+                    # Who follows knows now that it is heard, also where the first event is days away.
+                    await context.send_initial_metadata(())
+                    is_told = True
                 for row in rows:
                     cursor = row.cursor
                     yield ledger_pb2.FollowEventsResponse(

@@ -47,10 +47,11 @@ class Outbox(ledger_pb2_grpc.LedgerServicer):
     async def FollowEvents(  # noqa: N802 - the name of the RPC
         self,
         request: ledger_pb2.FollowEventsRequest,
-        context: Any,  # noqa: ARG002 - the RPC's signature
+        context: Any,
     ) -> AsyncIterator[Any]:
         after = (request.after.transaction_id, request.after.sequence)
         self.asked_after.append(after)
+        await context.send_initial_metadata(())
         sent = 0
         while True:
             # Row by row: more may be published while one is being written.

@@ -336,6 +336,13 @@ async def test_the_ledger_hears_how_far_we_have_durably_come(make, outbox, pool,
         assert outbox.passed[said] == (1, 0)
 
 
+async def test_where_nothing_has_happened_yet_it_follows_and_is_heard(make, outbox, until):
+    consumer = make()
+    async with running(consumer):
+        await until(lambda: consumer.state.connected and outbox.passed == [(0, 0)])
+    assert (consumer.state.failures, consumer.state.waits_for) == (0, "")
+
+
 async def test_a_ledger_that_cannot_hear_how_far_we_are_is_read_all_the_same(make, outbox, until):
     outbox.deaf = True
     await outbox.publish(row(1))

@@ -20,6 +20,17 @@ def place(cursor: Cursor) -> ledger_pb2.EventCursor:
     return ledger_pb2.EventCursor(transaction_id=cursor.transaction_id, sequence=cursor.sequence)
 
 
+@pytest.mark.timeout(20)
+async def test_who_follows_knows_that_it_is_heard_also_while_nothing_happens(cloud: Cloud) -> None:
+    await opened(cloud, Gateway())
+    *_, last = await cloud.store.events(Cursor(), 10, ())
+    for after in (Cursor(), last.cursor):
+        request = ledger_pb2.FollowEventsRequest(after=place(after), follow=True, kinds=("nothing.like.it",))
+        call = cloud.back_office.FollowEvents(request)
+        await call.wait_for_connection()
+        call.cancel()
+
+
 async def test_who_goes_back_behind_what_was_pruned_is_told(cloud: Cloud) -> None:
     await opened(cloud, Gateway())
     rows = await cloud.store.events(Cursor(), 10, ())
