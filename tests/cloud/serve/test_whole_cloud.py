@@ -8,7 +8,6 @@ import re
 import shutil
 import signal
 import socket
-import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ import grpc.aio
 import psycopg
 import pytest
 from back_office_parts import run_command
+from cloud_database import throwaway_folder
 from pushing_gateways import IN_FLIGHT, NET_MICROS, TAX_MICROS, USES, pushing_gateways
 from whole_cloud import Person, RunningCloud, everything, write_cloud, write_person
 
@@ -38,8 +38,7 @@ SEED = int(os.environ.get("FARTHING_CLOUD_KILLS_SEED", "1"))
 
 @pytest.fixture
 def place() -> Iterator[Path]:
-    folder = Path(tempfile.mkdtemp(prefix="farthing-whole-", dir="/tmp"))
-    folder.chmod(0o755)
+    folder = throwaway_folder("farthing-whole-")
     yield folder
     shutil.rmtree(folder, ignore_errors=True)
 
