@@ -5,6 +5,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# How long an example takes is the machine's affair: timing is for benchmarks.
+settings.register_profile("farthing", deadline=None)
+settings.load_profile("farthing")
 
 TESTS = Path(__file__).parent
 #: What takes longest, begun first: a file that is still at it when all others are done has a core to itself, and the other one idles. Those that
