@@ -98,11 +98,11 @@ class LedgerSection(Section):
     #: Events stay in the outbox at least this long, also when every reader has passed them. Ninety days: no reader is restored from an older backup.
     keep_events_s: Annotated[int, Field(ge=86_400)] = 90 * 86_400
     #: Services that read the outbox: while one of them has never said how far it is, nothing is pruned. Leave out what this cloud does not run.
-    event_readers: tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{1,64}$")], ...] = (
-        "documents",
-        "fraud",
-        "publiclog",
-    )
+    event_readers: Annotated[
+        tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{1,64}$")], ...], Field(strict=False)
+    ] = ("documents", "fraud", "publiclog")
+    #: How often events that every reader has passed are looked for, real seconds: they are kept for days, so a minute more or less is nothing.
+    prune_interval_s: Annotated[int, Field(ge=1)] = 60
     #: A head of every gateway's chain is signed and sent at least this often, real seconds.
     directive_head_interval_s: Annotated[int, Field(ge=1)] = 5
 

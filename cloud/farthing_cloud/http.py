@@ -42,13 +42,14 @@ class HttpListener:
         self.address = listen
 
     def start(self) -> None:
-        """Bind; ``address`` says where. Raise ``ListenError`` if the port is taken."""
+        """Listen; ``address`` says where. Raise ``ListenError`` if the port is taken. Who comes before ``run`` waits for it."""
         host, _, port = self._listen.rpartition(":")
         bare = host.strip("[]")
         bound = socket.socket(socket.AF_INET6 if ":" in bare else socket.AF_INET, socket.SOCK_STREAM)
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             bound.bind((bare, int(port)))
+            bound.listen(BACKLOG)
         except OSError as err:
             bound.close()
             raise ListenError(

@@ -48,8 +48,7 @@ SILENCE_EVERY_S: Final = 10.0
 #: How often details older than their retention are looked for, real seconds, and how many are forgotten in one round.
 FORGET_EVERY_S: Final = 60.0
 FORGET_AT_ONCE: Final = 1_000
-#: How often events that every reader has passed are looked for, real seconds, and how many go in one round.
-PRUNE_EVERY_S: Final = 60.0
+#: Events that every reader has passed: how many go in one round.
 PRUNE_AT_ONCE: Final = 1_000
 #: How often the figures of maximum loss are taken, real seconds: as often as a scraper asks.
 EXPOSURE_EVERY_S: Final = 10.0
@@ -74,6 +73,7 @@ class LedgerService:
     keep_detail_us: int
     keep_events_us: int
     event_readers: tuple[str, ...]
+    prune_interval_s: int
 
     @property
     def servicers(self) -> Sequence[Mounted]:
@@ -138,7 +138,7 @@ class LedgerService:
             except StoreError as err:
                 _log.warning("old events wait to be pruned", cause=str(err))
             # A full round has more behind it.
-            await asyncio.sleep(RESOLVE_EVERY_S if pruned == PRUNE_AT_ONCE else PRUNE_EVERY_S)
+            await asyncio.sleep(RESOLVE_EVERY_S if pruned == PRUNE_AT_ONCE else self.prune_interval_s)
 
     async def _make_partitions(self) -> None:
         while True:
@@ -243,6 +243,7 @@ def build(
         keep_detail_us=settings.keep_detail_s * SECOND_US,
         keep_events_us=settings.keep_events_s * SECOND_US,
         event_readers=settings.event_readers,
+        prune_interval_s=settings.prune_interval_s,
     )
 
 

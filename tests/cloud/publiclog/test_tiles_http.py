@@ -1,7 +1,7 @@
 """A log's files over HTTP: what a witness reads from a folder it reads from the listener, and there is nothing else to read."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import httpx
@@ -13,6 +13,7 @@ from farthing.tlog.checkpoint import open_checkpoint
 from farthing.tlog.places import fetch_from
 from farthing.tlog.tiles import CHECKPOINT, MissingTile, TileReader
 from farthing_cloud.http import HttpListener
+from farthing_cloud.listeners import ListenError
 from farthing_cloud.publiclog import tiles_http
 
 
@@ -81,27 +82,20 @@ async def test_nothing_else_is_there(client: httpx.AsyncClient, path: str) -> No
 
 
 @pytest.mark.real
-async def test_a_log_is_read_and_believed_over_http(
-    database_url: str, tmp_path: Path, until: Callable[..., Awaitable[None]]
-) -> None:
+async def test_a_log_is_read_and_believed_over_http(database_url: str, tmp_path: Path) -> None:
     async with opened(database_url) as pool:
         log = sequencer(pool, tmp_path / "batches")
         await append(log, pool, batches(0, 300))
         await log.publish()
         listener = HttpListener(section="publiclog", listen="127.0.0.1:0", routes=tiles_http.routes(tmp_path))
         listener.start()
+        # Who comes before it serves waits for it; nobody else has the port.
+        host, _, port = listener.address.rpartition(":")
+        _, early = await asyncio.open_connection(host, int(port))
+        early.close()
+        with pytest.raises(ListenError, match=r"\[http\] listen: cannot listen on"):
+            HttpListener(section="http", listen=listener.address, routes=()).start()
         serving = asyncio.create_task(listener.run())
-
-        async def answers() -> bool:
-            host, _, port = listener.address.rpartition(":")
-            try:
-                _, writer = await asyncio.open_connection(host, int(port))
-            except OSError:
-                return False
-            writer.close()
-            return True
-
-        await until(answers)
 
         def read() -> list[bytes]:
             fetch = fetch_from(f"http://{listener.address}/batches")

@@ -61,6 +61,15 @@ def test_what_is_wrong_is_named(tmp_path: Path, text: str, words: str) -> None:
     assert str(tmp_path / "cloud.toml") in str(caught.value)
 
 
+def test_readers_of_the_outbox_are_a_list_of_names(tmp_path: Path) -> None:
+    more = '[ledger]\nevent_readers = ["fraud", "publiclog"]\n'
+    assert load_config(write(tmp_path, WHOLE + more)).ledger.event_readers == ("fraud", "publiclog")
+    assert load_config(write(tmp_path, WHOLE + "[ledger]\nevent_readers = []\n")).ledger.event_readers == ()
+    for wrong in ('["no one"]', "[1]", '"fraud"'):
+        with pytest.raises(ConfigError, match=r"ledger\.event_readers"):
+            load_config(write(tmp_path, f"{WHOLE}[ledger]\nevent_readers = {wrong}\n"))
+
+
 def test_no_file_is_said_plainly(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no such file"):
         load_config(tmp_path / "cloud.toml")

@@ -8,6 +8,7 @@ import re
 import shutil
 import signal
 import socket
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -34,6 +35,10 @@ TOKEN = bytes.fromhex("04a2b17790c3d1")
 #: kill -9 so often; ``make crash KILLS=1000`` is the long run. The seed says where.
 KILLS = int(os.environ.get("FARTHING_CLOUD_KILLS", "3"))
 SEED = int(os.environ.get("FARTHING_CLOUD_KILLS_SEED", "1"))
+
+DAY_US = 86_400_000_000
+#: Events go as soon as the public log has passed them and they are a day old.
+PRUNING = '[ledger]\nkeep_events_s = 86400\nevent_readers = ["publiclog"]\nprune_interval_s = 1\n'
 
 
 @pytest.fixture
@@ -235,11 +240,11 @@ async def test_killed_in_the_middle_of_batches_it_takes_up_where_it_was(
     place: Path, parties: Path, cloud: RunningCloud
 ) -> None:
     """Gateways push all the time: what was acknowledged is there once, everything is posted once, and receipts stay the same bytes."""
-    # The others take no batch: here they are down, all the time.
-    cloud.services = ("ledger", "vault", "registry")
+    # The others take no batch: here they are down, all the time. The public log reads every batch from the outbox.
+    cloud.services = ("ledger", "vault", "registry", "publiclog")
     nobody = f"127.0.0.1:{free_port()}"
     down = "".join(f'{name} = "{nobody}"\n' for name in set(SERVICE_NAMES) - set(cloud.services))
-    cloud.config.write_text(f"{cloud.config.read_text()}[back_office.addresses]\n{down}")
+    cloud.config.write_text(f"{cloud.config.read_text()}[back_office.addresses]\n{down}{PRUNING}")
     addresses = await asyncio.to_thread(cloud.start)
     alice = write_person(place, parties, addresses["back_office"])
     (place / "some.toml").write_text(without(everything(parties), "agencies", "split_rules", "tokens"))
@@ -300,8 +305,46 @@ async def test_killed_in_the_middle_of_batches_it_takes_up_where_it_was(
         assert paid == (count * USES * (NET_MICROS + TAX_MICROS),)
     # Its PostgreSQL outlived each kill, and ends with who took it over.
     assert postmaster(cloud) == left
+    await asyncio.to_thread(until_logged, cloud, count)
     assert (await asyncio.to_thread(cloud.stop))[0] == 0
     assert postmaster(cloud) is None
+
+    # Days later the outbox has nothing more of what its reader has passed; nothing else has gone.
+    cloud.config.write_text(cloud.config.read_text() + days_later())
+    addresses = await asyncio.to_thread(cloud.start)
+    await asyncio.to_thread(cloud.until, lambda: pruned(addresses["http"]) >= count, "the outbox to be pruned")
+    alice = write_person(place, parties, addresses["back_office"])
+    verdict = await asyncio.to_thread(alice.json, "ledger", "verify")
+    assert (verdict["fault"], verdict["batches"]) == ("", count)
+    await asyncio.to_thread(until_logged, cloud, count)
+    assert (await asyncio.to_thread(cloud.stop))[0] == 0
+
+
+def until_logged(cloud: RunningCloud, batches: int) -> None:
+    """Wait until the public log has an entry of each batch: its reader has passed them then."""
+    with psycopg.connect(
+        host=str(cloud.state_dir / "postgresql"), user="postgres", dbname="postgres", autocommit=True
+    ) as connection:
+
+        def is_logged() -> bool:
+            return connection.execute(b"SELECT count(*) FROM publiclog.leaf WHERE log = 'batches'").fetchone() == (
+                batches,
+            )
+
+        cloud.until(is_logged, "the batches in the public log")
+
+
+def days_later() -> str:
+    """The clock section of a cloud for which all that was written is old."""
+    now_us = time.time_ns() // 1_000
+    return f"[clock]\nsimulation = true\nepoch_us = {now_us + 2 * DAY_US}\nreal_epoch_us = {now_us}\n"
+
+
+def pruned(address: str) -> int:
+    """How many rows of the outbox went, by the metrics of a process."""
+    counted = re.search(r"(?m)^farthing_ledger_events_pruned_total (\S+)$", page(address, "/metrics"))
+    assert counted is not None
+    return int(float(counted[1]))
 
 
 def free_port() -> int:
