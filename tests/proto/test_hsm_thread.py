@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from farthing.hsm import HsmBusy, HsmError
-from farthing.hsm.thread import HANDSHAKE_EVERY, MAX_WAITING_HANDSHAKES, HsmThread, Lane, Lanes, ToLoop
+from farthing.hsm.thread import HANDSHAKE_EVERY, MAX_WAITING_HANDSHAKES, HsmThread, Lane, Lanes, ToLoop, when_settled
 
 
 @pytest.fixture
@@ -168,3 +168,70 @@ def test_a_forked_child_is_refused(thread):
     child.start()
     child.join(10)
     assert child.exitcode == 0
+
+
+async def test_what_follows_from_outcomes_follows_in_the_turn_that_brought_them(thread):
+    """Those who say ``first`` before the rest; what they ask for again has to wait for the loop's next turn, in which others have theirs."""
+    to_loop, done, over = ToLoop.of(asyncio.get_running_loop()), [], asyncio.Event()
+
+    def took(_: object, __: BaseException | None) -> None:
+        done.append("took")
+        to_loop.soon(lambda: (done.append("decided"), to_loop.soon(lambda: (done.append("again"), over.set()))))
+        to_loop.soon(lambda: done.append("wrote"), first=True)
+        asyncio.get_running_loop().call_soon(done.append, "next turn")
+
+    to_loop.send(took, None, None)
+    await over.wait()
+    assert done == ["took", "wrote", "decided", "next turn", "again"]
+    to_loop.soon(lambda: done.append("outside a turn"))
+    assert done[-1] == "again"
+    await asyncio.sleep(0)  # one round of the loop
+    assert done[-1] == "outside a turn"
+
+
+async def test_who_fails_in_a_turn_keeps_nobody_from_his(thread):
+    loop = asyncio.get_running_loop()
+    told: list[str] = []
+    loop.set_exception_handler(lambda _, context: told.append(str(context["exception"])))
+    to_loop, over = ToLoop.of(loop), asyncio.Event()
+
+    def fails(*_: object) -> None:
+        to_loop.soon(fails_later)
+        to_loop.soon(over.set)
+        raise RuntimeError("now")
+
+    def fails_later() -> None:
+        raise RuntimeError("later")
+
+    to_loop.send(fails, None, None)
+    await over.wait()
+    assert told == ["now", "later"]
+
+
+async def test_who_asks_hears_when_it_is_settled_in_the_same_turn(thread):
+    to_loop, heard = ToLoop.of(asyncio.get_running_loop()), []
+    asked = thread.ask(Lane.ORDINARY, lambda: "made")
+    when_settled(asked, lambda future: (heard.append(future.result()), to_loop.soon(lambda: heard.append("after"))))
+    asked.add_done_callback(lambda future: heard.append(f"{future.result()}, next turn"))
+    assert await asked == "made"
+    assert heard == ["made", "after", "made, next turn"]
+    # Who comes late hears too, and so does who asks of a future that is none of ours.
+    other: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    other.set_result("other")
+    for each in (asked, other):
+        when_settled(each, lambda future: heard.append(future.result()))
+    await asyncio.sleep(0)  # one round of the loop
+    assert heard[3:] == ["made", "other"]
+
+
+async def test_who_waits_for_what_is_cancelled_hears_it_once(thread):
+    entered, leave, heard = threading.Event(), threading.Event(), []
+    thread.submit(Lane.ORDINARY, lambda: (entered.set(), leave.wait()))
+    await asyncio.to_thread(entered.wait)
+    asked = thread.ask(Lane.ORDINARY, lambda: "never")
+    when_settled(asked, lambda future: heard.append(future.cancelled()))
+    assert asked.cancel()
+    assert not asked.cancel()
+    leave.set()
+    assert await thread.ask(Lane.ORDINARY, lambda: "after") == "after"
+    assert heard == [True]

@@ -16,6 +16,7 @@ import structlog
 from farthing.device import cose
 from farthing.device.messages import Answer, AnswerStatus, Witness
 from farthing.hsm import HsmError
+from farthing.hsm.thread import when_settled
 from farthing.ids import START_ID_SIZE, AuthorizationId, StartId
 from farthing.refusal import Refusal
 from farthing_edge.authorization.commands import DeviceStatement, Reply
@@ -149,7 +150,7 @@ class Answering:
             signatures = asyncio.get_running_loop().create_future()
             signatures.set_exception(err)
         self._signing_count += len(payloads)
-        signatures.add_done_callback(lambda _: self._signed(len(payloads)))
+        when_settled(signatures, lambda _: self._signed(len(payloads)))
         return Signing(list(drafts.told), payloads, signatures)
 
     def say(self, drafts: Drafts, signing: Signing | None) -> None:
@@ -167,7 +168,7 @@ class Answering:
             self._say_signed(signed, witness, signing)
         else:
             self._under_way.add(signing.signatures)
-            signing.signatures.add_done_callback(lambda _: self._say_signed(signed, witness, signing))
+            when_settled(signing.signatures, lambda _: self._say_signed(signed, witness, signing))
 
     async def said(self) -> None:
         """Return when no grant waits for its signature any more."""

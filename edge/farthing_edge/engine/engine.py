@@ -395,10 +395,12 @@ class Engine:
     # The loop ---------------------------------------------------------------------------------------------------------
 
     def _wake(self) -> None:
-        """Look for work once this turn of the loop has brought all that it brings."""
+        """Look for work once this turn of the loop has brought all that it brings, and what was said is written."""
         if not self._is_woken:
             self._is_woken = True
-            asyncio.get_running_loop().call_soon(self._woken)
+            thread = self._journal_thread
+            soon = asyncio.get_running_loop().call_soon if thread is None else thread.soon
+            soon(self._woken)
 
     def _woken(self) -> None:
         self._is_woken = False

@@ -19,6 +19,7 @@ from typing import Any, Protocol
 import aiomqtt
 import paho.mqtt.client as paho
 
+from farthing.hsm.thread import ToLoop
 from farthing_edge.ingress import packets
 
 #: Ten envelopes at once. Not more: of the smallest rubbish it is a hundred packets, some 3 ms in which nobody else is served.
@@ -147,6 +148,7 @@ class Straight:
         self._client = client
         self._mqtt = client._client  # noqa: SLF001 no public way
         self._loop = asyncio.get_running_loop()
+        self._to_loop = ToLoop.of(self._loop)
         self._thread = threading.get_ident()
         self._taken = taken
         self._max_unacknowledged = max_unacknowledged
@@ -193,7 +195,8 @@ class Straight:
         if not self._is_waiting:
             self._is_waiting = True
             if threading.get_ident() == self._thread:
-                self._loop.call_soon(self._write)
+                # Before anything else is decided: who has his answer does not wait for others' decisions.
+                self._to_loop.soon(self._write, first=True)
             else:
                 self._loop.call_soon_threadsafe(self._write)
 
@@ -208,6 +211,9 @@ class Straight:
     # What the selector tells ------------------------------------------------------------------------------------------
 
     def _read(self) -> None:
+        self._to_loop.in_one_turn(self._read_and_name_the_end)
+
+    def _read_and_name_the_end(self) -> None:
         try:
             self._read_some()
         except Exception as err:  # noqa: BLE001  # as aiomqtt does: whatever it is, the connection is over

@@ -32,6 +32,7 @@ from farthing.device.messages import (
     encode,
 )
 from farthing.hsm import HsmBusy, HsmError
+from farthing.hsm.thread import when_settled
 from farthing.ids import DeviceId, GatewayId, TokenRef, token_commitment
 from farthing.refusal import Refusal
 from farthing_edge.authorization.commands import DeviceStatement, Shown, TicksArrived
@@ -362,7 +363,7 @@ class StatementDoor:
             self._not_looked_up(intents, label, err)
             return
         self._looking_up.add(references)
-        references.add_done_callback(partial(self._looked_up, intents, label, key_epoch))
+        when_settled(references, partial(self._looked_up, intents, label, key_epoch))
 
     def _looked_up(
         self, intents: Sequence[_Answering], label: str, key_epoch: int, pending: "asyncio.Future[list[bytes]]"

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any, TypeAlias, TypeVar
 
-from farthing.hsm.thread import Told, ToLoop, settles
+from farthing.hsm.thread import Outcome, Told, ToLoop
 
 T = TypeVar("T")
 _Send: TypeAlias = Callable[[Told, Any, BaseException | None], None]
@@ -27,14 +27,18 @@ class JournalThread:
 
     def ask(self, call: Callable[..., T], *arguments: object) -> "asyncio.Future[T]":
         """The result of ``call``. Once asked it is done, whether or not anybody still waits for it."""
-        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._calls.put((self._to_loop.send, settles(future), call, arguments))
+        future: Outcome[T] = Outcome(loop=asyncio.get_running_loop())
+        self._calls.put((self._to_loop.send, future.settle, call, arguments))
         return future
 
     def tell(self, told: Told, call: Callable[..., object], *arguments: object) -> None:
         """``told`` hears, on the loop, what became of ``call``. What of the token's work could not be used before comes with it (``ToLoop.expect``)."""
         self._to_loop.expect()
         self._calls.put((self._to_loop.send_expected, told, call, arguments))
+
+    def soon(self, call: Callable[[], None]) -> None:
+        """On the loop: call it at the end of the turn that tells of outcomes, if this is one; else in the loop's next turn."""
+        self._to_loop.soon(call)
 
     def close(self) -> None:
         """Let the thread end, after what was asked before."""

@@ -69,9 +69,12 @@ Told: TypeAlias = Callable[[Any, BaseException | None], None]
 
 class ToLoop:
     """Outcomes on their way from all threads to one event loop, which is woken once for all that are ready: a wake-up is a system call, and begins with
-    cold caches. One for each loop: :meth:`of`."""
+    cold caches. One for each loop: :meth:`of`.
 
-    __slots__ = ("__weakref__", "_bell", "_expected", "_is_woken", "_loop", "_ready", "_rope")
+    What follows from an outcome follows in the same turn of the loop: each turn more is a look at all its files, and as much of the processor as many a decision.
+    """
+
+    __slots__ = ("__weakref__", "_after", "_bell", "_expected", "_is_in_turn", "_is_woken", "_loop", "_ready", "_rope")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = weakref.ref(loop)
@@ -79,6 +82,9 @@ class ToLoop:
         #: One for each outcome that others may wait for.
         self._expected: deque[None] = deque()
         self._is_woken = False
+        #: What was asked for by ``soon`` in this turn.
+        self._after: deque[Callable[[], None]] = deque()
+        self._is_in_turn = False
         # The loop's own way to be woken costs a handle, two reads and an exception more each time.
         self._bell, self._rope = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         weakref.finalize(loop, _close, self._bell, self._rope).atexit = False
@@ -119,17 +125,44 @@ class ToLoop:
         self._expected.popleft()
         self.send(told, result, err)
 
+    def soon(self, call: Callable[[], None], *, first: bool = False) -> None:
+        """On the loop: call it when what is done now is done (``in_one_turn``); ``first``: before all that was asked for so far. Else in the loop's next turn."""
+        if not self._is_in_turn:
+            asyncio.get_running_loop().call_soon(call)
+        elif first:
+            self._after.appendleft(call)
+        else:
+            self._after.append(call)
+
+    def in_one_turn(self, call: Callable[[], None]) -> None:
+        """On the loop: call it, and then what was asked for by ``soon`` meanwhile; what that asks for waits for the loop's next turn."""
+        self._is_in_turn = True
+        try:
+            call()
+        finally:
+            self._is_in_turn = False
+            after, self._after = self._after, deque()
+            for each in after:
+                _guarded(each)
+
     def _deliver(self) -> None:
+        self.in_one_turn(self._deliver_all)
+
+    def _deliver_all(self) -> None:
         os.read(self._bell, _AT_MOST_RUNG)
         self._is_woken = False
         while self._ready:
-            told, result, err = self._ready.popleft()
-            try:
-                told(result, err)
-            except Exception as fault:  # noqa: BLE001  # what hears of one outcome must not keep others from hearing of theirs
-                asyncio.get_running_loop().call_exception_handler(
-                    {"message": "an outcome could not be taken", "exception": fault, "source_traceback": None}
-                )
+            _guarded(*self._ready.popleft())
+
+
+def _guarded(call: Callable[..., object], *arguments: object) -> None:
+    """What fails must not keep what comes after it from being done."""
+    try:
+        call(*arguments)
+    except Exception as fault:  # noqa: BLE001  # whatever it is, it is told as asyncio tells it of a callback
+        asyncio.get_running_loop().call_exception_handler(
+            {"message": "an outcome could not be taken", "exception": fault, "source_traceback": None}
+        )
 
 
 def _close(*files: int) -> None:
@@ -141,18 +174,48 @@ def _close(*files: int) -> None:
 _TO_LOOPS: "weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, ToLoop]" = weakref.WeakKeyDictionary()
 
 
-def settles(future: "asyncio.Future[Any]") -> Told:
-    """Who waits in a coroutine."""
+class Outcome(asyncio.Future[T]):
+    """A future that can tell in the turn that brings what it stands for, and not in the loop's next one: see :func:`when_settled`."""
 
-    def told(result: Any, err: BaseException | None) -> None:
-        if future.done():
+    def __init__(self, *, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop=loop)
+        self._waiting: list[Callable[[asyncio.Future[T]], object]] = []
+
+    def settle(self, result: Any, err: BaseException | None) -> None:
+        """It is there: what waits for it is called, then and there."""
+        if self.done():
             return
         if err is None:
-            future.set_result(result)
+            self.set_result(result)
         else:
-            future.set_exception(err)
+            self.set_exception(err)
+        waiting, self._waiting = self._waiting, []
+        for each in waiting:
+            _guarded(each, self)
 
-    return told
+    def cancel(self, msg: Any | None = None) -> bool:
+        """As any future."""
+        if not super().cancel(msg):
+            return False
+        waiting, self._waiting = self._waiting, []
+        for each in waiting:
+            self.get_loop().call_soon(each, self)
+        return True
+
+    def tell(self, waiting: Callable[["asyncio.Future[T]"], object]) -> None:
+        """Call it with this future once it is settled, before those that ``add_done_callback`` added."""
+        if self.done():
+            self.add_done_callback(waiting)
+        else:
+            self._waiting.append(waiting)
+
+
+def when_settled(future: "asyncio.Future[T]", waiting: "Callable[[asyncio.Future[T]], object]") -> None:
+    """Call it with ``future`` once that is done: in the turn of the loop that brings it where it is an ``Outcome``, else as ``add_done_callback``."""
+    if isinstance(future, Outcome):
+        future.tell(waiting)
+    else:
+        future.add_done_callback(waiting)
 
 
 class _LoopAnswer:
@@ -160,7 +223,7 @@ class _LoopAnswer:
 
     __slots__ = ("_future", "_may_wait", "_to_loop")
 
-    def __init__(self, future: "asyncio.Future[Any]", to_loop: ToLoop, *, may_wait: bool) -> None:
+    def __init__(self, future: "Outcome[Any]", to_loop: ToLoop, *, may_wait: bool) -> None:
         self._future = future
         self._to_loop = to_loop
         self._may_wait = may_wait
@@ -169,10 +232,10 @@ class _LoopAnswer:
         return not self._future.cancelled()
 
     def set_result(self, result: Any, /) -> None:
-        self._to_loop.send(settles(self._future), result, None, may_wait=self._may_wait)
+        self._to_loop.send(self._future.settle, result, None, may_wait=self._may_wait)
 
     def set_exception(self, err: BaseException, /) -> None:
-        self._to_loop.send(settles(self._future), None, err, may_wait=self._may_wait)
+        self._to_loop.send(self._future.settle, None, err, may_wait=self._may_wait)
 
 
 class Lanes:
@@ -262,13 +325,13 @@ class HsmThread:
         self.put(lane, call, answer)
         return answer
 
-    def ask(self, lane: Lane, call: Callable[[], T], *, may_wait: bool = False) -> "asyncio.Future[T]":
+    def ask(self, lane: Lane, call: Callable[[], T], *, may_wait: bool = False) -> "Outcome[T]":
         """The result of ``call``, for the running loop; cancelled before its turn, it is not called. As ``submit``. It ``may_wait``: see ``ToLoop.send``."""
         loop = asyncio.get_running_loop()
         to_loop = self._to_loop
         if to_loop is None or to_loop.loop is not loop:
             to_loop = self._to_loop = ToLoop.of(loop)
-        future: asyncio.Future[T] = loop.create_future()
+        future: Outcome[T] = Outcome(loop=loop)
         self.put(lane, call, _LoopAnswer(future, to_loop, may_wait=may_wait))
         return future
 
