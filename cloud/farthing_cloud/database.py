@@ -197,6 +197,7 @@ async def open_pool(
         timeout=POOL_TIMEOUT_S,
         reconnect_timeout=RECONNECT_TIMEOUT_S,
         configure=configure,
+        reset=_must_be_whole,
         # One round trip more per call on a local socket; in return a restarted server is met by no call.
         check=psycopg_pool.AsyncConnectionPool.check_connection,
         open=False,
@@ -210,6 +211,15 @@ async def open_pool(
             f"PostgreSQL does not answer at {describe(url)}: start it, or correct [database] url"
         ) from err
     return pool
+
+
+async def _must_be_whole(connection: psycopg.AsyncConnection[Any]) -> None:
+    """Raise for a connection that is handed back in the middle of a pipeline, so that it is thrown away: its call was cut off there.
+
+    It says that it is idle, but its isolation level cannot be set any more, for example: who got it next heard of a fault of ours.
+    """
+    if connection.pgconn.pipeline_status != psycopg.pq.PipelineStatus.OFF:
+        raise psycopg.OperationalError("left in a pipeline: its call was cut off")
 
 
 def with_password(url: str, password_file: Path | None) -> str:

@@ -405,7 +405,11 @@ class Town:
         self.until(self.drained, "the backlog to drain")
         with self.channel(self.parties.people[CLERK].folder, self.addresses["back_office"]) as channel:
             ledger = ledger_pb2_grpc.LedgerStub(channel)
-            verified = ledger.Verify(ledger_pb2.VerifyRequest(), timeout=CALL_TIMEOUT_S)
+            try:
+                verified = ledger.Verify(ledger_pb2.VerifyRequest(), timeout=PATIENCE_S)
+            except grpc.RpcError as err:
+                # Why not stands in the log, which goes with the town.
+                raise AssertionError(f"{err}: {self.cloud.said()}") from err
             sums = ledger.Reconcile(ledger_pb2.ReconcileRequest(operator_id=OPERATOR), timeout=CALL_TIMEOUT_S)
         assert verified.ok, verified.fault
         billed = self.billed_micros()

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from psycopg import AsyncPipeline
 
 from farthing_cloud.database import DatabaseError, EmbeddedServer, migrate, open_pool, read_steps
 
@@ -156,3 +157,18 @@ async def test_a_private_folder_is_not_opened_to_others(place: Path) -> None:
     with pytest.raises(DatabaseError, match="is private"):
         await EmbeddedServer(private / "data").start()
     assert private.stat().st_mode & 0o777 == 0o700
+
+
+async def test_a_connection_left_in_a_pipeline_serves_nobody_any_more(database_url: str) -> None:
+    """As a call leaves one that was cancelled in the middle of its sentences."""
+    pool = await open_pool(database_url, max_size=1)
+    async with pool.connection() as left:
+        await left.execute("SELECT 1")
+        left.pgconn.enter_pipeline_mode()
+        # What it knew of its pipeline went with the call.
+        left_pipeline = left._pipeline = AsyncPipeline(left)
+        left_pipeline.level = 1
+    async with pool.connection() as connection:
+        assert left.closed
+        await connection.set_isolation_level(psycopg.IsolationLevel.REPEATABLE_READ)
+    await pool.close()
