@@ -515,8 +515,10 @@ class Engine:
         except BaseException as fault:  # noqa: BLE001  # a bug: it ends the engine, as its run's own exception
             self._see_to(partial(self._give_up, written.items, fault))
             return
-        # What was said goes out first: who has his answer does not wait for others' decisions.
-        self._wake()
+        # What was said goes out first: who has his answer does not wait for others' decisions. Then what has come meanwhile is read: it shares the next commit.
+        if not self._is_woken:
+            self._is_woken = True
+            asyncio.get_running_loop().call_soon(self._woken)
 
     async def _not_written(self, written: _Written, err: BaseException) -> None:
         cancel(written.signing)
