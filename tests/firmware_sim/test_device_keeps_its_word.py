@@ -81,7 +81,8 @@ class Life:
         # As far as the device has seen its journal, if nothing else is said.
         seen = max((each.witness.position for each in self.state.seen if each.gateway == gateway), default=0)
         position = fields.pop("position", seen)
-        witness = Witness(incarnation=incarnation, start_id=StartId(bytes(16)), position=position)
+        start_id = StartId(fields.pop("start_id", bytes(16)))
+        witness = Witness(incarnation=incarnation, start_id=start_id, position=position)
         answer = Answer(
             gateway=gateway,
             witness=witness,
@@ -390,6 +391,33 @@ def test_what_a_carrier_had_receipted_before_it_took_an_older_end_says_nothing_o
     assert end.counter in {each.counter for each in life.state.kept}, "an answer that was long on its way"
     life.answer(G2, handed, AnswerStatus.RECORDED, position=9, receipted=end.counter + 1)
     assert not life.state.kept
+
+
+@pytest.mark.parametrize(
+    ("position", "start_id"), [(0, bytes(16)), (3, b"2" * 16)], ids=["vouches for nothing", "in another start"]
+)
+@pytest.mark.parametrize("gateway", [G1, G2], ids=["its own", "a carrier"])
+def test_what_a_journal_that_went_back_takes_no_receipt_of_before_speaks_of(
+    life: Life, plan: Any, gateway: GatewayId, position: int, start_id: bytes
+) -> None:
+    end = left_behind(life, plan)
+    life.tick(real_s=18)
+    said = next(send for send in life.said if send.gateway == gateway)
+    newer = replace(said, counter=end.counter + 1)
+    life.answer(gateway, newer, AnswerStatus.RECORDED, position=4, receipted=end.counter + 1)
+
+    def is_kept() -> bool:
+        return end.counter in {each.counter for each in life.state.kept}
+
+    life.answer(gateway, said, AnswerStatus.RECORDED, position=position, start_id=start_id, closed=True)
+    assert is_kept()
+    # What it had said before comes again, before and after a power cut.
+    for _ in range(2):
+        life.answer(gateway, newer, AnswerStatus.RECORDED, position=4, receipted=end.counter + 1)
+        assert is_kept()
+        life.state = restored(load(dump(life.state, Profile.SESSION)), now=life.at(life.seconds, real_s=life.real_s))
+    life.answer(gateway, said, AnswerStatus.RECORDED, position=5, receipted=end.counter + 1, closed=True)
+    assert not is_kept()
 
 
 def test_a_carriers_receipt_counts_for_what_it_has_taken_only(life: Life, plan: Any) -> None:
@@ -773,7 +801,10 @@ def test_a_state_of_the_formats_before_is_read(life: Life, plan: Any) -> None:
 
     left_behind(life, plan)
     version, body = cbor2.loads(dump(life.state, Profile.SESSION))
-    assert version == 5
+    assert version == 6
+    for each in body["seen"]:
+        del each["put_back"]
+    assert load(cbor2.dumps([5, body])) == life.state
     for each in (*body["outgoing"], *body["kept"]):
         del each["register_epoch"]
     assert load(cbor2.dumps([4, body])) == life.state

@@ -802,6 +802,10 @@ def _rollback_suspected(state: GatewayState, event: events.RollbackSuspected) ->
     state.suspected_incarnation = event.incarnation
 
 
+def _seen_beyond(state: GatewayState, event: events.SeenBeyond) -> None:
+    state.seen_beyond[event.device] = event.reason
+
+
 def _salvaged(state: GatewayState, event: events.Salvaged) -> None:
     # What was told devices and the cloud after it is not known here: like a journal that went back, only that we say so.
     state.rollback_suspected = f"this journal was salvaged, and is whole up to position {event.last_position} only"
@@ -845,6 +849,7 @@ _APPLY: dict[type[Any], Callable[[GatewayState, Any], None]] = {
     events.Sealed: _sealed,
     events.Receipted: _receipted,
     events.RollbackSuspected: _rollback_suspected,
+    events.SeenBeyond: _seen_beyond,
     events.Salvaged: _salvaged,
     events.UplinkSeen: _uplink_seen,
     events.HeadSeen: _head_seen,

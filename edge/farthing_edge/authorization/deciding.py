@@ -20,7 +20,7 @@ from farthing_edge.authorization.carrying import decide_carried, is_carried
 from farthing_edge.authorization.commands import Command, DeviceStatement
 from farthing_edge.authorization.decision import NOTHING, Decision, no
 from farthing_edge.authorization.decisions import carry_out, set_aside
-from farthing_edge.authorization.events import BaselineTaken, parks
+from farthing_edge.authorization.events import BaselineTaken, RollbackSuspected, parks
 from farthing_edge.authorization.from_cloud import (
     decide_directive,
     decide_head,
@@ -56,7 +56,9 @@ def _statement(state: GatewayState, command: DeviceStatement, now: Instant) -> D
     if suspected is not None:
         begins = any(isinstance(event, BaselineTaken) for event in decision.events)
         asks_for_more = statement.__class__ is Intent and command.shown is None
-        if begins or (asks_for_more and (decision.events or decision.wait)):
+        if suspected.__class__ is RollbackSuspected and (
+            begins or (asks_for_more and (decision.events or decision.wait))
+        ):
             # What was about to be granted, or begun, is not: the next try meets the rule.
             decision = no(statement, Refusal.NOT_AUTHORIZING)
         decision = decision._replace(events=(*decision.events, suspected))

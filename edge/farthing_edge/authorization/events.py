@@ -423,6 +423,14 @@ class RollbackSuspected(NamedTuple):
     incarnation: int = 0
 
 
+class SeenBeyond(NamedTuple):
+    """A device that is not active has seen more of this journal than there is. That stops nobody, but from here on nothing is called receipted to it."""
+
+    device: str
+    incarnation: int
+    reason: str
+
+
 class Salvaged(NamedTuple):
     """This journal was put together from a damaged one: it goes on after ``last_position``, what came later is not decided on any more.
 
@@ -493,6 +501,7 @@ Event: TypeAlias = (
     | Sealed
     | Receipted
     | RollbackSuspected
+    | SeenBeyond
     | Salvaged
     | UplinkSeen
     | HeadSeen
@@ -525,6 +534,7 @@ KINDS: dict[int, type[Any]] = {
     31: Receipted,
     40: RollbackSuspected,
     41: Salvaged,
+    42: SeenBeyond,
     50: ChainStarted,
     51: Ticked,
     52: Settled,

@@ -115,6 +115,7 @@ def _obey_welcome(state: GatewayState, welcome: directive_pb2.Welcome) -> None:
     if welcome.incarnation > state.suspected_incarnation:
         state.rollback_suspected = ""
     state.authorizing_stopped = ""
+    state.seen_beyond = {}
     state.open_claims = {claim.authorization_id: _open_claim(claim) for claim in welcome.open_claims}
     state.sequence = 0
     state.batch_hash = ZERO_HASH

@@ -923,6 +923,8 @@ class GatewayState:
         self.rollback_suspected = ""
         #: The incarnation that the suspicion is about: a higher one ends it.
         self.suspected_incarnation = 0
+        #: Device that was not active → what it has seen of this incarnation's journal, and the journal has not. Bounded by the devices.
+        self.seen_beyond: dict[str, str] = {}
         #: Authorization → its highest claim when this incarnation began, as the welcome said; bounded by a directive's size.
         self.open_claims: dict[bytes, OpenClaim] = {}
         # Directives.
@@ -1043,7 +1045,9 @@ class GatewayState:
 
     def receipted_counter(self, device: Device) -> int:
         """Up to which counter the cloud has all that was heard from ``device``; 0 from a journal that may have forgotten some of it."""
-        return device.receipted_counter(self.receipted_position) if self.may_seal else 0
+        if not self.may_seal or device.id in self.seen_beyond:
+            return 0
+        return device.receipted_counter(self.receipted_position)
 
     def vouched_position(self, position: int) -> int:
         """What an answer may say of ``position`` to be held against this journal later; 0 from one that may have forgotten some of it.

@@ -3,7 +3,8 @@
 Rule 1: a witness is (incarnation, start, position); every answer and every message to the cloud carries one, devices and the cloud
 give the last one back, and a token may remember the highest sealed batch.
 Rule 2: whoever is right about it, nothing is lost by believing: authorizing stops, metering goes on, and people decide about the next
-incarnation. So one active device's word is enough, over its own channel, beside a statement that it signed.
+incarnation. So one active device's word is enough, over its own channel, beside a statement that it signed. Of one that is not active, its
+word stops nobody until it is active again; but nothing is called receipted to it, or it would forget what this journal has forgotten.
 Rule 3: an older incarnation's witness proves nothing about this one: that its journal is gone is known.
 """
 
@@ -41,7 +42,7 @@ def disagreement(state: GatewayState, witness: Witness) -> str:
     return "a start that this journal does not know"
 
 
-def suspicion(state: GatewayState, command: DeviceStatement) -> events.RollbackSuspected | None:
+def suspicion(state: GatewayState, command: DeviceStatement) -> events.RollbackSuspected | events.SeenBeyond | None:
     """What a device's statement, or the grant it shows, proves about this journal; None when it proves nothing new."""
     if state.rollback_suspected and state.suspected_incarnation >= state.incarnation:
         return None
@@ -57,27 +58,30 @@ def suspicion(state: GatewayState, command: DeviceStatement) -> events.RollbackS
     granted = None if shown is None or shown.grant is None else shown.grant
     if granted is not None and granted.gateway != state.gateway_id:
         granted = None
-    if witness is None and granted is None:
-        return None
     statement = command.statement
+    known = state.seen_beyond.get(statement.device, "") if state.seen_beyond else ""
+    if witness is None and granted is None and not known:
+        return None
     device = state.devices.get(statement.device)
-    if (
-        device is None
-        or device.status != directive_pb2.DEVICE_STATUS_ACTIVE
-        or device.epoch != statement.device_epoch
-        or statement.recipient != state.gateway_id
-    ):
-        # Its word is not enough. A grant is our own, whoever shows it.
-        witness = None
-    for each in (witness, None if granted is None else granted.witness):
-        reason = "" if each is None else disagreement(state, each)
-        if reason:
-            assert each is not None
-            # About this journal's own incarnation, whatever the witness says: one that never was would be waited for for ever. The cloud's
-            # next welcome to this journal comes after people have decided.
-            return events.RollbackSuspected(
-                reason=f"device {statement.device} has seen {reason}", incarnation=state.incarnation
-            )
+    if device is None or device.epoch != statement.device_epoch or statement.recipient != state.gateway_id:
+        # Nobody's word.
+        witness, known = None, ""
+    seen = "" if witness is None else disagreement(state, witness)
+    if device is not None and device.status != directive_pb2.DEVICE_STATUS_ACTIVE:
+        told = ""
+    else:
+        # What it has seen while its word was not enough counts now.
+        told = seen or known
+    # A grant is our own, whoever shows it.
+    told = told or ("" if granted is None else disagreement(state, granted.witness))
+    if told:
+        # About this journal's own incarnation, whatever the witness says: one that never was would be waited for for ever. The cloud's
+        # next welcome to this journal comes after people have decided.
+        return events.RollbackSuspected(
+            reason=f"device {statement.device} has seen {told}", incarnation=state.incarnation
+        )
+    if seen and not known:
+        return events.SeenBeyond(device=statement.device, incarnation=state.incarnation, reason=seen)
     return None
 
 

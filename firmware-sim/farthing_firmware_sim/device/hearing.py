@@ -58,7 +58,7 @@ class Hearing(Using):
                 AnswerDistrusted(gateway=given.gateway, counter=0, why=f"speaks for {answer.gateway:.64}")
             )
             return
-        self._saw(given.gateway, answer.witness, answer.receipted_counter)
+        self._saw(answer)
         seen = self._seen(given.gateway)
         assert seen is not None  # just now
         # What an older journal has written down, the present one may not have.

@@ -5,7 +5,7 @@ Rule: what was signed is dropped by a receipt alone, and a receipt speaks of wha
 
 from dataclasses import replace
 
-from farthing.device.messages import End, Intent, Witness, decode_statement
+from farthing.device.messages import Answer, End, Intent, decode_statement
 from farthing.ids import GatewayId
 from farthing.refusal import Refusal
 from farthing_firmware_sim.device.draft import Draft, is_of_one_use
@@ -15,17 +15,33 @@ from farthing_firmware_sim.device.values import MAX_SAID_AGAIN, Kept, Outgoing, 
 class Keeping(Draft):
     """What is kept."""
 
-    def _saw(self, gateway: GatewayId, witness: Witness, receipted_counter: int) -> None:
-        before = self._seen(gateway)
+    def _saw(self, answer: Answer) -> None:
+        gateway, witness, receipted_counter = answer.gateway, answer.witness, answer.receipted_counter
+        before, put_back = self._seen(gateway), False
         if before is not None:
-            if before.witness.incarnation < witness.incarnation:
+            last = before.witness
+            if last.incarnation < witness.incarnation:
                 # Another journal, perhaps: what the one before has receipted says nothing of what this one has.
                 self._say_to_another_journal(gateway)
-            elif before.witness.position > witness.position or before.witness.incarnation > witness.incarnation:
-                # An answer that was long on its way. Not the higher receipt of the two: what a gateway takes to carry is older than what
-                # it had receipted, and puts its counter back until the cloud has that too.
-                witness, receipted_counter = before.witness, before.receipted_counter
-        seen = Seen(gateway=gateway, witness=witness, receipted_counter=receipted_counter, away_at_us=None)
+            elif last.position > witness.position or last.incarnation > witness.incarnation:
+                # An answer that was long on its way, or of a journal that vouches for nothing (position 0). Not the higher receipt of the two:
+                # what a gateway takes to carry is older than what it had receipted, and puts its counter back until the cloud has that too.
+                receipted_counter, put_back = before.receipted_counter, before.put_back
+                if answer.answers is not None and (not witness.position or witness.start_id != last.start_id):
+                    # Perhaps of a journal that went back: the receipt of before does not speak of what this one has only now taken.
+                    receipted_counter = min(receipted_counter, answer.answers[1] - 1)
+                    put_back = put_back or receipted_counter < before.receipted_counter
+                witness = last
+            elif before.put_back and last.position == witness.position:
+                # An answer from before, which came twice.
+                receipted_counter, put_back = min(receipted_counter, before.receipted_counter), True
+        seen = Seen(
+            gateway=gateway,
+            witness=witness,
+            receipted_counter=receipted_counter,
+            put_back=put_back,
+            away_at_us=None,
+        )
         others = tuple(each for each in self.state.seen if each.gateway != gateway)
         self.state = replace(self.state, seen=(*others, seen))
 

@@ -16,7 +16,7 @@ import cbor2
 from farthing.device.messages import MessageError, decode_statement
 from farthing_firmware_sim.device.values import Profile, State
 
-FORMAT = 5
+FORMAT = 6
 
 
 class StateError(ValueError):
@@ -48,7 +48,9 @@ def load(data: bytes) -> State:
     if version == 3:
         version, body = 4, _from_format_3(body)
     if version == 4:
-        version, body = FORMAT, _from_format_4(body)
+        version, body = 5, _from_format_4(body)
+    if version == 5:
+        version, body = FORMAT, _from_format_5(body)
     if version != FORMAT:
         raise StateError(f"a stored device state of format {version!r}, this is {FORMAT}")
     state = _typed(body, State)
@@ -98,6 +100,16 @@ def _from_format_4(body: Any) -> Any:
         for each in (*body["outgoing"], *body["kept"]):
             each["register_epoch"] = decode_statement(each["payload"]).register.register_epoch
     except (KeyError, TypeError, MessageError) as err:
+        raise StateError("not a stored device state") from err
+    return body
+
+
+def _from_format_5(body: Any) -> Any:
+    """The state as it was written before a receipt could be put back: none was."""
+    try:
+        for each in body["seen"]:
+            each["put_back"] = False
+    except (KeyError, TypeError) as err:
         raise StateError("not a stored device state") from err
     return body
 

@@ -238,6 +238,8 @@ class Seen:
     gateway: GatewayId
     witness: Witness
     receipted_counter: int
+    #: It has since taken what that counter does not speak of, in an answer that vouches for less: only a later position says what the cloud has.
+    put_back: bool
     #: It was asked for a receipt and has said nothing since: from then on, real time, it is out of reach.
     away_at_us: int | None
 

@@ -11,6 +11,7 @@ from word_playbook import (
     open_session,
     prove,
     reborn,
+    receipt,
     restart,
     say,
     signed,
@@ -27,6 +28,7 @@ from farthing_edge.authorization import commands
 from farthing_edge.authorization.commands import Shown
 from farthing_edge.authorization.events import (
     RollbackSuspected,
+    SeenBeyond,
 )
 
 
@@ -99,6 +101,47 @@ def test_only_an_active_device_of_this_epoch_is_a_witness(site: Gateway) -> None
     site.told(device=Policy.device("c1", status=directive_pb2.DEVICE_STATUS_BLOCKED))
     assert session.read(site, 1_100, witness=witness).status is AnswerStatus.RECORDED
     say(site, Meter("c2", 0).intent(site, device_epoch=7), witness=witness)
+    assert site.state.rollback_suspected == ""
+
+
+def test_what_a_device_that_is_not_active_has_seen_stops_nobody_and_is_never_called_receipted(site: Gateway) -> None:
+    session = open_session(site)
+    device = site.state.devices["c1"]
+    site.told(device=Policy.device("c1", status=directive_pb2.DEVICE_STATUS_SUSPENDED))
+    session.read(site, 1_100)
+    receipt(site, site.seal())
+    read = session.meter.counter
+    assert site.state.receipted_counter(device) == read
+    # It has seen its end recorded, which this journal has forgotten.
+    ended = Witness(incarnation=1, start_id=b"x" * 16, position=1)
+    cancelled = session.meter.end(later(site), 1_100, authorization=b"a" * 16, tariff=None)
+    assert say(site, cancelled, witness=ended).status is AnswerStatus.RECORDED
+    assert site.state.receipted_counter(device) == 0
+    # Said once, journaled once; also what knows no better says so.
+    say(site, cancelled, witness=ended)
+    say(site, cancelled)
+    assert sum(isinstance(event, SeenBeyond) for event in site.journal) == 1
+    assert site.state.receipted_counter(device) == site.replayed().receipted_counter(device) == 0
+    # Nobody else is stopped, or hears less.
+    assert site.state.may_seal
+    open_session(site, "c2")
+    # Once it is active again, its word counts: with its next statement, whatever witness goes with it.
+    site.told(device=Policy.device("c1"))
+    session.read(site, 1_200)
+    assert "c1 has seen a start that this journal does not know" in site.state.rollback_suspected
+    assert not site.state.may_seal
+
+
+def test_what_a_device_that_was_blocked_has_seen_is_over_with_the_next_incarnation(site: Gateway) -> None:
+    session = open_session(site)
+    site.told(device=Policy.device("c1", status=directive_pb2.DEVICE_STATUS_BLOCKED))
+    session.read(site, 1_100, witness=Witness(incarnation=1, start_id=b"x" * 16, position=1))
+    assert site.state.seen_beyond
+    hello(site, 2)
+    site.told(welcome=directive_pb2.Welcome(operator_id="op", site_id="S1", incarnation=2, time_zone="UTC"))
+    site.told(device=Policy.device("c1"))
+    session.read(site, 1_200)
+    assert not site.state.seen_beyond
     assert site.state.rollback_suspected == ""
 
 

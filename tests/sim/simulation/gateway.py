@@ -505,13 +505,11 @@ class GatewayNode:
         if not self._agrees:
             return
         if self._earlier is not None:
-            older = sorted(
-                (incarnation, sequence)
-                for incarnation, sequence in self.sealed
-                if incarnation < state.incarnation and sequence > self._earlier.get(incarnation, 0)
-            )
+            older = self._not_posted_of_earlier(state.incarnation)
             for name in older[:3]:
                 self._ask(f"batch {name[0]}/{name[1]}", ledger.push, *name, self.sealed[name])
+            if older:
+                return  # as the uplink does it: the present chain rests on what the earlier ones claim, and follows them
         waiting = sorted(
             sequence
             for incarnation, sequence in self.sealed
@@ -524,6 +522,17 @@ class GatewayNode:
         for request in list(state.requests.values()):
             wish = f"quota {state.incarnation}/{request.counter}? | {format_micros(request.wanted_micros)} for {request.account_id}"
             self._ask(wish, ledger.ask, state.incarnation, request)
+
+    def _not_posted_of_earlier(self, incarnation: int) -> list[tuple[int, int]]:
+        """What a restored ledger has yet to post of the chains before ``incarnation``, each as far as this journal has it without a gap."""
+        assert self._earlier is not None
+        found: list[tuple[int, int]] = []
+        for chain, sequence in sorted(self.sealed):
+            if chain < incarnation and sequence > self._earlier.get(chain, 0):
+                before = found[-1] if found and found[-1][0] == chain else (chain, self._earlier.get(chain, 0))
+                if sequence == before[1] + 1:
+                    found.append((chain, sequence))
+        return found
 
     @property
     def _agrees(self) -> bool:
