@@ -67,11 +67,9 @@ def suspicion(state: GatewayState, command: DeviceStatement) -> events.RollbackS
         # Nobody's word.
         witness, known = None, ""
     seen = "" if witness is None else disagreement(state, witness)
-    if device is not None and device.status != directive_pb2.DEVICE_STATUS_ACTIVE:
-        told = ""
-    else:
-        # What it has seen while its word was not enough counts now.
-        told = seen or known
+    is_heard = device is None or device.status == directive_pb2.DEVICE_STATUS_ACTIVE
+    # What it has seen while its word was not enough counts now.
+    told = seen or known if is_heard else ""
     # A grant is our own, whoever shows it.
     told = told or ("" if granted is None else disagreement(state, granted.witness))
     if told:
