@@ -27,9 +27,12 @@ class Keeping(Draft):
                 # An answer that was long on its way, or of a journal that vouches for nothing (position 0). Not the higher receipt of the two:
                 # what a gateway takes to carry is older than what it had receipted, and puts its counter back until the cloud has that too.
                 receipted_counter, put_back = before.receipted_counter, before.put_back
-                if answer.answers is not None and (not witness.position or witness.start_id != last.start_id):
+                said = 0 if answer.answers is None else answer.answers[1]
+                if (not witness.position or witness.start_id != last.start_id) and any(
+                    each.counter == said for each in self.state.outgoing
+                ):
                     # Perhaps of a journal that went back: the receipt of before does not speak of what this one has only now taken.
-                    receipted_counter = min(receipted_counter, answer.answers[1] - 1)
+                    receipted_counter = min(receipted_counter, said - 1)
                     put_back = put_back or receipted_counter < before.receipted_counter
                 witness = last
             elif before.put_back and last.position == witness.position:
