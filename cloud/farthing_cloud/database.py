@@ -17,8 +17,8 @@ import stat
 import subprocess
 import time
 import warnings
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -220,6 +220,17 @@ async def _must_be_whole(connection: psycopg.AsyncConnection[Any]) -> None:
     """
     if connection.pgconn.pipeline_status != psycopg.pq.PipelineStatus.OFF:
         raise psycopg.OperationalError("left in a pipeline: its call was cut off")
+
+
+@asynccontextmanager
+async def snapshot(connection: psycopg.AsyncConnection[Any]) -> AsyncIterator[None]:
+    """One state of the database, read only, whatever is written meanwhile.
+
+    The transaction says so itself: nothing has to be put back on a connection whose server is gone by then.
+    """
+    async with connection.transaction():
+        await connection.execute(b"SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+        yield
 
 
 def with_password(url: str, password_file: Path | None) -> str:

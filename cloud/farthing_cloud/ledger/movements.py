@@ -19,7 +19,7 @@ from farthing.clock import Instant
 from farthing.ids import AUTHORIZATION_ID_SIZE, AccountId, AuthorizationId, GatewayId, OperatorId, parse_bytes, parse_id
 from farthing.money import Currency
 from farthing.v1 import ledger_pb2, movements_pb2, movements_pb2_grpc
-from farthing_cloud.database import Pool, sentence
+from farthing_cloud.database import Pool, sentence, snapshot
 from farthing_cloud.ledger.core.funds import LedgerRefusal, UnknownName
 from farthing_cloud.ledger.core.movements import (
     BilledPart,
@@ -99,15 +99,8 @@ class Movements:
     async def _snapshot(self) -> AsyncIterator[Connection]:
         """One state of the ledger; posting goes on meanwhile."""
         try:
-            async with self._pool.connection() as connection:
-                await connection.set_isolation_level(psycopg.IsolationLevel.REPEATABLE_READ)
-                await connection.set_read_only(True)
-                try:
-                    async with connection.transaction():
-                        yield connection
-                finally:
-                    await connection.set_isolation_level(None)
-                    await connection.set_read_only(None)
+            async with self._pool.connection() as connection, snapshot(connection):
+                yield connection
         except (psycopg.OperationalError, psycopg_pool.PoolTimeout) as err:
             raise StoreError("the ledger's database is out of reach") from err
 

@@ -8,6 +8,7 @@ What covers which table, and what nothing covers, stands in docs/what-covers-wha
 the public keys: gateways check each receipt and directive, ``farthing-evidence`` a bundle.
 """
 
+import asyncio
 from collections.abc import Iterable
 from typing import Final
 
@@ -18,7 +19,7 @@ from psycopg.rows import TupleRow
 from farthing.evidence.carried import authorization_of
 from farthing.ids import GatewayId
 from farthing.v1 import batch_pb2, ledger_pb2
-from farthing_cloud.database import sentence
+from farthing_cloud.database import sentence, snapshot
 from farthing_cloud.ledger.core.funds import LedgerRefusal
 from farthing_cloud.ledger.core.posting import Cause
 from farthing_cloud.ledger.core.windows import SplitRule
@@ -61,7 +62,7 @@ _CHECKS_OF_JOURNALS: Final = tuple(sentence(_PACKAGE, name) for name in ("verify
 _COUNTS: Final = sentence(_PACKAGE, "verify_counts")
 _CLAIMS: Final = sentence(_PACKAGE, "list_claims_by_batch")
 #: Batches read from the server at once: each is decoded and forgotten.
-_CLAIMS_PAGE: Final = 100
+_CLAIMS_PAGE: Final = 20
 _RECEIPTS: Final = sentence(_PACKAGE, "list_all_receipts")
 _CLOSINGS: Final = sentence(_PACKAGE, "list_closings_made")
 #: A closing has a few transfers for each site.
@@ -72,16 +73,10 @@ _RECEIPTS_PAGE: Final = 1_000
 
 async def verify(connection: psycopg.AsyncConnection[TupleRow]) -> Verdict:
     """Check every rule in one REPEATABLE READ snapshot; posting goes on meanwhile."""
-    await connection.set_isolation_level(psycopg.IsolationLevel.REPEATABLE_READ)
-    await connection.set_read_only(True)
-    try:
-        async with connection.transaction():
-            counts = await (await connection.execute(_COUNTS)).fetchone()
-            assert counts is not None
-            fault = await first_fault(connection)
-    finally:
-        await connection.set_isolation_level(None)
-        await connection.set_read_only(None)
+    async with snapshot(connection):
+        counts = await (await connection.execute(_COUNTS)).fetchone()
+        assert counts is not None
+        fault = await first_fault(connection)
     return Verdict(fault=fault, transfers=counts[0], accounts=counts[1], batches=counts[2])
 
 
@@ -92,9 +87,9 @@ async def first_fault(connection: psycopg.AsyncConnection[TupleRow]) -> str:
     async with connection.cursor(name="claims_by_batch") as claims:
         await claims.execute(_CLAIMS)
         while rows := await claims.fetchmany(_CLAIMS_PAGE):
-            for row in rows:
-                if fault := _claims_fault(row):
-                    return fault
+            # Each batch is decoded: not on the loop that serves the gateways' door meanwhile.
+            if fault := await asyncio.to_thread(_first_claims_fault, rows):
+                return fault
     if fault := await count_fault(connection):
         return fault
     async with connection.cursor(name="closings") as closings:
@@ -121,6 +116,10 @@ async def _first_of(connection: psycopg.AsyncConnection[TupleRow], checks: Itera
         if row is not None:
             return str(row[0])
     return ""
+
+
+def _first_claims_fault(rows: Iterable[TupleRow]) -> str:
+    return next((fault for row in rows if (fault := _claims_fault(row))), "")
 
 
 def _claims_fault(row: TupleRow) -> str:
