@@ -488,7 +488,8 @@ def _authorization(state: GatewayState, name: bytes) -> Authorization:
 
 
 def _chain_started(state: GatewayState, event: events.ChainStarted) -> None:
-    _authorization(state, event.authorization).chain = Chain(
+    authorization = _authorization(state, event.authorization)
+    authorization.chain = Chain(
         counter=event.counter,
         statement=event.statement,
         unit_per_tick=event.unit_per_tick,
@@ -496,6 +497,9 @@ def _chain_started(state: GatewayState, event: events.ChainStarted) -> None:
         anchor=event.anchor,
         start=event.start,
     )
+    if authorization.latest_statement == event.statement:
+        # What came with it has just been applied: a later statement of the same instant takes that place from it, and not its time.
+        authorization.chain.said_at = authorization.at
 
 
 def _show_tick(authorization: Authorization, index: int, preimage: bytes) -> Chain:

@@ -555,7 +555,7 @@ class Device:
 class Chain:
     """Ticks that prove the use of an authorization from ``start`` on, and how far they have."""
 
-    __slots__ = ("anchor", "counter", "index", "length", "start", "statement", "unit_per_tick", "word")
+    __slots__ = ("anchor", "counter", "index", "length", "said_at", "start", "statement", "unit_per_tick", "word")
 
     def __init__(
         self, *, counter: int, statement: bytes, unit_per_tick: int, length: int, anchor: bytes, start: int
@@ -566,6 +566,8 @@ class Chain:
         self.length = length
         self.anchor = anchor
         self.start = start
+        #: When its device signed it, if that was the latest time until then; 0 where another statement had said a later one.
+        self.said_at = Instant(0)
         #: The highest tick that is proven, and its word.
         self.index = 0
         self.word = anchor

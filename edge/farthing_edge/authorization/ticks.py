@@ -163,5 +163,10 @@ def settle_ticks(
 
 def latest_of_record(authorization: Authorization, statement: bytes) -> bytes | None:
     """The statement that has the latest time, where neither ``statement``, which ends the record, nor the first has it."""
-    latest = authorization.latest_statement
-    return None if latest in (statement, authorization.first_statement) else latest
+    latest, chain = authorization.latest_statement, authorization.chain
+    if latest in (statement, authorization.first_statement):
+        return None
+    if chain is not None and statement == chain.statement and chain.said_at == authorization.at:
+        # Signed in one instant: evidence names a statement between only where it says a later time than the others.
+        return None
+    return latest

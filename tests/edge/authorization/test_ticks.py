@@ -217,6 +217,28 @@ def test_a_reading_and_a_chain_of_one_instant_prove_the_ticks_that_follow() -> N
     assert site.claims()[use.id].register_to == 590
 
 
+@pytest.mark.parametrize(("after_s", "statements"), [((0,), 2), ((0, 0), 2), ((0, 5), 3), ((0, 5, -5), 3)])
+def test_ticks_of_a_chain_name_a_reading_beside_it_only_for_a_later_time(
+    after_s: tuple[int, ...], statements: int
+) -> None:
+    """A device's first reading, in the second of its chain, says the same time: what its ticks bill rests on the chain alone."""
+    site = fountain()
+    site.begin(500)
+    words = payword.words(SECRET, 1_000)
+    site.wait(30)
+    assert site.say(site.chain(500, SECRET)).status is AnswerStatus.RECORDED
+    signed_at = site.gateway.at
+    for seconds in after_s:
+        site.wait(seconds)
+        assert site.read(500).status is AnswerStatus.RECORDED
+    site.wait(60)
+    assert site.tick((70, words[70])).ticked == 70
+    site.seal()  # its detail proves itself
+    ((proven,),) = site.proven
+    assert (proven.leaf.register_to, len(proven.leaf.statements)) == (570, statements)
+    assert proven.leaf.at == signed_at + max(itertools.accumulate(after_s)) * 1_000_000
+
+
 def test_who_disclaims_a_use_has_used_what_its_ticks_prove() -> None:
     site = fountain()
     use, chain = start(site)
