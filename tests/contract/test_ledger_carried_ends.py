@@ -512,6 +512,31 @@ async def test_what_an_end_says_beyond_a_claim_that_is_final_waits_for_people(
     assert (await store.verify()).fault == ""
 
 
+async def test_what_waits_for_people_takes_nothing_of_what_its_gateway_let_go_and_spends_on_others(
+    store: LedgerStore,
+) -> None:
+    story = await opened(store)
+    closed = batch_pb2.Batch.FromString(seal_own(story, own("1.00", "0.20", 3000, ("1.00", "0.20"))))
+    closed.claims[0].final = True
+    raw = story.sealed["G1"][-1] = closed.SerializeToString(deterministic=True)
+    await story.push(raw)
+    before = len(await store.transfers(OP))
+    await story.push(story.seal("G2", [], [], carried=(carried(INTENT, END, grant=granted(story, "q1", "q3")),)))
+    assert await causes_of(store, before) == {"second-claim": micros("0.60")}
+    # Its holds ended with the use: all that is left of its quotas is for other uses, before and after it heard of the end.
+    before = len(await store.transfers(OP))
+    others = [
+        ("o1", "x1", 10, 20, "2.80", "0", [(0, "2.80", "0")]),
+        ("o2", "x1", 20, 30, "2.00", "0", [(1, "2.00", "0")]),
+    ]
+    await story.push(story.seal("G1", others, [("P", "q1", CHG, "10:00"), ("P", "q3", CHG, "10:00")]))
+    assert await causes_of(store, before) == {"use": micros("4.80")}
+    batch = await store.batch(G1, 1, 2)
+    assert batch is not None
+    assert batch.beyond_micros == 0
+    assert (await store.verify()).fault == ""
+
+
 async def test_an_end_that_says_again_what_a_final_claim_says_is_priced_by_whoever_saw_the_readings(
     store: LedgerStore,
 ) -> None:

@@ -8,6 +8,7 @@ waterfall: as ``overrun`` what the grant never covered, as ``late`` the rest. Wh
 A grant that names neither leaves it to the operator. A standing authorization holds nothing between readings: what its gateway's quotas hold
 for who pays comes first, and what is left is ``overrun``.
 Rule 4: a claim that is final stays what its payer is billed. An end at or before its place says nothing new; what one further on adds is set aside, with a case.
+Its gateway holds nothing for a use that has ended, and spends what it let go on others: no hold is given back for what waits then.
 Rule 5: what is taken beyond holds is bounded by the exposure of the gateway that signed the grants, as if it had billed it itself: a
 stolen one may sign whatever it likes. What is above is set aside. That the device measured it is proven when it is posted; who pays is still
 that gateway's word alone. So it stands against its exposure until its own chain claims the use as far, and that batch's detail is verified.
@@ -166,8 +167,7 @@ def _bill_one(
     out.directives.append((use.granted_by, body))
     parts = _due_parts(use.parts, due)
     if aside:
-        kind = CaseKind.AFTER_FINAL if ended and overlap is None else CaseKind.OVERLAP
-        _set_aside(view, book, carrier, use, parts, overlap, kind, out)
+        _set_aside(view, book, carrier, use, parts, overlap, ended, out)
     else:
         _post(view, book, carrier, use, parts, out)
 
@@ -336,7 +336,7 @@ def _set_aside(
     use: CarriedUse,
     parts: Sequence[tuple[int, int, int]],
     overlap: AuthorizationId | None,
-    kind: CaseKind,
+    ended: bool,
     out: Outcome,
 ) -> None:
     site_id, account_id = _site_of(view, use), _account_of(view, use)
@@ -353,14 +353,16 @@ def _set_aside(
         left += net + tax
         asides.append(_aside(carrier, account_id, view.gateways[use.granted_by], rate_ppm, net, tax))
     out.aside_micros += left
-    for quota in (*_holds(view, use, account_id), *_other_holds(view, use, account_id)):
-        amount = min(left, book.held(quota))
-        book.void(quota, amount, Cause.SECOND_CLAIM)
-        left -= amount
+    if not ended:
+        # Its gateway hears of the end, and spends as much on a use that nobody is billed for.
+        for quota in (*_holds(view, use, account_id), *_other_holds(view, use, account_id)):
+            amount = min(left, book.held(quota))
+            book.void(quota, amount, Cause.SECOND_CLAIM)
+            left -= amount
     if asides or overlap is not None:
         out.cases.append(
             _case(
-                kind,
+                CaseKind.AFTER_FINAL if ended and overlap is None else CaseKind.OVERLAP,
                 use,
                 case_id=view.open_cases.get(use.key),
                 other_authorization_id=overlap or AuthorizationId(b""),
