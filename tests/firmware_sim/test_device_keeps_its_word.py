@@ -258,6 +258,50 @@ def test_a_reading_that_replaces_one_that_is_shown_is_shown_too(
     assert newer.showing.counter == 1
 
 
+@pytest.mark.parametrize("status", [AnswerStatus.AGAIN, AnswerStatus.LATER], ids=["unknown", "later"])
+def test_a_reading_that_waits_shows_how_it_began_to_a_journal_that_answers_something_older_first(
+    nameplate: Callable[..., Any], at: Any, new_gateway: Callable[..., Any], status: AnswerStatus
+) -> None:
+    life = Life(nameplate(Profile.STANDING), at, new_gateway(gateway=G1, receipting=False))
+    life.tick(0, real_s=0).hear()
+    life.tick(900, real_s=1)
+    older = life.only(Reading)
+    life.tick(1_800, real_s=2)
+    newer = life.only(Reading)
+    assert (newer.counter, newer.showing) == (older.counter + 1, None)
+    assert newer.witness is not None
+    assert newer.witness.incarnation == 1
+    # The older one, long on its way, has reached a new journal: nothing waits for that answer any more, but its witness is kept.
+    refusal = Refusal.AUTHORIZATION_UNKNOWN if status is AnswerStatus.AGAIN else Refusal.NOT_AUTHORIZING
+    life.answer(G1, older, status, incarnation=2, position=37, refusal=refusal)
+    life.tick(1_900, real_s=60)
+    again = life.only(Reading)
+    assert (again.counter, again.payload) == (newer.counter, newer.payload)
+    assert again.witness is not None
+    assert again.witness.incarnation == 2
+    # Without it that journal would begin the meter anew here, and what it counted before would be nobody's.
+    assert again.showing is not None
+    assert (again.showing.counter, again.showing.grant) == (1, None)
+
+
+def test_the_last_reading_of_a_replaced_register_shows_it_too(
+    nameplate: Callable[..., Any], at: Any, new_gateway: Callable[..., Any]
+) -> None:
+    life = Life(nameplate(Profile.STANDING), at, new_gateway(gateway=G1, receipting=False))
+    life.tick(0, real_s=0).hear()
+    life.tick(900, real_s=1)
+    asked = life.only(Reading)
+    life.give(Replaced(value=12), 1_000, real_s=2)
+    life.plate = replace(life.plate, register_epoch=2)
+    life.answer(G1, asked, AnswerStatus.AGAIN, incarnation=2, position=23, refusal=Refusal.AUTHORIZATION_UNKNOWN)
+    life.tick(1_001, real_s=60)
+    showings = {decode_statement(each.payload).register.register_epoch: each.showing for each in life.said}
+    assert showings[1] is not None
+    assert showings[1].counter == 1
+    # The new register's first has nothing before it.
+    assert showings[2] is None
+
+
 def test_a_first_reading_stays_until_the_last_one_is_receipted(
     nameplate: Callable[..., Any], at: Any, new_gateway: Callable[..., Any]
 ) -> None:

@@ -50,7 +50,11 @@ class Keeping(Draft):
 
     def _say_to_another_journal(self, gateway: GatewayId) -> None:
         """The last words that are kept for ``gateway`` are said again, with what proves them, until its new journal has answered:
-        only then does a receipt of it speak of them. What it had taken to carry for another is handed over anew."""
+        only then does a receipt of it speak of them. What it had taken to carry for another is handed over anew.
+
+        A standing reading that is still unanswered shows from now on how it began: the witness beside it will be the new journal's, to which it
+        would look like the first of all.
+        """
         # Also what the one before had parked for people: the cloud has not receipted that, or it would not be kept.
         state = self.state = replace(
             self.state,
@@ -76,7 +80,11 @@ class Keeping(Draft):
             state,
             outgoing=(
                 *(
-                    replace(each, carried_by=None) if each.carried_by == gateway and each.counter in kept else each
+                    replace(
+                        each,
+                        carried_by=None if each.carried_by == gateway and each.counter in kept else each.carried_by,
+                        shown=each.shown or (each.gateway == gateway and self._rests_on_an_earlier_reading(each)),
+                    )
                     for each in state.outgoing
                 ),
                 *again,
@@ -84,6 +92,10 @@ class Keeping(Draft):
             kept=tuple(replace(each, carried_by=None) if each.carried_by == gateway else each for each in state.kept),
         )
         self.durable = True
+
+    def _rests_on_an_earlier_reading(self, outgoing: Outgoing) -> bool:
+        """Whether it is a reading of a standing use that began with another one."""
+        return (outgoing.kind, outgoing.intent_counter) == ("reading", None) and self._showing(outgoing) is not None
 
     def _is_given_use(self, kept: Kept) -> bool:
         """Whether it is a one-shot intent that was told yes: the yes is all there is of its use, and both together prove it."""
