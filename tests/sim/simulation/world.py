@@ -301,6 +301,9 @@ class World:
                 found.append(f"{gateway.id} is down")
             elif state.unsealed or state.ended or state.batches or state.to_seal_again or state.carried:
                 found.append(f"{gateway.id} has {len(state.batches)} batches to report")
+            elif state.parked_unsealed:
+                # The device was told no, for people to look: until the ledger has it, only this journal and the device do.
+                found.append(f"{gateway.id} has parked {len(state.parked_unsealed)} statements that are still to go up")
             elif any(not quota.frozen and not self.watch.ended[quota.id] for quota in state.quotas.values()):
                 found.append(f"{gateway.id} has quotas {list(state.quotas)}")
             elif any(
