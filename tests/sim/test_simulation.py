@@ -7,15 +7,20 @@ A failure names its seed, shrinks it and prints what happened; ``make sim SEED=â
 import os
 from collections import Counter
 from concurrent.futures import Executor
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 from simulation import many, protections
+from simulation.cast import EUR
 from simulation.history import PromiseBroken
 from simulation.lots import Lots
 from simulation.shrinking import shrink
 from simulation.story import draw, read, write
-from simulation.world import recorded, tell
+from simulation.world import World, recorded, tell
+
+from farthing.ids import AccountId
+from farthing_edge.authorization.state import QuotaRequest
 
 SEEDS = int(os.environ.get("SIM_SEEDS", "1000"))
 #: So that a failure says early where.
@@ -129,6 +134,25 @@ def test_lots_do_not_depend_on_each_other() -> None:
     first = [lots.draw(name) for name in ("a", "b")]
     assert [Lots(1).draw(name) for name in ("b", "a")] == first[::-1]
     assert Lots(2).draw("a") != first[0]
+
+
+@pytest.mark.parametrize("went_back", [True, False])
+def test_people_are_asked_about_a_request_that_tells_another_story(went_back: bool) -> None:
+    """Its hello agrees, and nothing is posted twice: the case alone says so, and without people it authorizes no more."""
+    world = World(draw(0), keep_history=True)
+    name, gateway = min(world.gateways.items())
+    gateway.disk_faults = int(went_back)
+    one, other = (
+        QuotaRequest(counter=1, account_id=AccountId(account), currency=EUR, wanted_micros=1_000_000)
+        for account in sorted(world.accounts)[:2]
+    )
+    for _ in range(2):
+        world.ledger.ask(gateway, 1, one)
+    with nullcontext() if went_back else pytest.raises(PromiseBroken, match=r"^P3: quota request 1/1"):
+        world.ledger.ask(gateway, 1, other)
+    world.ledger.ask(gateway, 1, other)
+    asked = f"people are asked about {name}: quota request 1/1 tells another story"
+    assert [asked in line for line in world.history.lines()].count(True) == went_back
 
 
 def test_a_failing_story_is_shrunk_to_what_breaks_it() -> None:

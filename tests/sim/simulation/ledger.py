@@ -20,7 +20,7 @@ from farthing_cloud.ledger.carried_ends import prove
 from farthing_cloud.ledger.core import restoring
 from farthing_cloud.ledger.core.batches import ChainStep
 from farthing_cloud.ledger.core.carried import Carried, NotProven
-from farthing_cloud.ledger.core.funds import Funding, LedgerRefusal, OtherContent
+from farthing_cloud.ledger.core.funds import Funding, LedgerRefusal
 from farthing_cloud.ledger.core.incarnations import Standing
 from farthing_cloud.ledger.core.posting import Posting
 from farthing_cloud.ledger.core.quotas import GrantTerms, QuotaRequest
@@ -430,6 +430,10 @@ class LedgerNode:
             head = commands.HeadArrived(version=after_version, at=self.world.now)
             self._say(gateway, f"head {after_version}", gateway.submit, head)
 
+    def _is_quarantined(self, gateway_id: str) -> bool:
+        gateway = drive(self.store.gateway(GatewayId(gateway_id)))
+        return gateway is not None and gateway.quarantined
+
     def ask(self, gateway: GatewayNode, incarnation: int, request: Any) -> None:
         """A gateway wants money."""
         if not self.is_up:
@@ -443,15 +447,15 @@ class LedgerNode:
             currency=EUR,
             wanted_micros=request.wanted_micros,
         )
-        try:
-            answered = drive(self.ledger.request_quota(wish, now=self.world.now))
-        except OtherContent as err:
+        was_quarantined = self._is_quarantined(gateway.id)
+        answered = drive(self.ledger.request_quota(wish, now=self.world.now))
+        if self._is_quarantined(gateway.id) and not was_quarantined:
+            why = f"quota request {incarnation}/{request.counter} tells another story"
             if not gateway.disk_faults:
-                raise
-            # Two stories again, told by a counter.
+                raise PromiseBroken(f"P3: {why}, and the journal of {gateway.id} never went back")
+            # Two stories again, told by a counter: nothing but the case that the ledger has opened says so, the gateway's hello does not.
             self.world.watch.counted["two stories"] += 1
-            self.ask_people(gateway.id, str(err), is_certain=True)
-            return
+            self.ask_people(gateway.id, why, is_certain=True)
         answer = gateway_sync_pb2.QuotaAnswer.ValueType(answered.answer)
         what = f"{gateway_sync_pb2.QuotaAnswer.Name(answer).removeprefix('QUOTA_ANSWER_').lower()} to {request.counter}"
         command = commands.QuotaAnswered(counter=request.counter, answer=answer)
