@@ -552,6 +552,58 @@ def test_an_answered_end_goes_to_another_when_its_gateway_is_gone_before_the_clo
     assert is_finished(life.state)
 
 
+@pytest.mark.parametrize("refusal", [Refusal.INTENT_ENDED, Refusal.REGISTER_EPOCH_DIFFERS])
+def test_an_end_that_was_parked_is_asked_after_and_goes_to_another_when_its_gateway_is_gone_before_the_cloud_has_it(
+    life: Life, plan: Any, refusal: Refusal
+) -> None:
+    end = left_behind(life, plan)
+    life.answer(G1, end, AnswerStatus.REFUSED, refusal=refusal)
+    assert not life.state.outgoing
+    # Who said no may have forgotten it since, or take it to the cloud: only by asking is either heard.
+    life.tick(real_s=8)
+    assert [(send.gateway, send.counter, send.showing) for send in life.said] == [(G1, end.counter, None)]
+    life.tick(real_s=15)
+    assert {send.gateway for send in life.said} == {G1}, "one question may be lost"
+    life.tick(real_s=21)
+    handed = next(send for send in life.said if send.gateway == G2)
+    assert (handed.recipient, handed.payload) == (G1, end.payload)
+    assert handed.showing is not None
+    assert (handed.showing.grant, handed.showing.counter) == (b"first grant", 1)
+    life.answer(G2, handed, AnswerStatus.RECORDED)
+    assert life.state.kept
+    life.answer(G2, handed, AnswerStatus.RECORDED, receipted=end.counter)
+    assert not life.state.kept
+
+
+def test_a_parked_end_is_asked_after_until_it_is_receipted(life: Life, plan: Any) -> None:
+    end = left_behind(life, plan)
+    life.answer(G1, end, AnswerStatus.REFUSED, refusal=Refusal.INTENT_ENDED)
+    life.tick(real_s=8)
+    asked = life.only(End)
+    life.answer(G1, asked, AnswerStatus.REFUSED, refusal=Refusal.INTENT_ENDED)
+    life.tick(real_s=40)
+    # Its gateway is there: nobody else is to carry what it has parked.
+    assert {send.gateway for send in life.said} == {G1}
+    life.answer(G1, life.only(End), AnswerStatus.REFUSED, refusal=Refusal.INTENT_ENDED, receipted=end.counter)
+    assert not life.state.kept
+    life.tick(real_s=80)
+    assert not life.said
+
+
+@pytest.mark.parametrize(
+    ("refusal", "asked"),
+    [(Refusal.REGISTER_TOO_FAST, {G1}), (Refusal.CLOCK_AHEAD, {G1}), (Refusal.COUNTER_REUSED, set())],
+)
+def test_nobody_else_is_given_what_its_gateway_does_not_believe(
+    life: Life, plan: Any, refusal: Refusal, asked: set[GatewayId]
+) -> None:
+    end = left_behind(life, plan)
+    life.answer(G1, end, AnswerStatus.REFUSED, refusal=refusal)
+    for real_s in (8, 15, 21, 40):
+        life.tick(real_s=real_s)
+        assert {send.gateway for send in life.said} == asked
+
+
 def test_whoever_is_heard_again_in_time_is_not_away(life: Life, plan: Any) -> None:
     end = answered(life, plan)
     life.tick(real_s=8)

@@ -11,6 +11,16 @@ from farthing.refusal import Refusal
 from farthing_firmware_sim.device.draft import Draft, is_of_one_use
 from farthing_firmware_sim.device.values import MAX_SAID_AGAIN, Kept, Outgoing, Profile, Receipted, Seen
 
+#: What a gateway parks an end with that comes after people's decision: nobody else bills it by itself either.
+_AFTER_A_DECISION = frozenset({Refusal.INTENT_ENDED, Refusal.REGISTER_EPOCH_DIFFERS})
+#: What it parks an end with: with its next batch the cloud has it.
+_PARKED = _AFTER_A_DECISION | {
+    Refusal.REGISTER_WENT_BACK,
+    Refusal.REGISTER_TOO_FAST,
+    Refusal.CLOCK_AHEAD,
+    Refusal.TARIFF_MISSING,
+}
+
 
 class Keeping(Draft):
     """What is kept."""
@@ -93,6 +103,15 @@ class Keeping(Draft):
         )
         self.durable = True
 
+    def _is_awaited(self, kept: Kept) -> bool:
+        """Whether its receipt is still to come: of what was taken, and of a last word that its gateway has parked. Where the journal that parked
+        it is lost before, only this device still has it, and hears of that only if it asks."""
+        return kept.refused is None or (kept.kind == "end" and kept.refused in _PARKED)
+
+    def _may_be_carried(self, kept: Kept) -> bool:
+        """Whether another gateway may have it too. Not what its own does not believe: nobody would weigh it there."""
+        return kept.refused is None or (kept.kind == "end" and kept.refused in _AFTER_A_DECISION)
+
     def _rests_on_an_earlier_reading(self, outgoing: Outgoing) -> bool:
         """Whether it is a reading of a standing use that began with another one."""
         return (outgoing.kind, outgoing.intent_counter) == ("reading", None) and self._showing(outgoing) is not None
@@ -162,14 +181,14 @@ class Keeping(Draft):
         state = self.state
         waiting = {each.counter: each for each in state.outgoing}
         again: list[Outgoing] = []
-        for gateway in dict.fromkeys(each.gateway for each in state.kept if each.refused is None):
+        for gateway in dict.fromkeys(each.gateway for each in state.kept if self._may_be_carried(each)):
             seen = self._seen(gateway)
             # Whatever it says clears this; what is still unanswered does not count, or one end would keep another on the air.
             if seen is None or seen.away_at_us is None or seen.away_at_us > self.now.real_us:
                 continue
             room = MAX_SAID_AGAIN - sum(each.gateway == gateway and each.answered for each in state.outgoing)
             for kept in state.kept:
-                if (kept.gateway, kept.refused) != (gateway, None) or kept.counter in waiting:
+                if kept.gateway != gateway or not self._may_be_carried(kept) or kept.counter in waiting:
                     continue
                 if not self._is_last_word(kept):
                     continue

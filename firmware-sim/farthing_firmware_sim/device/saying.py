@@ -114,7 +114,7 @@ class Saying(Keeping):
         newest = {
             each.gateway: each
             for each in sorted(state.kept, key=lambda each: each.counter)
-            if each.refused is None
+            if self._is_awaited(each)
             and each.gateway not in answering
             # An intent cannot be shown again without its token; a one-shot device has its own, others show the end.
             and (each.kind != "intent" or each.token is not None)

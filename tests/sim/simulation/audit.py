@@ -97,7 +97,10 @@ def _check_delivered(world: World, device: DeviceNode, authorization: bytes, del
         # Its gateway has said yes or has not: one passage at the most, and only that gateway knows.
         world.watch.counted["passages left, and billed"] += claim is not None and claim.register_to > delivered.start
         return
-    if delivered.end > delivered.start and is_with_people(world, device, delivered, claim):
+    if delivered.end > delivered.start and (
+        is_with_people(world, device, delivered, claim)
+        or _was_ended_by_people_where_it_stood(world, device, authorization, delivered, claim)
+    ):
         world.watch.counted[REPLACED] += 1
         return
     if delivered.end > delivered.start:
@@ -118,6 +121,22 @@ def is_with_people(world: World, device: DeviceNode, delivered: Delivered, claim
     short = claim is None or claim.register_to < delivered.end or (delivered.closing and not claim.final)
     was_replaced = delivered.epoch < device.nameplate.register_epoch
     return short and was_replaced and (device.device_id, delivered.epoch, delivered.end) in world.watch.parked
+
+
+def _was_ended_by_people_where_it_stood(
+    world: World, device: DeviceNode, authorization: bytes, delivered: Delivered, claim: Any
+) -> bool:
+    """Whether a lost journal had billed readings as far as the end says, and the present one has ended the use by the new register epoch: the
+    end itself came after that decision and is parked, so what only a closing price has is for people (ADR 11, ADR 40)."""
+    return (
+        claim is not None
+        and claim.final
+        and claim.register_to == delivered.end
+        and delivered.epoch < device.nameplate.register_epoch
+        and (device.device_id, delivered.epoch, delivered.end) in world.watch.parked
+        and world.gateways[world.watch.recipient_of(authorization)].disk_faults > 0
+        and not world.watch.prices.due(authorization, delivered.end, closing=True)
+    )
 
 
 def _was_said_by_its_copy(world: World, device: DeviceNode, authorization: bytes) -> bool:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from farthing.clock import SECOND_US, Instant
+from farthing.refusal import Refusal
 from farthing.v1 import directive_pb2
 from farthing_cloud.ledger.core.rows import AccountStatus, Quota, QuotaStatus
 from simulation import actions, audit
@@ -181,6 +182,8 @@ class World:
         # Whether there was a passage, only the gateway that was asked can say.
         if asking is not None and not (device.role.profile == "one-shot" and self.gateways[asking.gateway].is_gone):
             return False
+        if self._is_parked_with_nobody_else(device):
+            return False
         if device.is_done:
             # What another gateway has carried, its own still hears; one that has lost its journal hears it from the ledger.
             own = [self.gateways[each.gateway] for each in state.outgoing]
@@ -213,6 +216,20 @@ class World:
             if claim is None or (claim.register_to != delivered.end) or (delivered.closing and not claim.final):
                 return False
         return True
+
+    def _is_parked_with_nobody_else(self, device: DeviceNode) -> bool:
+        """Whether it keeps an end that a gateway has parked and the ledger does not have yet, and there is somebody who can take it up."""
+        assert device.state is not None
+        return any(
+            each.kind == "end"
+            and each.refused in (Refusal.INTENT_ENDED, Refusal.REGISTER_EPOCH_DIFFERS)
+            and (device.device_id, each.counter) in self.watch.ever_parked
+            and (
+                not self.gateways[each.gateway].is_gone
+                or any(not self.gateways[other].is_gone for other in each.elsewhere)
+            )
+            for each in device.state.kept
+        )
 
     def _say_everything_again(self) -> None:
         """P3: whatever any device ever said, twice more and in any order: nothing is billed, nothing is held.
