@@ -17,9 +17,11 @@ from simulation.history import PromiseBroken
 from simulation.lots import Lots
 from simulation.shrinking import shrink
 from simulation.story import draw, read, write
+from simulation.watch import Watch
 from simulation.world import World, recorded, tell
 
 from farthing.ids import AccountId
+from farthing_cloud.ledger.core.posting import Cause, Posting, Transfer
 from farthing_edge.authorization.state import QuotaRequest
 
 SEEDS = int(os.environ.get("SIM_SEEDS", "1000"))
@@ -169,3 +171,37 @@ def test_a_failing_story_is_shrunk_to_what_breaks_it() -> None:
             tell(small, players=players, keep_history=True)
     assert len(small.actions) < len(story.actions) // 2
     assert any("is copied" in line for line in broken.value.told().history.lines(chatter=False))
+
+
+def test_what_carried_ends_bill_counts_once_in_each_database_of_the_ledger(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A restored ledger posts once more what came after its backup; in one database the same money twice is beyond the bound."""
+    beyond: list[tuple[Watch, Posting, Transfer]] = []
+    counted = Watch.carried_end_beyond
+
+    def seen_by(watch: Watch, posting: Posting, transfer: Transfer) -> None:
+        counted(watch, posting, transfer)
+        if transfer.cause is not Cause.OVERRUN:
+            beyond.append((watch, posting, transfer))
+
+    monkeypatch.setattr(Watch, "carried_end_beyond", seen_by)
+    for seed in range(100):
+        tell(draw(seed))
+        if beyond:
+            break
+    else:
+        pytest.fail("no seed in a hundred had a carried end that was billed beyond holds")
+    watch, posting, transfer = beyond[0]
+    faults = max(gateway.disk_faults for gateway in watch.world.gateways.values())
+    most = (1 + faults) * watch.world.story.cast.terms.floor_total_micros + sum(watch.resolved.values())
+    most += sum(watch.ended.values()) + faults * sum(quota.amount_micros for quota in watch.granted.values())
+    times = 1 + most // transfer.amount_micros
+
+    def posted(*, after_restores: bool) -> None:
+        for _ in range(times):
+            if after_restores:
+                watch.ledger_went_back((), batches=())
+            counted(watch, posting, transfer)
+
+    posted(after_restores=True)
+    with pytest.raises(PromiseBroken, match=r"^P1: carried ends of"):
+        posted(after_restores=False)

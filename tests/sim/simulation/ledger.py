@@ -237,10 +237,10 @@ class LedgerNode:
         assert self._backup is not None
         self.store = self._backup
         self.ledger = self._serve()
-        world.watch.ledger_went_back(drive(self.store.claims(OP)))
         for name in list(self.batches):
             if drive(self.store.batch(GatewayId(name[0]), name[1], name[2])) is None:
                 del self.batches[name], self.receipts[name]
+        world.watch.ledger_went_back(drive(self.store.claims(OP)), self.batches)
         for gateway in world.gateways.values():
             gateway.hang_up()
         world.after(down_s, self._start)

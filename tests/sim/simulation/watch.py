@@ -8,9 +8,9 @@ Rule 3: what P1 lets exceed an account's funds is counted by its cause; any othe
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from farthing.clock import SECOND_US, Instant
 from farthing.device import cose
@@ -43,6 +43,8 @@ _OF_A_REPLACED_REGISTER = (Refusal.INTENT_ENDED, Refusal.REGISTER_EPOCH_DIFFERS)
 _GROUP_TAKES_US = SECOND_US // 10
 #: A passage that a rolled-back journal gave unheard, and the next incarnation once more.
 ONE_SHOT_TWICE = "one-shot uses given twice over a lost journal, and set aside"
+#: Gateway, incarnation and sequence.
+BatchName: TypeAlias = tuple[str, int, int]
 
 
 @dataclass(slots=True)
@@ -79,13 +81,13 @@ class Watch:
         #: Account → what silence or people ended of its quotas' holds, and no restored ledger has taken back from others since, micros.
         self.freed: Counter[str] = Counter()
         #: Quota → batch → so much: a restored ledger posts a batch once more.
-        self.late: defaultdict[str, Counter[tuple[str, int, int]]] = defaultdict(Counter)
+        self.late: defaultdict[str, Counter[BatchName]] = defaultdict(Counter)
         #: Quota → what carried ends took of its hold, of whatever quotas their gateway had held them on.
         self.carried: Counter[str] = Counter()
         #: Gateway → what its carried ends cost beyond what their grants spoke of.
         self.not_covered: Counter[str] = Counter()
-        #: Gateway → what its carried ends billed beyond holds, by cause.
-        self.carried_beyond: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        #: Gateway → carrier's batch and cause → what its carried ends billed beyond holds: a restored ledger posts a batch once more.
+        self.carried_beyond: defaultdict[str, Counter[tuple[BatchName, Cause]]] = defaultdict(Counter)
         #: Authorizations set aside because a rolled-back journal had given the same passage before.
         self.given_twice: defaultdict[str, set[bytes]] = defaultdict(set)
         #: Authorizations of which two elements have told, each of another place of its register.
@@ -286,7 +288,7 @@ class Watch:
             if transfer.cause in EXCEPTIONS:
                 self.exceeded_micros[transfer.cause] += transfer.amount_micros
                 if transfer.line is None:
-                    self._carried_beyond(posting, transfer)
+                    self.carried_end_beyond(posting, transfer)
                 elif transfer.cause is Cause.LATE:
                     late.append(transfer)
             elif transfer.cause is Cause.SHORT and transfer.kind is TransferKind.POST:
@@ -366,7 +368,7 @@ class Watch:
                     f"P1: {batch.gateway_id} bills {self.late[quota_id].total()} beyond the hold of {quota_id}, allowed is {most}"
                 )
 
-    def _carried_beyond(self, posting: Posting, transfer: Transfer) -> None:
+    def carried_end_beyond(self, posting: Posting, transfer: Transfer) -> None:
         """What a carried end bills beyond holds, each cause within its own bound.
 
         Floor: as much as its gateway may give away, once more for each journal that began anew. Overrun: only of what cannot be stopped, as time.
@@ -386,8 +388,12 @@ class Watch:
         floor = self._floor_of(gateway.id)
         mine = [quota for quota in self.granted.values() if quota.gateway_id == gateway.id]
         ended = sum(self.ended[quota.quota_id] + gateway.disk_faults * quota.amount_micros for quota in mine)
-        billed = self.carried_beyond[gateway.id]
-        billed[transfer.cause] += transfer.amount_micros
+        assert posting.batch is not None
+        name = (posting.batch.gateway_id, posting.batch.incarnation, posting.batch.sequence)
+        self.carried_beyond[gateway.id][name, transfer.cause] += transfer.amount_micros
+        billed: Counter[Cause] = Counter()
+        for (_, cause), micros in self.carried_beyond[gateway.id].items():
+            billed[cause] += micros
         # A grant names what is held, not what was: on which of both the part before it was, only its gateway knows.
         if billed[Cause.FLOOR] > floor or billed.total() > floor + ended:
             raise PromiseBroken(
@@ -515,8 +521,12 @@ class Watch:
                 self.beyond_units_micros[payer] += transfer.amount_micros
                 self.counted[f"beyond an entitlement's holds: {transfer.cause}"] += 1
 
-    def ledger_went_back(self, claims: Iterable[Claimed]) -> None:
-        """The ledger's database is an older one: what it has billed is what it had billed then. What came after comes once more, in any order."""
+    def ledger_went_back(self, claims: Iterable[Claimed], batches: Container[BatchName]) -> None:
+        """The ledger's database is an older one, of ``claims`` and ``batches``: what it has billed is what it had billed then. What came after comes once more, in any order."""
+        for billed in self.carried_beyond.values():
+            for name, cause in list(billed):
+                if name not in batches:
+                    del billed[name, cause]
         self.intervals.clear()
         for claim in claims:
             if not claim.aside and claim.register_from != claim.register_to:
