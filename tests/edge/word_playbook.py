@@ -93,7 +93,7 @@ def receipt(gateway: Gateway, batch: batch_pb2.Batch) -> None:
     gateway.do(
         commands.ReceiptArrived(
             receipt=batch_pb2.Receipt(
-                gateway_id="G1",
+                gateway_id=gateway.gateway_id,
                 incarnation=batch.incarnation,
                 sequence=batch.sequence,
                 batch_hash=batch_hash(raw),

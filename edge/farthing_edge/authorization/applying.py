@@ -599,7 +599,12 @@ def _disclaimed(state: GatewayState, event: events.Disclaimed) -> None:
 def _end_carried(state: GatewayState, event: events.EndCarried) -> None:
     device = _device(state, event.device)
     state.carried.append(CarriedEnd(event.granted_by, event.granted_incarnation, event.statements, event.grant))
-    _remember(state, device, event.counter, event.digest, None, None)
+    if event.counter not in device.seen:
+        _remember(state, device, event.counter, event.digest, None, None)
+    floor = device.window_floor()
+    device.carried = {counter: digest for counter, digest in device.carried.items() if counter > floor}
+    if event.counter > floor:
+        device.carried[event.counter] = event.digest
     _await_receipt(device, event.counter, state.position)
 
 

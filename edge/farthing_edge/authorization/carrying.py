@@ -4,6 +4,8 @@ Rule 1: an end, and a one-shot use's intent, come with the grant that answers th
 one it began with, for it was told yes once and for all.
 Rule 2: what is carried may be older than the window of counters: a device keeps its word for as long as its gateway is gone. What this
 journal no longer remembers is carried again: claims are cumulative, so it costs bytes.
+Rule 3: what its device has said here under the same counter does not matter: nobody else does that but a copied element, and which of the two is
+the copy is not decided here. What the other gateway has said yes to goes up all the same.
 """
 
 from typing import TypeAlias, TypeGuard
@@ -48,9 +50,9 @@ def decide_carried(
     heard = Reply(
         device=device.id, answers=(word.device_epoch, word.counter), status=AnswerStatus.RECORDED, closed=False
     )
-    seen = device.seen.get(word.counter)
-    if seen is not None:
-        return Decision(reply=heard) if seen.digest == digest else no(word, Refusal.COUNTER_REUSED)
+    taken = device.carried.get(word.counter)
+    if taken is not None:
+        return Decision(reply=heard) if taken == digest else no(word, Refusal.COUNTER_REUSED)
     if word.counter <= device.window_floor() and device.awaits(word.counter):
         # It was taken, and is on its way.
         return Decision(reply=heard)

@@ -2,7 +2,8 @@
 
 from farthing.clock import Instant
 from farthing.device.cose import decode_sign1
-from farthing.device.messages import End, MessageError, Reading, decode_statement
+from farthing.device.messages import End, MessageError, Reading, Witness, decode_statement
+from farthing.ids import StartId
 from farthing.v1 import directive_pb2, gateway_sync_pb2
 from farthing_edge.authorization import commands, events
 from farthing_edge.authorization.adopting import is_unknown
@@ -12,6 +13,7 @@ from farthing_edge.authorization.events import Event
 from farthing_edge.authorization.hearing_time import begins_anew, heard_at, is_believed, read_at_start
 from farthing_edge.authorization.readings import decide_end, decide_reading
 from farthing_edge.authorization.state import GatewayState
+from farthing_edge.authorization.witnesses import disagreement
 
 #: A head is journaled only when it is this part of the allowed age newer than the last: it bounds writes, not safety.
 _HEAD_RECORDS = 16
@@ -151,11 +153,13 @@ def _rollback(state: GatewayState, hello: gateway_sync_pb2.HelloResponse) -> str
         return f"the cloud has posted batch {hello.posted_sequence}, this journal ends with {state.sequence}"
     if not hello.witnessed_start_id:
         return ""
-    if hello.witnessed_start_id not in state.starts:
-        return "the cloud has seen a start that this journal does not know"
-    if hello.witnessed_position > state.position:
-        return f"the cloud has seen position {hello.witnessed_position}, this journal ends at {state.position}"
-    return ""
+    witness = Witness(
+        incarnation=hello.incarnation,
+        start_id=StartId(hello.witnessed_start_id),
+        position=hello.witnessed_position,
+    )
+    reason = disagreement(state, witness)
+    return f"the cloud has seen {reason}" if reason else ""
 
 
 def decide_uplink(state: GatewayState, command: commands.UplinkChanged, now: Instant) -> Decision:  # noqa: ARG001  # every command has one shape

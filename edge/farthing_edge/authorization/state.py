@@ -478,6 +478,7 @@ class Device:
 
     __slots__ = (
         "cancelled",
+        "carried",
         "entitled_only",
         "epoch",
         "highest",
@@ -520,6 +521,9 @@ class Device:
         self.highest = -1
         #: Counter → what became of it; at most ``COUNTER_WINDOW``, the lowest go first.
         self.seen: dict[int, Seen] = {}
+        #: Counter → digest of another gateway's word that was taken to be carried; bounded like ``seen``. What stands there is something else
+        #: where an element was copied.
+        self.carried: dict[int, bytes] = {}
         #: Authorizations ended before they began → counter of the end; bounded like ``seen``.
         self.cancelled: dict[bytes, int] = {}
         # (counter, position) of statements that the cloud has not receipted: ascending in both, so the first has the

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 from edge_playbook import Gateway, M, Meter, Policy, clock
-from word_playbook import Open, later, open_session, passage, prove, say, signed
+from word_playbook import Open, later, open_session, passage, prove, receipt, say, signed
 
 from farthing.clock import Instant
 from farthing.device.messages import (
@@ -184,6 +184,36 @@ def test_carrying_is_bounded_and_a_counter_has_one_content(site: Gateway, neighb
     assert (full.status, full.refusal) == (AnswerStatus.LATER, Refusal.OVERLOADED)
     assert len(neighbour.seal().carried) == MAX_CARRIED
     assert say(neighbour, other, shown=session.shown()).status is AnswerStatus.RECORDED
+
+
+def test_a_word_is_carried_though_a_copy_of_its_element_has_said_something_here_under_its_counter(
+    site: Gateway, neighbour: Gateway
+) -> None:
+    """Its own gateway may be gone for good: then nobody else has the yes that it gave."""
+    session = open_session(site)
+    end = carried_to(neighbour, session, 1_700)
+    said_here = Meter("c1", 5_000, counter=end.counter - 1).intent(neighbour)
+    refused = say(neighbour, said_here)
+    assert (said_here.counter, refused.status) == (end.counter, AnswerStatus.REFUSED)
+    reply = say(neighbour, end, shown=session.shown())
+    assert reply.status is AnswerStatus.RECORDED
+    assert neighbour.state.receipted_counter(neighbour.state.devices["c1"]) == end.counter - 1
+    # Said again, before and after the batch: heard, and carried once.
+    before = neighbour.state.position
+    assert say(neighbour, end, shown=session.shown()) == reply
+    assert neighbour.state.position == before
+    batch = neighbour.seal()
+    assert [each.statements[-1] for each in batch.carried] == [signed(end)]
+    assert say(neighbour, end, shown=session.shown()) == reply
+    assert not neighbour.state.carried
+    receipt(neighbour, batch)
+    assert neighbour.state.receipted_counter(neighbour.state.devices["c1"]) == end.counter
+    # Each is answered as it was, and whoever says a third thing under that counter is nobody.
+    assert say(neighbour, said_here) == refused
+    for third in (replace(end, at=Instant(1)), replace(said_here, at=Instant(1))):
+        shown = session.shown() if isinstance(third, End) else None
+        assert say(neighbour, third, shown=shown).refusal is Refusal.COUNTER_REUSED
+    assert neighbour.replayed().devices["c1"].carried == neighbour.state.devices["c1"].carried
 
 
 def shown_by(first: Intent | Reading, grant: Grant | None) -> Shown:

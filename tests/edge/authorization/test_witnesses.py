@@ -23,7 +23,7 @@ from farthing.device.messages import (
     encode,
 )
 from farthing.refusal import Refusal
-from farthing.v1 import directive_pb2
+from farthing.v1 import directive_pb2, gateway_sync_pb2
 from farthing_edge.authorization import commands
 from farthing_edge.authorization.commands import Shown
 from farthing_edge.authorization.events import (
@@ -200,3 +200,68 @@ def test_a_standing_device_whose_witness_is_older_shows_how_it_began(site: Gatew
     assert prove(new).claims[0].register_from == 5_000
     # A device that this gateway has never heard begins here.
     assert say(reborn(site), meter.reading(later(new), 5_100)).status is AnswerStatus.RECORDED
+
+
+@pytest.mark.parametrize(
+    ("start", "beyond", "suspected"),
+    [
+        (b"now", 0, ""),
+        (b"now", 1, "ends before"),
+        (b"old", 0, ""),
+        (b"old", 1, "ends before"),
+        (b"never", -5, "start"),
+    ],
+)
+def test_what_the_cloud_has_seen_is_held_against_the_start_that_it_names(
+    site: Gateway, start: bytes, beyond: int, suspected: str
+) -> None:
+    """A journal that went back and has grown past what was seen since: its position alone says nothing."""
+    last_of_old = site.state.position
+    restart(site, b"n" * 16)
+    open_session(site)
+    last = last_of_old if start == b"old" else site.state.position
+    hello_response = gateway_sync_pb2.HelloResponse(
+        incarnation=1,
+        witnessed_start_id={b"old": bytes(16), b"now": b"n" * 16, b"never": b"x" * 16}[start],
+        witnessed_position=last + beyond,
+    )
+    site.do(commands.Connected(hello=hello_response))
+    assert suspected in site.state.rollback_suspected
+    assert bool(site.state.rollback_suspected) is bool(suspected)
+    assert bool(site.state.not_authorizing_reason) is bool(suspected)
+
+
+def test_a_meters_beginning_that_was_forgotten_is_billed_from(site: Gateway) -> None:
+    """The journal goes back to before it, and grows past what the cloud has seen of it: the meter shows how it began."""
+    meter = Meter("m1", 5_000)
+    older = Gateway("G1", "S1", at=clock("10:00"))
+    for each in site.policy.sent[older.state.directive_version :]:
+        older.do(each)
+    older.policy = site.policy
+    older.do(commands.HeadArrived(version=older.state.directive_version, at=older.at))
+    first = meter.reading(site, 5_000)
+    assert say(site, first).status is AnswerStatus.RECORDED
+    seen = site.state.position
+    for number in range(1, seen + 1):
+        restart(older, bytes([number]) * 16)
+    assert older.state.position > seen
+    connected = gateway_sync_pb2.HelloResponse(
+        incarnation=1,
+        witnessed_start_id=bytes(16),
+        witnessed_position=seen,
+        standing=gateway_sync_pb2.HELLO_STANDING_AGREED,
+    )
+    older.do(commands.Connected(hello=connected))
+    # Whatever its device knows of the journal: nothing begins here before people have looked.
+    assert say(older, meter.reading(later(older), 5_010)).refusal is Refusal.NOT_AUTHORIZING
+    assert not older.state.authorizations
+    hello(older, 2)
+    older.told(welcome=directive_pb2.Welcome(operator_id="op", site_id="S1", incarnation=2, time_zone="Europe/Berlin"))
+    older.do(commands.HeadArrived(version=older.state.directive_version, at=older.at))
+    reading = meter.reading(later(older), 5_020)
+    witness = Witness(incarnation=1, start_id=bytes(16), position=seen)
+    assert say(older, reading, witness=witness).refusal is Refusal.AUTHORIZATION_UNKNOWN
+    shown = Shown(grant=None, grant_cose=b"", first=first, first_cose=signed(first), first_payload=encode(first))
+    say(older, reading, witness=witness, shown=shown)
+    (claim,) = prove(older).claims
+    assert (claim.register_from, claim.register_to) == (5_000, 5_020)
