@@ -9,7 +9,7 @@ from typing import Final
 SWITCH_INTERVAL_S: Final = 0.001
 #: New objects between two looks of the collector, and how many of the smaller looks come before a larger one. A batch is thousands of
 #: tuples, gone by their count when it is posted, and several are in hand at once: 100,000 objects, which a look would walk for nothing (with
-#: 20,000 that was a fifth of all the processor time of posting). What lies in circles is looked for all the same, only later.
+#: 20,000 that was a tenth of the service's processor time). What lies in circles is looked for all the same, only later.
 COLLECTOR_THRESHOLDS: Final = (200_000, 20, 20)
 
 

@@ -396,10 +396,12 @@ class Engine:
 
     def _wake(self) -> None:
         """Look for work once this turn of the loop has brought all that it brings, and what was said is written."""
+        thread = self._journal_thread
+        self._wake_by(asyncio.get_running_loop().call_soon if thread is None else thread.soon)
+
+    def _wake_by(self, soon: Callable[[Callable[[], None]], object]) -> None:
         if not self._is_woken:
             self._is_woken = True
-            thread = self._journal_thread
-            soon = asyncio.get_running_loop().call_soon if thread is None else thread.soon
             soon(self._woken)
 
     def _woken(self) -> None:
@@ -516,9 +518,7 @@ class Engine:
             self._see_to(partial(self._give_up, written.items, fault))
             return
         # What was said goes out first: who has his answer does not wait for others' decisions. Then what has come meanwhile is read: it shares the next commit.
-        if not self._is_woken:
-            self._is_woken = True
-            asyncio.get_running_loop().call_soon(self._woken)
+        self._wake_by(asyncio.get_running_loop().call_soon)
 
     async def _not_written(self, written: _Written, err: BaseException) -> None:
         cancel(written.signing)
