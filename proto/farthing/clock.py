@@ -16,6 +16,8 @@ Instant = NewType("Instant", int)
 
 SECOND_US = 1_000_000
 QUARTER_US = 15 * 60 * SECOND_US
+#: The year 9000, short of where calendars end: no clock that works shows it.
+END_OF_DATES = Instant(7_030 * 365 * 86_400 * SECOND_US)
 #: A simulation faster than this outruns the group commit: a hundred days in a minute.
 MAX_RATE = 144_000
 #: A wall clock further than this from monotonic time has been stepped: slewing (NTP, leap smears) moves both alike.
@@ -105,6 +107,11 @@ def simulated_clock(*, epoch_us: int, real_epoch_us: int, rate: int) -> Business
         monotonic_ns=time.monotonic_ns,
         wall_ns=time.time_ns,
     )
+
+
+def is_date(at: int) -> bool:
+    """Whether a calendar of any time zone has the instant ``at``, and it can be written down as a date."""
+    return 0 <= at < END_OF_DATES
 
 
 def quarter_of(at: Instant) -> int:

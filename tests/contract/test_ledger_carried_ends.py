@@ -14,12 +14,13 @@ from farthing.evidence.bundle import decode
 from farthing.evidence.carried import authorization_of
 from farthing.evidence.proof import BundleFault, prove
 from farthing.ids import DeviceId, GatewayId, QuotaId, authorization_id
-from farthing.v1 import batch_pb2, directive_pb2
+from farthing.v1 import batch_pb2, directive_pb2, movements_pb2
 from farthing_cloud.database import Pool
 from farthing_cloud.ledger.bundles import Bundles
 from farthing_cloud.ledger.core.batches import ChainStep
 from farthing_cloud.ledger.core.received import BatchError, receive
 from farthing_cloud.ledger.core.rows import RegisterKey, Touch
+from farthing_cloud.ledger.movements import Movements
 from farthing_cloud.ledger.store.interface import LedgerStore, Transaction
 from farthing_cloud.ledger.store.memory import MemoryStore
 from farthing_cloud.ledger.store.postgres import PostgresStore
@@ -173,6 +174,36 @@ async def test_standing_readings_are_billed_as_far_as_they_came_and_go_on(store:
     messages = await told(store)
     assert [(each.claim.final, each.claim.register_to) for each in messages] == [(False, 2000), (False, 5000)]
     assert (await store.verify()).fault == ""
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("kind", ["end", "one-shot", "standing"])
+async def test_who_paid_for_what_was_carried_is_told_so(ledger_pool: Pool, kind: str) -> None:
+    store = PostgresStore(ledger_pool)
+    story = await opened(store)
+    await standing(story, "P")
+    end = {
+        "end": carried(INTENT, END, grant=granted(story, "q1")),
+        "one-shot": carried(
+            replace(INTENT, one_shot=4000),
+            grant=granted(story, net_micros=micros(NET), tax_micros=micros(TAX), limit=5000),
+        ),
+        "standing": carried_readings(BEGAN, STANDS),
+    }[kind]
+    # Somebody's rubbish about the same use says nothing of it.
+    rubbish = batch_pb2.CarriedEnd(granted_by="G1", statements=end.statements, grant=b"\0")
+    await story.push(story.seal("G2", [], [], carried=(rubbish, end)))
+    movements = Movements(ledger_pool, store)
+    items = [
+        item async for item in movements.of_account(movements_pb2.ListMovementsRequest(operator_id=OP, account_id="P"))
+    ]
+    (billing,) = [item.billing for item in items if item.WhichOneof("item") == "billing"]
+    assert (billing.tariff_id, billing.net_micros, billing.tax_micros) == ("chg-3", micros(NET), micros(TAX))
+    (named,) = billing.authorization_ids
+    use = await movements.of_use(movements_pb2.ShowUseRequest(operator_id=OP, authorization_id=named))
+    assert [(part.tariff_id, part.quarter, part.net_micros) for part in use.parts] == [
+        ("chg-3", billing.quarter, micros(NET))
+    ]
 
 
 async def test_readings_of_who_was_never_told_yes_once_and_for_all_prove_nothing(store: LedgerStore) -> None:

@@ -37,7 +37,7 @@ any_leaf = st.builds(
     at=counts.map(Instant),
     statements=st.lists(st.binary(max_size=20), min_size=1, max_size=2).map(tuple),
     grant=st.none() | st.binary(max_size=20),
-    traceparent=st.none() | st.text("0123456789abcdef-", max_size=55),
+    traceparent=st.none() | st.text("0123456789abcdef-", min_size=1, max_size=55),
 )
 
 
@@ -75,6 +75,15 @@ def test_a_changed_leaf_is_refused_or_is_another_legal_leaf(item: Leaf, at: int,
 def test_bytes_are_no_array(item: Leaf, at: int) -> None:
     fields = cbor2.loads(item.encode())
     fields[at] = bytes(len(fields[at]))
+    with pytest.raises(LeafError):
+        leaf_codec.decode(cbor2.dumps(fields))
+
+
+@settings(max_examples=10, deadline=None)
+@given(any_leaf, st.sampled_from(["", "a\0b", "\u202e", "x" * 129]))
+def test_a_trace_is_one_that_an_envelope_could_have_brought(item: Leaf, text: str) -> None:
+    fields = cbor2.loads(item.encode())
+    fields[10] = text
     with pytest.raises(LeafError):
         leaf_codec.decode(cbor2.dumps(fields))
 

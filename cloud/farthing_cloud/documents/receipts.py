@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from farthing.clock import QUARTER_US, Instant
+from farthing.clock import QUARTER_US, Instant, is_date
 from farthing.evidence.classes import name_of
 from farthing.ids import format_receipt_code
 from farthing.money import Currency, exact_micros, format_micros, rate_name
@@ -108,7 +108,7 @@ def _use(use: movements_pb2.ShowUseResponse, around: Surroundings) -> Form:
     time_zone = zone(use.time_zone)
     quarters = [part.quarter for part in use.parts if part.quarter]
     session = around.session
-    if session is not None:
+    if session is not None and is_date(session.first_at) and is_date(session.last_at):
         first, last, by = session.first_at, session.last_at, "device-signed"
     elif quarters:
         first, last = Instant(min(quarters) * QUARTER_US), Instant((max(quarters) + 1) * QUARTER_US)

@@ -90,8 +90,9 @@ def _bytes(value: object, what: str, size: int) -> None:
         raise MessageError(f"{what} is {size} bytes")
 
 
-def _is_printable_ascii(text: str) -> bool:
-    return text.isascii() and text.isprintable()
+def is_traceparent(text: Any) -> bool:
+    """Whether ``text`` can be a traceparent: 1 to ``MAX_TRACEPARENT_SIZE`` printable ASCII characters."""
+    return text.__class__ is str and 1 <= len(text) <= MAX_TRACEPARENT_SIZE and text.isascii() and text.isprintable()
 
 
 def _ascending(instants: Any) -> None:
@@ -483,10 +484,8 @@ class Envelope:
             raise MessageError(f"a token is 1 to {MAX_TOKEN_SIZE} bytes")
         if self.salt is not None:
             _bytes(self.salt, "a salt", SALT_SIZE)
-        if self.traceparent is not None:
-            text = self.traceparent
-            if text.__class__ is not str or not _is_printable_ascii(text) or not 1 <= len(text) <= MAX_TRACEPARENT_SIZE:
-                raise MessageError(f"a traceparent is 1 to {MAX_TRACEPARENT_SIZE} printable ASCII characters")
+        if self.traceparent is not None and not is_traceparent(self.traceparent):
+            raise MessageError(f"a traceparent is 1 to {MAX_TRACEPARENT_SIZE} printable ASCII characters")
         if self.witness is not None:
             _is(self.witness, Witness, "a witness")
         self._check_shown()

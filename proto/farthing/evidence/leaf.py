@@ -11,7 +11,7 @@ import cbor2
 
 from farthing.clock import Instant
 from farthing.device import cbor
-from farthing.device.messages import MAX_CHAIN_LENGTH, MAX_COUNT, MAX_EPOCH, WORD_SIZE, TariffVersion
+from farthing.device.messages import MAX_CHAIN_LENGTH, MAX_COUNT, MAX_EPOCH, WORD_SIZE, TariffVersion, is_traceparent
 from farthing.device.reject import MessageError
 from farthing.ids import AUTHORIZATION_ID_SIZE, AuthorizationId, DeviceId, RegisterId, parse_bytes, parse_id
 from farthing.money import parse_amount_micros
@@ -109,8 +109,8 @@ class Leaf:
             raise LeafError("a statement is bytes")
         if self.grant is not None and self.grant.__class__ is not bytes:
             raise LeafError("a grant is bytes")
-        if self.traceparent is not None and self.traceparent.__class__ is not str:
-            raise LeafError("a traceparent is text")
+        if self.traceparent is not None and not is_traceparent(self.traceparent):
+            raise LeafError("a traceparent is short, printable ASCII text")
         if self.tick is not None:
             if self.tick.__class__ is not tuple or len(self.tick) != 2:
                 raise LeafError("a tick is an index and a preimage")

@@ -12,15 +12,13 @@ from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
-from farthing.clock import SECOND_US, Instant
+from farthing.clock import SECOND_US, Instant, is_date
 from farthing.tariff.error import TariffError
 from farthing.tariff.restricting import Restrictions
 
 _DAY_S = 86_400
 _HOUR_S = 3_600
 _EPOCH = date(1970, 1, 1)
-#: The year 9000, short of where calendars end.
-_LAST_DAY = 7_030 * 365
 #: Days whose pieces are remembered: a session touches one or two, a site's sessions the same ones.
 _MAX_DAYS = 64
 
@@ -73,9 +71,9 @@ class Timetable:
         return known
 
     def _worked_out(self, day: int) -> tuple[list[int], list[int]]:
-        if not 0 <= day < _LAST_DAY:
-            raise TariffError("an instant that no calendar has")
         first = day * _DAY_S
+        if not is_date(first * SECOND_US):
+            raise TariffError("an instant that no calendar has")
         edges = [first, *self._transitions(first), first + _DAY_S]
         starts: list[int] = []
         bits: list[int] = []

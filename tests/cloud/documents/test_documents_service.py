@@ -8,11 +8,11 @@ from typing import Any
 import grpc.aio
 import psycopg
 import pytest
-from ledger_story import NOW, OP, afterwards, close_and_pay, micros, order
+from ledger_story import CHG, NOW, OP, afterwards, close_and_pay, micros, order
 
 from farthing.clock import real_clock
 from farthing.money import format_micros
-from farthing.v1 import documents_pb2, registry_pb2
+from farthing.v1 import batch_pb2, documents_pb2, registry_pb2
 from farthing_cloud.documents.page import render
 
 pytestmark = pytest.mark.real
@@ -423,3 +423,19 @@ async def test_a_run_of_now_is_allowed_and_one_of_tomorrow_is_not(office: Any) -
     await office.day()
     await office.sell()
     assert (await office.invoice("P", real_clock().now())).changed
+
+
+@pytest.mark.parametrize("quarter", [-(2**63), -1, 281_558_112, 2**63 - 1])
+async def test_a_quarter_that_no_calendar_has_keeps_nobody_from_documents(office: Any, quarter: int) -> None:
+    story = office.story
+    raw = story.seal("G1", [("t1", "x1", 41, 42, "1.00", "0.20", [(0, "1.00", "0.20")])], [("P", "q1", CHG, "10:00")])
+    batch = batch_pb2.Batch.FromString(raw)
+    batch.lines[0].quarter = quarter
+    await story.push(batch.SerializeToString(deterministic=True))
+    await office.sell()
+    asked = documents_pb2.MakeReceiptRequest(operator_id=OP, authorization_id=b"t1".ljust(16))
+    receipt = json.loads((await office.documents.MakeReceipt(asked)).content)
+    assert (receipt["use"]["from"], receipt["use"]["times_by"]) == (None, "unknown")
+    (invoice,) = (await office.invoice("P", FIRST)).documents
+    assert (invoice.exact_micros, form(invoice)["lines"][0]["used_from"]) == (micros("1.20"), None)
+    assert (await office.verify()).ok

@@ -137,3 +137,13 @@ async def test_a_receipt_by_its_code_names_no_account(office: Any) -> None:
     with pytest.raises(grpc.aio.AioRpcError, match="no use with this code"):
         await receipt(code=CODE)
     assert (await receipt(authorization_id=b"a1".ljust(16)))["use"]["times_by"] == "quarters of an hour"
+
+
+@pytest.mark.real
+async def test_a_device_that_signs_no_date_keeps_its_payer_from_no_receipt(office: Any) -> None:
+    await office.day()
+    async with office.pool.connection() as connection, connection.transaction():
+        await SessionWatch().handle(connection, [event(evidence(b"a1", "G1", upto=Instant(2**62)), 1)])
+    request = documents_pb2.MakeReceiptRequest(operator_id=OP, code=CODE)
+    found = json.loads((await office.documents.MakeReceipt(request)).content)
+    assert found["use"]["times_by"] == "quarters of an hour"

@@ -166,6 +166,23 @@ def test_amounts_that_cannot_be_added_up_are_no_batch(claims: int, share: int, l
         receive(batch.SerializeToString(), signature=b"", key_id=b"", currency=EUR)
 
 
+@pytest.mark.parametrize("sealed_at", [-1, 253_402_300_800_000_000, 2**63 - 1])
+def test_what_was_sealed_on_no_date_is_no_batch(sealed_at: int) -> None:
+    batch = batch_pb2.Batch(
+        operator_id=OP,
+        site_id="S1",
+        gateway_id="G1",
+        incarnation=1,
+        start_id=bytes(16),
+        sequence=1,
+        previous_hash=bytes(32),
+        merkle_root=bytes(32),
+        sealed_at_us=sealed_at,
+    )
+    with pytest.raises(BatchError, match="no date"):
+        receive(batch.SerializeToString(), signature=b"", key_id=b"", currency=EUR)
+
+
 @pytest.mark.parametrize(("count", "size", "fits"), [(64, 768, True), (65, 1, False), (1, 769, False)])
 def test_what_a_gateway_could_not_take_is_bounded(count: int, size: int, fits: bool) -> None:
     batch = batch_pb2.Batch(

@@ -8,11 +8,12 @@ Rule 3: a correction gives back by the parts it took, each first to ``risk`` (``
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from farthing.clock import QUARTER_US
+from farthing.clock import QUARTER_US, is_date, quarter_of
 from farthing.device.cose import decode_sign1
-from farthing.device.messages import decode_grant, decode_statement
-from farthing.device.reject import MessageError
-from farthing.ids import AccountId, AuthorizationId
+from farthing.device.messages import decode_statement
+from farthing.evidence.carried import authorization_of, named_by
+from farthing.evidence.detail import EvidenceError
+from farthing.ids import AccountId, AuthorizationId, GatewayId
 from farthing.money import cut
 from farthing.v1 import batch_pb2
 from farthing_cloud.ledger.core import paths
@@ -147,9 +148,14 @@ def _priced(batch: batch_pb2.Batch, index: int, authorization_ids: Sequence[byte
         tariff_version=line.tariff_version,
         rate_ppm=line.tax_rate_ppm,
         evidence_class=line.evidence_class,
-        quarter=line.quarter,
+        quarter=_quarter(line.quarter),
         authorization_ids=tuple(dict.fromkeys(authorization_ids)),
     )
+
+
+def _quarter(said: int) -> int:
+    """What a gateway or a device says, if it is a date: documents write it down, and could not be issued otherwise."""
+    return said if is_date(said * QUARTER_US) else 0
 
 
 def _carried(
@@ -180,23 +186,23 @@ def _rate_ppm(transfers: Sequence[Transfer]) -> int:
 
 
 def carried_price(batch: batch_pb2.Batch, authorization_id: bytes, rate_ppm: int) -> Priced:
-    """What the carried end of ``authorization_id`` was billed under, as its signed grant and last statement say."""
+    """What the carried end of ``authorization_id`` was billed under, as its signed grant, or where there is none its first reading, and its last statement say."""
     for entry in batch.carried:
+        if authorization_of(GatewayId(entry.granted_by), entry.statements) != authorization_id:
+            continue
         try:
-            grant = decode_grant(decode_sign1(entry.grant).payload)
-            last = decode_statement(decode_sign1(entry.statements[-1]).payload) if entry.statements else None
-        except MessageError:
-            continue  # another entry of the batch: it was not billed
-        if grant.authorization == authorization_id:
-            return Priced(
-                gateway_id=entry.granted_by,
-                tariff_id=grant.tariff.tariff_id,
-                tariff_version=grant.tariff.version,
-                rate_ppm=rate_ppm,
-                evidence_class=batch_pb2.EVIDENCE_CLASS_DEVICE_SIGNED,
-                quarter=last.at // QUARTER_US if last is not None else 0,
-                authorization_ids=(authorization_id,),
-            )
+            tariff, _ = named_by(entry.grant, entry.statements)
+        except EvidenceError:
+            continue  # another word about it, which proved nothing
+        return Priced(
+            gateway_id=entry.granted_by,
+            tariff_id=tariff.tariff_id,
+            tariff_version=tariff.version,
+            rate_ppm=rate_ppm,
+            evidence_class=batch_pb2.EVIDENCE_CLASS_DEVICE_SIGNED,
+            quarter=_quarter(quarter_of(decode_statement(decode_sign1(entry.statements[-1]).payload).at)),
+            authorization_ids=(authorization_id,),
+        )
     raise MovementsError(f"batch {batch.gateway_id}/{batch.sequence} carries no end of {authorization_id.hex()}")
 
 

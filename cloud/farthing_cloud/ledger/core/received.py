@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 
 from google.protobuf.message import DecodeError
 
-from farthing.clock import Instant
+from farthing.clock import Instant, is_date
 from farthing.evidence.carried import MAX_STATEMENTS
 from farthing.ids import (
     AUTHORIZATION_ID_SIZE,
@@ -146,6 +146,9 @@ def receive(batch: bytes, *, signature: bytes, key_id: bytes, currency: str) -> 
         raise BatchError(f"more than {MAX_LINES} lines or {MAX_CLAIMS} claims")
     if message.sequence < 1 or message.incarnation < 1:
         raise BatchError("sequence and incarnation count from 1")
+    if not is_date(message.sealed_at_us):
+        # It is the business date of what it bills: reports and payers' statements write it down.
+        raise BatchError(f"sealed at {message.sealed_at_us}, which is no date")
     try:
         claims, nets, taxes = _claims(message)
         head = ReceivedBatch(
