@@ -89,8 +89,8 @@ async def ledger_pool(database_url: str) -> AsyncIterator[Pool]:
 
 @pytest.fixture
 async def serving_pool(database_url: str) -> AsyncIterator[Pool]:
-    """The same with the rights that a service has, and no others."""
-    pool = await open_pool(make_conninfo(database_url, options="-c role=farthing_ledger"), schema="ledger")
+    """The same with the rights that a service has, and no others; and one connection: who asks for a second while it holds one waits in vain."""
+    pool = await open_pool(make_conninfo(database_url, options="-c role=farthing_ledger"), schema="ledger", max_size=1)
     yield pool
     await pool.close()
 

@@ -77,7 +77,8 @@ async def disk(database: tuple[str, Pool] | None) -> AsyncIterator[Disk]:
                 sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(f"{name}_backup"), sql.Identifier(name))
             )
         await pool.check()
-        pools.append(await open_pool(make_conninfo(url, dbname=f"{name}_backup"), schema="ledger"))
+        # One connection is enough for all that a restored ledger does: who asks for a second while it holds one waits for himself.
+        pools.append(await open_pool(make_conninfo(url, dbname=f"{name}_backup"), schema="ledger", max_size=1))
         return PostgresStore(pools[0])
 
     yield Disk(PostgresStore(pool), take, pools=pools)

@@ -57,7 +57,7 @@ from farthing_cloud.ledger.core.rows import (
 )
 from farthing_cloud.ledger.core.uses import UsePart, accounts_of, disputed_micros, parts_of
 from farthing_cloud.ledger.core.windows import SplitRule
-from farthing_cloud.ledger.restored import RestoredLedger
+from farthing_cloud.ledger.restored import RestoredLedger, unposted
 from farthing_cloud.ledger.store.interface import (
     Detail,
     LedgerStore,
@@ -350,7 +350,7 @@ class Ledger:
                 person=person,
                 receipt_keys=list(self._receipt_keys),
                 now=now,
-                unposted=await self.restored.unposted(gateway_id) if asks else None,
+                unposted=await unposted(tx, gateway_id) if asks else None,
             )
             if posting is not None:
                 await tx.post(posting)

@@ -76,17 +76,14 @@ class RestoredLedger:
 
     async def link(self, gateway_id: GatewayId, version: int) -> Link | None:
         """A link of a gateway's chain; None where it does not go so far."""
-        if version == 0:
-            return Link(0, ZERO_HASH)
-        rows = await self._store.directives(gateway_id, version - 1, 1)
-        return Link(version, rows[0].body_hash) if rows else None
+        return await _link(self._store, gateway_id, version)
 
     async def stop(self, why: str, *, now: Instant) -> Epoch:
         """Stop the ledger: nothing goes out before two persons have begun its next epoch. Whoever is posting finishes first."""
 
         async def work(tx: Transaction) -> Epoch:
             await tx.take_all_books()
-            epoch = await self._store.epoch()
+            epoch = await tx.epoch()
             if epoch.state is LedgerState.STOPPED:
                 return epoch
             stopped = replace(epoch, state=LedgerState.STOPPED, since=now, why=why)
@@ -180,7 +177,7 @@ class RestoredLedger:
             view = await tx.load(touch)
             if view.epoch.state is LedgerState.STOPPED or view.gateways[gateway_id].epoch >= view.epoch.number:
                 raise LedgerRefusal(f"{gateway_id} has nothing to show now: say hello again")
-            if await self.link(gateway_id, fork.version) != fork:
+            if await _link(tx, gateway_id, fork.version) != fork:
                 raise LedgerRefusal(f"the chain of {gateway_id} changed meanwhile: say hello again")
             tail = await tx.tail(gateway_id, fork.version)
             posting = restoring.take_back(view, gateway_id, fork, shown, tail, receipted=receipted, now=now)
@@ -207,10 +204,6 @@ class RestoredLedger:
             for g in await self._store.rewindings()
         )
 
-    async def unposted(self, gateway_id: GatewayId) -> Rewinding | None:
-        """What a gateway has shown in the present epoch, where batches are missing that it has receipts for."""
-        return next((g.unposted for g in await self._store.rewindings() if g.gateway_id == gateway_id), None)
-
     # ---- over
 
     async def open_again(self, *, now: Instant) -> bool:
@@ -223,10 +216,10 @@ class RestoredLedger:
 
         async def work(tx: Transaction) -> bool:
             await tx.take_all_books()
-            epoch = await self._store.epoch()
-            if epoch.state is not LedgerState.RESTORING or not all(g.is_done for g in await self._store.rewindings()):
+            epoch = await tx.epoch()
+            if epoch.state is not LedgerState.RESTORING or not all(g.is_done for g in await tx.rewindings()):
                 return False
-            if await self._store.overdrawn(1):
+            if await tx.overdrawn(1):
                 return False  # since we looked; the next round settles it
             await tx.set_epoch(replace(epoch, state=LedgerState.OPEN, since=now, why=""))
             return True
@@ -255,3 +248,15 @@ class RestoredLedger:
                         await tx.post(posting)
 
                 await self._store.run(work)
+
+
+async def _link(rows: LedgerStore | Transaction, gateway_id: GatewayId, version: int) -> Link | None:
+    if version == 0:
+        return Link(0, ZERO_HASH)
+    found = await rows.directives(gateway_id, version - 1, 1)
+    return Link(version, found[0].body_hash) if found else None
+
+
+async def unposted(tx: Transaction, gateway_id: GatewayId) -> Rewinding | None:
+    """What a gateway has shown in the present epoch, where batches are missing that it has receipts for."""
+    return next((g.unposted for g in await tx.rewindings() if g.gateway_id == gateway_id), None)

@@ -280,6 +280,21 @@ class Transaction(Protocol):
     async def tail(self, gateway_id: GatewayId, after_version: int) -> Sequence[Tail]:
         """A gateway's directives after a version; its row is locked."""
 
+    # What the store reads too. Work asks its transaction and not the store: a second connection, taken while this one is held, may never
+    # come free where as many wait for theirs as the pool has.
+
+    async def epoch(self) -> Epoch:
+        """As :meth:`LedgerStore.epoch`."""
+
+    async def rewindings(self) -> Sequence[GatewayRewinding]:
+        """As :meth:`LedgerStore.rewindings`."""
+
+    async def overdrawn(self, limit: int) -> Sequence[tuple[OperatorId, Currency, AccountId]]:
+        """As :meth:`LedgerStore.overdrawn`."""
+
+    async def directives(self, gateway_id: GatewayId, after_version: int, limit: int) -> Sequence[StoredDirective]:
+        """As :meth:`LedgerStore.directives`."""
+
 
 class LedgerStore(Protocol):
     """Rows of the ledger."""

@@ -1149,6 +1149,18 @@ class _MemoryTransaction:
     async def tail(self, gateway_id: GatewayId, after_version: int) -> Sequence[Tail]:
         return self._store.tail(gateway_id, after_version)
 
+    async def epoch(self) -> Epoch:
+        return await self._store.epoch()
+
+    async def rewindings(self) -> Sequence[GatewayRewinding]:
+        return await self._store.rewindings()
+
+    async def overdrawn(self, limit: int) -> Sequence[tuple[OperatorId, Currency, AccountId]]:
+        return await self._store.overdrawn(limit)
+
+    async def directives(self, gateway_id: GatewayId, after_version: int, limit: int) -> Sequence[StoredDirective]:
+        return await self._store.directives(gateway_id, after_version, limit)
+
 
 def _name_of(stored: StoredGatewayCase) -> tuple[GatewayId, int, GatewayCaseKind]:
     return stored.case.gateway_id, stored.case.incarnation, stored.case.kind

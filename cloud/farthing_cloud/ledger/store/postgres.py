@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import AsyncIterable, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
+from functools import partial
 from typing import Any, Final, TypeVar
 
 import psycopg
@@ -228,6 +229,19 @@ class _PostgresTransaction(Loading):
     async def tail(self, gateway_id: GatewayId, after_version: int) -> Sequence[Tail]:
         return await restoring.tail(self._connection, gateway_id, after_version)
 
+    async def epoch(self) -> Epoch:
+        return await restoring.epoch(self._connection)
+
+    async def rewindings(self) -> Sequence[GatewayRewinding]:
+        return await restoring.rewindings(self._connection)
+
+    async def overdrawn(self, limit: int) -> Sequence[tuple[OperatorId, Currency, AccountId]]:
+        return await restoring.overdrawn(self._connection, limit)
+
+    async def directives(self, gateway_id: GatewayId, after_version: int, limit: int) -> Sequence[StoredDirective]:
+        named = {"gateway_id": gateway_id, "after_version": after_version, "limit": limit}
+        return [directive_of(row) for row in await (await self._connection.execute(READ_DIRECTIVES, named)).fetchall()]
+
     async def _case_ids(self, posting: Posting) -> tuple[int, ...]:
         """Ids of new cases first: their events carry them. Rare, so the extra round trip is too."""
         count = sum(case.case_id is None for case in posting.cases)
@@ -280,12 +294,18 @@ class PostgresStore:
                 raise StoreError("the ledger's database is out of reach; nothing was written") from err
         raise StoreError(f"collided {ATTEMPTS} times; nothing was written") from collision
 
-    async def _rows(self, query: bytes, parameters: Mapping[str, Any]) -> list[TupleRow]:
+    async def _read(self, reading: Callable[[psycopg.AsyncConnection[TupleRow]], Awaitable[T]]) -> T:
         try:
             async with self._pool.connection() as connection:
-                return await (await connection.execute(query, parameters)).fetchall()
+                return await reading(connection)
         except (psycopg.OperationalError, psycopg_pool.PoolTimeout) as err:
             raise StoreError("the ledger's database is out of reach") from err
+
+    async def _rows(self, query: bytes, parameters: Mapping[str, Any]) -> list[TupleRow]:
+        async def rows(connection: psycopg.AsyncConnection[TupleRow]) -> list[TupleRow]:
+            return await (await connection.execute(query, parameters)).fetchall()
+
+        return await self._read(rows)
 
     async def _row(self, query: bytes, parameters: Mapping[str, Any]) -> TupleRow | None:
         rows = await self._rows(query, parameters)
@@ -300,15 +320,13 @@ class PostgresStore:
             raise StoreError("the ledger's database is out of reach; nothing was written") from err
 
     async def epoch(self) -> Epoch:
-        return restoring.epoch_of(await self._row(restoring.READ_EPOCH, {}))
+        return await self._read(restoring.epoch)
 
     async def rewindings(self) -> Sequence[GatewayRewinding]:
-        epoch = (await self.epoch()).number
-        return [restoring.rewinding_of(row, epoch) for row in await self._rows(restoring.LIST_REWINDINGS, {})]
+        return await self._read(restoring.rewindings)
 
     async def overdrawn(self, limit: int) -> Sequence[tuple[OperatorId, Currency, AccountId]]:
-        rows = await self._rows(restoring.LIST_OVERDRAWN, {"limit": limit})
-        return [(OperatorId(row[0]), Currency(row[1]), AccountId(row[2])) for row in rows]
+        return await self._read(partial(restoring.overdrawn, limit=limit))
 
     async def chains(self, gateway_id: GatewayId) -> Sequence[Chain]:
         rows = await self._rows(restoring.LIST_CHAINS, {"gateway_id": gateway_id})
@@ -658,11 +676,7 @@ class PostgresStore:
         self, operator_id: OperatorId, path_prefix: str, at: Instant, *, by_business: bool
     ) -> Sequence[tuple[str, Currency, Balances]]:
         named = {"operator_id": operator_id, "path_prefix": path_prefix, "at_us": at, "by_business": by_business}
-        try:
-            async with self._pool.connection() as connection:
-                rows = await partitions.balances_at(connection, named)
-        except (psycopg.OperationalError, psycopg_pool.PoolTimeout) as err:
-            raise StoreError("the ledger's database is out of reach") from err
+        rows = await self._read(partial(partitions.balances_at, named=named))
         return [(row[0], Currency(row[1]), balances_of(row[2:])) for row in rows]
 
     async def transfers(self, operator_id: OperatorId) -> Sequence[Transfer]:

@@ -7,7 +7,8 @@ import psycopg
 from psycopg.rows import TupleRow
 
 from farthing.clock import Instant
-from farthing.ids import GatewayId, OperatorId
+from farthing.ids import AccountId, GatewayId, OperatorId
+from farthing.money import Currency
 from farthing_cloud.database import sentence
 from farthing_cloud.ledger.core.posting import Posting
 from farthing_cloud.ledger.core.restoring import Tail
@@ -19,9 +20,9 @@ READ_EPOCH: Final = sentence(_PACKAGE, "read_epoch")
 SET_EPOCH: Final = sentence(_PACKAGE, "set_epoch")
 TAKE_ALL_BOOKS: Final = sentence(_PACKAGE, "take_all_books")
 READ_TAIL: Final = sentence(_PACKAGE, "read_tail")
-LIST_REWINDINGS: Final = sentence(_PACKAGE, "list_rewindings")
+_LIST_REWINDINGS: Final = sentence(_PACKAGE, "list_rewindings")
 LIST_CHAINS: Final = sentence(_PACKAGE, "list_chains")
-LIST_OVERDRAWN: Final = sentence(_PACKAGE, "list_overdrawn")
+_LIST_OVERDRAWN: Final = sentence(_PACKAGE, "list_overdrawn")
 _ADD_SHORT: Final = sentence(_PACKAGE, "add_short")
 LISTEN_ANEW: Final = sentence(_PACKAGE, "listen_anew")
 _SET_TAIL_ASIDE: Final = sentence(_PACKAGE, "set_tail_aside")
@@ -39,6 +40,24 @@ def epoch_of(row: TupleRow | None) -> Epoch:
     return Epoch(number=row[0], state=LedgerState(row[1]), since=Instant(row[2]), why=row[3])
 
 
+async def epoch(connection: Connection) -> Epoch:
+    """The present one."""
+    return epoch_of(await (await connection.execute(READ_EPOCH)).fetchone())
+
+
+async def rewindings(connection: Connection) -> Sequence[GatewayRewinding]:
+    """How far each gateway is in the present epoch."""
+    number = (await epoch(connection)).number
+    rows = await connection.execute(_LIST_REWINDINGS)
+    return [rewinding_of(row, number) for row in await rows.fetchall()]
+
+
+async def overdrawn(connection: Connection, limit: int) -> Sequence[tuple[OperatorId, Currency, AccountId]]:
+    """Accounts that hold and have spent more than they have."""
+    rows = await connection.execute(_LIST_OVERDRAWN, {"limit": limit})
+    return [(OperatorId(row[0]), Currency(row[1]), AccountId(row[2])) for row in await rows.fetchall()]
+
+
 async def make_room(connection: Connection, posting: Posting) -> None:
     """Before a posting: what its directives take the place of goes aside."""
     if posting.chain_replaced is not None:
@@ -51,18 +70,18 @@ async def make_room(connection: Connection, posting: Posting) -> None:
 
 async def keep(connection: Connection, posting: Posting) -> None:
     """After a posting: epochs and rewindings."""
-    for gateway_id, epoch in posting.gateway_epochs:
-        await connection.execute(_PUT_GATEWAY_EPOCH, {"gateway_id": gateway_id, "epoch": epoch})
+    for gateway_id, number in posting.gateway_epochs:
+        await connection.execute(_PUT_GATEWAY_EPOCH, {"gateway_id": gateway_id, "epoch": number})
     if posting.rewinding is not None:
         await connection.execute(_PUT_REWINDING, _parameters(posting.rewinding))
     if posting.short:
-        epoch = epoch_of(await (await connection.execute(READ_EPOCH)).fetchone()).number
+        number = (await epoch(connection)).number
         for gateway_id, short_micros in posting.short:
-            named = {"gateway_id": gateway_id, "epoch": epoch, "short_micros": short_micros}
+            named = {"gateway_id": gateway_id, "epoch": number, "short_micros": short_micros}
             await connection.execute(_ADD_SHORT, named)
     if posting.epoch_begun is not None and posting.approved is not None:
-        epoch, decision_id = posting.epoch_begun
-        await connection.execute(_ADD_EPOCH, {"epoch": epoch, "decision_id": decision_id, "at_us": posting.posted_at})
+        number, decision_id = posting.epoch_begun
+        await connection.execute(_ADD_EPOCH, {"epoch": number, "decision_id": decision_id, "at_us": posting.posted_at})
 
 
 def _parameters(rewinding: Rewinding) -> dict[str, Any]:
@@ -87,13 +106,13 @@ async def tail(connection: Connection, gateway_id: GatewayId, after_version: int
     return [Tail(*row) for row in await rows.fetchall()]
 
 
-def rewinding_of(row: TupleRow, epoch: int) -> GatewayRewinding:
+def rewinding_of(row: TupleRow, number: int) -> GatewayRewinding:
     """A row of ``list_rewindings``."""
     gateway_id = GatewayId(row[0])
     found = (
         Rewinding(
             gateway_id=gateway_id,
-            epoch=epoch,
+            epoch=number,
             shown_at=Instant(row[3]),
             directives=row[4],
             set_aside=row[5],
@@ -110,7 +129,7 @@ def rewinding_of(row: TupleRow, epoch: int) -> GatewayRewinding:
     return GatewayRewinding(
         gateway_id=gateway_id,
         operator_id=OperatorId(row[1]),
-        has_shown=row[2] >= epoch,
+        has_shown=row[2] >= number,
         rewinding=found,
         posted_sequence=row[12],
     )
