@@ -127,6 +127,7 @@ DEFAULT_CALLERS: Mapping[str, tuple[str, ...]] = {
     _L + "ListBalances": (_PERSONS, _SETTLEMENT),
     _L + "ListTransfers": (_PERSONS, _SETTLEMENT),
     _L + "Verify": (_PERSONS,),
+    _L + "FollowVerify": (_PERSONS,),
     _L + "ListQuotas": (_PERSONS, _FRAUD),
     # Recalling only reduces what is allowed.
     _L + "RecallQuotas": (_PERSONS, _FRAUD),

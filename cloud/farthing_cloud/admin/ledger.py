@@ -18,6 +18,7 @@ from farthing_cloud.admin.session import (
     back_office,
     fail,
     instant_us,
+    same_line,
     show,
     show_one,
 )
@@ -346,9 +347,15 @@ def _transfers(
 
 @ledger.command("verify")
 def verify(ctx: typer.Context, as_json: Json = False) -> None:
-    """Replay all transfers and compare; status 1 and the first fault where something differs."""
-    with back_office(ctx) as channel:
-        answer = ledger_pb2_grpc.LedgerStub(channel).Verify(ledger_pb2.VerifyRequest(), timeout=VERIFY_TIMEOUT_S)
+    """Replay all transfers and compare; status 1 and the first fault where something differs. One at a time."""
+    answer = ledger_pb2.VerifyResponse()
+    with back_office(ctx) as channel, same_line() as say:
+        stub = ledger_pb2_grpc.LedgerStub(channel)
+        for said in stub.FollowVerify(ledger_pb2.FollowVerifyRequest(), timeout=VERIFY_TIMEOUT_S):
+            if said.HasField("verdict"):
+                answer = said.verdict
+            else:
+                say(_how_far(said.progress))
     show_one(
         {
             "ok": answer.ok,
@@ -361,6 +368,11 @@ def verify(ctx: typer.Context, as_json: Json = False) -> None:
     )
     if not answer.ok:
         fail(f"the ledger's books are wrong: {answer.fault}")
+
+
+def _how_far(progress: ledger_pb2.VerifyProgress) -> str:
+    rows = f", {progress.rows} rows" if progress.rows else ""
+    return f"step {progress.step} of {progress.steps}: {progress.what}{rows}"
 
 
 @ledger.command("claims")

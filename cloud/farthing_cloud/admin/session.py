@@ -32,6 +32,8 @@ Row: TypeAlias = Mapping[str, Cell]
 _NO_LINE = "failed to connect to all addresses"
 #: A person waits at most this long for one answer.
 CALL_TIMEOUT_S = 60.0
+#: Back to the line's beginning, and nothing on it.
+_WIPED = "\r\x1b[K"
 #: SHA-256, bytes.
 HASH_SIZE = 32
 #: Where output is no terminal nothing is folded: programs and files have no width.
@@ -65,6 +67,18 @@ def fail(sentence: str) -> NoReturn:
     """Say why not, and end with status 1."""
     typer.echo(sentence, err=True)
     raise typer.Exit(1)
+
+
+@contextmanager
+def same_line() -> Iterator[Callable[[str], None]]:
+    """Says how far something is, on one line of the terminal, and wipes it at the end; nothing where stderr is none."""
+    if not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    try:
+        yield lambda text: typer.echo(f"{_WIPED}{text}", err=True, nl=False)
+    finally:
+        typer.echo(_WIPED, err=True, nl=False)
 
 
 def amount_micros(text: str) -> int:

@@ -1,5 +1,6 @@
 """The ledger's API inside: accounts, funding, policy, cases, windows, and what may be seen of it all."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, Final
 
@@ -52,7 +53,7 @@ from farthing_cloud.ledger.plans import CorrectionPlans
 from farthing_cloud.ledger.refusals import Context, Refused, malformed, refusals
 from farthing_cloud.ledger.reports import Reports
 from farthing_cloud.ledger.signing import LOOK_AGAIN_MS
-from farthing_cloud.ledger.store.interface import Cursor, GatewayRewinding
+from farthing_cloud.ledger.store.interface import Cursor, GatewayRewinding, Looked, Tell, nobody
 
 MAX_TRANSFERS: Final = 1_000
 MAX_CORRECTIONS: Final = 1_000
@@ -110,6 +111,7 @@ class LedgerServicer(ImportServicer):
         self._directives_wanted = directives_wanted
         self._events = events
         self._caller = caller
+        self._verifying = asyncio.Lock()
 
     # --- who there is -------------------------------------------------------------------------------------------------
 
@@ -243,7 +245,33 @@ class LedgerServicer(ImportServicer):
     async def Verify(self, request: ledger_pb2.VerifyRequest, context: Context) -> ledger_pb2.VerifyResponse:
         """Replay everything."""
         async with refusals(context):
-            verdict = await self._store.verify()
+            return await self._verified(nobody)
+
+    @override
+    async def FollowVerify(  # type: ignore[override]  # grpc.aio's other way to answer with a stream: what ends the call ends it, wherever it is
+        self, request: ledger_pb2.FollowVerifyRequest, context: Context
+    ) -> None:
+        """Replay everything, and say how far it is."""
+
+        async def tell(looked: Looked) -> None:
+            progress = ledger_pb2.VerifyProgress(
+                step=looked.step, steps=looked.steps, what=looked.what, rows=looked.rows
+            )
+            await context.write(ledger_pb2.FollowVerifyResponse(progress=progress))
+
+        async with refusals(context):
+            verdict = await self._verified(tell)
+            await context.write(ledger_pb2.FollowVerifyResponse(verdict=verdict))
+
+    async def _verified(self, tell: Tell) -> ledger_pb2.VerifyResponse:
+        if self._verifying.locked():
+            # Each holds one of the few connections that posting needs too, for as long as it takes.
+            raise Refused(
+                grpc.StatusCode.RESOURCE_EXHAUSTED,
+                "the ledger is being verified already, and that is done once at a time: ask again when it has ended",
+            )
+        async with self._verifying:
+            verdict = await self._store.verify(tell)
         return ledger_pb2.VerifyResponse(
             ok=not verdict.fault,
             fault=verdict.fault,

@@ -75,6 +75,11 @@ class LedgerStub:
                 request_serializer=farthing_dot_v1_dot_ledger__pb2.VerifyRequest.SerializeToString,
                 response_deserializer=farthing_dot_v1_dot_ledger__pb2.VerifyResponse.FromString,
                 _registered_method=True)
+        self.FollowVerify = channel.unary_stream(
+                '/farthing.v1.Ledger/FollowVerify',
+                request_serializer=farthing_dot_v1_dot_ledger__pb2.FollowVerifyRequest.SerializeToString,
+                response_deserializer=farthing_dot_v1_dot_ledger__pb2.FollowVerifyResponse.FromString,
+                _registered_method=True)
         self.ListQuotas = channel.unary_unary(
                 '/farthing.v1.Ledger/ListQuotas',
                 request_serializer=farthing_dot_v1_dot_ledger__pb2.ListQuotasRequest.SerializeToString,
@@ -290,7 +295,15 @@ class LedgerServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Verify(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """One at a time, followed or not: a second one is refused with RESOURCE_EXHAUSTED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def FollowVerify(self, request, context):
+        """How far it is, as it goes, and the verdict at the end.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -552,6 +565,11 @@ def add_LedgerServicer_to_server(servicer, server):
                     servicer.Verify,
                     request_deserializer=farthing_dot_v1_dot_ledger__pb2.VerifyRequest.FromString,
                     response_serializer=farthing_dot_v1_dot_ledger__pb2.VerifyResponse.SerializeToString,
+            ),
+            'FollowVerify': grpc.unary_stream_rpc_method_handler(
+                    servicer.FollowVerify,
+                    request_deserializer=farthing_dot_v1_dot_ledger__pb2.FollowVerifyRequest.FromString,
+                    response_serializer=farthing_dot_v1_dot_ledger__pb2.FollowVerifyResponse.SerializeToString,
             ),
             'ListQuotas': grpc.unary_unary_rpc_method_handler(
                     servicer.ListQuotas,
@@ -936,6 +954,33 @@ class Ledger:
             '/farthing.v1.Ledger/Verify',
             farthing_dot_v1_dot_ledger__pb2.VerifyRequest.SerializeToString,
             farthing_dot_v1_dot_ledger__pb2.VerifyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FollowVerify(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/farthing.v1.Ledger/FollowVerify',
+            farthing_dot_v1_dot_ledger__pb2.FollowVerifyRequest.SerializeToString,
+            farthing_dot_v1_dot_ledger__pb2.FollowVerifyResponse.FromString,
             options,
             channel_credentials,
             insecure,

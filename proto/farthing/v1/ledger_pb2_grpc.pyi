@@ -42,6 +42,9 @@ class LedgerStub:
     """Any ledger account by its path, e.g. "clearing/S1/w1"."""
     ListTransfers: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.ListTransfersRequest, _ledger_pb2.ListTransfersResponse]
     Verify: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.VerifyRequest, _ledger_pb2.VerifyResponse]
+    """One at a time, followed or not: a second one is refused with RESOURCE_EXHAUSTED."""
+    FollowVerify: _grpc.UnaryStreamMultiCallable[_ledger_pb2.FollowVerifyRequest, _ledger_pb2.FollowVerifyResponse]
+    """How far it is, as it goes, and the verdict at the end."""
     ListQuotas: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.ListQuotasRequest, _ledger_pb2.ListQuotasResponse]
     RecallQuotas: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.RecallQuotasRequest, _ledger_pb2.RecallQuotasResponse]
     ListBatches: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.ListBatchesRequest, _ledger_pb2.ListBatchesResponse]
@@ -108,6 +111,9 @@ class LedgerAsyncStub(LedgerStub):
     """Any ledger account by its path, e.g. "clearing/S1/w1"."""
     ListTransfers: _aio.UnaryUnaryMultiCallable[_ledger_pb2.ListTransfersRequest, _ledger_pb2.ListTransfersResponse]  # type: ignore[assignment]
     Verify: _aio.UnaryUnaryMultiCallable[_ledger_pb2.VerifyRequest, _ledger_pb2.VerifyResponse]  # type: ignore[assignment]
+    """One at a time, followed or not: a second one is refused with RESOURCE_EXHAUSTED."""
+    FollowVerify: _aio.UnaryStreamMultiCallable[_ledger_pb2.FollowVerifyRequest, _ledger_pb2.FollowVerifyResponse]  # type: ignore[assignment]
+    """How far it is, as it goes, and the verdict at the end."""
     ListQuotas: _aio.UnaryUnaryMultiCallable[_ledger_pb2.ListQuotasRequest, _ledger_pb2.ListQuotasResponse]  # type: ignore[assignment]
     RecallQuotas: _aio.UnaryUnaryMultiCallable[_ledger_pb2.RecallQuotasRequest, _ledger_pb2.RecallQuotasResponse]  # type: ignore[assignment]
     ListBatches: _aio.UnaryUnaryMultiCallable[_ledger_pb2.ListBatchesRequest, _ledger_pb2.ListBatchesResponse]  # type: ignore[assignment]
@@ -218,7 +224,16 @@ class LedgerServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _ledger_pb2.VerifyRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_ledger_pb2.VerifyResponse, _abc.Awaitable[_ledger_pb2.VerifyResponse]]: ...
+    ) -> _typing.Union[_ledger_pb2.VerifyResponse, _abc.Awaitable[_ledger_pb2.VerifyResponse]]:
+        """One at a time, followed or not: a second one is refused with RESOURCE_EXHAUSTED."""
+
+    @_abc_1.abstractmethod
+    def FollowVerify(
+        self,
+        request: _ledger_pb2.FollowVerifyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_ledger_pb2.FollowVerifyResponse], _abc.AsyncIterator[_ledger_pb2.FollowVerifyResponse]]:
+        """How far it is, as it goes, and the verdict at the end."""
 
     @_abc_1.abstractmethod
     def ListQuotas(

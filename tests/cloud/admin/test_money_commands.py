@@ -1,8 +1,10 @@
 """Commands on accounts, books, closings and cases: exact amounts in, tables or JSON out, a no is one sentence."""
 
+import io
 import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from typing import Any
 
 import grpc
@@ -21,6 +23,7 @@ from farthing.v1 import (
     settlement_pb2_grpc,
 )
 from farthing_cloud.admin import corrections, fraud, ledger, registry, settlement
+from farthing_cloud.admin.session import same_line
 
 Run = Callable[..., Result]
 
@@ -187,10 +190,37 @@ def test_a_statement_goes_page_by_page(run: Run, office: Office) -> None:
 
 @pytest.mark.parametrize(("ok", "status"), [(True, 0), (False, 1)])
 def test_verify_says_it_with_its_status(run: Run, office: Office, ok: bool, status: int) -> None:
-    office.answers["Verify"] = ledger_pb2.VerifyResponse(ok=ok, fault="" if ok else "transfer 7 has no account")
+    verdict = ledger_pb2.VerifyResponse(ok=ok, fault="" if ok else "transfer 7 has no account")
+    office.answers["FollowVerify"] = iter([ledger_pb2.FollowVerifyResponse(verdict=verdict)])
     result = run(ledger.ledger, "verify")
     assert result.exit_code == status
     assert ok or "transfer 7" in result.output
+
+
+def test_who_waits_for_verify_sees_how_far_it_is(run: Run, office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(ledger, "same_line", lambda: nullcontext(said.append))
+    progress = (
+        ledger_pb2.VerifyProgress(step=7, steps=30, what="terms"),
+        ledger_pb2.VerifyProgress(step=24, steps=30, what="claims by batch", rows=1_000),
+    )
+    answers = [ledger_pb2.FollowVerifyResponse(progress=each) for each in progress]
+    verdict = ledger_pb2.VerifyResponse(ok=True, transfers=5)
+    office.answers["FollowVerify"] = iter([*answers, ledger_pb2.FollowVerifyResponse(verdict=verdict)])
+    result = run(ledger.ledger, "verify", "--json")
+    assert said == ["step 7 of 30: terms", "step 24 of 30: claims by batch, 1000 rows"]
+    assert json.loads(result.output)["transfers"] == 5
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_how_far_it_is_stands_on_one_line_of_a_terminal(monkeypatch: pytest.MonkeyPatch, terminal: bool) -> None:
+    stderr = io.StringIO()
+    monkeypatch.setattr(stderr, "isatty", lambda: terminal)
+    monkeypatch.setattr("sys.stderr", stderr)
+    with same_line() as say:
+        say("1 of 2")
+        say("2 of 2")
+    assert stderr.getvalue() == ("\r\x1b[K1 of 2\r\x1b[K2 of 2\r\x1b[K" if terminal else "")
 
 
 def test_cases_are_decided(run: Run, office: Office) -> None:

@@ -17,7 +17,7 @@ from farthing.v1 import directive_pb2, events_pb2
 from farthing_cloud.database import Pool, open_pool
 from farthing_cloud.ledger.core.directives import Body
 from farthing_cloud.ledger.store import verification
-from farthing_cloud.ledger.store.interface import Cursor, Signed
+from farthing_cloud.ledger.store.interface import Cursor, Signed, Tell
 from farthing_cloud.ledger.store.postgres import PostgresStore
 from farthing_cloud.ledger.store.verification import first_fault
 
@@ -308,7 +308,7 @@ async def test_what_is_posted_meanwhile_is_not_looked_at(ledger_pool: Pool, monk
     store = await played(ledger_pool)
     count_them = b"SELECT count(*) FROM transfers"
 
-    async def while_posting(connection: psycopg.AsyncConnection[TupleRow]) -> str:
+    async def while_posting(connection: psycopg.AsyncConnection[TupleRow], _: Tell) -> str:
         before = await (await connection.execute(count_them)).fetchone()
         await Story(store).fund("P", "0.01", "meanwhile")
         assert await (await connection.execute(count_them)).fetchone() == before

@@ -7,7 +7,7 @@ Rule 3: nothing is ever read back that was not committed.
 
 from collections.abc import AsyncIterable, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol, TypeVar
+from typing import Final, Protocol, TypeAlias, TypeVar
 
 from farthing.clock import SECOND_US, Instant
 from farthing.ids import AccountId, AuthorizationId, GatewayId, OperatorId, QuotaId, SiteId
@@ -224,6 +224,26 @@ class Verdict:
     transfers: int
     accounts: int
     batches: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Looked:
+    """How far ``verify`` is: which of its steps it is at, from 1, and how many rows it has read one by one in it (0 where the database does it all)."""
+
+    step: int
+    steps: int
+    what: str
+    rows: int = 0
+
+
+#: Is told how far ``verify`` is.
+Tell: TypeAlias = Callable[[Looked], Awaitable[None]]
+#: Is told that so many rows more were read.
+Read: TypeAlias = Callable[[int], Awaitable[None]]
+
+
+async def nobody(looked: Looked) -> None:
+    """Who is told where nobody waits."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -509,5 +529,5 @@ class LedgerStore(Protocol):
     async def events_pruned(self) -> Cursor:
         """Up to where the outbox was pruned."""
 
-    async def verify(self) -> Verdict:
-        """Replay everything and name the first fault."""
+    async def verify(self, tell: Tell = nobody) -> Verdict:
+        """Replay everything and name the first fault; ``tell`` hears how far it is."""

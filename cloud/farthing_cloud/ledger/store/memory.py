@@ -62,6 +62,7 @@ from farthing_cloud.ledger.store.interface import (
     GatewayRewinding,
     ImportedBatch,
     LedgerStore,
+    Looked,
     Posted,
     ReceiptContent,
     Signed,
@@ -69,8 +70,10 @@ from farthing_cloud.ledger.store.interface import (
     StoredDirective,
     StoredEvent,
     StoredGatewayCase,
+    Tell,
     Transaction,
     Verdict,
+    nobody,
 )
 
 T = TypeVar("T")
@@ -1079,7 +1082,8 @@ class MemoryStore:
         """Every case."""
         return [case for operator, _, case in self._cases.values() if operator == operator_id]
 
-    async def verify(self) -> Verdict:
+    async def verify(self, tell: Tell = nobody) -> Verdict:
+        await tell(Looked(step=1, steps=1, what="everything"))
         fault = ""
         for (operator_id, currency), books in self._books.items():
             quotas = {

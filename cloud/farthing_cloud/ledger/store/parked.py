@@ -11,7 +11,7 @@ from farthing.clock import Instant
 from farthing.ids import GatewayId
 from farthing.v1 import batch_pb2
 from farthing_cloud.database import sentence
-from farthing_cloud.ledger.store.interface import BatchWithParked
+from farthing_cloud.ledger.store.interface import BatchWithParked, Read
 
 _PACKAGE: Final = "farthing_cloud.ledger"
 LIST_BATCHES_WITH_PARKED: Final = sentence(_PACKAGE, "list_batches_with_parked")
@@ -33,7 +33,7 @@ def batch_of(row: TupleRow) -> BatchWithParked:
     )
 
 
-async def count_fault(connection: psycopg.AsyncConnection[TupleRow]) -> str:
+async def count_fault(connection: psycopg.AsyncConnection[TupleRow], read: Read) -> str:
     """Part of ``verify``: a batch that people would not find, or find for nothing; empty for none."""
     async with connection.cursor(name="parked_counts") as counts:
         await counts.execute(_COUNTS)
@@ -41,6 +41,7 @@ async def count_fault(connection: psycopg.AsyncConnection[TupleRow]) -> str:
             # Each batch is decoded: not on the loop that serves the gateways' door meanwhile.
             if fault := await asyncio.to_thread(_first_count_fault, rows):
                 return fault
+            await read(len(rows))
     return ""
 
 

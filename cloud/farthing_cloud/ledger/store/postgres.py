@@ -73,8 +73,10 @@ from farthing_cloud.ledger.store.interface import (
     StoredEvent,
     StoredGatewayCase,
     StoreError,
+    Tell,
     Transaction,
     Verdict,
+    nobody,
 )
 from farthing_cloud.ledger.store.loading import Loading, Places
 from farthing_cloud.ledger.store.reading import (
@@ -717,9 +719,9 @@ class PostgresStore:
         row = await self._row(outbox.READ_PRUNED, {})
         return Cursor(transaction_id=int(row[0]), sequence=row[1]) if row is not None else Cursor()
 
-    async def verify(self) -> Verdict:
+    async def verify(self, tell: Tell = nobody) -> Verdict:
         async with self._pool.connection() as connection:
-            return await verify(connection)
+            return await verify(connection, tell)
 
 
 def _is_a_store(store: PostgresStore) -> LedgerStore:

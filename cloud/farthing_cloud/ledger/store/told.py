@@ -14,6 +14,7 @@ from psycopg.rows import TupleRow
 from farthing.v1 import directive_pb2
 from farthing_cloud.database import sentence
 from farthing_cloud.ledger.store.gone import Gone
+from farthing_cloud.ledger.store.interface import Read
 
 _PACKAGE: Final = "farthing_cloud.ledger"
 _TOLD: Final = sentence(_PACKAGE, "list_told")
@@ -107,7 +108,7 @@ class _Told:
         return ""
 
 
-async def told_fault(connection: psycopg.AsyncConnection[TupleRow]) -> str:
+async def told_fault(connection: psycopg.AsyncConnection[TupleRow], read: Read) -> str:
     """The first row that says something else than the directives, in the snapshot of the transaction under way; empty for none."""
     told = _Told()
     async with connection.cursor(name="told") as directives:
@@ -116,6 +117,7 @@ async def told_fault(connection: psycopg.AsyncConnection[TupleRow]) -> str:
         while rows := await directives.fetchmany(_TOLD_PAGE):
             if fault := _first(told.read(*row) for row in rows):
                 return fault
+            await read(len(rows))
     if fault := told.gone.fault():
         return fault
     gateways = await (await connection.execute(_GATEWAYS)).fetchall()

@@ -9,7 +9,7 @@ the public keys: gateways check each receipt and directive, ``farthing-evidence`
 """
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 import psycopg
@@ -23,42 +23,51 @@ from farthing_cloud.database import sentence, snapshot
 from farthing_cloud.ledger.core.funds import LedgerRefusal
 from farthing_cloud.ledger.core.posting import Cause
 from farthing_cloud.ledger.core.windows import SplitRule
-from farthing_cloud.ledger.store.interface import Verdict
+from farthing_cloud.ledger.store.interface import Looked, Read, Tell, Verdict, nobody
 from farthing_cloud.ledger.store.parked import count_fault
 from farthing_cloud.ledger.store.reading import receipt_of
 from farthing_cloud.ledger.store.told import told_fault
 
 _PACKAGE: Final = "farthing_cloud.ledger"
-_CHECKS: Final = tuple(
-    sentence(_PACKAGE, name)
-    for name in (
-        "verify_partitions",
-        "verify_accounts",
-        "verify_sums",
-        "verify_stray_transfers",
-        "verify_quotas",
-        "verify_rules",
-        "verify_terms",
-        "verify_decisions",
-        "verify_cases",
-        "verify_corrections",
-        "verify_plans",
-        "verify_claims",
-        "verify_batches",
-        "verify_directives",
-        "verify_audit",
-        "verify_payments",
-        "verify_proven",
-        "verify_closings",
-        "verify_requests",
-        "verify_heads",
-        "verify_keys",
-        "verify_exposures",
-        "verify_revocations",
-    )
+
+
+def _checks(*names: str) -> Mapping[str, bytes]:
+    """What each looks at, and its sentence."""
+    return {name.replace("_", " "): sentence(_PACKAGE, f"verify_{name}") for name in names}
+
+
+_CHECKS: Final = _checks(
+    "partitions",
+    "accounts",
+    "sums",
+    "stray_transfers",
+    "quotas",
+    "rules",
+    "terms",
+    "decisions",
+    "cases",
+    "corrections",
+    "plans",
+    "claims",
+    "batches",
+    "directives",
+    "audit",
+    "payments",
+    "proven",
+    "closings",
+    "requests",
+    "heads",
+    "keys",
+    "exposures",
+    "revocations",
 )
 #: After what gateways were told, which says in which incarnation they are, and the receipts, which say when batches were posted.
-_CHECKS_OF_JOURNALS: Final = tuple(sentence(_PACKAGE, name) for name in ("verify_waiting", "verify_heard"))
+_CHECKS_OF_JOURNALS: Final = _checks("waiting", "heard")
+#: What is read row by row in between.
+_READINGS: Final = ("claims by batch", "parked statements", "splits of closings", "what gateways were told", "receipts")
+_STEPS: Final = len(_CHECKS) + len(_READINGS) + len(_CHECKS_OF_JOURNALS)
+#: Rows between two words of how far a reading is: some seconds.
+_ROWS_A_WORD: Final = 1_000
 _COUNTS: Final = sentence(_PACKAGE, "verify_counts")
 _CLAIMS: Final = sentence(_PACKAGE, "list_claims_by_batch")
 #: Batches read from the server at once: each is decoded and forgotten.
@@ -71,50 +80,91 @@ _CLOSINGS_PAGE: Final = 10
 _RECEIPTS_PAGE: Final = 1_000
 
 
-async def verify(connection: psycopg.AsyncConnection[TupleRow]) -> Verdict:
+async def verify(connection: psycopg.AsyncConnection[TupleRow], tell: Tell) -> Verdict:
     """Check every rule in one REPEATABLE READ snapshot; posting goes on meanwhile."""
     async with snapshot(connection):
         counts = await (await connection.execute(_COUNTS)).fetchone()
         assert counts is not None
-        fault = await first_fault(connection)
+        fault = await first_fault(connection, tell)
     return Verdict(fault=fault, transfers=counts[0], accounts=counts[1], batches=counts[2])
 
 
-async def first_fault(connection: psycopg.AsyncConnection[TupleRow]) -> str:
+class _Steps:
+    """Says each step before it is taken, and how many rows it has read. Mutable: it counts."""
+
+    def __init__(self, tell: Tell) -> None:
+        self._tell = tell
+        self._step = self._rows = 0
+        self._what = ""
+
+    async def take(self, what: str) -> None:
+        self._step, self._rows, self._what = self._step + 1, 0, what
+        await self._say()
+
+    async def read(self, rows: int) -> None:
+        """So many more."""
+        words, self._rows = self._rows // _ROWS_A_WORD, self._rows + rows
+        if self._rows // _ROWS_A_WORD > words:
+            await self._say()
+
+    async def _say(self) -> None:
+        await self._tell(Looked(step=self._step, steps=_STEPS, what=self._what, rows=self._rows))
+
+
+async def first_fault(connection: psycopg.AsyncConnection[TupleRow], tell: Tell = nobody) -> str:
     """The first rule that is broken, in the snapshot of the transaction under way; empty for none."""
-    if fault := await _first_of(connection, _CHECKS):
+    steps = _Steps(tell)
+    if fault := await _first_of(connection, _CHECKS, steps):
         return fault
+    for what, reading in zip(
+        _READINGS, (_claims_by_batch_fault, count_fault, _closings_fault, told_fault, _receipts_fault), strict=True
+    ):
+        await steps.take(what)
+        if fault := await reading(connection, steps.read):
+            return fault
+    return await _first_of(connection, _CHECKS_OF_JOURNALS, steps)
+
+
+async def _first_of(connection: psycopg.AsyncConnection[TupleRow], checks: Mapping[str, bytes], steps: _Steps) -> str:
+    for what, check in checks.items():
+        await steps.take(what)
+        # Parameters (none) make psycopg read %% as %.
+        row = await (await connection.execute(check, {})).fetchone()
+        if row is not None:
+            return str(row[0])
+    return ""
+
+
+async def _claims_by_batch_fault(connection: psycopg.AsyncConnection[TupleRow], read: Read) -> str:
     async with connection.cursor(name="claims_by_batch") as claims:
         await claims.execute(_CLAIMS)
         while rows := await claims.fetchmany(_CLAIMS_PAGE):
             # Each batch is decoded: not on the loop that serves the gateways' door meanwhile.
             if fault := await asyncio.to_thread(_first_claims_fault, rows):
                 return fault
-    if fault := await count_fault(connection):
-        return fault
+            await read(len(rows))
+    return ""
+
+
+async def _closings_fault(connection: psycopg.AsyncConnection[TupleRow], read: Read) -> str:
     async with connection.cursor(name="closings") as closings:
         await closings.execute(_CLOSINGS)
         while rows := await closings.fetchmany(_CLOSINGS_PAGE):
             for row in rows:
                 if fault := _closing_fault(row):
                     return fault
-    if fault := await told_fault(connection):
-        return fault
+            await read(len(rows))
+    return ""
+
+
+async def _receipts_fault(connection: psycopg.AsyncConnection[TupleRow], read: Read) -> str:
     async with connection.cursor(name="receipts") as receipts:
         await receipts.execute(_RECEIPTS)
         while rows := await receipts.fetchmany(_RECEIPTS_PAGE):
             for row in rows:
                 if receipt_of(row).encode() != row[8]:
                     return f"batch {row[2]} of {row[0]}, incarnation {row[1]}: its receipt is not what was posted"
-    return await _first_of(connection, _CHECKS_OF_JOURNALS)
-
-
-async def _first_of(connection: psycopg.AsyncConnection[TupleRow], checks: Iterable[bytes]) -> str:
-    for check in checks:
-        # Parameters (none) make psycopg read %% as %.
-        row = await (await connection.execute(check, {})).fetchone()
-        if row is not None:
-            return str(row[0])
+            await read(len(rows))
     return ""
 
 
