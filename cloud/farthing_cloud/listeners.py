@@ -338,6 +338,9 @@ class _Call:
                 grpc.StatusCode.UNAVAILABLE,
                 "the database is out of reach; this call was done wholly or not at all: repeat it",
             )
+        if isinstance(err, psycopg.DataError) and err.sqlstate is None:
+            # Refused before it was sent: PostgreSQL keeps no text with a NUL in it, so no name of ours has one.
+            return grpc.StatusCode.INVALID_ARGUMENT, str(err)
         if isinstance(err, HsmBusy):
             return grpc.StatusCode.UNAVAILABLE, "the token has too much to do; repeat the call"
         if isinstance(err, CallerError):

@@ -11,7 +11,7 @@ import psycopg
 import structlog
 from typing_extensions import override
 
-from farthing.clock import SECOND_US, BusinessClock, Instant
+from farthing.clock import SECOND_US, BusinessClock, Instant, is_date
 from farthing.hsm import Token
 from farthing.ids import AUTHORIZATION_ID_SIZE, IdError, parse_bytes, parse_id, parse_receipt_code
 from farthing.money import Currency, MoneyError, parse_currency
@@ -284,8 +284,8 @@ class DocumentsServicer(documents_pb2_grpc.DocumentsServicer):
         operator_id, account_id = parse_id(request.operator_id), parse_id(request.account_id)
         now = self._clock.now()
         until = Instant(request.until_us or now)
-        if request.from_us < 0 or until < request.from_us:
-            raise Refused(grpc.StatusCode.INVALID_ARGUMENT, "a statement ends after it begins")
+        if not 0 <= request.from_us <= until or not is_date(until):
+            raise Refused(grpc.StatusCode.INVALID_ARGUMENT, "a statement ends after it begins, at a date")
         operator = await self._peers.operator(operator_id)
         asked = movements_pb2.ListMovementsRequest(
             operator_id=operator_id, account_id=account_id, until_us=request.until_us

@@ -419,6 +419,12 @@ async def test_pages_are_escaped_and_need_nothing_from_elsewhere(office: Any) ->
         render({"kind": "poem"})
 
 
+async def test_a_statement_ends_at_a_date(office: Any) -> None:
+    for until in (-1, 253_402_300_800_000_000, 2**63 - 1):
+        asked = documents_pb2.MakeStatementRequest(operator_id=OP, account_id="P", until_us=until)
+        assert (await refused(office.documents.MakeStatement(asked)))[0] == grpc.StatusCode.INVALID_ARGUMENT
+
+
 async def test_a_run_of_now_is_allowed_and_one_of_tomorrow_is_not(office: Any) -> None:
     await office.day()
     await office.sell()

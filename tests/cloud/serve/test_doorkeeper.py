@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from prometheus_client import CollectorRegistry
+from psycopg.types.string import StrDumper
 from typing_extensions import override
 
 from farthing.hsm import Hsm, Token, load_party
@@ -71,6 +72,8 @@ class Books(ledger_pb2_grpc.LedgerServicer):
         match request.account_id:
             case "database":
                 raise psycopg.OperationalError("connection refused: password=hunter2")
+            case "a\0b":
+                StrDumper(str).dump(request.account_id)
             case "bug":
                 raise ZeroDivisionError("micros of nobody")
             case "no":
@@ -309,6 +312,8 @@ async def test_what_is_broken_is_said_without_saying_too_much(house: House, capl
     assert "the database is out of reach" in details
     assert "hunter2" not in details
     assert await refused(show(channel, "no")) == (grpc.StatusCode.NOT_FOUND, "no account no")
+    code, details = await refused(show(channel, "a\0b"))
+    assert (code, "NUL" in details) == (grpc.StatusCode.INVALID_ARGUMENT, True)
 
     traceparent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
     code, details = await refused(show(channel, "bug", metadata=(("traceparent", traceparent),)))
