@@ -8,7 +8,7 @@ and tells the caller only the trace id.
 import asyncio
 import contextlib
 import inspect
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -22,7 +22,8 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 from grpc_reflection.v1alpha._async import ReflectionServicer
-from prometheus_client import CollectorRegistry, Counter
+from prometheus_client import CollectorRegistry
+from prometheus_client import Counter as Counted
 
 from farthing.hsm import HsmBusy
 from farthing_cloud import tracing
@@ -33,6 +34,8 @@ from farthing_cloud.offering import Mounted
 
 #: Calls at once on one listener; more hear RESOURCE_EXHAUSTED. A gateway has three streams and a few short calls.
 MAX_CONCURRENT_CALLS = 4_096
+#: Of them for one gateway: its own, and for some 40 s those of connections that were cut and begun again. Whoever has its keys leaves room to others.
+MAX_CALLS_OF_GATEWAY = 64
 #: Certificates whose issuer was checked and is remembered.
 MAX_REMEMBERED_CERTIFICATES = 4_096
 
@@ -71,10 +74,10 @@ class CallMetrics:
     """What the listeners count."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self.calls = Counter(
+        self.calls = Counted(
             "farthing_cloud_calls", "Calls answered, by method and status code.", ("method", "code"), registry=registry
         )
-        self.refused = Counter(
+        self.refused = Counted(
             "farthing_cloud_callers_refused",
             "Calls refused before a servicer ran.",
             ("method", "why"),
@@ -137,6 +140,7 @@ class Doorkeeper(_Interceptor):
         self._issuers = issuers
         self._admission = admission
         self._metrics = metrics
+        self._calls_of: Counter[str] = Counter()
 
     async def intercept_service(
         self,
@@ -263,7 +267,21 @@ class Doorkeeper(_Interceptor):
             )
         if who.kind == "gateway":
             await self._check_gateway(who.id)
+            if self._calls_of[who.id] >= MAX_CALLS_OF_GATEWAY:
+                raise _Refused(
+                    code=grpc.StatusCode.RESOURCE_EXHAUSTED,
+                    why="calls",
+                    details=f"gateway {who.id} has {MAX_CALLS_OF_GATEWAY} calls under way: end some, or wait until they are found cut off",
+                )
+            self._calls_of[who.id] += 1
         return who
+
+    def ended(self, who: Caller) -> None:
+        """A call that was admitted is over."""
+        if who.kind == "gateway":
+            self._calls_of[who.id] -= 1
+            if not self._calls_of[who.id]:
+                del self._calls_of[who.id]
 
     async def _check_gateway(self, gateway_id: str) -> None:
         if self._admission is None:
@@ -297,6 +315,7 @@ class _Call:
         self._method = method
         self._context = context
         self._trace = ""
+        self._who: Caller | None = None
 
     async def __aenter__(self) -> Caller:
         metadata = dict(self._context.invocation_metadata() or ())
@@ -309,11 +328,14 @@ class _Call:
             _log.info("caller refused", why=refused.why, details=refused.details)
             await self._abort(refused.code, refused.details)
             raise AssertionError("abort raises") from refused
+        self._who = who
         set_caller(who)
         structlog.contextvars.bind_contextvars(caller=who.uri)
         return who
 
     async def __aexit__(self, kind: type[BaseException] | None, err: BaseException | None, trace: object) -> None:
+        assert self._who is not None
+        self._keeper.ended(self._who)
         if err is None:
             # A servicer may have set a code itself.
             self._count(self._context.code())

@@ -32,7 +32,14 @@ from farthing_cloud import tracing
 from farthing_cloud.admission import AdmissionUnknown
 from farthing_cloud.callers import CallerTableError, caller, make_table
 from farthing_cloud.channel import RenewingChannel
-from farthing_cloud.listeners import CallMetrics, Doorkeeper, Issuers, ListenError, ListenerServer
+from farthing_cloud.listeners import (
+    MAX_CALLS_OF_GATEWAY,
+    CallMetrics,
+    Doorkeeper,
+    Issuers,
+    ListenError,
+    ListenerServer,
+)
 from farthing_cloud.transport import Transport
 
 pytestmark = pytest.mark.real
@@ -239,6 +246,14 @@ async def refused(call: Any) -> tuple[grpc.StatusCode, str]:
     return caught.value.code(), caught.value.details() or ""
 
 
+async def code_of(call: Any) -> grpc.StatusCode:
+    try:
+        await call
+    except grpc.aio.AioRpcError as err:
+        return err.code()
+    return grpc.StatusCode.OK
+
+
 def hello(channel: grpc.aio.Channel) -> Any:
     return gateway_sync_pb2_grpc.GatewaySyncStub(channel).Hello(HELLO, timeout=10)
 
@@ -297,6 +312,31 @@ async def test_a_revocation_ends_live_streams(house: House) -> None:
     await house.door.ended.wait()
     assert not house.known.watches
     assert (await refused(hello(channel)))[0] == grpc.StatusCode.PERMISSION_DENIED
+
+
+async def test_one_gateway_takes_no_more_than_its_share_of_the_calls(house: House) -> None:
+    house.known.active.add("gw-2")
+    door = gateway_sync_pb2_grpc.GatewaySyncStub(house.as_party("gw-1", house.door_address))
+    streams = [door.FollowDirectives(gateway_sync_pb2.FollowDirectivesRequest()) for _ in range(MAX_CALLS_OF_GATEWAY)]
+    for stream in streams:
+        assert await stream.read() is not grpc.aio.EOF
+    more = door.FollowDirectives(gateway_sync_pb2.FollowDirectivesRequest())
+    assert (await refused(more.read()))[0] == grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert (await refused(door.Hello(HELLO, timeout=10)))[0] == grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert (await hello(house.as_party("gw-2", house.door_address))).witnessed_start_id == b"gw-2"
+    # One that ends makes room: also where the caller goes without a word.
+    streams.pop().cancel()
+    await house.door.ended.wait()
+    again = house.as_party("gw-1", house.door_address)
+    # Its call may not be counted out yet.
+    while (code := await code_of(hello(again))) is grpc.StatusCode.RESOURCE_EXHAUSTED:
+        pass
+    assert code is grpc.StatusCode.OK
+    house.known.revoke("gw-1")
+    for stream in streams:
+        await refused(stream.read())
+    house.known.active.add("gw-1")
+    assert (await hello(house.as_party("gw-1", house.door_address))).witnessed_start_id == b"gw-1"
 
 
 async def test_nobody_is_let_in_while_nobody_can_say(house: House) -> None:
