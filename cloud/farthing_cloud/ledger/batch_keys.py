@@ -61,8 +61,9 @@ def must_be_good(batch: ReceivedBatch, standing: Standing) -> None:
             f"{ChainStep.GAP.value}: batch {batch.sequence} of incarnation {batch.incarnation} is {standing.value}",
         )
     if standing is not Standing.GOOD:
+        # For good: a precondition is what a gateway waits for.
         raise Refused(
-            grpc.StatusCode.FAILED_PRECONDITION,
+            grpc.StatusCode.PERMISSION_DENIED,
             f"batch {batch.sequence} of incarnation {batch.incarnation} is {standing.value}: carried by hand, people review it",
         )
 

@@ -3,10 +3,14 @@
 Rule 1: only what the cloud signed is shown, as it stands in the journal, and in its order.
 Rule 2: batches of earlier incarnations go before those of the present one: the same bytes and signatures as ever. A receipt for one that was
 receipted before changes nothing here.
+Rule 3: an earlier chain that the ledger refuses for what it is ends where it is, and holds nothing else up: only people can help.
 """
 
-from collections.abc import AsyncIterator, Sequence
-from typing import TYPE_CHECKING, Protocol
+import asyncio
+from collections.abc import AsyncIterable, AsyncIterator, Sequence
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+import structlog
 
 from farthing.device.cose import VerifyingKey
 from farthing.evidence.batches import batch_hash
@@ -17,10 +21,15 @@ from farthing_edge.uplink.signed import NotSigned, check_receipt
 if TYPE_CHECKING:
     from farthing.v1.gateway_sync_pb2_grpc import GatewaySyncAsyncStub
 
+_log = structlog.get_logger(__name__)
+
 #: Directives in one message: a tariff is the largest, most are a few hundred bytes.
 DIRECTIVES_AT_ONCE = 64
 #: Batches of an earlier incarnation sent before their receipts are waited for.
 BATCHES_AT_ONCE = 16
+#: How the door refuses a batch for good (by names of ``grpc.StatusCode``): another one stands in its place, its key has no word any more, it does not
+#: read, one before it is missing. Anything else passes: another gateway has yet to show what it was told, the line broke.
+REFUSED_FOR_GOOD: Final = frozenset({"ALREADY_EXISTS", "PERMISSION_DENIED", "INVALID_ARGUMENT", "OUT_OF_RANGE"})
 
 
 class SignedDirective(Protocol):
@@ -104,9 +113,7 @@ async def show(
     answer = await call.read()
     if not isinstance(answer, gateway_sync_pb2.ShowDirectivesResponse):
         raise NotSigned("the cloud ended a showing before it began")
-    async for request in _missing(journal, answer.after_version, version):
-        await call.write(request)
-    await call.done_writing()
+    await _write(call, _missing(journal, answer.after_version, version))
     answer = await call.read()
     if not isinstance(answer, gateway_sync_pb2.ShowDirectivesResponse):
         raise NotSigned("the cloud did not say what it took back")
@@ -137,27 +144,54 @@ async def send_earlier(
     *,
     timeout_s: float,
 ) -> int:
-    """Send the batches of earlier incarnations after what is ``posted`` of each; how many there were."""
+    """Send the batches of earlier incarnations after what is ``posted`` of each; how many were taken."""
+    from grpc import aio
+
     sent = 0
     for incarnation in await journal.earlier_incarnations():
         at = posted.get(incarnation, 0)
-        while rows := await journal.earlier_batches(incarnation, at, BATCHES_AT_ONCE):
+        # The first of a chain goes alone: where it is refused, nothing is being written that could hide why.
+        most = 1
+        while rows := await journal.earlier_batches(incarnation, at, most):
+            most = BATCHES_AT_ONCE
             if rows[0].sequence != at + 1:
                 break  # pruned, so older than any backup: or people have decided that the rest is lost
             call = stub.PushBatches(timeout=timeout_s)  # type: ignore[call-arg]  # as above
-            for row in rows:
-                await call.write(batch_pb2.SignedBatch(batch=row.batch, signature=row.signature, key_id=row.key_id))
-            await call.done_writing()
-            for row in rows:
-                signed = await call.read()
-                if not isinstance(signed, batch_pb2.SignedReceipt):
-                    raise NotSigned("the cloud ended the stream of receipts")
-                arrived = check_receipt(signed, keys=journal.receipt_keys(), gateway=gateway, incarnation=incarnation)
-                if arrived.receipt.batch_hash != batch_hash(row.batch):
-                    raise NotSigned(f"the receipt for batch {row.sequence} is for another batch")
-            at = rows[-1].sequence
-            sent += len(rows)
+            await _write(call, _signed(rows))
+            try:
+                for row in rows:
+                    signed = await call.read()
+                    if not isinstance(signed, batch_pb2.SignedReceipt):
+                        raise NotSigned("the cloud ended the stream of receipts")
+                    arrived = check_receipt(
+                        signed, keys=journal.receipt_keys(), gateway=gateway, incarnation=incarnation
+                    )
+                    if arrived.receipt.batch_hash != batch_hash(row.batch):
+                        raise NotSigned(f"the receipt for batch {row.sequence} is for another batch")
+                    at = row.sequence
+                    sent += 1
+            except aio.AioRpcError as err:
+                if err.code().name not in REFUSED_FOR_GOOD:
+                    raise
+                # Every session would end here, and nothing that this gateway says or hears would pass any more.
+                _log.warning("earlier_batches_refused", incarnation=incarnation, batch=at + 1, reason=err.details())
+                break
     return sent
+
+
+async def _write(call: Any, messages: AsyncIterable[object]) -> None:
+    """All that is to be said, as far as the cloud hears it: where it ends the call before, what is read from it says why."""
+    try:
+        async for message in messages:
+            await call.write(message)
+        await call.done_writing()
+    except asyncio.InvalidStateError:
+        return
+
+
+async def _signed(rows: Sequence[SignedBatch]) -> AsyncIterator[batch_pb2.SignedBatch]:
+    for row in rows:
+        yield batch_pb2.SignedBatch(batch=row.batch, signature=row.signature, key_id=row.key_id)
 
 
 def _message(row: SignedDirective) -> directive_pb2.SignedDirective:

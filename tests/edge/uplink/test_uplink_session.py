@@ -5,6 +5,7 @@ import hashlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -17,7 +18,11 @@ from farthing.hsm import Hsm, Token
 from farthing.hsm.tls import channel_credentials
 from farthing.hsm.transport import make_transport_key
 from farthing.v1 import batch_pb2, directive_pb2, gateway_sync_pb2
-from farthing.v1.gateway_sync_pb2_grpc import GatewaySyncServicer, add_GatewaySyncServicer_to_server
+from farthing.v1.gateway_sync_pb2_grpc import (
+    GatewaySyncServicer,
+    GatewaySyncStub,
+    add_GatewaySyncServicer_to_server,
+)
 from farthing_edge.authorization.commands import (
     Connected,
     DirectiveArrived,
@@ -29,6 +34,7 @@ from farthing_edge.authorization.commands import (
 from farthing_edge.authorization.events import DirectiveApplied
 from farthing_edge.config import UplinkSection
 from farthing_edge.metrics import Metrics
+from farthing_edge.uplink import rewinding
 from farthing_edge.uplink.session import Position, Uplink
 from farthing_hsm_sim.ceremony import Parties, hold
 from farthing_hsm_sim.plan import Plan
@@ -221,6 +227,10 @@ class Cloud(GatewaySyncServicer):
         self.receipts_shown: list[batch_pb2.SignedReceipt] = []
         #: Where a restored ledger wants batches again: by incarnation.
         self.wanted: dict[int, int] | None = None
+        #: Batches that are not taken, and what their gateway hears.
+        self.refuses: dict[bytes, grpc.StatusCode] = {}
+        #: Showings that end before their last directive.
+        self.showings_refused = 0
 
     async def sign(self, kind: Any, recipient: str, raw: bytes, label: str) -> bytes:
         return await self.token.sign(label, to_be_signed(kind, recipient, raw))
@@ -294,14 +304,19 @@ class Cloud(GatewaySyncServicer):
         async for signed in request_iterator:
             sequence = int(signed.batch.split()[1])
             self.pushed.append(sequence)
+            if signed.batch in self.refuses:
+                await context.abort(self.refuses[signed.batch], f"not batch {sequence}")
             if signed.batch.startswith(b"earlier"):
-                yield await self.receipt(sequence, batch_hash(signed.batch), incarnation=0)
+                incarnation = int(signed.batch.split()[3])
+                if self.wanted is not None:
+                    self.wanted[incarnation] = sequence
+                yield await self.receipt(sequence, batch_hash(signed.batch), incarnation=incarnation)
                 continue
             self.posted.setdefault(sequence, signed.batch)
             if self.break_after is not None and sequence >= self.break_after:
                 self.break_after = None
                 await context.abort(grpc.StatusCode.UNAVAILABLE, "cut before the receipt")
-            answer = await self.receipt(sequence, batch_hash(signed.batch))
+            answer = await self.receipt(sequence, batch_hash(signed.batch), incarnation=self.incarnation)
             yield answer
             if self.repeat_receipts:
                 yield answer
@@ -318,7 +333,7 @@ class Cloud(GatewaySyncServicer):
                 while sent >= len(self.chain) and not self.heads:
                     await self.more.wait()
 
-    async def ShowDirectives(self, request_iterator: Any, context: Any) -> AsyncIterator[Any]:  # noqa: N802, ARG002 gRPC's signature
+    async def ShowDirectives(self, request_iterator: Any, context: Any) -> AsyncIterator[Any]:  # noqa: N802 gRPC's signature
         first = await anext(request_iterator)
         self.links = [(link.version, link.hash) for link in first.links]
         self.receipts_shown.append(first.last_receipt)
@@ -326,6 +341,9 @@ class Cloud(GatewaySyncServicer):
         after = max((known.get(digest, 0) for _, digest in self.links), default=0)
         yield gateway_sync_pb2.ShowDirectivesResponse(after_version=after)
         async for request in request_iterator:
+            if self.showings_refused:
+                self.showings_refused -= 1
+                await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "say hello again")
             self.chain[after:] = []
             self.shown += request.directives
             if request.last:
@@ -746,13 +764,106 @@ async def test_a_restored_ledger_is_shown_what_it_signed_and_gets_every_batch_ag
     assert gateway.version == 71
 
 
+def earlier(incarnation: int, count: int) -> list[Row]:
+    """A chain of an earlier incarnation."""
+    return [Row(sequence=n, batch=b"earlier %d of %d" % (n, incarnation)) for n in range(1, count + 1)]
+
+
 async def test_batches_of_earlier_incarnations_come_first(world: World) -> None:
     cloud, gateway = world.cloud, world.gateway
     await world.relay.refuse()
-    gateway.earlier = {0: [Row(sequence=n, batch=b"earlier %d" % n) for n in (1, 2, 3)]}
+    gateway.earlier = {0: earlier(0, 3)}
     cloud.wanted = {0: 1}
     await gateway.seal(2)
     await world.relay.start()
     await until(lambda: len(cloud.pushed) == 4)
     # Of the earlier one what is missing; of the present one everything.
     assert cloud.pushed == [2, 3, 1, 2]
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        grpc.StatusCode.ALREADY_EXISTS,
+        grpc.StatusCode.PERMISSION_DENIED,
+        grpc.StatusCode.INVALID_ARGUMENT,
+        grpc.StatusCode.OUT_OF_RANGE,
+    ],
+)
+async def test_an_earlier_chain_that_is_refused_for_good_holds_nothing_else_up(
+    world: World, code: grpc.StatusCode
+) -> None:
+    """A fork: the restored ledger has another batch in its place. Every session ended there, and nothing followed it up or down."""
+    cloud, gateway = world.cloud, world.gateway
+    await world.relay.refuse()
+    gateway.incarnation = cloud.incarnation = 3
+    gateway.earlier = {1: earlier(1, 40), 2: earlier(2, 2)}
+    cloud.wanted = {1: 2}
+    cloud.refuses = {b"earlier 3 of 1": code}
+    await gateway.seal(1)
+    await world.relay.start()
+    await cloud.direct(seal=directive_pb2.SealPolicy(records=5))
+    await gateway.until(lambda: gateway.version == 1 and gateway.receipted == 1)
+    assert cloud.pushed == [3, 1, 2, 1]
+    assert len(cloud.hellos) == 1
+
+
+async def test_an_earlier_chain_is_followed_as_far_as_it_is_taken(world: World) -> None:
+    """What is being written when the cloud refuses may hide why, once: the next session begins where this one ended."""
+    cloud, gateway = world.cloud, world.gateway
+    await world.relay.refuse()
+    gateway.earlier = {0: earlier(0, 40)}
+    cloud.wanted = {}
+    cloud.refuses = {b"earlier 7 of 0": grpc.StatusCode.ALREADY_EXISTS}
+    await gateway.seal(1)
+    await world.relay.start()
+    await gateway.until(lambda: gateway.receipted == 1)
+    assert cloud.wanted == {0: 6}
+    assert len(cloud.hellos) <= 2
+
+
+async def test_an_earlier_chain_that_has_to_wait_is_sent_once_more(world: World) -> None:
+    """Another gateway has not yet shown a restored ledger what it was told: that passes, and the order stays."""
+    cloud, gateway = world.cloud, world.gateway
+    await world.relay.refuse()
+    gateway.earlier = {0: earlier(0, 3)}
+    cloud.wanted = {}
+    cloud.refuses = {b"earlier 2 of 0": grpc.StatusCode.FAILED_PRECONDITION}
+    await world.relay.start()
+    await until(lambda: len(cloud.hellos) == 3)
+    assert set(cloud.pushed) == {1, 2}
+    cloud.refuses = {}
+    await gateway.seal(1)
+    await gateway.until(lambda: gateway.receipted == 1)
+    assert cloud.pushed[-3:] == [2, 3, 1]
+
+
+async def test_a_showing_that_the_cloud_ends_while_directives_are_written_says_why(world: World) -> None:
+    """Writing to a call that is over is an error of its own: it ended the whole gateway."""
+    cloud, gateway = world.cloud, world.gateway
+    await cloud.welcome()
+    for records in range(rewinding.DIRECTIVES_AT_ONCE * 3):
+        await cloud.direct(seal=directive_pb2.SealPolicy(records=records))
+    await gateway.until(lambda: gateway.version == len(cloud.chain))
+    cloud.chain[1:] = []
+    cloud.showings_refused = 1
+    server = aio.server()
+    add_GatewaySyncServicer_to_server(cloud, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    async with aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        showing = GatewaySyncStub(channel).ShowDirectives()
+
+        class Slow(Gateway):
+            """The call is over before the second page is read."""
+
+            async def directives(self, after_version: int, most: int, /) -> Sequence[DirectiveApplied]:
+                if after_version > rewinding.DIRECTIVES_AT_ONCE:
+                    await showing.code()
+                return await super().directives(after_version, most)
+
+        slow = Slow(applied=gateway.applied)
+        stub = SimpleNamespace(ShowDirectives=lambda *, timeout: showing)  # noqa: ARG005  # gRPC's name
+        with pytest.raises(aio.AioRpcError, match="say hello again"):
+            await rewinding.show(stub, slow, gateway.version, timeout_s=60)  # type: ignore[arg-type]  # the one call of it
+    await server.stop(0)
