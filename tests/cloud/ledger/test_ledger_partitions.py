@@ -256,6 +256,9 @@ async def test_a_posting_that_no_partition_takes_is_refused_whole(database_url: 
     then = {"path_prefix": "", "at_us": NOW, "by_business": False}
     assert await looked_at(pool, "list_balances_at", **then) == {"transfers_from_1"}
     assert len(await looked_at(pool, "list_balances_at", **then | {"at_us": APART_US})) == 2
+    # And back from the present, from what was posted since.
+    assert await looked_at(pool, "list_balances_back_at", **then) == {f"transfers_from_{FIRST_END}"}
+    assert await looked_at(pool, "list_balances_back_at", **then | {"at_us": APART_US}) == set()
     # Of two ranges three numbers were skipped or refused, and one was taken.
     assert await Partitions(pool, postings=POSTINGS).make_ahead() == (0, 2 * POSTINGS - 4)
     await pool.close()
@@ -271,6 +274,8 @@ async def test_what_was_taken_out_is_never_taken_for_nothing(pool: Pool) -> None
         return [each async for each in Movements(pool, store).of_account(movements)]
 
     before = await told()
+    last = Instant(len(ORDER) * APART_US)
+    stood = await store.balances_at(OP, "", last, by_business=False)
     async with pool.connection() as connection:
         await connection.execute("ALTER TABLE transfers DETACH PARTITION transfers_from_1")
     gap = "postings 1 to 1000000"
@@ -282,7 +287,9 @@ async def test_what_was_taken_out_is_never_taken_for_nothing(pool: Pool) -> None
     with pytest.raises(LedgerRefusal, match=gap):
         await reports.balances(OP, "", at_us=NOW)
     with pytest.raises(LedgerRefusal, match=gap):
-        await store.balances_at(OP, "", NOW, by_business=True)
+        await store.balances_at(OP, "", NOW, by_business=False)
+    # Back from the present balances nothing of it is needed.
+    assert await store.balances_at(OP, "", last, by_business=False) == stood
     # A use that was billed in it, and one that was not.
     with pytest.raises(LedgerRefusal, match=gap):
         await story.ledger.correct(

@@ -506,7 +506,7 @@ class LedgerStore(Protocol):
     async def balances_at(
         self, operator_id: OperatorId, path_prefix: str, at: Instant, *, by_business: bool
     ) -> Sequence[tuple[str, Currency, Balances]]:
-        """Ledger accounts by path, as the postings dated up to ``at`` left them; those that none had touched are not there.
+        """Ledger accounts by path, as the postings dated up to ``at`` left them; those on which nothing stood are not there.
 
         By the date of posting, or by business date: a batch's is when its gateway sealed it.
         """

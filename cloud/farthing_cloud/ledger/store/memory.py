@@ -1041,7 +1041,11 @@ class MemoryStore:
                 if operator == operator_id and self._dates[posting_id - 1][by_business] <= at
             )
             found, _ = replay(dated, self._quotas)
-            out += [(path, currency, balances) for path, balances in found.items() if path.startswith(path_prefix)]
+            out += [
+                (path, currency, balances)
+                for path, balances in found.items()
+                if path.startswith(path_prefix) and balances != Balances()
+            ]
         return sorted(out, key=lambda row: row[:2])
 
     async def transfers(self, operator_id: OperatorId) -> Sequence[Transfer]:

@@ -22,6 +22,9 @@ _PACKAGE: Final = "farthing_cloud.ledger"
 MAKE: Final = sentence(_PACKAGE, "make_partitions")
 COUNT_POSTINGS_LEFT: Final = sentence(_PACKAGE, "count_postings_left")
 LIST_BALANCES_AT: Final = sentence(_PACKAGE, "list_balances_at")
+LIST_BALANCES_BACK_AT: Final = sentence(_PACKAGE, "list_balances_back_at")
+_COUNT_DATED_AFTER: Final = sentence(_PACKAGE, "count_dated_after")
+_FIND_DATED_TAKEN_OUT: Final = sentence(_PACKAGE, "find_dated_taken_out")
 #: No audit chain comes as far: a bigint's last.
 LAST_PLACE: Final = 2**63 - 1
 _FIND_TAKEN_OUT: Final = sentence(_PACKAGE, "find_taken_out")
@@ -70,9 +73,22 @@ async def must_be_here_between(connection: Connection, operator_id: str, after: 
 
 
 async def balances_at(connection: Connection, named: Mapping[str, Any]) -> list[TupleRow]:
-    """Balances as the transfers dated up to an instant give them; ``LedgerRefusal`` where some of those were taken out."""
-    await must_be_here_between(connection, named["operator_id"], 0, LAST_PLACE)
-    return await (await connection.execute(LIST_BALANCES_AT, named)).fetchall()
+    """Balances as the postings dated up to an instant left them.
+
+    From the present balances back where less was posted since than before, else from the first posting on: what is read is bounded by the
+    nearer end. Where transfers on that way were taken out, the other one; ``LedgerRefusal`` where those of both were.
+    """
+    count = await (await connection.execute(_COUNT_DATED_AFTER, named)).fetchone()
+    assert count is not None
+    since, every = count
+    ways = [(True, LIST_BALANCES_BACK_AT), (False, LIST_BALANCES_AT)]
+    taken_out: list[TupleRow] = []
+    for after, sums in ways if 2 * since <= every else reversed(ways):
+        gap = await (await connection.execute(_FIND_DATED_TAKEN_OUT, {**named, "after": after})).fetchone()
+        if gap is None:
+            return await (await connection.execute(sums, named)).fetchall()
+        taken_out.append(gap)
+    raise _archived(taken_out[0])
 
 
 async def reconciled(connection: Connection, named: Mapping[str, Any]) -> TupleRow:
@@ -85,6 +101,10 @@ async def reconciled(connection: Connection, named: Mapping[str, Any]) -> TupleR
 
 def _refuse(taken_out: TupleRow | None) -> None:
     if taken_out is not None:
-        raise LedgerRefusal(
-            f"the transfers of postings {taken_out[0]} to {taken_out[1]} were archived: attach their partition again"
-        )
+        raise _archived(taken_out)
+
+
+def _archived(taken_out: TupleRow) -> LedgerRefusal:
+    return LedgerRefusal(
+        f"the transfers of postings {taken_out[0]} to {taken_out[1]} were archived: attach their partition again"
+    )
