@@ -29,6 +29,8 @@ from farthing.tariff.zones import TIME_ZONE_DATA, zone
 MAX_PERIODS = 40_000
 MAX_DURATION_S = 366 * 86_400
 MAX_SESSION_SIZE = 8 * 1024 * 1024
+#: Years in which a session may start: instants count from the first, and one that lasts a year ends before the calendar does.
+FIRST_YEAR, LAST_YEAR = 1970, 9998
 
 _SESSION_KEYS = frozenset({"time_zone", "start_local", "periods"})
 # What a worked example has beside its session.
@@ -171,6 +173,10 @@ def _start(value: Any, time_zone: ZoneInfo) -> Instant:
         raise SessionError(
             f"start_local is a wall clock's date and time like 2026-03-29T01:30, not {value!s:.40}"
         ) from err
+    if not FIRST_YEAR <= local.year <= LAST_YEAR:
+        raise SessionError(
+            f"start_local: a session starts in a year from {FIRST_YEAR} to {LAST_YEAR}, not {local.year}"
+        )
     if local.tzinfo is None:
         return instant_of(local, time_zone)
     if local.astimezone(time_zone).utcoffset() != local.utcoffset():
