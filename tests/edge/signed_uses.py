@@ -70,6 +70,15 @@ class Site:
     def wait(self, seconds: float) -> None:
         self.gateway.at += int(seconds * 1_000_000)
 
+    def step(self, seconds: int) -> None:
+        """The gateway's clock is put on, or back."""
+        self.wait(seconds)
+        self.gateway.do(
+            commands.ClockRead(
+                boot_id="", real_us=self.gateway.at, monotonic_us=0, stepped_us=seconds * 1_000_000, synchronised=False
+            )
+        )
+
     def say(self, statement: Statement, token: str | None = None) -> Reply:
         reply = self.gateway.say(statement, token, cose=signed(statement))
         assert reply is not None

@@ -770,6 +770,7 @@ def _started(state: GatewayState, event: events.Started) -> None:
     if event.step_us:
         clock.steps += 1
         clock.stepped_us = event.step_us
+    _clock_shows(state, event.at)
 
 
 def _clock_stepped(state: GatewayState, event: events.ClockStepped) -> None:
@@ -779,6 +780,7 @@ def _clock_stepped(state: GatewayState, event: events.ClockStepped) -> None:
     clock.steps += 1
     clock.stepped_us = event.step_us
     clock.judge(event.at, trusted=event.trusted, lead_us=event.lead_us)
+    _clock_shows(state, event.at)
 
 
 def _clock_judged(state: GatewayState, event: events.ClockJudged) -> None:
@@ -786,6 +788,21 @@ def _clock_judged(state: GatewayState, event: events.ClockJudged) -> None:
         # People have decided that this gateway begins anew: whatever had moved the lower bound is over.
         state.clock.known_at = Instant(0)
     state.clock.judge(event.at, trusted=event.trusted, lead_us=event.lead_us)
+    _clock_shows(state, event.at)
+
+
+def _clock_shows(state: GatewayState, shown: int) -> None:
+    """The clock has been put to ``shown``: what was dated later by it has happened, and no time has passed since."""
+    at = Instant(shown)
+    for authorization in state.authorizations.values():
+        if authorization.heard_at > at:
+            authorization.heard_at = at
+    for device in state.devices.values():
+        for register in device.registers.values():
+            if register.heard_at > at:
+                register.heard_at = at
+    if state.clock.trusted:
+        state.usage.put_right(state.time_zone, at)
 
 
 def _clock_led(state: GatewayState, event: events.ClockLed) -> None:

@@ -68,6 +68,11 @@ class TokenUse:
             recent.popleft()
         recent.append(at)
 
+    def put_right(self, at: Instant) -> None:
+        """Nothing was used after ``at``, which a trusted clock shows now."""
+        self.at = min(self.at, at)
+        self.recent = deque((min(each, at) for each in self.recent), maxlen=MAX_RECENT)
+
     def recent_count(self, now: Instant) -> int:
         """Uses in the hour before ``now``, at most ``MAX_RECENT``."""
         since = now - HOUR_US
@@ -120,6 +125,19 @@ class Usage:
     def day_at(self, time_zone: str, at: Instant) -> int:
         """The day that uses at ``at`` belong to: one that has begun goes on when the clock goes back, or all it counts would begin anew."""
         return max(self.day, day_of(time_zone, at))
+
+    def put_right(self, time_zone: str, at: Instant) -> None:
+        """A trusted clock shows ``at``: a day well after it was begun by a clock that stood ahead. All that it counts was used by now, and the next day is
+        the next; else it would last until it came, for years."""
+        day = day_of(time_zone, at)
+        # One day ahead a clock may be that nobody would call wrong, as at midnight: such a day comes soon.
+        if self.day > day + 1:
+            self.day = day
+            for tally in (*self.tokens.values(), *self.devices.values()):
+                tally.day = min(tally.day, day)
+        for use in self.uses.values():
+            if use.at > at:
+                use.put_right(at)
 
     def begins_anew(self, incarnation: int, day: int) -> None:
         """The cloud has dated the first directive of an incarnation on ``day``; said again it is the same."""

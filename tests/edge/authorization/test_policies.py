@@ -13,7 +13,7 @@ from farthing.device.messages import AnswerStatus, Disclaimer, Position, Reading
 from farthing.ids import standing_authorization_id
 from farthing.refusal import Refusal
 from farthing.v1 import directive_pb2, gateway_sync_pb2
-from farthing_edge.authorization.commands import Connected, QuotaAnswered, Started, UplinkChanged
+from farthing_edge.authorization.commands import ClockRead, Connected, QuotaAnswered, Started, UplinkChanged
 from farthing_edge.authorization.events import Event, Granted, Metered, decode, encode
 from farthing_edge.authorization.packing import unpack
 from farthing_edge.authorization.place import distance_m
@@ -123,6 +123,72 @@ def test_a_day_that_another_payer_has_seen_begin_goes_on_when_the_clock_goes_bac
     assert [start(site, device)[1] for device in ("c3", "c4")] == [None, Refusal.LIMIT_PER_DAY]
     site.at = clock("22:01")
     assert start(site, "c5")[1] is Refusal.LIMIT_PER_DAY
+
+
+DAY_S = 86_400
+DECADE_S = 3_650 * DAY_S
+
+
+def put(gateway: Gateway, seconds: int, *, synchronised: bool = True) -> None:
+    """The clock is put on, or back."""
+    later(gateway, seconds)
+    gateway.do(
+        ClockRead(
+            boot_id="",
+            real_us=gateway.at,
+            monotonic_us=0,
+            stepped_us=seconds * SECOND_US,
+            synchronised=synchronised,
+        )
+    )
+
+
+def put_far_ahead(gateway: Gateway) -> None:
+    """By ten years, and nobody vouches for it: all is granted on the floor."""
+    gateway.told(
+        floor=directive_pb2.FloorPolicy(
+            currency="EUR", per_token_micros=90 * M, per_account_micros=90 * M, all_tokens_micros=90 * M
+        )
+    )
+    put(gateway, DECADE_S, synchronised=False)
+
+
+def test_a_day_that_a_clock_far_ahead_has_begun_is_today_once_the_clock_is_right(site: Gateway) -> None:
+    limits(site, token_day_count=2)
+    put_far_ahead(site)
+    assert start(site, "c1")[1] is None
+    put(site, -DECADE_S, synchronised=False)
+    # Nobody says yet that it is right now.
+    assert site.state.usage.day == day_of("Europe/Berlin", Instant(site.at + DECADE_S * SECOND_US))
+    put(site, 1)
+    assert site.replayed().usage.day == site.state.usage.day == day_of("Europe/Berlin", site.at)
+    # What was used is used, and tomorrow is another day.
+    assert [start(site, device)[1] for device in ("c2", "c3")] == [None, Refusal.LIMIT_PER_DAY]
+    later(site, DAY_S)
+    assert [start(site, device)[1] for device in ("c4", "c5", "c6")] == [None, None, Refusal.LIMIT_PER_DAY]
+
+
+def test_a_trusted_clock_that_is_put_back_over_midnight_begins_no_day_anew(site: Gateway) -> None:
+    limits(site, token_day_count=1)
+    site.at = clock("22:00")
+    assert start(site, "c1")[1] is None
+    put(site, -5)
+    assert start(site, "c2")[1] is Refusal.LIMIT_PER_DAY
+    later(site, 10)
+    assert start(site, "c3")[1] is Refusal.LIMIT_PER_DAY
+
+
+def test_a_token_that_a_clock_far_ahead_has_seen_may_travel_once_the_clock_is_right(site: Gateway) -> None:
+    for device, longitude in (("c1", 13.405), ("c2", 14.0)):
+        site.told(device=Policy.device(device, position=on_wire(at(52.52, longitude))))
+    site.told(place=directive_pb2.PlacePolicy(travel_distance_m=500, travel_speed_m_per_h=40_000))
+    put_far_ahead(site)
+    assert start(site, "c1")[1] is None
+    put(site, -DECADE_S)
+    assert start(site, "c2")[1] is Refusal.IMPOSSIBLE_TRAVEL
+    later(site, 2 * 3_600)
+    assert site.state.usage.uses["id-card"].recent_count(site.at) == 0
+    assert start(site, "c2")[1] is None
 
 
 def begin_anew(gateway: Gateway, incarnation: int, *, passed_over: bool = False) -> None:

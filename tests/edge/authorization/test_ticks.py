@@ -321,3 +321,19 @@ def test_billed_is_what_the_register_says_and_never_more(legs, unit, rng) -> Non
     claim = site.claims()[use.id]
     assert (claim.register_from, claim.register_to, claim.net_micros) == (700, shown, (shown - 700) * 20_000)
     assert site.gateway.state.quotas["q1"].held_micros == 0
+
+
+def test_ticks_go_on_when_a_clock_that_stood_ahead_is_put_right() -> None:
+    site = fountain()
+    use, chain = start(site)
+    site.wait(3_600)
+    site.tick((1, chain[1]))
+    site.step(-3_600)
+    for index in range(2, 600):
+        site.wait(1)
+        site.tick((index, chain[index]))
+    assert use.chain.index == 599
+    # Time that has passed by nobody's clock makes room for nothing.
+    site.step(-3_600)
+    site.tick((999, chain[999]))
+    assert use.chain.index == 599
