@@ -13,6 +13,7 @@ from farthing.clock import SECOND_US, Instant
 from farthing_firmware_sim.config import Device, Kind, ReplayFormat, Traffic
 from farthing_firmware_sim.pace import FileClock
 from farthing_firmware_sim.traffic.files import (
+    AMOUNT_IMPOSSIBLE,
     ANOTHER_LINE,
     ENDS_BEFORE_START,
     ENERGY_IMPOSSIBLE,
@@ -31,6 +32,8 @@ from farthing_firmware_sim.traffic.replay import ABOVE_RATING, DEVICE_BUSY, OUTS
 from farthing_firmware_sim.traffic.schedule import MISSED, Replayed, ReplayedHousehold, lots
 
 HOUR = 3_600
+#: What reads as a decimal number, and is none that anything can count.
+BEYOND_NUMBERS = ("NaN", "Infinity", "1e999999")
 NOON = 1_772_420_400 * SECOND_US
 CHARGER = Device.model_validate(
     {
@@ -113,6 +116,7 @@ def test_perth_and_kinross_by_connector(tmp_path):
         "51516,1,11/04/2019,14:32,11/04/2019,14:38,287.71,x,y",
         "51516,1,05/07/2019,07:47,05/07/2019,07:48,12.35,x,y",
         "51516,1,05/07/2019,09:47,05/07/2019,08:48,1.0,x,y",
+        *(f"51516,1,06/07/2019,09:47,06/07/2019,10:48,{odd},x,y" for odd in BEYOND_NUMBERS),
     )
     form, items = read(file, None)
     assert form is ReplayFormat.PERTH_CSV
@@ -122,7 +126,8 @@ def test_perth_and_kinross_by_connector(tmp_path):
     # Begun and over in one minute: it lasted a part of it.
     assert isinstance(items[1], Row)
     assert (items[1].gone_s - items[1].begun_s, items[1].quantity) == (60, 400)
-    assert items[2:] == (FIELD_MISSING, NO_ENERGY, ENERGY_IMPOSSIBLE, POWER_IMPOSSIBLE, ENDS_BEFORE_START)
+    assert items[2:7] == (FIELD_MISSING, NO_ENERGY, ENERGY_IMPOSSIBLE, POWER_IMPOSSIBLE, ENDS_BEFORE_START)
+    assert set(items[7:]) == {FIELD_MISSING}
 
 
 def test_london_carries_what_is_less_than_a_watt_hour(tmp_path):
@@ -134,6 +139,7 @@ def test_london_carries_what_is_less_than_a_watt_hour(tmp_path):
         "2,M2,2012-04-12 08:30:00,0.0004",
         "3,M1,2012-04-12 08:30:00,0.5",
         "4,M1,2012-04-12 09:00:00,Null",
+        *(f"5,M1,2012-04-12 09:30:00,{odd}" for odd in BEYOND_NUMBERS),
     )
     form, items = read(file, None)
     assert form is ReplayFormat.LONDON_CSV
@@ -143,6 +149,7 @@ def test_london_carries_what_is_less_than_a_watt_hour(tmp_path):
         ("M2", 0),
         TIME_TWICE,
         FIELD_MISSING,
+        *(FIELD_MISSING for _ in BEYOND_NUMBERS),
     ]
 
 
@@ -158,6 +165,8 @@ def test_vending_machines_sell_each_card_transaction_once(tmp_path):
         f"Processed,V1,102,{day},Cash,2,2",
         f"Unlinked,V1,103,{day},Credit,2,2",
         "Processed,V1,104,sometime,Credit,2,2",
+        f"Processed,V1,105,{day},Credit,2,1000.01",
+        *(f"Processed,V1,106,{day},Credit,2,{odd}" for odd in BEYOND_NUMBERS),
     )
     form, items = read(file, None)
     assert form is ReplayFormat.VENDING_CSV
@@ -167,7 +176,8 @@ def test_vending_machines_sell_each_card_transaction_once(tmp_path):
     assert (first.quantity, again, other.quantity) == (500, ANOTHER_LINE, 200)
     # Spread over the day in the order of their numbers.
     assert other.begun_s < first.begun_s == first.gone_s
-    assert rest == [PAID_IN_CASH, NOT_PROCESSED, FIELD_MISSING]
+    assert rest[:4] == [PAID_IN_CASH, NOT_PROCESSED, FIELD_MISSING, AMOUNT_IMPOSSIBLE]
+    assert set(rest[4:]) == {FIELD_MISSING}
 
 
 @pytest.mark.parametrize(
@@ -197,7 +207,20 @@ def test_the_real_defects_are_named(shared_data):
 
 
 @pytest.mark.parametrize(
-    "content", [b"not json", b"[]", b'{"_items": 3}', b"\x1f\x8bnot gzip", b"\xff\xfe", b"a,b\n1,2\n", b""]
+    "content",
+    [
+        b"not json",
+        b"[]",
+        b'{"_items": 3}',
+        b'{"_items":' + b"[" * 100_000,
+        b"\x1f\x8bnot gzip",
+        # Its head is whole, and what follows is not.
+        gzip.compress(b"mac,datetime,kwhh")[:10] + b"\xff" * 20,
+        b"mac,datetime,kwhh\n" + b"1" * 200_000,
+        b"\xff\xfe",
+        b"a,b\n1,2\n",
+        b"",
+    ],
 )
 def test_a_file_of_another_kind_stops_the_start(tmp_path, content):
     file = tmp_path / "file"

@@ -10,10 +10,11 @@ import csv
 import gzip
 import io
 import json
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from pathlib import Path
 from typing import TypeAlias
 
@@ -24,6 +25,8 @@ from farthing_firmware_sim.traffic.measure import MAX_SESSION_WH, acn_time
 MAX_FILE_BYTES = 512 * 1024 * 1024
 #: What the largest charger on sale gives. A mean above it is a defect of the row's times.
 MAX_POWER_W = 400_000
+#: What a machine that sells snacks takes for one sale: a thousand. More is a defect, and no count that a device can say.
+MAX_SALE_CENTS = 100_000
 HALF_HOUR_S = 1_800
 _MINUTE_S = 60
 _HOUR_S = 3_600
@@ -38,6 +41,7 @@ ENDS_BEFORE_START = "ends before it starts"
 PAID_IN_CASH = "paid in cash"
 NOT_PROCESSED = "not processed"
 NO_AMOUNT = "no amount"
+AMOUNT_IMPOSSIBLE = "more than a machine takes"
 ANOTHER_LINE = "another line of a transaction"
 TIME_TWICE = "its half hour was read before"
 
@@ -68,6 +72,8 @@ class Row:
 
 
 Item: TypeAlias = Row | str
+# Of a field that is not there, no number or date, or a number beyond all numbers.
+_UNREADABLE = (KeyError, TypeError, ValueError, ArithmeticError)
 Reader: TypeAlias = Callable[[bytes], Iterator[Item]]
 
 
@@ -88,7 +94,7 @@ def read_bytes(file: Path) -> bytes:
             packed = probe.read(2) == b"\x1f\x8b"
         with gzip.open(file, "rb") if packed else file.open("rb") as stream:
             data = stream.read(MAX_FILE_BYTES + 1)
-    except (OSError, EOFError) as err:
+    except (OSError, EOFError, zlib.error) as err:
         raise ReplayError(f"cannot read {file}") from err
     if len(data) > MAX_FILE_BYTES:
         raise ReplayError(f"{file} is larger than {MAX_FILE_BYTES} bytes unpacked")
@@ -111,7 +117,7 @@ def read_acn(data: bytes) -> Iterator[Item]:
         # Energies as Decimal: 5.814 kWh are 5814 Wh, not 5813.
         content = json.loads(data, parse_float=Decimal)
         items = content["_items"]
-    except (ValueError, KeyError, TypeError) as err:
+    except (ValueError, KeyError, TypeError, RecursionError) as err:
         raise ReplayError("it is not ACN-Data JSON: it has no _items") from err
     if not isinstance(items, list):
         raise ReplayError("it is not ACN-Data JSON: _items is not a list")
@@ -127,7 +133,7 @@ def _acn_row(item: object) -> Item:
         done_s = gone_s if done is None else acn_time(done)
         energy_wh = int(Decimal(item["kWhDelivered"]) * 1000)
         name, station = str(item["sessionID"]), str(item["stationID"])
-    except (KeyError, TypeError, ValueError, InvalidOperation):
+    except _UNREADABLE:
         return FIELD_MISSING
     if not begun_s < done_s <= gone_s:
         # doneChargingTime after disconnect or before connect: a known defect of the source; the stay is what counts.
@@ -155,7 +161,7 @@ def read_perth(data: bytes) -> Iterator[Item]:
             gone_s = _seconds(f"{line['End Date']} {line['End Time']}", "%d/%m/%Y %H:%M")
             energy_wh = int(Decimal(line["Total kWh"]) * 1000)
             station = f"{line['CP ID']}-{line['Connector']}"
-        except (KeyError, TypeError, ValueError, InvalidOperation):
+        except _UNREADABLE:
             yield FIELD_MISSING
             continue
         if gone_s == begun_s:
@@ -176,7 +182,7 @@ def read_london(data: bytes) -> Iterator[Item]:
             station = line["mac"]
             exact_wh = Decimal(line["kwhh"]) * 1000 + carried.get(station, Decimal(0))
             quantity = int(exact_wh)
-        except (KeyError, TypeError, ValueError, InvalidOperation, OverflowError):
+        except _UNREADABLE:
             yield FIELD_MISSING
             continue
         if exact_wh < 0:
@@ -208,9 +214,10 @@ def read_vending(data: bytes) -> Iterator[Item]:
         try:
             day_s = _seconds(line["TransDate"], "%A, %B %d, %Y")
             name, station = line["Transaction"], line["Device ID"]
-            cents = Decimal(line["TransTotal"]) * 100
+            exact = Decimal(line["TransTotal"]) * 100
+            cents = int(exact)
             status, how = line["Status"], line["Type"]
-        except (KeyError, TypeError, ValueError, InvalidOperation):
+        except _UNREADABLE:
             reasons[number] = FIELD_MISSING
             continue
         if status != "Processed":
@@ -219,12 +226,14 @@ def read_vending(data: bytes) -> Iterator[Item]:
             reasons[number] = PAID_IN_CASH
         elif name in first:
             reasons[number] = ANOTHER_LINE
-        elif cents != int(cents) or cents <= 0:
+        elif cents != exact or cents <= 0:
             reasons[number] = NO_AMOUNT
+        elif cents > MAX_SALE_CENTS:
+            reasons[number] = AMOUNT_IMPOSSIBLE
         else:
             first[name] = number
             by_day.setdefault((station, day_s), []).append(name)
-            found[number] = (name, station, day_s, int(cents))
+            found[number] = (name, station, day_s, cents)
     at: dict[str, int] = {}
     for (_, day_s), names in by_day.items():
         names.sort(key=lambda each: (len(each), each))
@@ -264,7 +273,10 @@ def _lines(data: bytes) -> Iterator[tuple[int, Mapping[str, str]]]:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as err:
         raise ReplayError("it is not UTF-8") from err
-    yield from enumerate(csv.DictReader(io.StringIO(text, newline="")), 2)
+    try:
+        yield from enumerate(csv.DictReader(io.StringIO(text, newline="")), 2)
+    except csv.Error as err:
+        raise ReplayError(f"it is no CSV: {err}") from err
 
 
 def _seconds(text: str, pattern: str) -> int:
