@@ -155,6 +155,9 @@ def decide_end(state: GatewayState, command: DeviceStatement, end: End, now: Ins
             return park(command, end, digest, Refusal.INTENT_ENDED, now, authorization, value)
         # Its counter is remembered, or nothing would ever be receipted up to it and its device would keep it for ever.
         return Decision((_nothing_to_bill(command, end, digest),), recorded(end, authorization).reply)
+    if end.tariff is None and value > authorization.start:
+        # Who has heard no grant has used nothing. No detail could prove a bill whose last statement names no price, nor anything else of its batch.
+        return park(command, end, digest, Refusal.TARIFF_MISSING, now)
     fault = not_believed(state, device, authorization, end, value, now)
     if fault is not None:
         return park(command, end, digest, fault, now, authorization, value)

@@ -4,6 +4,7 @@ import json
 
 import pytest
 from edge_playbook import Gateway, M, Meter, Policy, clock, fund
+from signed_uses import Site
 
 from farthing.clock import SECOND_US, Instant
 from farthing.device.messages import AnswerStatus
@@ -111,3 +112,29 @@ def test_who_floods_the_table_of_what_waits_for_people_pushes_out_only_his_own(m
     assert {counter for device, _, counter in waiting if device == "m1"} == set(
         range(meter.counter - 2, meter.counter + 1)
     )
+
+
+@pytest.mark.parametrize("tariff", ["chg-3", "mix-1"])
+def test_an_end_that_names_no_price_bills_nothing_that_nobody_could_prove(tariff: str) -> None:
+    """It would stand in the leaf that it ends, and with it the whole batch would stay unproven."""
+    site = Site(tariff=tariff)
+    use = site.begin(1_000)
+    site.wait(600)
+    reply = site.end(1_400, tariff=None)
+    assert (reply.status, reply.refusal, use.closed, use.gross_micros) == (
+        AnswerStatus.REFUSED,
+        Refusal.TARIFF_MISSING,
+        False,
+        0,
+    )
+    batch = site.seal()
+    assert batch is not None
+    assert (len(batch.claims), len(batch.parked)) == (0, 1)
+    # What it was for: a yes that never came. And one that names the price is taken as ever.
+    assert site.end(1_400).closed
+    assert use.gross_micros > 0
+    site.seal()
+    again = site.begin(1_400)
+    assert site.end(1_400, tariff=None).closed
+    assert (again.closed, again.gross_micros) == (True, 0)
+    site.seal()
