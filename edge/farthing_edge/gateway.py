@@ -337,13 +337,15 @@ class _Gateway:
                     await asyncio.wait([engine])
             except* (JournalError, HsmError, EngineError, HttpListenError, CoapListenError) as group:
                 failed = group
+            finally:
+                # Only who has the journal serves from this folder: a second one, which is refused it, leaves the first one's word alone.
+                config.run_file.unlink(missing_ok=True)
             if failed is not None:
                 # Not in its handler: Python before 3.11.4, Debian's too, puts what is raised there into a group of its own.
                 raise StartError(_cause(failed, self._engine.failure)) from failed
         except HttpListenError as err:
             raise StartError(str(err)) from err
         finally:
-            config.run_file.unlink(missing_ok=True)
             _log.info("stopped")
 
     def _open_doors(

@@ -161,10 +161,16 @@ def test_killed_it_starts_again_with_a_new_start_id(start: Callable[[], Running]
 
 
 def test_a_second_daemon_on_one_journal_is_refused(start: Callable[[], Running], config: Path) -> None:
-    start().ready()
+    daemon = start()
+    daemon.ready()
     refused = edge("run", "--config", str(config))
     assert refused.returncode == 1
     assert "another farthing-edge" in refused.stderr
+    # Whoever looks finds the first one still.
+    status = edge("status", "--config", str(config))
+    assert status.returncode == 0, status.stderr
+    daemon.stop()
+    assert not (config.parent / "state" / "run.json").exists()
 
 
 def test_a_damaged_journal_is_no_start_until_it_is_salvaged(start: Callable[[], Running], config: Path) -> None:
