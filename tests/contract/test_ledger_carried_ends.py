@@ -9,6 +9,7 @@ from carried_session import AUTHORIZATION, DEVICE, END, GRANT, GRANTER, INTENT, 
 from evidence_bundles import BATCH, ROOT, sealed, spki
 from ledger_story import CHG, EUR, NOW, OP, Story, grants, micros
 
+from farthing.clock import Instant
 from farthing.device import messages as m
 from farthing.evidence.bundle import decode
 from farthing.evidence.carried import authorization_of
@@ -21,7 +22,7 @@ from farthing_cloud.ledger.core.batches import ChainStep
 from farthing_cloud.ledger.core.received import BatchError, receive
 from farthing_cloud.ledger.core.rows import RegisterKey, Touch
 from farthing_cloud.ledger.movements import Movements
-from farthing_cloud.ledger.store.interface import LedgerStore, Transaction
+from farthing_cloud.ledger.store.interface import Cursor, LedgerStore, Transaction
 from farthing_cloud.ledger.store.memory import MemoryStore
 from farthing_cloud.ledger.store.postgres import PostgresStore
 
@@ -36,17 +37,7 @@ async def opened(store: LedgerStore) -> Story:
     await grants(story)
     ledger = story.ledger
     await story.fund("P", "5.00", "pay-3")
-    await ledger.put_gateway(
-        gateway_id=G1,
-        operator_id=OP,
-        site_id="S1",  # type: ignore[arg-type]  # a name
-        currency=EUR,
-        exposure_micros=micros("10"),
-        batch_key=b"",
-        grant_key=GRANTER.spki,
-        time_zone="Europe/Berlin",
-        now=NOW,
-    )
+    await granted_by(story, GRANTER.spki, now=NOW)
     tariff = directive_pb2.TariffRecord(tariff_id="chg-3", version=1, currency=EUR, ocpi_json=OCPI)
     device = directive_pb2.DeviceRecord(
         device_id="dev",
@@ -57,6 +48,24 @@ async def opened(store: LedgerStore) -> Story:
     await ledger.issue_directive(OP, G1, tariff, idempotency_key="t", now=NOW)
     await ledger.issue_directive(OP, G1, device, idempotency_key="d", now=NOW)
     return story
+
+
+async def granted_by(
+    story: Story, grant_key: bytes, *, now: Instant, batch_key: bytes = b"", revoked: bytes = b""
+) -> None:
+    """G1 signs its grants with this key from now on."""
+    await story.ledger.put_gateway(
+        gateway_id=G1,
+        operator_id=OP,
+        site_id="S1",  # type: ignore[arg-type]  # a name
+        currency=EUR,
+        exposure_micros=micros("10"),
+        batch_key=batch_key,
+        grant_key=grant_key,
+        time_zone="Europe/Berlin",
+        now=now,
+        revoked_keys=(revoked,) if revoked else (),
+    )
 
 
 def granted(story: Story, *quotas: str, **changes: Any) -> m.Grant:
@@ -238,7 +247,8 @@ async def test_what_was_carried_is_shown_to_anybody_from_public_keys(store: Ledg
     signed = sealed(BATCH, "batch", "cloud", story.seal("G2", [], [], carried=(words[kind],)))
     batch = receive(signed.body, signature=signed.signature, key_id=signed.key_id, currency=EUR)
     assert (await story.ledger.post_batch(batch, currency=EUR, now=NOW)).step is ChainStep.NEXT
-    # A later batch of the carrier's has nothing to do with it.
+    # A later batch of the carrier's has nothing to do with it, nor who signs grants now.
+    await granted_by(story, STRANGER.spki, now=NOW)
     await story.push(story.seal("G2", [], []))
     authorization = authorization_of(G1, words[kind].statements)
     assert authorization is not None
@@ -249,6 +259,62 @@ async def test_what_was_carried_is_shown_to_anybody_from_public_keys(store: Ledg
     assert any(f"costs {NET} and {TAX} tax" in said for said in proof.proven)
     with pytest.raises(BundleFault, match="a key that is not the device's"):
         prove(bundle, roots=[ROOT])
+
+
+@pytest.mark.parametrize(("late_us", "billed"), [(0, True), (1, False)])
+async def test_a_grant_is_judged_by_the_key_of_the_time_when_its_use_began(
+    store: LedgerStore, late_us: int, billed: bool
+) -> None:
+    """As the device dates its intent: whoever has the old key dates grants as he likes."""
+    story = await opened(store)
+    # Twice: the first key is not the last one's neighbour.
+    await granted_by(story, STRANGER.spki, now=Instant(INTENT.at - late_us))
+    await granted_by(story, spki(BATCH), now=END.at)
+    end = carried(INTENT, END, grant=granted(story, "q1"))
+    await story.push(story.seal("G2", [], [], carried=(end,)))
+    assert (await balance(store, "clearing/S1/w1"))[1] == (micros(NET) if billed else 0)
+    # What is not believed waits for people.
+    opened_cases = await store.events(Cursor(), 10, ("case.opened",))
+    assert len(opened_cases) == (not billed)
+    assert (await store.verify()).fault == ""
+
+
+@pytest.mark.parametrize("revoked_first", [False, True])
+async def test_grants_of_a_token_that_was_copied_wait_for_people_though_their_use_began_before(
+    store: LedgerStore, revoked_first: bool
+) -> None:
+    story = await opened(store)
+    old, new = spki(BATCH), DEVICE.spki
+    await granted_by(story, GRANTER.spki, now=NOW, batch_key=old)
+    if revoked_first:
+        await granted_by(story, GRANTER.spki, now=END.at, batch_key=old, revoked=old)
+        await granted_by(story, STRANGER.spki, now=END.at, batch_key=new)
+    else:
+        await granted_by(story, STRANGER.spki, now=END.at, batch_key=new)
+        await granted_by(story, STRANGER.spki, now=END.at, batch_key=new, revoked=old)
+    await story.push(story.seal("G2", [], [], carried=(carried(INTENT, END, grant=granted(story, "q1")),)))
+    assert await store.claimed(AUTHORIZATION, G1) is None
+    # What was billed on one before is shown by it still.
+    gateway = await store.gateway(G1)
+    assert gateway is not None
+    assert [each.key for each in gateway.earlier_grant_keys] == [GRANTER.spki]
+    # The next change is one like any other.
+    await granted_by(story, GRANTER.spki, now=END.at, batch_key=new)
+    gateway = await store.gateway(G1)
+    assert gateway is not None
+    assert [(each.key, each.until) for each in gateway.earlier_grant_keys] == [(STRANGER.spki, END.at)]
+    assert (await store.verify()).fault == ""
+
+
+async def test_a_grant_key_that_comes_back_is_good_for_what_it_signs_again(store: LedgerStore) -> None:
+    story = await opened(store)
+    await granted_by(story, STRANGER.spki, now=Instant(INTENT.at - 1))
+    await granted_by(story, GRANTER.spki, now=INTENT.at)
+    gateway = await store.gateway(G1)
+    assert gateway is not None
+    assert [each.key for each in gateway.earlier_grant_keys] == [STRANGER.spki]
+    await story.push(story.seal("G2", [], [], carried=(carried(INTENT, END, grant=granted(story, "q1")),)))
+    assert (await balance(store, "clearing/S1/w1"))[1] == micros(NET)
 
 
 @pytest.mark.parametrize("away_after", [0, 1, 2])

@@ -32,6 +32,7 @@ from farthing.evidence.detail import EvidenceError
 from farthing.evidence.leaf import Leaf
 from farthing.ids import AuthorizationId, DeviceId, GatewayId, OperatorId, RegisterId
 from farthing.v1 import batch_pb2, directive_pb2
+from farthing_cloud.ledger.carried_ends import grant_key_on_record
 from farthing_cloud.ledger.core import keys
 from farthing_cloud.ledger.core.funds import LedgerRefusal, UnknownName
 from farthing_cloud.ledger.core.rows import Claimed, Gateway
@@ -92,9 +93,9 @@ class Bundles:
         else:
             carrier = await self._store.gateway(claim.raised_by)
             assert carrier is not None
-            word, named = await self._carried(claim, carrier)
+            word, named = await self._carried(claim, gateway, carrier)
             told = await self._told(gateway, claim, {(named.tariff_id, named.version)}, {claim.register[1:]})
-            carried = replace(word, grant_key=gateway.grant_key, standing_tariffs=tuple(sorted(told.standing)))
+            carried = replace(word, standing_tariffs=tuple(sorted(told.standing)))
             signed_by = carrier
         gateway_key, *earlier_keys = await self._keys_of(
             signed_by, [each.batch.key_id for each in batches] if carried is None else [carried.batch.batch.key_id]
@@ -151,7 +152,7 @@ class Bundles:
             raise LedgerRefusal(f"several gateways claim it, say which: {names}")
         return claims[0]
 
-    async def _carried(self, claim: Claimed, carrier: Gateway) -> tuple[CarriedWord, TariffVersion]:
+    async def _carried(self, claim: Claimed, gateway: Gateway, carrier: Gateway) -> tuple[CarriedWord, TariffVersion]:
         """The carrier's batch that raised the claim, and the tariff version that the word in it names."""
         last = (claim.incarnation, claim.sequence)
         # The newest up to that one.
@@ -174,7 +175,9 @@ class Bundles:
                 receipt=None if stored.receipt is None else _sealed(stored.receipt),
                 leaves=(),
             )
-            word = CarriedWord(carrier=carrier.gateway_id, grant_key=b"", standing_tariffs=(), batch=bundled)
+            # As it was when this was posted, whatever key signs its grants now.
+            grant_key, _ = grant_key_on_record(gateway, end.grant)
+            word = CarriedWord(carrier=carrier.gateway_id, grant_key=grant_key, standing_tariffs=(), batch=bundled)
             return word, tariff
         raise LedgerRefusal(f"batch {last[0]}/{last[1]} of gateway {carrier.gateway_id} carries no word of it")
 

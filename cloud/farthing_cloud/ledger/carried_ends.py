@@ -5,7 +5,8 @@ Also carried: a one-shot use's intent with its yes, and the readings of a standi
 
 import asyncio
 
-from farthing.device.cose import VerifyingKey
+from farthing.clock import Instant
+from farthing.device.cose import VerifyingKey, decode_sign1, key_id
 from farthing.device.messages import FLOOR
 from farthing.device.reject import MessageError
 from farthing.evidence import carried as evidence
@@ -17,12 +18,16 @@ from farthing_cloud.ledger.facts import Facts, GatewayFacts
 from farthing_cloud.ledger.store.interface import LedgerStore
 
 
-def grant_key_on_record(gateway: Gateway) -> VerifyingKey:
-    """The key that signs a gateway's grants; raise ``EvidenceError`` where what is on record is none."""
+def grant_key_on_record(gateway: Gateway, grant: bytes) -> tuple[bytes, Instant | None]:
+    """The key of a gateway that a grant (COSE_Sign1) names, and until when it signed; the present one, without an end, where it names none before it."""
     try:
-        return VerifyingKey.from_spki(gateway.grant_key)
-    except MessageError as err:
-        raise EvidenceError("the grant key on record is none") from err
+        named = decode_sign1(grant).kid
+    except MessageError:
+        named = b""
+    for each in gateway.earlier_grant_keys:
+        if key_id(each.key) == named:
+            return each.key, each.until
+    return gateway.grant_key, None
 
 
 class CarriedEnds:
@@ -55,13 +60,18 @@ class CarriedEnds:
             raise EvidenceError("the gateway that gave it is revoked: its grants prove nothing any more")
         facts = await self._facts.of(gateway.gateway_id)
         # Some signatures each: not on the event loop.
-        return await asyncio.to_thread(prove, end, gateway, facts, grant_key_on_record(gateway))
+        return await asyncio.to_thread(prove, end, gateway, facts)
 
 
-def prove(end: ReceivedEnd, gateway: Gateway, facts: GatewayFacts, grant_key: VerifyingKey) -> CarriedUse:
+def prove(end: ReceivedEnd, gateway: Gateway, facts: GatewayFacts) -> CarriedUse:
     """The use that a carried end proves; raise ``EvidenceError`` for one that does not."""
     if not end.grant:
         return _standing(end, gateway, facts)
+    on_record, until = grant_key_on_record(gateway, end.grant)
+    try:
+        grant_key = VerifyingKey.from_spki(on_record)
+    except MessageError as err:
+        raise EvidenceError("the grant key on record is none") from err
     proven = evidence.verify(
         gateway.gateway_id,
         end.granted_incarnation,
@@ -74,6 +84,9 @@ def prove(end: ReceivedEnd, gateway: Gateway, facts: GatewayFacts, grant_key: Ve
         time_zone=gateway.time_zone,
     )
     grant = proven.grant
+    if until is not None and proven.first.at > until:
+        # The device's own word, so whoever has the old key cannot date it.
+        raise EvidenceError("a grant by a key that was replaced before its use began")
     if grant.currency != gateway.currency:
         raise EvidenceError("the grant is in another currency than its gateway")
     return CarriedUse(

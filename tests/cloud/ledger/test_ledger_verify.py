@@ -232,6 +232,11 @@ def days(database_server: str, ledger_template: str) -> dict[str, str]:
             b"UPDATE gateways SET grant_key = '\\x01' WHERE gateway_id = 'G2'",
             "gateway G2 of op: its terms are not those that were set",
         ),
+        (
+            b"""UPDATE gateways SET earlier_grant_keys = ARRAY['\\x01'::bytea], earlier_grant_untils_us = ARRAY[9000000000000000]
+            WHERE gateway_id = 'G2'""",
+            "gateway G2 of op: its terms are not those that were set",
+        ),
         (b"DELETE FROM payers WHERE account_id = 'F'", "account F of op: its terms were set, and its row is not there"),
         (
             b"""INSERT INTO payers (operator_id, currency, account_id, status, credit_limit_micros, debt_limit_micros,

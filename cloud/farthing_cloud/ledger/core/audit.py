@@ -119,6 +119,12 @@ def _terms_of_gateway(gateway: Gateway) -> tuple[object, ...]:
         gateway.grant_key.hex(),
         # Named where it is not the strongest: what was set before there was a choice has the hash it had.
         *((gateway.least_class,) if gateway.least_class != classes.DEVICE_SIGNED else ()),
+        # As rare: none has one before its first change.
+        *(
+            (",".join(f"{each.key.hex()}:{each.until}" for each in gateway.earlier_grant_keys),)
+            if gateway.earlier_grant_keys
+            else ()
+        ),
     )
 
 

@@ -7,6 +7,7 @@ at once what a gateway holds: it stops what gives more, and recalls.
 
 from collections.abc import Collection, Sequence
 from dataclasses import replace
+from typing import Final
 
 from farthing.clock import Instant
 from farthing.ids import GatewayId, QuotaId
@@ -17,8 +18,11 @@ from farthing_cloud.ledger.core.directives import link, welcome
 from farthing_cloud.ledger.core.funds import LedgerRefusal, OtherContent
 from farthing_cloud.ledger.core.keys import BatchKey
 from farthing_cloud.ledger.core.posting import DirectiveRow, Posting, QuotaAfter
-from farthing_cloud.ledger.core.rows import Balances, Gateway, LedgerState, QuotaStatus, View
+from farthing_cloud.ledger.core.rows import NEVER, Balances, EarlierGrantKey, Gateway, LedgerState, QuotaStatus, View
 from farthing_cloud.ledger.core.waterfall import free_of
+
+#: They stand in the gateway's row, which every posting reads: one a year, for longer than a gateway lives.
+MAX_EARLIER_GRANT_KEYS: Final = 16
 
 
 def put_gateway(
@@ -41,6 +45,10 @@ def put_gateway(
     after_keys = keys.settle(batch_keys, gateway.batch_key, revoked_keys, now=now)
     changed_keys = tuple(key for key in after_keys.values() if key not in batch_keys)
     present = keys.present_of(after_keys.values())
+    # Revoked now; or before, and it was the present one.
+    copied = any(key.revoked_at is not None for key in changed_keys) or (
+        bool(batch_keys) and keys.present_of(batch_keys) is None
+    )
     gateway = replace(gateway, batch_key=present.key if present is not None else b"")
     directives: tuple[DirectiveRow, ...] = ()
     epochs: tuple[tuple[GatewayId, int], ...] = ()
@@ -63,6 +71,7 @@ def put_gateway(
             exposure_micros=gateway.exposure_micros,
             batch_key=gateway.batch_key,
             grant_key=gateway.grant_key,
+            earlier_grant_keys=_earlier_grant_keys(before, gateway.grant_key, copied=copied, now=now),
             time_zone=gateway.time_zone,
             least_class=gateway.least_class,
         )
@@ -88,9 +97,21 @@ def put_gateway(
         gateway_epochs=epochs,
         directives=directives,
         quotas=recalled,
-        least_classes=((gateway.gateway_id, gateway.least_class),),
+        put=gateway,
         batch_keys=tuple((gateway.gateway_id, key) for key in changed_keys),
     )
+
+
+def _earlier_grant_keys(before: Gateway, key: bytes, *, copied: bool, now: Instant) -> tuple[EarlierGrantKey, ...]:
+    """What signed grants before ``key``. One that comes back is not an earlier one any more.
+
+    ``copied``: a batch key of the same token may be in other hands. Then so is what lay beside it, which is known still, and believed for nothing.
+    """
+    earlier = before.earlier_grant_keys
+    if key != before.grant_key and before.grant_key:
+        others = tuple(each for each in earlier if each.key not in (key, before.grant_key))
+        earlier = (*others, EarlierGrantKey(key=before.grant_key, until=now))[-MAX_EARLIER_GRANT_KEYS:]
+    return tuple(replace(each, until=NEVER) for each in earlier) if copied else earlier
 
 
 def revoke(view: View, gateway_id: GatewayId, *, now: Instant) -> Posting:

@@ -307,8 +307,8 @@ class Posting:
     chain_replaced: tuple[GatewayId, int] | None = None
     #: The epoch that begins with this posting, and the decision that began it.
     epoch_begun: tuple[int, str] | None = None
-    #: (gateway, evidence class): the least that its site takes from now on.
-    least_classes: tuple[tuple[GatewayId, int], ...] = ()
+    #: A gateway that was put: its site's least evidence class, and the earlier grant keys.
+    put: Gateway | None = None
     #: The gateway may never connect again: what it seals waits for people.
     revoked: GatewayId | None = None
     #: Stretches of batch keys that are new, or have ended or were revoked.

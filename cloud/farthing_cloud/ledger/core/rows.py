@@ -66,6 +66,14 @@ class Payer:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EarlierGrantKey:
+    """A key (SubjectPublicKeyInfo, DER) that signed a gateway's grants until another one followed, an instant of the business clock."""
+
+    key: bytes
+    until: Instant
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Gateway:
     """A gateway as the ledger knows it. ``beyond_micros``: billed beyond holds and not yet proven."""
 
@@ -102,6 +110,8 @@ class Gateway:
     epoch: int = 1
     #: The least evidence class of its site (farthing.evidence.classes): what is below waits for people.
     least_class: int = classes.DEVICE_SIGNED
+    #: Keys that signed its grants before, the oldest first.
+    earlier_grant_keys: tuple[EarlierGrantKey, ...] = ()
 
     @property
     def trusted(self) -> bool:

@@ -20,7 +20,9 @@ WITH set_by AS (
     UNION ALL
     SELECT 'gateway', g.operator_id, g.gateway_id,
         encode(sha256(convert_to(concat_ws('|', g.gateway_id, g.site_id, g.currency, g.exposure_micros, g.time_zone,
-            encode(g.batch_key, 'hex'), encode(g.grant_key, 'hex'), nullif(g.least_class, 1)), 'UTF8')), 'hex'), NULL
+            encode(g.batch_key, 'hex'), encode(g.grant_key, 'hex'), nullif(g.least_class, 1),
+            (SELECT string_agg(encode(e.key, 'hex') || ':' || e.until_us, ',' ORDER BY e.place)
+             FROM unnest(g.earlier_grant_keys, g.earlier_grant_untils_us) WITH ORDINALITY AS e (key, until_us, place))), 'UTF8')), 'hex'), NULL
     FROM gateways g
 ), judged AS (
     SELECT kind, operator_id, name, t.hash IS NULL AS missing, b.hash IS NULL AS unset, coalesce(t.closed, t.hash = b.hash) AS fits

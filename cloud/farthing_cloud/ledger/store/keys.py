@@ -1,4 +1,4 @@
-"""What only putting a gateway changes, in PostgreSQL: its batch keys over its life, and the least evidence class of its site."""
+"""What only putting a gateway changes, in PostgreSQL: its keys over its life, and the least evidence class of its site."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -11,11 +11,12 @@ from farthing.ids import GatewayId
 from farthing_cloud.database import sentence
 from farthing_cloud.ledger.core.keys import BatchKey
 from farthing_cloud.ledger.core.posting import Posting
+from farthing_cloud.ledger.store.arrays import numbers, octets
 
 _PACKAGE: Final = "farthing_cloud.ledger"
 LIST_BATCH_KEYS: Final = sentence(_PACKAGE, "list_batch_keys")
 _KEEP_BATCH_KEY: Final = sentence(_PACKAGE, "keep_batch_key")
-_SET_LEAST_CLASS: Final = sentence(_PACKAGE, "set_least_class")
+_SET_PUT: Final = sentence(_PACKAGE, "set_put_gateway")
 
 Connection = psycopg.AsyncConnection[TupleRow]
 
@@ -40,8 +41,14 @@ async def of(connection: Connection, gateway_id: GatewayId) -> Sequence[BatchKey
 
 async def keep(connection: Connection, posting: Posting) -> None:
     """Write what a posting has of keys, and of what a site takes; nothing for almost all."""
-    for gateway_id, least_class in posting.least_classes:
-        await connection.execute(_SET_LEAST_CLASS, {"gateway_id": gateway_id, "least_class": least_class})
+    if posting.put is not None:
+        put = {
+            "gateway_id": posting.put.gateway_id,
+            "least_class": posting.put.least_class,
+            "earlier_keys": octets(each.key for each in posting.put.earlier_grant_keys),
+            "earlier_untils_us": numbers(each.until for each in posting.put.earlier_grant_keys),
+        }
+        await connection.execute(_SET_PUT, put)
     for gateway_id, key in posting.batch_keys:
         named = {
             "gateway_id": gateway_id,

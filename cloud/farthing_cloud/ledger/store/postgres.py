@@ -493,7 +493,7 @@ class PostgresStore:
 
     async def exposures(self, operator_id: str) -> Sequence[tuple[Gateway, int]]:
         rows = await self._rows(LIST_EXPOSURES, {"operator_id": operator_id})
-        return [(gateway_of(row), int(row[24])) for row in rows]
+        return [(gateway_of(row), int(row[26])) for row in rows]
 
     async def overdue_quotas(
         self, *, now: Instant, outage_us: int, limit: int

@@ -13,6 +13,7 @@ from farthing_cloud.ledger.core.rows import (
     Claimed,
     Decision,
     DecisionKind,
+    EarlierGrantKey,
     Gateway,
     Quota,
     QuotaStatus,
@@ -48,6 +49,9 @@ def gateway_of(row: TupleRow) -> Gateway:
         waits_start_id=row[21],
         epoch=row[22],
         least_class=row[23],
+        earlier_grant_keys=tuple(
+            EarlierGrantKey(key=key, until=Instant(until_us)) for key, until_us in zip(row[24], row[25], strict=True)
+        ),
     )
 
 
