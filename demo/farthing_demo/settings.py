@@ -49,13 +49,18 @@ def from_environment() -> Settings:
     whole_file = _integer("DEMO_REPLAY_ALL", 0, low=0, high=1) == 1
     if whole_file and replay is None:
         raise SettingsError("DEMO_REPLAY_ALL=1 needs DEMO_REPLAY: which file?")
+    file_from, file_to = os.environ.get("DEMO_REPLAY_FROM") or None, os.environ.get("DEMO_REPLAY_TO") or None
+    if (file_from or file_to) and not whole_file:
+        raise SettingsError(
+            "DEMO_REPLAY_FROM and _TO need DEMO_REPLAY_ALL=1: which slice a day plays is the seed's choice"
+        )
     return Settings(
         seconds=seconds,
         seed=_integer("DEMO_SEED", 1, low=0, high=2**31 - 1),
         replay=replay,
         whole_file=whole_file,
-        file_from=os.environ.get("DEMO_REPLAY_FROM") or None,
-        file_to=os.environ.get("DEMO_REPLAY_TO") or None,
+        file_from=file_from,
+        file_to=file_to,
         out=Path(os.environ.get("DEMO_OUT", "out/demo")).absolute(),
     )
 

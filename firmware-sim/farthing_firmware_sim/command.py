@@ -155,7 +155,12 @@ def stations(
 def _instant(text: str | None) -> int | None:
     if text is None:
         return None
-    at = datetime.fromisoformat(text)
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError as err:
+        raise ValueError(
+            f"--from and --to take a day or an instant of ISO 8601, like 2019-03-01, not {text!r}"
+        ) from err
     return int((at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp())
 
 

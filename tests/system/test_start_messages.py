@@ -8,6 +8,7 @@ from small_town import CARD, CLERK, GATEWAY, TOLL, call, edge_toml
 
 from farthing.hsm import load_party
 from farthing_demo.scene import keys, table
+from farthing_demo.settings import SettingsError, from_environment
 from farthing_hsm_sim.ceremony import Parties, destroy_below
 
 pytestmark = pytest.mark.real
@@ -113,3 +114,17 @@ def test_every_command_says_what_is_wrong(configs: dict[str, Path], parties: Par
         party.pin_file.write_text("0000-wrong\n")
     for name, config in configs.items():
         assert "does not hold the PIN of token" in told(name, config)
+
+
+def test_a_part_of_a_file_that_cannot_be_told_is_no_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "meters.csv"
+    file.write_text("mac,datetime,kwhh\nM,2012-10-18 00:00:00,0.1\n")
+    done = call("farthing-firmware-sim", "stations", file, "--from", "yesterday")
+    assert (done.returncode, "--from and --to take a day" in done.stderr) == (2, True)
+    # The day's slice is the seed's choice: what it would not obey it does not pass over.
+    monkeypatch.setenv("DEMO_REPLAY", str(file))
+    monkeypatch.setenv("DEMO_REPLAY_FROM", "2012-10-18")
+    with pytest.raises(SettingsError, match="need DEMO_REPLAY_ALL=1"):
+        from_environment()
+    monkeypatch.setenv("DEMO_REPLAY_ALL", "1")
+    assert from_environment().file_bounds == ("--from", "2012-10-18")
