@@ -346,6 +346,10 @@ def journal_export(
     """Write every entry as a line of JSON, whole or not at all; with --batches what the ledger takes by hand."""
     from farthing_edge.journal.errors import JournalError
 
+    if everything and not batches:
+        _fail("--everything is about batches: say --batches too")
+    if out.is_dir():
+        _fail(f"--out: {out} is a folder: name the file to write")
     scratch = out.with_name(f".{out.name}.new")
     read = _config(config)
     try:
@@ -361,9 +365,13 @@ def journal_export(
             with scratch.open("w", encoding="utf-8") as lines:
                 said = f"{export(read.journal_file, lines)} entries in {out}"
         scratch.replace(out)
-    except (JournalError, OSError) as err:
+    except JournalError as err:
         scratch.unlink(missing_ok=True)
         _fail(err)
+    except OSError as err:
+        with contextlib.suppress(OSError):
+            scratch.unlink()
+        _fail(f"--out: {out} cannot be written: {err.strerror}")
     print(said)
 
 

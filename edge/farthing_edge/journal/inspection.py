@@ -198,10 +198,14 @@ def parked(path: Path, settings: CoreSettings) -> Iterator[dict[str, Any]]:
         yield {"what": f"command {what}", "at_us": at_us, "reason": fault, "body": bytes(body).hex()}
 
 
+#: What would be taken for the entry's own.
+_SHOWN_AS = {"position": "place"}
+
+
 def show(
     path: Path, *, from_position: int = 1, kind: int | None = None, limit: int = DEFAULT_SHOWN
 ) -> Iterator[dict[str, Any]]:
-    """Entries as plain values: position, at_us, kind (name), then the event's own fields; bytes in hex."""
+    """Entries as plain values: position, at_us, kind (name), then the event's own fields (where a use was granted as ``place``); bytes in hex."""
     connection = connect_to_read(path)
     try:
         rows = connection.execute(sentence("show_entries"), (from_position, kind, kind, limit))
@@ -216,7 +220,7 @@ def show(
                 "position": position,
                 "at_us": at_us,
                 "kind": type(event).__name__,
-                **{name: _plain(value) for name, value in fields.items()},
+                **{_SHOWN_AS.get(name, name): _plain(value) for name, value in fields.items()},
             }
     finally:
         connection.close()

@@ -137,6 +137,13 @@ def test_alone_it_starts_says_what_it_lacks_and_stops(start: Callable[[], Runnin
     assert verified["fault"] is None
     assert verified["entries"] >= 1
     assert "Started" in edge("journal", "show", "--config", str(config)).stdout
+    for out, more, says in (
+        (config.parent, (), "is a folder"),
+        (config.parent / "none" / "out", (), "cannot be written: No such file or directory"),
+        (config.parent / "out", ("--everything",), "say --batches too"),
+    ):
+        refused = edge("journal", "export", "--config", str(config), "--out", str(out), *more)
+        assert (refused.returncode, says in refused.stderr) == (1, True), refused.stderr
 
     # Budget of the promise is 5 s; what is asserted here is that it comes to an end by itself.
     daemon.stop()

@@ -90,6 +90,16 @@ def test_what_was_committed_is_there_after_a_reopen(journal: Journal, path: Path
     connection.close()
 
 
+def test_what_is_shown_of_an_entry_says_where_it_stands(journal: Journal, path: Path) -> None:
+    day_in(journal)
+    shown = list(show(path))
+    assert [entry["position"] for entry in shown] == list(range(1, len(shown) + 1))
+    (granted,) = (entry for entry in shown if entry["kind"] == "Granted")
+    # Its device did not say where that was.
+    assert (granted["place"], granted["device"]) == (None, "c1")
+    assert not {name for event in KIND_OF for name in event._fields} & {"kind", "at_us", "place"}
+
+
 def test_one_writer_any_number_of_readers(journal: Journal, path: Path) -> None:
     gateway = day_in(journal)
     with pytest.raises(JournalBusy, match="another farthing-edge"):
