@@ -112,3 +112,22 @@ def check_replacement(old: registry_pb2.Device | None, device: registry_pb2.Devi
         raise precondition(f"record.device_epoch: it is at {old.record.device_epoch}, and never goes back")
     if record.device_epoch == old.record.device_epoch and record.statement_key != old.record.statement_key:
         raise precondition("record.statement_key: a device's key changes by rotation, with a new device_epoch")
+    _check_registers(old.record, record)
+
+
+def _check_registers(old: directive_pb2.DeviceRecord, record: directive_pb2.DeviceRecord) -> None:
+    """What was counted stands in statements and claims by its register's epoch alone: another unit or modulus would make other uses of them."""
+    known = {register.register_id: register for register in old.registers}
+    for register in record.registers:
+        before = known.get(register.register_id)
+        if before is None or register.register_epoch > before.register_epoch:
+            continue
+        if register.register_epoch < before.register_epoch:
+            raise precondition(
+                f"record.registers: the epoch of {register.register_id} is at {before.register_epoch}, and never goes back"
+            )
+        if (register.unit, register.modulus) != (before.unit, before.modulus):
+            raise precondition(
+                f"record.registers: {register.register_id} counts {before.unit} up to {before.modulus} in epoch {before.register_epoch}; "
+                "another unit or modulus is another register: give it the next epoch, here and in the device"
+            )

@@ -1,6 +1,7 @@
 """The registry's calls, from the outside: what they answer, and what gateways hear of it."""
 
 from pathlib import Path
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -253,6 +254,25 @@ async def test_a_device_without_a_price_for_what_it_counts_is_refused(back_offic
         )
     )
     assert (code, "no price" in details) == (grpc.StatusCode.INVALID_ARGUMENT, True)
+
+
+async def test_what_a_register_counts_changes_with_its_epoch_alone(back_office: BackOffice, parties: Path) -> None:
+    """Statements, claims and detail name the epoch: what was counted before would be priced as something else."""
+    await register_all(back_office, parties)
+
+    def put(epoch: int, **changes: Any) -> Any:
+        fields: dict[str, Any] = {"unit": "Wh", "modulus": 10**9, "rated_per_hour": 22_000, **changes}
+        counted = directive_pb2.RegisterRecord(register_id="1", register_epoch=epoch, **fields)
+        return back_office.registry.PutDevice(
+            registry_pb2.PutDeviceRequest(device=device(parties, registers=[counted]))
+        )
+
+    await put(1, rated_per_hour=11_000)
+    code, details = await refused(put(1, modulus=10**6))
+    assert (code, "counts Wh up to 1000000000 in epoch 1" in details) == (grpc.StatusCode.FAILED_PRECONDITION, True)
+    await put(2, modulus=10**6)
+    code, details = await refused(put(1))
+    assert (code, "never goes back" in details) == (grpc.StatusCode.FAILED_PRECONDITION, True)
 
 
 async def test_a_device_s_status_reaches_its_gateways_again_and_again(back_office: BackOffice, parties: Path) -> None:
