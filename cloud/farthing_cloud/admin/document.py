@@ -190,7 +190,7 @@ class Register(Section):
     id: str
     epoch: Annotated[int, Field(ge=0)] = 1
     unit: str
-    modulus: Annotated[int, Field(ge=1)]
+    modulus: Annotated[int, Field(ge=2)]
     rated_per_hour: Annotated[int, Field(ge=1)]
 
 

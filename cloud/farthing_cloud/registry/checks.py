@@ -41,6 +41,9 @@ X_COORDINATE_SIZE = 32
 MAX_KID_SIZE = 8
 MAX_UINT32 = 2**32 - 1
 MAX_UINT63 = 2**63 - 1
+#: A count is at most 2^63 - 1 with all its turns, and one more must fit: beyond it every reading would be parked as malformed. Room for a hundred turns, and
+#: more than anything counts in its life.
+MAX_MODULUS = 2**56
 _UNIT = re.compile(r"[A-Za-z][A-Za-z0-9]{0,15}\Z")
 
 T = TypeVar("T")
@@ -197,6 +200,10 @@ def check_fit(record: directive_pb2.DeviceRecord, tariff: registry_pb2.Tariff) -
                 f"tariff_id: {parsed.id} has no price for register {register.register_id}'s {register.unit}:"
                 f" {parsed.why_not(register.unit)}"
             )
+        if record.profile == directive_pb2.DEVICE_PROFILE_ONE_SHOT and not parsed.fits_at_once(register.unit):
+            raise Unfit(
+                f"tariff_id: {parsed.id} prices by time alone, and a use of profile one-shot takes none: it would cost nothing"
+            )
 
 
 def check_entitlement(entitlement: registry_pb2.Entitlement) -> None:
@@ -274,8 +281,8 @@ def _check_registers(record: directive_pb2.DeviceRecord) -> None:
         _id("registers.register_id", register.register_id)
         if not _UNIT.match(register.unit):
             raise Unfit('registers.unit: a short word such as "Wh", "s", "passage"')
-        if not 1 <= register.modulus <= MAX_UINT63:
-            raise Unfit("registers.modulus: 1 to 2^63 - 1")
+        if not 2 <= register.modulus <= MAX_MODULUS:
+            raise Unfit("registers.modulus: 2 to 2^56")
         if not 1 <= register.rated_per_hour <= MAX_UINT63:
             raise Unfit("registers.rated_per_hour: 1 to 2^63 - 1")
 

@@ -64,7 +64,9 @@ def _cover(state: GatewayState, ask: Ask, entitlement: Entitlement) -> _Cover | 
     if account is None or account.status != directive_pb2.ACCOUNT_STATUS_ACTIVE:
         return None
     tariff = state.tariff_in_force(entitlement.tariff, intent.at)
-    if tariff is None or tariff.currency != account.currency or not tariff.tariff.fits(register.unit):
+    if tariff is None or tariff.currency != account.currency:
+        return None
+    if not (tariff.tariff.fits if intent.one_shot is None else tariff.tariff.fits_at_once)(register.unit):
         return None
     if intent.tariff not in (None, tariff.name):
         # The payer was shown another price, and the device has signed that.

@@ -9,7 +9,7 @@ Rule 4: a rule whose policy no directive has set stands in no table that is aske
 
 from itertools import compress, product
 
-from farthing.device.messages import MAX_COUNT
+from farthing.device.messages import MAX_COUNT, Intent
 from farthing.ids import authorization_id
 from farthing.refusal import Refusal
 from farthing.tariff import TariffError
@@ -20,7 +20,7 @@ from farthing_edge.authorization.hearing_time import is_believed
 from farthing_edge.authorization.limits import within_limits
 from farthing_edge.authorization.place import place_fits
 from farthing_edge.authorization.risk import risk_is_low
-from farthing_edge.authorization.state import GatewayState
+from farthing_edge.authorization.state import GatewayState, Register, TariffEntry
 
 _ONE_SHOT, _STANDING = directive_pb2.DEVICE_PROFILE_ONE_SHOT, directive_pb2.DEVICE_PROFILE_STANDING
 #: What a device that is not active hears.
@@ -164,9 +164,9 @@ def tariff_prices_it(state: GatewayState, ask: Ask) -> Refusal | None:  # every 
     ask.look_ahead(register, device)
     # What was priced before is a use that it fits.
     ask.closing = tariff.known_closing(register.unit, ask.most)
-    if ask.closing is None and not tariff.tariff.fits(register.unit):
-        return Refusal.TARIFF_MISSING
     intent = ask.intent
+    if ask.closing is None and not _fits(tariff, register, intent):
+        return Refusal.TARIFF_MISSING
     if intent.tariff is not None and intent.tariff != tariff.name:
         return Refusal.TARIFF_DIFFERS
     if tariff.currency != account.currency:
@@ -187,6 +187,13 @@ def tariff_prices_it(state: GatewayState, ask: Ask) -> Refusal | None:  # every 
         # A price beyond one amount: this tariff does not price such a use.
         return Refusal.TARIFF_MISSING
     return None
+
+
+def _fits(tariff: TariffEntry, register: Register, intent: Intent) -> bool:
+    """Whether the tariff prices such a use at all: what it has no price for would cost nothing."""
+    if intent.one_shot is not None:
+        return tariff.tariff.fits_at_once(register.unit)
+    return tariff.tariff.fits(register.unit)
 
 
 #: Before the counter. A repeat of what was answered meets no rule at all: nothing is decided anew.

@@ -20,6 +20,7 @@ from farthing.money import MAX_AMOUNT_MICROS, PPM, net_of_gross_micros, tax_micr
 from farthing.tariff.error import TariffError
 from farthing.tariff.restricting import Restrictions
 from farthing.tariff.tariff import (
+    COUNTED,
     Amount,
     Bound,
     Component,
@@ -42,7 +43,6 @@ _FITS: Mapping[Measure, frozenset[Dimension]] = {
     Measure.TIME: frozenset({Dimension.FLAT, Dimension.TIME}),
     Measure.UNIT: frozenset({Dimension.FLAT, Dimension.UNIT}) | _TIMES,
 }
-_COUNTED = {Measure.ENERGY: Dimension.ENERGY, Measure.TIME: Dimension.TIME, Measure.UNIT: Dimension.UNIT}
 
 
 def compile_plans(
@@ -63,7 +63,7 @@ def compile_plans(
             unfit[measure] = reason
         elif _is_placed(measure, effective):
             plans[measure] = _placed_plan(
-                _COUNTED[measure], effective, tax_included=tax_included, min_price=min_price, max_price=max_price
+                COUNTED[measure], effective, tax_included=tax_included, min_price=min_price, max_price=max_price
             )
         else:
             plans[measure] = _plan(
@@ -149,7 +149,7 @@ def _plan(
     min_price: Bound | None,
     max_price: Bound | None,
 ) -> Plan:
-    counted = counting.get(_COUNTED[measure])
+    counted = counting.get(COUNTED[measure])
     by_rate: defaultdict[int, dict[str, Fraction]] = defaultdict(dict)
     for name, component in (("flat", counting.get(Dimension.FLAT)), ("per_unit", counted)):
         if component is not None:

@@ -199,6 +199,19 @@ class Tariff:
         """Whether uses of a register that counts ``unit`` can be priced."""
         return measure_of(unit) in self.plans
 
+    def fits_at_once(self, unit: str) -> bool:
+        """Whether a use that is over in the moment in which it begins can be priced: no time passes in it, so what only costs by time costs nothing."""
+        counted = COUNTED[measure_of(unit)]
+        return self.fits(unit) and (
+            self.min_price is not None
+            or any(
+                component.dimension in (Dimension.FLAT, counted)
+                for element in self.elements
+                if element.restrictions.reservation is None
+                for component in element.components
+            )
+        )
+
     def why_not(self, unit: str) -> str:
         """Why uses of a register that counts ``unit`` cannot be priced; empty where they can."""
         return self.unfit.get(measure_of(unit), "")
@@ -216,3 +229,5 @@ def measure_of(unit: str) -> Measure:
 
 
 _MEASURES = {"Wh": Measure.ENERGY, "s": Measure.TIME}
+#: The component that prices what is counted.
+COUNTED = {Measure.ENERGY: Dimension.ENERGY, Measure.TIME: Dimension.TIME, Measure.UNIT: Dimension.UNIT}

@@ -1,5 +1,7 @@
 """What may be registered, and the life of things, as tables."""
 
+import json
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ from farthing.device.cose import key_id
 from farthing.hsm import load_party
 from farthing.v1 import directive_pb2, registry_pb2
 from farthing_cloud.registry.batch_keys import keep_batch_keys, revoke_batch_key
-from farthing_cloud.registry.checks import Unfit, check_device, check_gateway, check_operator, check_site
+from farthing_cloud.registry.checks import Unfit, check_device, check_fit, check_gateway, check_operator, check_site
 from farthing_cloud.registry.differences import differences
 from farthing_cloud.registry.life import (
     DEVICE_STEPS,
@@ -64,6 +66,9 @@ def test_the_certificate_binds_key_and_id(parties: Path, root: x509.Certificate)
         ({"profile": directive_pb2.DEVICE_PROFILE_STANDING}, "standing_account_id"),
         ({"standing_account_id": "acme"}, "standing_account_id"),
         ({"registers": []}, "registers"),
+        ({"registers": [directive_pb2.RegisterRecord(register_id="1", unit="Wh", modulus=1)]}, "modulus"),
+        # No reading could be taken: with one more turn it would count beyond all counts.
+        ({"registers": [directive_pb2.RegisterRecord(register_id="1", unit="Wh", modulus=2**63 - 1)]}, "modulus"),
         ({"report_interval_s": 0}, "report_interval_s"),
         ({"tariff_version": 0}, "tariff_version"),
         ({"static_dh_x": b"\x01" * 31}, "static_dh_x"),
@@ -78,6 +83,33 @@ def test_a_device_that_cannot_work_is_refused_by_field(
 ) -> None:
     with pytest.raises(Unfit, match=word):
         check_device(device(parties, **changes), root=root)
+
+
+@pytest.mark.parametrize(
+    ("unit", "components", "fits"),
+    [
+        ("passage", ["TIME"], False),
+        ("passage", ["TIME", "PARKING_TIME"], False),
+        ("passage", ["TIME", "FLAT"], True),
+        ("passage", ["UNIT"], True),
+        ("Wh", ["ENERGY", "TIME"], True),
+        ("s", ["TIME"], True),
+    ],
+)
+def test_what_is_over_at_once_needs_a_price_that_is_not_by_time(
+    parties: Path, unit: str, components: list[str], fits: bool
+) -> None:
+    ocpi = {
+        "id": "charge",
+        "currency": "EUR",
+        "elements": [{"price_components": [{"type": name, "price": 1, "step_size": 1} for name in components]}],
+    }
+    priced = registry_pb2.Tariff(tariff=directive_pb2.TariffRecord(ocpi_json=json.dumps(ocpi).encode()))
+    registers = [directive_pb2.RegisterRecord(register_id="1", register_epoch=1, unit=unit, modulus=10**9)]
+    check_fit(device(parties, registers=registers).record, priced)
+    at_once = device(parties, registers=registers, profile=directive_pb2.DEVICE_PROFILE_ONE_SHOT).record
+    with nullcontext() if fits else pytest.raises(Unfit, match="by time alone"):
+        check_fit(at_once, priced)
 
 
 def test_other_things_that_cannot_be_meant(parties: Path, root: x509.Certificate) -> None:

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from edge_playbook import Gateway, M, Policy, clock
+from edge_playbook import Gateway, M, Meter, Policy, clock, fund
 from word_playbook import passage, reborn, say, signed
 
 from farthing.device.messages import (
@@ -93,3 +93,33 @@ def test_a_shown_use_that_its_grant_does_not_prove_bills_nothing(
     assert new.state.position == before
     # A journal that has it needs no showing: it says what it said.
     assert say(site, intent, token_ref=None, shown=shown_use(intent, grant)).status is AnswerStatus.GRANTED
+
+
+def test_what_only_costs_by_time_is_no_price_of_what_takes_none() -> None:
+    """It would cost nothing, and whoever chose the tariff would hear of it from the books."""
+    gateway = Gateway("G1", "S1", at=clock("10:00"))
+    gateway.told(tariff=Policy.tariff("park-1"))
+    fund(gateway, "P", "card")
+    gateway.told(quota_granted=Policy.quota("q1", "P", 50 * M, clock("20:00")))
+    passages = Meter("x1", 7, tariff="park-1")
+    gateway.told(device=Policy.device("x1", profile="one-shot", tariff_id="park-1", unit="passage"))
+    assert gateway.say(passages.intent(gateway, one_shot=1), "card").refusal is Refusal.TARIFF_MISSING
+    # An entitlement's price is held to the same, and an account that is entitled so pays as ever.
+    gateway.told(tariff=Policy.tariff("toll-1"))
+    gateway.told(device=Policy.device("x1", profile="one-shot", tariff_id="toll-1", unit="passage"))
+    fund(gateway, "PASS", "none")
+    gateway.told(
+        entitlement=directive_pb2.EntitlementRecord(
+            entitlement_id="e1",
+            account_id="P",
+            paid_by_account_id="PASS",
+            tariff_id="park-1",
+            tariff_version=1,
+            until_us=clock("23:00"),
+        )
+    )
+    assert gateway.say(passages.intent(gateway, one_shot=1), "card").grant_of is not None
+    assert gateway.state.quotas["q1"].spent_micros == 1_200_000
+    # Seconds that are bought are counted: they have a price by time.
+    gateway.told(device=Policy.device("x2", profile="one-shot", tariff_id="park-1", unit="s"))
+    assert gateway.say(Meter("x2", 7, tariff="park-1").intent(gateway, one_shot=600), "card").refusal is None
