@@ -4,6 +4,7 @@ Also carried: a one-shot use's intent with its yes, and the readings of a standi
 """
 
 import asyncio
+from collections.abc import Callable
 
 from farthing.clock import Instant
 from farthing.device.cose import VerifyingKey, decode_sign1, key_id
@@ -63,15 +64,24 @@ class CarriedEnds:
         return await asyncio.to_thread(prove, end, gateway, facts)
 
 
-def prove(end: ReceivedEnd, gateway: Gateway, facts: GatewayFacts) -> CarriedUse:
+def _key_that_signed(gateway: Gateway, grant: bytes) -> tuple[VerifyingKey, Instant | None]:
+    on_record, until = grant_key_on_record(gateway, grant)
+    try:
+        return VerifyingKey.from_spki(on_record), until
+    except MessageError as err:
+        raise EvidenceError("the grant key on record is none") from err
+
+
+def prove(
+    end: ReceivedEnd,
+    gateway: Gateway,
+    facts: GatewayFacts,
+    key_that_signed: Callable[[Gateway, bytes], tuple[VerifyingKey, Instant | None]] = _key_that_signed,
+) -> CarriedUse:
     """The use that a carried end proves; raise ``EvidenceError`` for one that does not."""
     if not end.grant:
         return _standing(end, gateway, facts)
-    on_record, until = grant_key_on_record(gateway, end.grant)
-    try:
-        grant_key = VerifyingKey.from_spki(on_record)
-    except MessageError as err:
-        raise EvidenceError("the grant key on record is none") from err
+    grant_key, until = key_that_signed(gateway, end.grant)
     proven = evidence.verify(
         gateway.gateway_id,
         end.granted_incarnation,

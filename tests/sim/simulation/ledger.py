@@ -128,7 +128,7 @@ class Readers:
             assert gateway is not None
             key = AnyKey(cose.key_id(end.granted_by.encode()))
             try:
-                out.append(prove(end, gateway, self._ledger.facts, key))  # type: ignore[arg-type]  # as above
+                out.append(prove(end, gateway, self._ledger.facts, lambda *_, key=key: (key, None)))  # type: ignore[arg-type]  # as above
             except detail.EvidenceError as err:
                 out.append(NotProven(index=index, reason=err.rule))
         return tuple(out)
