@@ -86,7 +86,7 @@ def amount_micros(text: str) -> int:
     value = _exact(text, MICROS)
     if value is None or not 0 <= value <= MAX_AMOUNT_MICROS:
         raise typer.BadParameter(
-            f"{text!r} is not an amount: write for example 12.50, at most six decimals, not negative"
+            f"{text!r} is not an amount: write for example 12.50, at most six decimals, not negative, at most {format_micros(MAX_AMOUNT_MICROS)}"
         )
     return value
 

@@ -13,7 +13,7 @@ from typing import Final
 
 from farthing.clock import Instant
 from farthing.ids import AccountId, AuthorizationId, GatewayId, OperatorId, parse_id
-from farthing.money import MAX_AMOUNT_MICROS, cut, parse_amount_micros, round_down_to_minor_unit
+from farthing.money import MAX_AMOUNT_MICROS, cut, format_micros, parse_amount_micros, round_down_to_minor_unit
 from farthing.v1 import events_pb2, ledger_pb2
 from farthing_cloud.ledger.core import paths, paybacks, quotas
 from farthing_cloud.ledger.core.book import Book
@@ -199,7 +199,7 @@ def correct(
         case CorrectionKind.CHARGEBACK:
             plan = _chargeback(view, book, order, now)
         case CorrectionKind.WRITE_OFF:
-            plan = _write_off(book, order)
+            plan = _write_off(view, book, order)
         case CorrectionKind.CLOSING:
             plan = _close(view, book, order, told, now)
     book.pay_debts()
@@ -265,10 +265,8 @@ def _of_use(view: View, book: Book, order: Order, parts: Sequence[UsePart]) -> _
     left = sum(part.left_micros for part in parts)
     amount = order.amount_micros or left
     if left == 0 or amount > left:
-        name = order.authorization_id.hex()
-        raise LedgerRefusal(
-            f"of authorization {name} of {order.gateway_id} {left} micros are left, not {amount or 'any'}"
-        )
+        use = f"authorization {order.authorization_id.hex()} of {order.gateway_id}"
+        raise LedgerRefusal(_too_much(view, use, left, amount))
     taken = []
     rest = amount
     for part in reversed(parts):
@@ -442,14 +440,25 @@ def _no_quotas(view: View, account_id: AccountId, what: str) -> None:
         raise LedgerRefusal(f"{what} {account_id} only when all its quotas are closed: recall {names}")
 
 
+def _too_much(view: View, of: str, left_micros: int, amount_micros: int) -> str:
+    if left_micros == 0:
+        return f"nothing is left of {of}"
+    return f"of {of} {_money(view, left_micros)} is left, not {_money(view, amount_micros)}"
+
+
+def _money(view: View, amount_micros: int) -> str:
+    return f"{format_micros(amount_micros)} {view.currency}"
+
+
 def _payback(view: View, book: Book, order: Order) -> _Plan:
     _no_quotas(view, order.account_id, "the balance is paid back of")
     own = max(0, _own(view, book, order.account_id))
     amount = order.amount_micros or round_down_to_minor_unit(own, view.currency)
     if amount != round_down_to_minor_unit(amount, view.currency):
-        raise LedgerRefusal(f"{amount} micros are no whole minor units of {view.currency}: a bank cannot pay them")
+        raise LedgerRefusal(f"a bank cannot pay {_money(view, amount)}: that is no whole number of its smallest coins")
     if amount == 0 or amount > own:
-        raise LedgerRefusal(f"account {order.account_id} has {own} micros of its own, not {amount or 'any to pay'}")
+        wanted = _money(view, amount) if amount else "enough for a bank to pay"
+        raise LedgerRefusal(f"account {order.account_id} has {_money(view, own)} of its own, not {wanted}")
     book.post(paths.payer(order.account_id), paths.transit(order.correction_id), amount, Cause.PAYBACK)
     return _Plan(account_id=order.account_id, amount_micros=amount)
 
@@ -461,7 +470,7 @@ def _chargeback(view: View, book: Book, order: Order, now: Instant) -> _Plan:
     left = payment.amount_micros - view.taken_back_micros
     amount = order.amount_micros or left
     if left == 0 or amount > left:
-        raise LedgerRefusal(f"of payment {order.payment_id} {left} micros are left, not {amount or 'any'}")
+        raise LedgerRefusal(_too_much(view, f"payment {order.payment_id}", left, amount))
     available = min(amount, max(0, book.available(order.account_id)))
     book.post(paths.payer(order.account_id), payment.source, available, Cause.CHARGEBACK)
     # Nobody asked us: it ignores the debt limit.
@@ -470,11 +479,13 @@ def _chargeback(view: View, book: Book, order: Order, now: Instant) -> _Plan:
     return _Plan(account_id=order.account_id, amount_micros=amount, recalled=recalled)
 
 
-def _write_off(book: Book, order: Order) -> _Plan:
+def _write_off(view: View, book: Book, order: Order) -> _Plan:
     owes = book.debt(order.account_id)
     amount = order.amount_micros or owes
-    if owes == 0 or amount > owes:
-        raise LedgerRefusal(f"account {order.account_id} owes {owes} micros, not {amount or 'any'}")
+    if owes == 0:
+        raise LedgerRefusal(f"account {order.account_id} owes nothing")
+    if amount > owes:
+        raise LedgerRefusal(f"account {order.account_id} owes {_money(view, owes)}, not {_money(view, amount)}")
     book.post(paths.RISK, paths.debt(order.account_id), amount, Cause.WRITE_OFF)
     # What the operator bears gives no room on a floor back: else who cannot pay could use for ever.
     return _Plan(account_id=order.account_id, amount_micros=amount, floors_forgotten=(order.account_id,))
@@ -487,9 +498,11 @@ def _close(view: View, book: Book, order: Order, told: tuple[GatewayId, ...], no
     _no_quotas(view, order.account_id, "an account is closed:")
     owes, own = book.debt(order.account_id), _own(view, book, order.account_id)
     if owes or own < 0:
-        raise LedgerRefusal(f"account {order.account_id} owes {owes or -own} micros: it pays, or they are written off")
+        raise LedgerRefusal(
+            f"account {order.account_id} owes {_money(view, owes or -own)}: it pays, or that is written off"
+        )
     if round_down_to_minor_unit(own, view.currency):
-        raise LedgerRefusal(f"account {order.account_id} has {own} micros of its own: pay them back first")
+        raise LedgerRefusal(f"account {order.account_id} has {_money(view, own)} of its own: pay that back first")
     # Less than the smallest coin: no bank can pay it.
     book.post(paths.payer(order.account_id), paths.OWN, own, Cause.PAYBACK)
     closed = replace(payer, status=AccountStatus.CLOSED, credit_limit_micros=0, debt_limit_micros=0, preload_micros=0)

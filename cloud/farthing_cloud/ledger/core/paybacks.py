@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from farthing.ids import AccountId
+from farthing.money import format_micros
 from farthing.v1 import ledger_pb2
 from farthing_cloud.ledger.core import paths
 from farthing_cloud.ledger.core.book import Book
@@ -70,7 +71,7 @@ def say(
     leaves = kind in (CorrectionKind.PAYBACK_HANDED, CorrectionKind.PAYBACK_SENT)
     if leaves and amount > alone_micros and CorrectionKind.PAYBACK_APPROVED not in said:
         raise LedgerRefusal(
-            f"payback {payback_id} pays {amount} micros, more than the {alone_micros} that {ordered.person} may alone: another person approves it"
+            f"payback {payback_id} pays {format_micros(amount)} {view.currency}, more than the {format_micros(alone_micros)} that {ordered.person} may alone: another person approves it"
             f" first (payback-approve)"
         )
     match kind:

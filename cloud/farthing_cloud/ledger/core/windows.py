@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from farthing.clock import Instant
 from farthing.ids import SiteId, parse_id
-from farthing.money import PPM
+from farthing.money import PPM, format_micros
 from farthing.v1 import events_pb2, ledger_pb2
 from farthing_cloud.ledger.core import paths
 from farthing_cloud.ledger.core.book import Book
@@ -60,7 +60,9 @@ def close(view: View, rules: Mapping[SiteId, SplitRule], *, now: Instant) -> Pos
         carried = site.balance_micros if site.balance_micros < 0 else min(site.unproven_micros, site.balance_micros)
         amount = site.balance_micros - carried
         if amount and site.site_id not in rules:
-            raise LedgerRefusal(f"site {site.site_id} has {amount} micros to split and no split rule")
+            raise LedgerRefusal(
+                f"site {site.site_id} has {format_micros(amount)} {view.currency} to split and no split rule"
+            )
         if carried > 0:
             book.post(clearing, paths.clearing(site.site_id, after), carried, Cause.CARRIED)
         elif carried < 0:
