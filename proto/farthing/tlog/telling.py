@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 
+from farthing.clock import is_date
 from farthing.tlog.entries import BatchEntry, EntryError, decode
 
 
@@ -16,7 +17,9 @@ def tell(index: int, data: bytes) -> str:
             f"{index}  batch {entry.batch_hash.hex()}  receipt {entry.receipt_hash.hex()}"
             f"  ledger epoch {entry.ledger_epoch}"
         )
-    at = (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=entry.at_us)).isoformat(timespec="seconds")
+    at = f"{entry.at_us} µs"
+    if is_date(entry.at_us):
+        at = (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=entry.at_us)).isoformat(timespec="seconds")
     return (
         f"{index}  device {entry.device}  epoch {entry.device_epoch}  of {entry.operator}  {entry.status}"
         f"  key {entry.statement_key_hash.hex()}  certificate {entry.certificate_hash.hex()}  {at}"
