@@ -12,7 +12,8 @@ import grpc
 import typer
 
 from farthing.ids import AUTHORIZATION_ID_SIZE
-from farthing.v1 import documents_pb2, documents_pb2_grpc, ledger_pb2, ledger_pb2_grpc, registry_pb2
+from farthing.v1 import documents_pb2, documents_pb2_grpc, ledger_pb2_grpc, registry_pb2
+from farthing_cloud.admin.ledger import all_accounts
 from farthing_cloud.admin.session import (
     CALL_TIMEOUT_S,
     DryRun,
@@ -135,10 +136,8 @@ def run(
     rows: list[Row] = []
     with back_office(ctx) as channel:
         stub = documents_pb2_grpc.DocumentsStub(channel)
-        listed = ledger_pb2_grpc.LedgerStub(channel).ListAccounts(
-            ledger_pb2.ListAccountsRequest(operator_id=operator), timeout=CALL_TIMEOUT_S
-        )
-        for account_id in sorted(account.account_id for account in listed.accounts):
+        listed = list(all_accounts(ledger_pb2_grpc.LedgerStub(channel), operator))
+        for account_id in sorted(account.account_id for account in listed):
             request = documents_pb2.IssueInvoiceRequest(
                 operator_id=operator, account_id=account_id, until_us=until_us, dry_run=dry_run
             )

@@ -1,7 +1,7 @@
 """``farthing-admin accounts``, ``quotas``, ``batches`` and ``ledger``."""
 
-from collections.abc import Iterator
-from typing import Annotated
+from collections.abc import Callable, Iterator, Sequence
+from typing import Annotated, TypeVar
 
 import typer
 
@@ -23,6 +23,8 @@ from farthing_cloud.admin.session import (
     show_one,
 )
 
+T = TypeVar("T")
+
 accounts = typer.Typer(help="Who pays.", no_args_is_help=True)
 quotas = typer.Typer(help="What gateways may spend on their own.", no_args_is_help=True)
 batches = typer.Typer(help="What gateways have billed.", no_args_is_help=True)
@@ -30,8 +32,8 @@ ledger = typer.Typer(help="The books.", no_args_is_help=True)
 ledger.add_typer(restored, name="restored")
 ledger.command("epoch")(show_epoch)
 
-#: Transfers in one answer of the ledger.
-PAGE_TRANSFERS = 1_000
+#: Rows in one answer of the ledger.
+PAGE_ROWS = 1_000
 #: A replay takes some ten seconds a million entries: whoever asks for one waits for it, up to an hour.
 VERIFY_TIMEOUT_S = 3_600.0
 
@@ -115,14 +117,28 @@ def show_account(ctx: typer.Context, operator: Operator, account_id: AccountId, 
 def list_accounts(ctx: typer.Context, operator: Operator, as_json: Json = False) -> None:
     """All accounts of an operator."""
     with back_office(ctx) as channel:
-        answer = ledger_pb2_grpc.LedgerStub(channel).ListAccounts(
-            ledger_pb2.ListAccountsRequest(operator_id=operator), timeout=CALL_TIMEOUT_S
-        )
+        listed = list(all_accounts(ledger_pb2_grpc.LedgerStub(channel), operator))
     columns = (
         "account_id", "currency", "status", "funds_micros", "posted_micros", "held_micros", "available_micros",
         "debt_micros",
     )  # fmt: skip
-    show([_account(account) for account in answer.accounts], columns, as_json=as_json)
+    show([_account(account) for account in listed], columns, as_json=as_json)
+
+
+def all_accounts(stub: ledger_pb2_grpc.LedgerStub, operator: str) -> Iterator[ledger_pb2.PayerAccount]:
+    """An operator's accounts, page by page."""
+    request = ledger_pb2.ListAccountsRequest(operator_id=operator, limit=PAGE_ROWS)
+    for page in _pages(lambda: stub.ListAccounts(request, timeout=CALL_TIMEOUT_S).accounts):
+        yield from page
+        request.after_account_id = page[-1].account_id
+
+
+def _pages(ask: Callable[[], Sequence[T]]) -> Iterator[Sequence[T]]:
+    """What a list has, page by page: one that is not full is the last. (A ledger of before sends all rows at once.)"""
+    while page := ask():
+        yield page
+        if len(page) != PAGE_ROWS:
+            return
 
 
 def _account(account: ledger_pb2.PayerAccount) -> Row:
@@ -163,7 +179,11 @@ def list_quotas(
         operator_id=operator, gateway_id=gateway, account_id=account, open_only=open_only
     )
     with back_office(ctx) as channel:
-        answer = ledger_pb2_grpc.LedgerStub(channel).ListQuotas(request, timeout=CALL_TIMEOUT_S)
+        stub, found = ledger_pb2_grpc.LedgerStub(channel), list[ledger_pb2.Quota]()
+        request.limit = PAGE_ROWS
+        for page in _pages(lambda: stub.ListQuotas(request, timeout=CALL_TIMEOUT_S).quotas):
+            found += page
+            request.after_quota_id = page[-1].quota_id
     rows: list[Row] = [
         {
             "quota_id": quota.quota_id,
@@ -180,7 +200,7 @@ def list_quotas(
             "incarnation": quota.incarnation,
             "status": quota.status,
         }
-        for quota in answer.quotas
+        for quota in found
     ]
     columns = (
         "quota_id", "gateway_id", "account_id", "currency", "amount_micros", "posted_micros", "voided_micros",
@@ -221,7 +241,14 @@ def list_batches(ctx: typer.Context, operator: Operator, gateway: GatewayFilter 
     """Batches taken over from gateways, and whether their detail has been verified."""
     request = ledger_pb2.ListBatchesRequest(operator_id=operator, gateway_id=gateway)
     with back_office(ctx) as channel:
-        answer = ledger_pb2_grpc.LedgerStub(channel).ListBatches(request, timeout=CALL_TIMEOUT_S)
+        stub, found = ledger_pb2_grpc.LedgerStub(channel), list[ledger_pb2.BatchSummary]()
+        request.limit = PAGE_ROWS
+        for page in _pages(lambda: stub.ListBatches(request, timeout=CALL_TIMEOUT_S).batches):
+            found += page
+            last = page[-1]
+            request.after.MergeFrom(
+                ledger_pb2.BatchName(gateway_id=last.gateway_id, incarnation=last.incarnation, sequence=last.sequence)
+            )
     rows: list[Row] = [
         {
             "gateway_id": batch.gateway_id,
@@ -237,7 +264,7 @@ def list_batches(ctx: typer.Context, operator: Operator, gateway: GatewayFilter 
             "tax_micros": batch.tax_micros,
             "proven": batch.proven,
         }
-        for batch in answer.batches
+        for batch in found
     ]
     columns = (
         "gateway_id", "incarnation", "sequence", "sealed_at_us", "posted_at_us", "lines", "claims", "leaves",
@@ -334,7 +361,7 @@ def _transfers(
     while left > 0:
         page = stub.ListTransfers(
             ledger_pb2.ListTransfersRequest(
-                operator_id=operator_id, path=path, after_id=after_id, limit=min(left, PAGE_TRANSFERS)
+                operator_id=operator_id, path=path, after_id=after_id, limit=min(left, PAGE_ROWS)
             ),
             timeout=CALL_TIMEOUT_S,
         ).transfers
@@ -385,7 +412,14 @@ def claims(
     """The highest claim of each authorization."""
     request = ledger_pb2.ListClaimsRequest(operator_id=operator, device_id=device)
     with back_office(ctx) as channel:
-        answer = ledger_pb2_grpc.LedgerStub(channel).ListClaims(request, timeout=CALL_TIMEOUT_S)
+        stub, found = ledger_pb2_grpc.LedgerStub(channel), list[ledger_pb2.ClaimSummary]()
+        request.limit = PAGE_ROWS
+        for page in _pages(lambda: stub.ListClaims(request, timeout=CALL_TIMEOUT_S).claims):
+            found += page
+            request.after_authorization_id, request.after_gateway_id = page[-1].authorization_id, page[-1].gateway_id
+    found.sort(
+        key=lambda c: (c.device_id, c.register_id, c.register_epoch, c.register_from, c.authorization_id, c.gateway_id)
+    )
     rows: list[Row] = [
         {
             "authorization_id": claim.authorization_id,
@@ -400,7 +434,7 @@ def claims(
             "final": claim.final,
             "aside": claim.aside,
         }
-        for claim in answer.claims
+        for claim in found
     ]
     columns = (
         "authorization_id", "gateway_id", "device_id", "register_id", "register_from", "register_to", "net_micros",
@@ -411,10 +445,14 @@ def claims(
 
 @ledger.command("cases")
 def cases(ctx: typer.Context, operator: Operator, as_json: Json = False) -> None:
-    """Uses that two authorizations claim: what the second one adds is set aside until a person decides."""
+    """What people decide about: claims that overlap or make no sense, what is above an exposure, or not proven as its site asks."""
     request = ledger_pb2.ListOverlapCasesRequest(operator_id=operator)
     with back_office(ctx) as channel:
-        answer = ledger_pb2_grpc.LedgerStub(channel).ListOverlapCases(request, timeout=CALL_TIMEOUT_S)
+        stub, found = ledger_pb2_grpc.LedgerStub(channel), list[ledger_pb2.OverlapCase]()
+        request.limit = PAGE_ROWS
+        for page in _pages(lambda: stub.ListOverlapCases(request, timeout=CALL_TIMEOUT_S).cases):
+            found += page
+            request.after_case_id = page[-1].case_id
     rows: list[Row] = [
         {
             "case_id": case.case_id,
@@ -423,14 +461,15 @@ def cases(ctx: typer.Context, operator: Operator, as_json: Json = False) -> None
             "site_id": case.site_id,
             "device_id": case.device_id,
             "aside_micros": case.aside_micros,
+            "missing_micros": case.missing_micros,
             "authorization_id": case.authorization_id,
             "other_authorization_id": case.other_authorization_id,
             "detail": case.detail,
         }
-        for case in answer.cases
+        for case in found
     ]
     columns = (
-        "case_id", "kind", "status", "site_id", "device_id", "aside_micros", "authorization_id",
+        "case_id", "kind", "status", "site_id", "device_id", "aside_micros", "missing_micros", "authorization_id",
         "other_authorization_id", "detail",
     )  # fmt: skip
     show(rows, columns, as_json=as_json)

@@ -25,6 +25,8 @@ PEER_TIMEOUT_S = 10.0
 OPEN = "open"
 #: An account's movements are read in one go: a year of a busy fleet takes seconds.
 MOVEMENTS_TIMEOUT_S = 60.0
+#: Accounts in one answer of the ledger.
+ACCOUNTS_AT_ONCE = 1_000
 #: Rows of one answer that are held in memory, about 1 kB each; a document of more is no document: take a shorter period.
 MAX_ROWS = 100_000
 
@@ -109,12 +111,18 @@ class Peers:
 
     async def accounts(self, operator_id: str) -> list[str]:
         """The accounts of an operator."""
-        request = ledger_pb2.ListAccountsRequest(operator_id=operator_id)
+        request = ledger_pb2.ListAccountsRequest(operator_id=operator_id, limit=ACCOUNTS_AT_ONCE)
+        found: list[str] = []
         try:
-            answer = await self._ledger.ListAccounts(request, timeout=PEER_TIMEOUT_S)
+            while True:
+                page = (await self._ledger.ListAccounts(request, timeout=PEER_TIMEOUT_S)).accounts
+                found += [account.account_id for account in page]
+                if len(page) != ACCOUNTS_AT_ONCE:  # the last; a ledger of before sends all of them at once
+                    break
+                request.after_account_id = found[-1]
         except grpc.aio.AioRpcError as err:
             raise _refused("the ledger", err) from err
-        return [account.account_id for account in answer.accounts]
+        return found
 
     async def operator(self, operator_id: str) -> registry_pb2.Operator:
         """An operator; refused where there is none."""

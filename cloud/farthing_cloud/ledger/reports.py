@@ -54,9 +54,12 @@ class Reports:
 
         return await self._asked(ask, parameters)
 
-    async def payers(self, operator_id: str, account_id: str = "") -> list[ledger_pb2.PayerAccount]:
-        """Who pays; one, or all of an operator."""
-        rows = await self._rows(LIST_PAYERS, {"operator_id": operator_id, "account_id": account_id})
+    async def payers(
+        self, operator_id: str, account_id: str = "", *, after: str = "", limit: int = 1
+    ) -> list[ledger_pb2.PayerAccount]:
+        """Who pays; one, or a page of an operator's."""
+        named = {"operator_id": operator_id, "account_id": account_id, "after_account_id": after, "limit": limit}
+        rows = await self._rows(LIST_PAYERS, named)
         return [
             ledger_pb2.PayerAccount(
                 operator_id=row[0],
@@ -119,9 +122,9 @@ class Reports:
         ]
 
     async def quotas(
-        self, operator_id: str, gateway_id: str, account_id: str, *, open_only: bool
+        self, operator_id: str, gateway_id: str, account_id: str, *, open_only: bool, after: str, limit: int
     ) -> list[ledger_pb2.Quota]:
-        """Quotas; an empty gateway or account stands for all."""
+        """A page of quotas; an empty gateway or account stands for all."""
         rows = await self._rows(
             LIST_QUOTAS,
             {
@@ -129,6 +132,8 @@ class Reports:
                 "gateway_id": gateway_id,
                 "account_id": account_id,
                 "open_only": open_only,
+                "after_quota_id": after,
+                "limit": limit,
             },
         )
         return [
@@ -150,9 +155,19 @@ class Reports:
             for row in rows
         ]
 
-    async def batches(self, operator_id: str, gateway_id: str) -> list[ledger_pb2.BatchSummary]:
-        """Posted batches."""
-        rows = await self._rows(LIST_BATCHES, {"operator_id": operator_id, "gateway_id": gateway_id})
+    async def batches(
+        self, operator_id: str, gateway_id: str, *, after: tuple[str, int, int], limit: int
+    ) -> list[ledger_pb2.BatchSummary]:
+        """A page of posted batches, after (gateway, incarnation, sequence)."""
+        named = {
+            "operator_id": operator_id,
+            "gateway_id": gateway_id,
+            "after_gateway_id": after[0],
+            "after_incarnation": after[1],
+            "after_sequence": after[2],
+            "limit": limit,
+        }
+        rows = await self._rows(LIST_BATCHES, named)
         return [
             ledger_pb2.BatchSummary(
                 gateway_id=row[0],
@@ -171,9 +186,18 @@ class Reports:
             for row in rows
         ]
 
-    async def claims(self, operator_id: str, device_id: str) -> list[ledger_pb2.ClaimSummary]:
-        """The highest claim of each authorization."""
-        rows = await self._rows(LIST_CLAIMS, {"operator_id": operator_id, "device_id": device_id})
+    async def claims(
+        self, operator_id: str, device_id: str, *, after: tuple[bytes, str], limit: int
+    ) -> list[ledger_pb2.ClaimSummary]:
+        """A page of the highest claims of authorizations, after (authorization, gateway)."""
+        named = {
+            "operator_id": operator_id,
+            "device_id": device_id,
+            "after_authorization_id": after[0],
+            "after_gateway_id": after[1],
+            "limit": limit,
+        }
+        rows = await self._rows(LIST_CLAIMS, named)
         return [
             ledger_pb2.ClaimSummary(
                 authorization_id=row[0],
@@ -191,9 +215,10 @@ class Reports:
             for row in rows
         ]
 
-    async def cases(self, operator_id: str) -> list[ledger_pb2.OverlapCase]:
-        """What was set aside, and what became of it. (A case without authorizations is one of exposure.)"""
-        rows = await self._rows(LIST_CASES, {"operator_id": operator_id})
+    async def cases(self, operator_id: str, *, after: int, limit: int) -> list[ledger_pb2.OverlapCase]:
+        """A page of what people decide about, and what became of it. (A case without authorizations is one of exposure.)"""
+        named = {"operator_id": operator_id, "after_case_id": after, "limit": limit}
+        rows = await self._rows(LIST_CASES, named)
         return [
             ledger_pb2.OverlapCase(
                 case_id=row[0],
@@ -205,6 +230,7 @@ class Reports:
                 status=row[6],
                 kind=row[7],
                 detail=row[8],
+                missing_micros=row[9],
             )
             for row in rows
         ]

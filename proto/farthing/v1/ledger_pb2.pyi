@@ -326,15 +326,23 @@ class ListAccountsRequest(message.Message):
     DESCRIPTOR: descriptor.Descriptor
 
     OPERATOR_ID_FIELD_NUMBER: builtins.int
+    AFTER_ACCOUNT_ID_FIELD_NUMBER: builtins.int
+    LIMIT_FIELD_NUMBER: builtins.int
     operator_id: builtins.str
+    after_account_id: builtins.str
+    """Go on after this one of the page before; empty: from the first."""
+    limit: builtins.int
+    """At most 1000."""
     def __init__(
         self,
         *,
         operator_id: builtins.str = ...,
+        after_account_id: builtins.str = ...,
+        limit: builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["operator_id", b"operator_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["after_account_id", b"after_account_id", "limit", b"limit", "operator_id", b"operator_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -701,10 +709,16 @@ class ListQuotasRequest(message.Message):
     GATEWAY_ID_FIELD_NUMBER: builtins.int
     ACCOUNT_ID_FIELD_NUMBER: builtins.int
     OPEN_ONLY_FIELD_NUMBER: builtins.int
+    AFTER_QUOTA_ID_FIELD_NUMBER: builtins.int
+    LIMIT_FIELD_NUMBER: builtins.int
     operator_id: builtins.str
     gateway_id: builtins.str
     account_id: builtins.str
     open_only: builtins.bool
+    after_quota_id: builtins.str
+    """Go on after this one of the page before; empty: from the first granted."""
+    limit: builtins.int
+    """At most 1000."""
     def __init__(
         self,
         *,
@@ -712,10 +726,12 @@ class ListQuotasRequest(message.Message):
         gateway_id: builtins.str = ...,
         account_id: builtins.str = ...,
         open_only: builtins.bool = ...,
+        after_quota_id: builtins.str = ...,
+        limit: builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["account_id", b"account_id", "gateway_id", b"gateway_id", "open_only", b"open_only", "operator_id", b"operator_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["account_id", b"account_id", "after_quota_id", b"after_quota_id", "gateway_id", b"gateway_id", "limit", b"limit", "open_only", b"open_only", "operator_id", b"operator_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -838,17 +854,27 @@ class ListBatchesRequest(message.Message):
 
     OPERATOR_ID_FIELD_NUMBER: builtins.int
     GATEWAY_ID_FIELD_NUMBER: builtins.int
+    AFTER_FIELD_NUMBER: builtins.int
+    LIMIT_FIELD_NUMBER: builtins.int
     operator_id: builtins.str
     gateway_id: builtins.str
+    limit: builtins.int
+    """At most 1000."""
+    @builtins.property
+    def after(self) -> BatchName:
+        """Go on after this one of the page before: in the order of gateway, incarnation and sequence."""
+
     def __init__(
         self,
         *,
         operator_id: builtins.str = ...,
         gateway_id: builtins.str = ...,
+        after: BatchName | None = ...,
+        limit: builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["after", b"after"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["gateway_id", b"gateway_id", "operator_id", b"operator_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["after", b"after", "gateway_id", b"gateway_id", "limit", b"limit", "operator_id", b"operator_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1049,17 +1075,28 @@ class ListClaimsRequest(message.Message):
 
     OPERATOR_ID_FIELD_NUMBER: builtins.int
     DEVICE_ID_FIELD_NUMBER: builtins.int
+    AFTER_AUTHORIZATION_ID_FIELD_NUMBER: builtins.int
+    AFTER_GATEWAY_ID_FIELD_NUMBER: builtins.int
+    LIMIT_FIELD_NUMBER: builtins.int
     operator_id: builtins.str
     device_id: builtins.str
+    after_authorization_id: builtins.bytes
+    """Go on after this one of the page before: in the order of authorization and gateway."""
+    after_gateway_id: builtins.str
+    limit: builtins.int
+    """At most 1000."""
     def __init__(
         self,
         *,
         operator_id: builtins.str = ...,
         device_id: builtins.str = ...,
+        after_authorization_id: builtins.bytes = ...,
+        after_gateway_id: builtins.str = ...,
+        limit: builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["device_id", b"device_id", "operator_id", b"operator_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["after_authorization_id", b"after_authorization_id", "after_gateway_id", b"after_gateway_id", "device_id", b"device_id", "limit", b"limit", "operator_id", b"operator_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1094,6 +1131,7 @@ class OverlapCase(message.Message):
     STATUS_FIELD_NUMBER: builtins.int
     KIND_FIELD_NUMBER: builtins.int
     DETAIL_FIELD_NUMBER: builtins.int
+    MISSING_MICROS_FIELD_NUMBER: builtins.int
     case_id: builtins.int
     authorization_id: builtins.bytes
     other_authorization_id: builtins.bytes
@@ -1103,9 +1141,11 @@ class OverlapCase(message.Message):
     status: builtins.str
     """"open", "released" or "voided"."""
     kind: builtins.str
-    """"overlap", "exposure", "carried", "after-final" or "evidence-class"."""
+    """"overlap", "exposure", "carried", "after-final" or "evidence-class"; nothing is set aside of "went-down", "register-differs" and "shares-missing"."""
     detail: builtins.str
     """Where and why, for people."""
+    missing_micros: builtins.int
+    """Claimed beyond what any line says: billed to nobody."""
     def __init__(
         self,
         *,
@@ -1118,10 +1158,11 @@ class OverlapCase(message.Message):
         status: builtins.str = ...,
         kind: builtins.str = ...,
         detail: builtins.str = ...,
+        missing_micros: builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["aside_micros", b"aside_micros", "authorization_id", b"authorization_id", "case_id", b"case_id", "detail", b"detail", "device_id", b"device_id", "kind", b"kind", "other_authorization_id", b"other_authorization_id", "site_id", b"site_id", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["aside_micros", b"aside_micros", "authorization_id", b"authorization_id", "case_id", b"case_id", "detail", b"detail", "device_id", b"device_id", "kind", b"kind", "missing_micros", b"missing_micros", "other_authorization_id", b"other_authorization_id", "site_id", b"site_id", "status", b"status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1130,15 +1171,23 @@ class ListOverlapCasesRequest(message.Message):
     DESCRIPTOR: descriptor.Descriptor
 
     OPERATOR_ID_FIELD_NUMBER: builtins.int
+    AFTER_CASE_ID_FIELD_NUMBER: builtins.int
+    LIMIT_FIELD_NUMBER: builtins.int
     operator_id: builtins.str
+    after_case_id: builtins.int
+    """Go on after this one of the page before."""
+    limit: builtins.int
+    """At most 1000."""
     def __init__(
         self,
         *,
         operator_id: builtins.str = ...,
+        after_case_id: builtins.int = ...,
+        limit: builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["operator_id", b"operator_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["after_case_id", b"after_case_id", "limit", b"limit", "operator_id", b"operator_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -139,6 +139,79 @@ async def test_what_is_wrong_with_a_batch_is_said_and_changes_nothing(cloud: Clo
     assert len(await push(cloud, second)) == 1
 
 
+async def test_what_grows_with_use_is_listed_in_pages(cloud: Cloud) -> None:
+    gateway = Gateway()
+    quota_id = await opened(cloud, gateway)
+    back, sealed = cloud.back_office, [gateway.seal(quota_id) for _ in range(3)]
+    await push(cloud, *sealed[:2])
+    # The last of them claims less of a use than the first did.
+    again = batch_pb2.Batch.FromString(sealed[2].batch)
+    first = batch_pb2.Batch.FromString(sealed[0].batch).claims[0]
+    for _ in range(2):
+        await back.CreateAccount(
+            ledger_pb2.CreateAccountRequest(
+                operator_id=OP, account_id=f"Q{_}", currency=EUR, status=directive_pb2.ACCOUNT_STATUS_ACTIVE
+            )
+        )
+    for lower in (1, 2):
+        del again.claims[:], again.lines[:]
+        again.claims.add().CopyFrom(first)
+        again.claims[0].net_micros -= lower
+        del again.claims[0].shares[:]
+        raw = again.SerializeToString(deterministic=True)
+        await push(cloud, gateway.sign(raw))
+        again.sequence, again.previous_hash = again.sequence + 1, hashlib.sha256(raw).digest()
+
+    async def paged(call: Any, request: Any, rows: str, go_on: Any) -> list[Any]:
+        whole = list(getattr(await call(request), rows))
+        request.limit, found = 1, []
+        while page := getattr(await call(request), rows):
+            found += page
+            go_on(request, page[-1])
+        assert found == whole
+        request.limit = 1_001
+        assert (await refused(call(request)))[0] == grpc.StatusCode.INVALID_ARGUMENT
+        return found
+
+    claims = await paged(
+        back.ListClaims,
+        ledger_pb2.ListClaimsRequest(operator_id=OP),
+        "claims",
+        lambda request, last: request.MergeFrom(
+            ledger_pb2.ListClaimsRequest(after_authorization_id=last.authorization_id, after_gateway_id=last.gateway_id)
+        ),
+    )
+    batches = await paged(
+        back.ListBatches,
+        ledger_pb2.ListBatchesRequest(operator_id=OP),
+        "batches",
+        lambda request, last: request.after.MergeFrom(
+            ledger_pb2.BatchName(gateway_id=last.gateway_id, incarnation=last.incarnation, sequence=last.sequence)
+        ),
+    )
+    quotas = await paged(
+        back.ListQuotas,
+        ledger_pb2.ListQuotasRequest(operator_id=OP),
+        "quotas",
+        lambda request, last: request.MergeFrom(ledger_pb2.ListQuotasRequest(after_quota_id=last.quota_id)),
+    )
+    cases = await paged(
+        back.ListOverlapCases,
+        ledger_pb2.ListOverlapCasesRequest(operator_id=OP),
+        "cases",
+        lambda request, last: request.MergeFrom(ledger_pb2.ListOverlapCasesRequest(after_case_id=last.case_id)),
+    )
+    accounts = await paged(
+        back.ListAccounts,
+        ledger_pb2.ListAccountsRequest(operator_id=OP),
+        "accounts",
+        lambda request, last: request.MergeFrom(ledger_pb2.ListAccountsRequest(after_account_id=last.account_id)),
+    )
+    assert list(map(len, (claims, batches, quotas, cases, accounts))) == [2, 4, 1, 2, 3]
+    # A case of which nothing is set aside is one for people all the same.
+    assert {case.kind for case in cases} == {"went-down"}
+
+
 async def test_directives_follow_signed_and_gapless_with_heads_between(cloud: Cloud) -> None:
     gateway = Gateway()
     await opened(cloud, gateway)

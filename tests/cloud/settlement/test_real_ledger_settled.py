@@ -35,7 +35,7 @@ async def books(ledger_pool: Any) -> Any:
     sealed = seal_all(story)
     for name in ORDER:
         await story.push(sealed[name])
-    (case,) = await Reports(ledger_pool).cases(OP)
+    (case,) = await Reports(ledger_pool).cases(OP, after=0, limit=2)
     await story.ledger.decide_case(case.case_id, release=False, now=Instant(0))
     for gateway, sequence in (("G1", 1), ("G1", 2), ("G1", 3), ("G2", 1), ("G2", 2)):
         await story.ledger.prove(GatewayId(gateway), 1, sequence, events=(), now=Instant(0))

@@ -2,4 +2,6 @@ SELECT b.gateway_id, b.incarnation, b.sequence, b.batch_hash, b.sealed_at_us, b.
     b.net_micros, b.tax_micros, b.proven
 FROM batches b
 WHERE b.operator_id = %(operator_id)s AND %(gateway_id)s IN ('', b.gateway_id)
+    AND (b.gateway_id, b.incarnation, b.sequence) > (%(after_gateway_id)s, %(after_incarnation)s, %(after_sequence)s)
 ORDER BY b.gateway_id, b.incarnation, b.sequence
+LIMIT %(limit)s

@@ -3,4 +3,6 @@ SELECT c.authorization_id, c.gateway_id, r.device_id, r.register_id, r.register_
 FROM claims c
 JOIN registers r ON r.id = c.register
 WHERE c.operator_id = %(operator_id)s AND %(device_id)s IN ('', r.device_id)
-ORDER BY r.device_id, r.register_id, r.register_epoch, c.register_from, c.authorization_id
+    AND (c.authorization_id, c.gateway_id) > (%(after_authorization_id)s, %(after_gateway_id)s)
+ORDER BY c.authorization_id, c.gateway_id
+LIMIT %(limit)s

@@ -4,4 +4,6 @@ SELECT q.quota_id, q.operator_id, q.gateway_id, q.account_id, q.currency, q.amou
 FROM quotas q
 WHERE q.operator_id = %(operator_id)s AND %(gateway_id)s IN ('', q.gateway_id) AND %(account_id)s IN ('', q.account_id)
     AND (NOT %(open_only)s OR q.status <> 'closed')
+    AND q.id > coalesce((SELECT a.id FROM quotas a WHERE a.quota_id = %(after_quota_id)s), 0)
 ORDER BY q.id
+LIMIT %(limit)s
