@@ -237,9 +237,17 @@ def _batches() -> None:
 
 
 @batches.command("list")
-def list_batches(ctx: typer.Context, operator: Operator, gateway: GatewayFilter = "", as_json: Json = False) -> None:
-    """Batches taken over from gateways, and whether their detail has been verified."""
-    request = ledger_pb2.ListBatchesRequest(operator_id=operator, gateway_id=gateway)
+def list_batches(
+    ctx: typer.Context,
+    operator: Operator,
+    gateway: GatewayFilter = "",
+    parked: Annotated[
+        bool, typer.Option("--parked", help="Only those of which something was billed to nobody.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Batches taken over from gateways, whether their detail has been verified, and what of them made no sense."""
+    request = ledger_pb2.ListBatchesRequest(operator_id=operator, gateway_id=gateway, parked_only=parked)
     with back_office(ctx) as channel:
         stub, found = ledger_pb2_grpc.LedgerStub(channel), list[ledger_pb2.BatchSummary]()
         request.limit = PAGE_ROWS
@@ -263,12 +271,15 @@ def list_batches(ctx: typer.Context, operator: Operator, gateway: GatewayFilter 
             "net_micros": batch.net_micros,
             "tax_micros": batch.tax_micros,
             "proven": batch.proven,
+            "parked_lines": batch.parked_lines,
+            "parked_micros": batch.parked_micros,
+            "parked_because": list(batch.parked_reasons),
         }
         for batch in found
     ]
     columns = (
         "gateway_id", "incarnation", "sequence", "sealed_at_us", "posted_at_us", "lines", "claims", "leaves",
-        "net_micros", "tax_micros", "proven",
+        "net_micros", "tax_micros", "proven", "parked_micros", "parked_because",
     )  # fmt: skip
     show(rows, columns, as_json=as_json)
 
@@ -506,6 +517,7 @@ def reconcile(ctx: typer.Context, operator: Operator, as_json: Json = False) -> 
         "debt_micros": answer.debt_micros,
         "risk_micros": answer.risk_micros,
         "suspense_micros": answer.suspense_micros,
+        "parked_micros": answer.parked_micros,
         "clearing_micros": answer.clearing_micros,
         "agencies_micros": answer.agencies_micros,
         "fees_micros": answer.fees_micros,

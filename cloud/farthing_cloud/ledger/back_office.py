@@ -293,6 +293,7 @@ class LedgerServicer(ImportServicer):
             batches = await self._reports.batches(
                 request.operator_id,
                 request.gateway_id,
+                parked_only=request.parked_only,
                 after=(name.gateway_id, name.incarnation, name.sequence),
                 limit=_page(request.limit),
             )

@@ -156,12 +156,13 @@ class Reports:
         ]
 
     async def batches(
-        self, operator_id: str, gateway_id: str, *, after: tuple[str, int, int], limit: int
+        self, operator_id: str, gateway_id: str, *, parked_only: bool, after: tuple[str, int, int], limit: int
     ) -> list[ledger_pb2.BatchSummary]:
         """A page of posted batches, after (gateway, incarnation, sequence)."""
         named = {
             "operator_id": operator_id,
             "gateway_id": gateway_id,
+            "parked_only": parked_only,
             "after_gateway_id": after[0],
             "after_incarnation": after[1],
             "after_sequence": after[2],
@@ -182,6 +183,9 @@ class Reports:
                 net_micros=row[9],
                 tax_micros=row[10],
                 proven=row[11],
+                parked_lines=row[12],
+                parked_micros=row[13],
+                parked_reasons=row[14],
             )
             for row in rows
         ]
@@ -278,4 +282,5 @@ class Reports:
             maximum_loss_micros=row[16],
             corrections_micros=row[17],
             transit_micros=row[18],
+            parked_micros=row[19],
         )

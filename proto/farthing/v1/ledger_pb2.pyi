@@ -814,6 +814,9 @@ class BatchSummary(message.Message):
     NET_MICROS_FIELD_NUMBER: builtins.int
     TAX_MICROS_FIELD_NUMBER: builtins.int
     PROVEN_FIELD_NUMBER: builtins.int
+    PARKED_LINES_FIELD_NUMBER: builtins.int
+    PARKED_MICROS_FIELD_NUMBER: builtins.int
+    PARKED_REASONS_FIELD_NUMBER: builtins.int
     gateway_id: builtins.str
     incarnation: builtins.int
     sequence: builtins.int
@@ -826,6 +829,11 @@ class BatchSummary(message.Message):
     net_micros: builtins.int
     tax_micros: builtins.int
     proven: builtins.bool
+    parked_lines: builtins.int
+    """Lines that made no sense, why, and what was due of them or of claims without lines: billed to nobody."""
+    parked_micros: builtins.int
+    @builtins.property
+    def parked_reasons(self) -> containers.RepeatedScalarFieldContainer[builtins.str]: ...
     def __init__(
         self,
         *,
@@ -841,10 +849,13 @@ class BatchSummary(message.Message):
         net_micros: builtins.int = ...,
         tax_micros: builtins.int = ...,
         proven: builtins.bool = ...,
+        parked_lines: builtins.int = ...,
+        parked_micros: builtins.int = ...,
+        parked_reasons: abc.Iterable[builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["claims", b"claims", "gateway_id", b"gateway_id", "hash", b"hash", "incarnation", b"incarnation", "leaves", b"leaves", "lines", b"lines", "net_micros", b"net_micros", "posted_at_us", b"posted_at_us", "proven", b"proven", "sealed_at_us", b"sealed_at_us", "sequence", b"sequence", "tax_micros", b"tax_micros"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["claims", b"claims", "gateway_id", b"gateway_id", "hash", b"hash", "incarnation", b"incarnation", "leaves", b"leaves", "lines", b"lines", "net_micros", b"net_micros", "parked_lines", b"parked_lines", "parked_micros", b"parked_micros", "parked_reasons", b"parked_reasons", "posted_at_us", b"posted_at_us", "proven", b"proven", "sealed_at_us", b"sealed_at_us", "sequence", b"sequence", "tax_micros", b"tax_micros"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -856,10 +867,13 @@ class ListBatchesRequest(message.Message):
     GATEWAY_ID_FIELD_NUMBER: builtins.int
     AFTER_FIELD_NUMBER: builtins.int
     LIMIT_FIELD_NUMBER: builtins.int
+    PARKED_ONLY_FIELD_NUMBER: builtins.int
     operator_id: builtins.str
     gateway_id: builtins.str
     limit: builtins.int
     """At most 1000."""
+    parked_only: builtins.bool
+    """Only those of which something is due that was billed to nobody."""
     @builtins.property
     def after(self) -> BatchName:
         """Go on after this one of the page before: in the order of gateway, incarnation and sequence."""
@@ -871,10 +885,11 @@ class ListBatchesRequest(message.Message):
         gateway_id: builtins.str = ...,
         after: BatchName | None = ...,
         limit: builtins.int = ...,
+        parked_only: builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["after", b"after"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["after", b"after", "gateway_id", b"gateway_id", "limit", b"limit", "operator_id", b"operator_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["after", b"after", "gateway_id", b"gateway_id", "limit", b"limit", "operator_id", b"operator_id", "parked_only", b"parked_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1653,6 +1668,7 @@ class ReconcileResponse(message.Message):
     CORRECTIONS_MICROS_FIELD_NUMBER: builtins.int
     RESTORING_FIELD_NUMBER: builtins.int
     TRANSIT_MICROS_FIELD_NUMBER: builtins.int
+    PARKED_MICROS_FIELD_NUMBER: builtins.int
     window: builtins.str
     claimed_micros: builtins.int
     payers_micros: builtins.int
@@ -1677,6 +1693,8 @@ class ReconcileResponse(message.Message):
     """Why the ledger neither pays nor closes (it was restored); empty when it does."""
     transit_micros: builtins.int
     """Of what payers own: paid back, and not yet said by the bank to have left."""
+    parked_micros: builtins.int
+    """Claimed, on lines that made no sense or on none: billed to nobody."""
     def __init__(
         self,
         *,
@@ -1700,10 +1718,11 @@ class ReconcileResponse(message.Message):
         corrections_micros: builtins.int = ...,
         restoring: builtins.str = ...,
         transit_micros: builtins.int = ...,
+        parked_micros: builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["agencies_micros", b"agencies_micros", "bank_micros", b"bank_micros", "claimed_micros", b"claimed_micros", "clearing_micros", b"clearing_micros", "corrections_micros", b"corrections_micros", "debt_micros", b"debt_micros", "fees_micros", b"fees_micros", "maximum_loss_micros", b"maximum_loss_micros", "open_quotas", b"open_quotas", "overspent_accounts", b"overspent_accounts", "payers_micros", b"payers_micros", "payers_own_micros", b"payers_own_micros", "restoring", b"restoring", "risk_micros", b"risk_micros", "suspense_micros", b"suspense_micros", "tax_micros", b"tax_micros", "transit_micros", b"transit_micros", "unproven_batches", b"unproven_batches", "unproven_micros", b"unproven_micros", "window", b"window"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["agencies_micros", b"agencies_micros", "bank_micros", b"bank_micros", "claimed_micros", b"claimed_micros", "clearing_micros", b"clearing_micros", "corrections_micros", b"corrections_micros", "debt_micros", b"debt_micros", "fees_micros", b"fees_micros", "maximum_loss_micros", b"maximum_loss_micros", "open_quotas", b"open_quotas", "overspent_accounts", b"overspent_accounts", "parked_micros", b"parked_micros", "payers_micros", b"payers_micros", "payers_own_micros", b"payers_own_micros", "restoring", b"restoring", "risk_micros", b"risk_micros", "suspense_micros", b"suspense_micros", "tax_micros", b"tax_micros", "transit_micros", b"transit_micros", "unproven_batches", b"unproven_batches", "unproven_micros", b"unproven_micros", "window", b"window"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -212,6 +212,23 @@ async def test_what_grows_with_use_is_listed_in_pages(cloud: Cloud) -> None:
     assert {case.kind for case in cases} == {"went-down"}
 
 
+async def test_what_was_billed_to_nobody_is_shown_with_its_reason(cloud: Cloud) -> None:
+    gateway = Gateway()
+    batch = batch_pb2.Batch.FromString(gateway.seal(await opened(cloud, gateway)).batch)
+    batch.lines[0].account_id = "nobody"
+    raw = batch.SerializeToString(deterministic=True)
+    await push(cloud, gateway.sign(raw))
+    batch.sequence, batch.previous_hash = 2, hashlib.sha256(raw).digest()
+    del batch.lines[:], batch.claims[:]
+    await push(cloud, gateway.sign(batch.SerializeToString(deterministic=True)))
+    back = cloud.back_office
+    (listed,) = (await back.ListBatches(ledger_pb2.ListBatchesRequest(operator_id=OP, parked_only=True))).batches
+    assert (listed.sequence, listed.parked_lines, listed.parked_micros) == (1, 1, NET + TAX)
+    assert list(listed.parked_reasons) == ["its account is unknown"]
+    sums = await back.Reconcile(ledger_pb2.ReconcileRequest(operator_id=OP))
+    assert sums.claimed_micros == sums.parked_micros == NET + TAX
+
+
 async def test_directives_follow_signed_and_gapless_with_heads_between(cloud: Cloud) -> None:
     gateway = Gateway()
     await opened(cloud, gateway)

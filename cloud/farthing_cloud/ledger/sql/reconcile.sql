@@ -47,4 +47,5 @@ SELECT
         JOIN mine m ON m.path = 'quota/' || g.gateway_id
         WHERE g.operator_id = %(operator_id)s), 0)::bigint,
     (SELECT amount FROM taken)::bigint,
-    coalesce((SELECT balance FROM sums WHERE kind = 'transit'), 0)::bigint
+    coalesce((SELECT balance FROM sums WHERE kind = 'transit'), 0)::bigint,
+    coalesce((SELECT sum(b.parked_micros) FROM batches b WHERE b.operator_id = %(operator_id)s), 0)::bigint
