@@ -70,9 +70,13 @@ def _remember(
         floor = device.window_floor()
         first = next(iter(seen))
         if first <= floor:
-            # Counters come nearly in order, so the first is nearly always the only one to go.
-            for old in [old for old in seen if old <= floor]:
-                _forget(state, old, seen.pop(old))
+            _forget(state, first, seen.pop(first))
+            # Counters come nearly in order and without gaps: then what is left is all that there can be from the next to the highest, and there is nothing
+            # to look for. (Beside as many gaps, one that came late waits until it is first.)
+            second = next(iter(seen))
+            if second <= floor or len(seen) != device.highest - second + 1:
+                for old in [old for old in seen if old <= floor]:
+                    _forget(state, old, seen.pop(old))
             if device.cancelled:
                 device.cancelled = {key: end for key, end in device.cancelled.items() if end > floor}
 

@@ -12,6 +12,7 @@ Rule 4: a use without width costs nothing, however long it took: it is an intent
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from typing import NamedTuple
 
 from farthing.clock import SECOND_US, Instant
 from farthing.money import MAX_AMOUNT_MICROS, PPM, net_of_gross_micros, tax_micros
@@ -69,17 +70,15 @@ def one_shot_use(unit: str, start: int, quantity: int, at: Instant, time_zone: s
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
-    """What is due at one tax rate."""
+class Part(NamedTuple):
+    """What is due at one tax rate. (A tuple, as ``Priced``: made several times for each reading.)"""
 
     rate_ppm: int
     net_micros: int
     tax_micros: int
 
 
-@dataclass(frozen=True, slots=True)
-class Priced:
+class Priced(NamedTuple):
     """What is due in all; ``parts`` has each tax rate of the tariff, ascending, those with nothing due too.
 
     ``placed`` is where the use stands now, for tariffs that place.

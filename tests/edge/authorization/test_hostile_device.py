@@ -4,6 +4,8 @@ import json
 
 import pytest
 from edge_playbook import Gateway, M, Meter, Policy, clock, fund
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from signed_uses import Site
 
 from farthing.clock import SECOND_US, Instant
@@ -59,6 +61,28 @@ def test_a_baseline_out_of_the_window_is_too_old() -> None:
     before = site.state.position
     assert site.say(old).refusal is Refusal.COUNTER_TOO_OLD
     assert site.state.position == before
+
+
+@settings(max_examples=15)
+@given(st.lists(st.sampled_from((1,) * 12 + (2, 5, -1, -3)), min_size=2 * COUNTER_WINDOW, max_size=3 * COUNTER_WINDOW))
+def test_the_window_of_counters_forgets_what_is_below_it(steps: list[int]) -> None:
+    """Whatever gaps there are, and whatever comes late: one that came late may stay until it is first, and there are never more than the window has."""
+    site, meter = metered()
+    seen, late, highest = site.state.devices["m1"].seen, set[int](), 0
+    heard: list[int] = []
+    for step in steps:
+        counter = max(1, highest + step)
+        if counter in heard:
+            continue
+        heard.append(counter)
+        late |= {counter} if counter < highest else set()
+        highest = max(highest, counter)
+        meter.counter = counter - 1
+        site.say(meter.end(site, 5_000, authorization=counter.to_bytes(16, "big"), tariff=None))
+        in_window = {each for each in heard if each > highest - COUNTER_WINDOW}
+        assert in_window <= set(seen)
+        assert set(seen) - in_window <= late
+        assert len(seen) <= COUNTER_WINDOW
 
 
 def test_a_clock_that_goes_back_bills_by_the_latest_time_that_was_signed() -> None:
