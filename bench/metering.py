@@ -28,7 +28,7 @@ from farthing.device.messages import AnswerStatus, decode_answer
 
 DEVICES = 20
 READINGS = 6_000
-#: Sent and not yet answered, over all devices: twice what the gateway commits in one group.
+#: Sent and not yet answered, over all devices: eight times what the gateway commits in one group.
 AHEAD = 512
 BUDGET_SHARE = 0.7
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from sqlite_utils import Database
 
-#: 3 has the tables of 2: bodies of entries may be packed, which an older program would take for damage.
-VERSION = 3
+#: 3 and 4 have the tables of 2: bodies of entries may be packed, since 4 by Zstandard too, which an older program would take for damage.
+VERSION = 4
 
 
 def migrate(connection: sqlite3.Connection) -> None:
