@@ -5,6 +5,7 @@ import http.server
 import shutil
 import stat
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,9 @@ from typer.testing import CliRunner
 
 from farthing.tlog.checkpoint import Checkpoint, open_checkpoint
 from farthing.tlog.command import CAUGHT, app
-from farthing.tlog.entries import DeviceEntry
+from farthing.tlog.entries import DeviceEntry, decode
 from farthing.tlog.note import NoteKey, parse_note, verify
+from farthing.tlog.telling import tell
 from farthing.tlog.tree import verify_consistency
 
 
@@ -211,3 +213,11 @@ def test_the_proof_that_is_kept_leads_to_the_new_root(witness: Witness) -> None:
     forked_root = merkle.root(other_entries(devices(8))[:5])
     assert verify_consistency(first.size, second.size, forked_root, second.root, steps)
     assert forked_root != first.root
+
+
+def test_an_entry_without_a_date_is_told_all_the_same() -> None:
+    (dated,) = devices(1)
+    assert tell(3, dated).endswith("  1970-01-01T00:00:00+00:00")
+    entry = decode(dated)
+    assert isinstance(entry, DeviceEntry)
+    assert tell(3, replace(entry, at_us=2**62).encode()).endswith(f"  {2**62} µs")
