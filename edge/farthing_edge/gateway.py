@@ -395,7 +395,7 @@ class _Gateway:
             keys_with=self._device_keys,
             metrics=self._metrics,
         )
-        return CoapIngress(section=section, door=self._door, handshakes=self._handshakes)
+        return CoapIngress(section=section, door=self._door, handshakes=self._handshakes, metrics=self._metrics)
 
     def _device_keys(self, kid: bytes) -> Iterable[DeviceKey]:
         """The static keys that directives gave this identifier; at a handshake's end, so a look at each device is cheap."""

@@ -325,7 +325,7 @@ def open_coap(
         keys_with=_Directory(parties).keys_with,
         metrics=metrics,
     )
-    return CoapIngress(section=section, door=door, handshakes=handshakes)
+    return CoapIngress(section=section, door=door, handshakes=handshakes, metrics=metrics)
 
 
 def free_port() -> int:

@@ -151,7 +151,7 @@ async def open_site(*, odd: bool = False, kid: bytes = b"\x07", **limits: Any) -
         metrics=metrics,
         rubbish=RubbishRing(samples=8),
     )
-    ingress = CoapIngress(section=section, door=door, handshakes=handshakes)
+    ingress = CoapIngress(section=section, door=door, handshakes=handshakes, metrics=metrics)
     await ingress.start()
     return Site(
         ingress=ingress,
@@ -292,7 +292,7 @@ async def test_after_a_restart_the_device_hears_so(serve: Any) -> None:
 async def test_a_taken_port_is_said(serve: Any) -> None:
     site, _ = await serve()
     section = CoapSection(listen=site.ingress.address)
-    second = CoapIngress(section=section, door=site.door, handshakes=site.handshakes)
+    second = CoapIngress(section=section, door=site.door, handshakes=site.handshakes, metrics=Metrics())
 
     with pytest.raises(ListenError, match="stop what uses it"):
         await second.start()

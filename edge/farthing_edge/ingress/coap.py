@@ -8,6 +8,7 @@ import asyncio
 import io
 import socket
 import time
+from collections.abc import Callable
 from typing import Any
 
 import aiocoap
@@ -34,6 +35,7 @@ from farthing_edge.ingress.handshakes import (
 from farthing_edge.ingress.recent import bound_memory
 from farthing_edge.ingress.statements import StatementDoor
 from farthing_edge.ingress.ticks import TickDoor
+from farthing_edge.metrics import Metrics
 
 _log = structlog.get_logger(__name__)
 
@@ -175,12 +177,39 @@ def _refused(err: EdhocError) -> _EdhocRefused:
     return _EdhocRefused(err.message)
 
 
+def drop_what_is_no_text(context: Any, dropped: Callable[[], None]) -> int:
+    """Drop what aiocoap's ``context`` cannot read as text, saying so to ``dropped``; how many readers do.
+
+    aiocoap drops what is no message, but raises at an option whose text is no UTF-8, and the event loop prints a page of trace for each: anybody could fill the
+    log's disk, without a word that is protected.
+    """
+    readers = 0
+    for interface in context.request_interfaces:
+        reader: Any = getattr(getattr(interface, "token_interface", None), "message_interface", None)
+        for name in ("_received_datagram", "datagram_msg_received"):
+            if hasattr(reader, name):
+                setattr(reader, name, _dropping(getattr(reader, name), dropped))
+                readers += 1
+    return readers
+
+
+def _dropping(receive: Callable[..., None], dropped: Callable[[], None]) -> Callable[..., None]:
+    def received(*arguments: Any) -> None:
+        try:
+            receive(*arguments)
+        except UnicodeDecodeError:
+            dropped()
+
+    return received
+
+
 class CoapIngress:
     """One listener."""
 
-    def __init__(self, *, section: CoapSection, door: StatementDoor, handshakes: Handshakes) -> None:
+    def __init__(self, *, section: CoapSection, door: StatementDoor, handshakes: Handshakes, metrics: Metrics) -> None:
         self._section = section
         self._handshakes = handshakes
+        self._metrics = metrics
         site = Site()
         site.add_resource(STATEMENT_PATH, _Statements(door))
         site.add_resource(TICK_PATH, _Ticks(door.ticks))
@@ -201,6 +230,8 @@ class CoapIngress:
         )
         bounded = bound_memory(self._context, clock_s=time.monotonic)
         assert bounded, "aiocoap remembers message ids elsewhere"
+        readers = drop_what_is_no_text(self._context, self._metrics.unverified.labels("coap").inc)
+        assert readers, "aiocoap reads datagrams elsewhere"
         shown = f"[{host}]" if ":" in host else host
         self.address = f"{shown}:{port}"
 
