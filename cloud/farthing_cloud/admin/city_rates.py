@@ -11,6 +11,7 @@ import gzip
 import io
 import json
 import re
+import zlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -76,8 +77,8 @@ def read_rows(file: Path) -> list[dict[str, str]]:
         try:
             with gzip.open(io.BytesIO(data)) as unpacked:
                 data = unpacked.read(MAX_FILE_SIZE + 1)
-        except (gzip.BadGzipFile, EOFError) as err:
-            raise RatesError(f"{file} is not gzipped") from err
+        except (gzip.BadGzipFile, EOFError, zlib.error) as err:
+            raise RatesError(f"{file} is not gzipped, or damaged") from err
     if len(data) > MAX_FILE_SIZE:
         raise RatesError(f"{file} has more than {MAX_FILE_SIZE} bytes")
     try:

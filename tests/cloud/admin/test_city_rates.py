@@ -1,5 +1,6 @@
 """Published rates become tariff objects: what converts, what is refused and why, over the whole files."""
 
+import gzip
 import itertools
 import json
 from collections.abc import Callable
@@ -90,9 +91,12 @@ def test_another_file_is_not_converted(tmp_path: Path) -> None:
     with pytest.raises(RatesError, match="ElementKey"):
         seattle([{"other": "x"}])
     broken = tmp_path / "rates.csv.gz"
-    broken.write_bytes(b"not gzip")
-    with pytest.raises(RatesError, match="gzipped"):
-        read_rows(broken)
+    # None, one whose head alone is whole, and one that was cut off.
+    whole = gzip.compress(b"pole,config_name")
+    for content in (b"not gzip", whole[:10] + b"\xff" * 20, whole[:-4]):
+        broken.write_bytes(content)
+        with pytest.raises(RatesError, match="not gzipped, or damaged"):
+            read_rows(broken)
 
 
 def test_the_command_writes_one_file_a_version(tmp_path: Path) -> None:
