@@ -6,17 +6,19 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
+import psycopg
 import pytest
-from ledger_story import CHG, EUR, NOW, OP, SPLIT, TOLL, Story, grants, micros
+from ledger_story import CHG, EUR, NOW, OP, SPLIT, TOLL, Story, grants, micros, order
 from plan_story import G1, wish
 
 from farthing.clock import Instant
-from farthing.ids import AccountId, AuthorizationId, SiteId
+from farthing.ids import AccountId, AuthorizationId, GatewayId, SiteId
 from farthing.v1 import events_pb2
 from farthing_cloud.database import Pool
 from farthing_cloud.ledger.core import plans, reviews
 from farthing_cloud.ledger.core.funds import LedgerRefusal
 from farthing_cloud.ledger.core.posting import Cause
+from farthing_cloud.ledger.core.quotas import QuotaRequest
 from farthing_cloud.ledger.core.rows import AccountStatus, DecisionKind, ImportReview, Touch
 from farthing_cloud.ledger.plans import CorrectionPlans
 from farthing_cloud.ledger.store.interface import Cursor, Transaction
@@ -301,3 +303,170 @@ async def test_a_decision_is_approved_by_one_person(ledger_pool: Pool, restored:
     assert (done, type(refused)) == (True, LedgerRefusal)
     assert [made.approved_by for made in await store.decisions(OP)] == ["bob"]
     assert (await store.verify()).fault == ""
+
+
+# --- what each lock keeps ---------------------------------------------------------------------------------------------
+
+
+def wants(counter: int, gateway: str, amount: str) -> QuotaRequest:
+    return QuotaRequest(
+        operator_id=OP,
+        gateway_id=GatewayId(gateway),
+        incarnation=1,
+        counter=counter,
+        account_id=AccountId("P"),
+        currency=EUR,
+        wanted_micros=micros(amount),
+    )
+
+
+async def test_what_an_account_has_is_granted_to_one_of_two_gateways(ledger_pool: Pool) -> None:
+    """Their rows are two: what makes the second wait is the account."""
+    store = HeldStore(ledger_pool)
+    story = Story(store)
+    await story.open()
+    await story.fund("P", "4.00", "pay-1")
+    one, two = (story.ledger.request_quota(wants(number, f"G{number}", "4.00"), now=NOW) for number in (1, 2))
+    granted = await in_turn(ledger_pool, one, two)
+    assert [answer.amount_micros for answer in granted] == [micros("4.00"), 0]
+    assert (await store.verify()).fault == ""
+
+
+async def test_what_stands_against_a_gateway_is_added_to_what_is_being_taken_off_it(ledger_pool: Pool) -> None:
+    """A batch of it is proven while the next one is posted: both say what is left beyond its holds."""
+    store = HeldStore(ledger_pool)
+    story = Story(store)
+    await grants(story)
+    first = story.seal("G1", [("one", "x1", 10, 20, "1.00", "0", [(0, "1.00", "0")])], [("P", "overrun", CHG, "10:00")])
+    second = story.seal(
+        "G1", [("two", "x9", 10, 20, "2.00", "0", [(0, "2.00", "0")])], [("P", "overrun", CHG, "10:00")]
+    )
+    await story.push(first)
+    proven = story.ledger.prove(G1, 1, 1, events=(), now=NOW)
+    await in_turn(ledger_pool, story.push(second), proven)
+    gateway = await store.gateway(G1)
+    assert gateway is not None
+    assert gateway.beyond_micros == micros("2.00")
+    assert (await store.verify()).fault == ""
+
+
+async def test_no_quota_is_granted_to_an_incarnation_that_is_being_ended(ledger_pool: Pool) -> None:
+    """Who decides looks at the quotas once nobody can add one: what was granted just before is frozen with the others."""
+    store = HeldStore(ledger_pool)
+    story = Story(store)
+    await story.open()
+    await story.fund("P", "10.00", "pay-1")
+    await story.grant("q1", "G1", "4.00")
+    await story.grant("q2", "G2", "3.00")
+    decision = await story.ledger.propose(DecisionKind.INCARNATION, G1, reason="a new disk", person="alice", now=NOW)
+    approved = story.ledger.approve(decision.decision_id, content_hash=decision.content_hash, person="bob", now=NOW)
+    answer, done = await in_turn(ledger_pool, story.ledger.request_quota(wants(9, "G1", "0.50"), now=NOW), approved)
+    assert (answer.amount_micros, done) == (micros("0.50"), True)
+    assert [gateway for gateway, _, _ in await store.open_quotas(OP, "", "")] == ["G2"]
+    assert (await store.verify()).fault == ""
+
+
+async def test_who_stops_the_ledger_waits_for_who_is_posting(ledger_pool: Pool) -> None:
+    """Stopped means that nothing is posted any more: what had begun is there by then."""
+    store = HeldStore(ledger_pool)
+    story = Story(store)
+    await grants(story)
+    held, other = Held(), Held()
+    other.go.set()
+    batch = story.seal("G1", [("one", "x1", 10, 20, "1.00", "0", [(0, "1.00", "0")])], [("P", "q1", CHG, "10:00")])
+    posting = begin(held, story.push(batch))
+    async with asyncio.timeout(SETTLES_WITHIN_S):
+        await held.loaded.wait()
+        stopping = begin(other, story.ledger.restored.stop("a person says so", now=NOW))
+        while not await waits(ledger_pool, [other]):
+            assert not stopping.done()
+        held.go.set()
+        await asyncio.gather(posting, stopping)
+    assert (await store.verify()).fault == ""
+
+
+# --- in which order ---------------------------------------------------------------------------------------------------
+
+
+def row(table: str, column: str, name: str) -> str:
+    return f"SELECT FROM {table} WHERE {column} = '{name}' FOR NO KEY UPDATE"
+
+
+def new_account(path: str) -> str:
+    return f"INSERT INTO accounts (operator_id, path, currency) VALUES ('op', '{path}', 'EUR')"
+
+
+def new_register(device_id: str) -> str:
+    return f"INSERT INTO registers (device_id, register_id, register_epoch) VALUES ('{device_id}', '1', 0)"
+
+
+def of_two(story: Story, start: int = 41, tariff: tuple[str, int] = TOLL) -> Awaitable[Any]:
+    """A batch of G2 that bills two payers for two registers."""
+    uses = [
+        (f"{name}{start}", register, start, start + 1, "0.10", "0.02", [(line, "0.10", "0.02")])
+        for line, (name, register) in enumerate((("p", "x1"), ("f", "x9")))
+    ]
+    return story.push(story.seal("G2", uses, [("P", "q2", tariff, "10:00"), ("F", "floor", tariff, "10:00")]))
+
+
+def taken_back(story: Story) -> Awaitable[Any]:
+    """A payment goes back to its bank: who has quotas of the account at both gateways is asked for them."""
+    chargeback = order("chargeback", "back-1", account_id="P", payment_id="pay-1")
+    return story.ledger.correct(chargeback, person="alice", now=NOW)
+
+
+#: What is locked first, what after it, who does so, and whether rows that it would make are there already.
+ORDERS = {
+    "gateways": (row("gateways", "gateway_id", "G1"), row("gateways", "gateway_id", "G2"), taken_back, True),
+    "registers": (row("registers", "device_id", "x1"), row("registers", "device_id", "x9"), of_two, True),
+    "payers": (row("accounts", "path", "payer/P"), row("accounts", "path", "payer/F"), of_two, True),
+    # Of what a posting adds to and does not look at: the tax's account is older, and its name is the later one.
+    "accounts": (row("accounts", "path", "tax/7"), row("accounts", "path", "clearing/S2/w1"), of_two, True),
+    "new registers": (new_register("x1"), new_register("x9"), of_two, False),
+    "new accounts": (new_account("clearing/S2/w1"), new_account("tax/7"), of_two, False),
+}
+
+
+@pytest.mark.parametrize("first_is_held", [True, False])
+@pytest.mark.parametrize("rows", ORDERS)
+async def test_rows_are_locked_in_one_order(ledger_pool: Pool, rows: str, first_is_held: bool) -> None:
+    """Somebody has one of two: who wants both has the first of them by then, and never the second before the first."""
+    first, second, work, there = ORDERS[rows]
+    store = PostgresStore(ledger_pool)
+    story = Story(store)
+    await grants(story)
+    if there:
+        # Over G1's site: its tax has an account before the other one's clearing has.
+        await story.push(
+            story.seal("G1", [("b", "x0", 1, 2, "0.10", "0.02", [(0, "0.10", "0.02")])], [("P", "q1", TOLL, "10:00")])
+        )
+        await of_two(story, 1, CHG)
+    async with ledger_pool.connection() as holding, ledger_pool.connection() as looking:
+        async with asyncio.timeout(SETTLES_WITHIN_S):
+            async with holding.transaction(force_rollback=True):
+                await holding.execute((first if first_is_held else second).encode())
+                task = asyncio.ensure_future(work(story))
+                while not await blocks(looking, holding.info.backend_pid):
+                    assert not task.done()
+                assert await is_free(looking, second if first_is_held else first) == first_is_held
+            await task
+    assert (await store.verify()).fault == ""
+
+
+async def blocks(connection: psycopg.AsyncConnection[Any], pid: int) -> bool:
+    """Whether somebody waits for this server's transaction."""
+    query = "SELECT count(*) FROM pg_locks l WHERE NOT l.granted AND %s = ANY (pg_blocking_pids(l.pid))"
+    found = await (await connection.execute(query, (pid,))).fetchone()
+    assert found is not None
+    return bool(found[0])
+
+
+async def is_free(connection: psycopg.AsyncConnection[Any], lock: str) -> bool:
+    """Whether nobody has it: what is free is had without waiting."""
+    try:
+        async with connection.transaction(force_rollback=True):
+            await connection.execute("SET LOCAL lock_timeout = '1ms'")
+            await connection.execute(lock.encode())
+    except psycopg.errors.LockNotAvailable:
+        return False
+    return True
