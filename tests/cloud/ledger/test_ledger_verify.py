@@ -457,6 +457,37 @@ async def test_what_is_gone_for_ever_comes_back_at_no_gateway(ledger_pool: Pool)
     assert await tell("G2", 12, device("c1", gone, key=b"mine")) == another
 
 
+async def test_whose_account_a_token_pays_from_is_told_to_every_gateway(ledger_pool: Pool) -> None:
+    """A vault whose row was changed tells the other account to the gateways that come after alone."""
+    store = PostgresStore(ledger_pool)
+    story = Story(store)
+    await story.open()
+
+    async def tell(gateway: str, wish: int, token_id: str, account_id: str) -> str:
+        body = directive_pb2.TokenRecord(
+            token_ref=f"{gateway}{token_id}".encode(), key_epoch=1, token_id=token_id, account_id=account_id
+        )
+        key = f"vault/{wish}/0123"
+        await story.ledger.issue_directive(OP, GatewayId(gateway), body, idempotency_key=key, now=NOW)
+        return (await store.verify()).fault
+
+    # A person gives a token to another account: G2's word is on its way, and what G2 hears in between is older.
+    for gateway, wish, token_id, account_id in (
+        ("G1", 1, "t1", "P"),
+        ("G2", 2, "t1", "P"),
+        ("G1", 4, "t1", "F"),
+        ("G2", 3, "t2", "P"),
+        ("G2", 5, "t1", "F"),
+        ("G1", 6, "t3", "P"),
+    ):
+        assert await tell(gateway, wish, token_id, account_id) == ""
+    # Somebody changed a row: G2 is given its keys anew, and told so. G1 has heard nothing since; then it does.
+    assert await tell("G2", 7, "t1", "P") == ""
+    passed_over = "token t1 of op: G2 was told that P pays, and G1 never, which goes by F"
+    assert await tell("G1", 8, "t4", "P") == passed_over
+    assert await tell("G1", 9, "t1", "P") == ""
+
+
 async def test_terms_that_were_set_before_links_named_them_wait_until_they_are_set_again(ledger_pool: Pool) -> None:
     store = await played(ledger_pool)
     async with ledger_pool.connection() as connection, connection.transaction():

@@ -15,6 +15,7 @@ from farthing.v1 import directive_pb2
 from farthing_cloud.database import sentence
 from farthing_cloud.ledger.store.gone import Gone
 from farthing_cloud.ledger.store.interface import Read
+from farthing_cloud.ledger.store.paying import Paying
 
 _PACKAGE: Final = "farthing_cloud.ledger"
 _TOLD: Final = sentence(_PACKAGE, "list_told")
@@ -45,11 +46,13 @@ class _Told:
         #: By operator, device, device epoch and ledger epoch: a registry that was restored may not know which key it had given out.
         self._keys: dict[tuple[str, str, int, int], tuple[str, bytes]] = {}
         self.gone = Gone()
+        self.paying = Paying()
 
-    def read(self, operator_id: str, gateway_id: str, raw: bytes, service: str) -> str:
-        """A fault, or nothing. In the order of each chain; ``service`` wished for it."""
+    def read(self, operator_id: str, gateway_id: str, raw: bytes, service: str, place: int | None) -> str:
+        """A fault, or nothing. In the order of each chain; ``service`` wished for it, at this place among its wishes."""
         directive = directive_pb2.Directive.FromString(raw)
         self.gone.read(operator_id, directive, service)
+        self.paying.read(operator_id, directive, place if service == "vault" else None)
         gateway = self.gateways.setdefault(gateway_id, _Gateway())
         match directive.WhichOneof("body"):
             case "welcome":
@@ -118,7 +121,7 @@ async def told_fault(connection: psycopg.AsyncConnection[TupleRow], read: Read) 
             if fault := _first(told.read(*row) for row in rows):
                 return fault
             await read(len(rows))
-    if fault := told.gone.fault():
+    if fault := told.gone.fault() or told.paying.fault():
         return fault
     gateways = await (await connection.execute(_GATEWAYS)).fetchall()
     if fault := _first(told.gateway_fault(*row) for row in gateways):
