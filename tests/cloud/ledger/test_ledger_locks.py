@@ -436,11 +436,11 @@ async def test_rows_are_locked_in_one_order(ledger_pool: Pool, rows: str, first_
     story = Story(store)
     await grants(story)
     if there:
-        # Over G1's site: its tax has an account before the other one's clearing has.
-        await story.push(
-            story.seal("G1", [("b", "x0", 1, 2, "0.10", "0.02", [(0, "0.10", "0.02")])], [("P", "q1", TOLL, "10:00")])
-        )
+        # Over G1's site: its tax has an account before the other one's clearing has, and was written to last. Neither is the order of locks.
+        toll = [("P", "q1", TOLL, "10:00")]
+        await story.push(story.seal("G1", [("b", "x0", 1, 2, "0.10", "0.02", [(0, "0.10", "0.02")])], toll))
         await of_two(story, 1, CHG)
+        await story.push(story.seal("G1", [("c", "x0", 2, 3, "0.10", "0.02", [(0, "0.10", "0.02")])], toll))
     async with ledger_pool.connection() as holding, ledger_pool.connection() as looking:
         async with asyncio.timeout(SETTLES_WITHIN_S):
             async with holding.transaction(force_rollback=True):
