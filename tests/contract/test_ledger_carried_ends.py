@@ -634,6 +634,44 @@ async def test_what_waits_for_people_takes_nothing_of_what_its_gateway_let_go_an
     assert (await store.verify()).fault == ""
 
 
+async def test_each_quota_pays_what_the_grant_held_of_it_whoever_comes_first(store: LedgerStore) -> None:
+    story = await opened(store)
+    before = len(await store.transfers(OP))
+    held = (("q1", "0.30"), ("q3", "1.90"))
+    grant = granted(
+        story,
+        net_micros=0,
+        held=tuple(m.Held(quota_id=QuotaId(story.quotas[name]), amount_micros=micros(part)) for name, part in held),
+    )
+    await story.push(story.seal("G2", [], [], carried=(carried(INTENT, END, grant=grant),)))
+    # All the rest of both was for others, and is reported later.
+    others = [
+        ("o1", "x1", 10, 20, "3.70", "0", [(0, "3.70", "0")]),
+        ("o2", "x1", 20, 30, "0.50", "0", [(1, "0.50", "0")]),
+    ]
+    await story.push(story.seal("G1", others, [("P", "q1", CHG, "10:00"), ("P", "q3", CHG, "10:00")]))
+    assert await causes_of(store, before) == {"use": micros("6.00")}
+    assert (await store.verify()).fault == ""
+
+
+async def test_what_an_end_says_beyond_a_decision_that_is_still_to_come_is_missing_where_its_gateway_let_go(
+    store: LedgerStore,
+) -> None:
+    """Nobody has told the ledger that the use was over: what its gateway spends of its hold comes late, as much as it was not over."""
+    story = await opened(store)
+    grant = granted(story, held=(m.Held(quota_id=QuotaId(story.quotas["q1"]), amount_micros=micros("2.00")),))
+    await story.push(story.seal("G2", [], [], carried=(carried(INTENT, END, grant=grant),)))
+    closed = batch_pb2.Batch.FromString(seal_own(story, own("1.00", "0.20", 3000, ("1.00", "0.20"))))
+    closed.claims[0].final = True
+    raw = story.sealed["G1"][-1] = closed.SerializeToString(deterministic=True)
+    await story.push(raw)
+    before = len(await store.transfers(OP))
+    others = [("o1", "x1", 10, 20, "2.80", "0", [(0, "2.80", "0")])]
+    await story.push(story.seal("G1", others, [("P", "q1", CHG, "10:00")]))
+    assert await causes_of(store, before) == {"use": micros("2.20"), "late": micros("0.60")}
+    assert (await store.verify()).fault == ""
+
+
 async def test_an_end_that_says_again_what_a_final_claim_says_is_priced_by_whoever_saw_the_readings(
     store: LedgerStore,
 ) -> None:

@@ -227,7 +227,7 @@ class World:
                         register_from=0,
                         register_to=session.counted,
                         parts=((200_000, session.counted * NET, session.counted * TAX),),
-                        quota_ids=(QuotaId(session.quota_id),) if session.quota_id else (),
+                        held=((QuotaId(session.quota_id), session.counted * NET // 4),) if session.quota_id else (),
                         floor_micros=NET if number % 2 else 0,
                         granted_incarnation=self.edges[granter].incarnation,
                         billed_micros=session.counted * NET // 2,

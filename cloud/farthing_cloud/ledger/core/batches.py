@@ -66,7 +66,7 @@ def touch(batch: ReceivedBatch, currency: Currency, carried: Sequence[Carried] =
     quotas = dict.fromkeys(line.quota_id for line in batch.lines if line.quota_id is not None)
     quotas.update(dict.fromkeys(quota_id for quota_id, _ in batch.stopped))
     quotas.update(dict.fromkeys(batch.closed))
-    quotas.update(dict.fromkeys(quota_id for use in uses for quota_id in use.quota_ids))
+    quotas.update(dict.fromkeys(quota_id for use in uses for quota_id, _ in use.held))
     claims: dict[ClaimKey, tuple[RegisterKey, int, int]] = {
         (c.authorization_id, batch.gateway_id): (c.register, c.register_from, c.register_to) for c in batch.claims
     }

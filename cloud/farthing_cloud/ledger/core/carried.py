@@ -2,10 +2,11 @@
 
 Rule 1: nothing is believed of who carries. A device's signed end and the other gateway's signed grant say everything, or there is no claim.
 Rule 2: the ledger computes the price; what exceeds the highest claim so far is due, the front of it was billed before.
-Rule 3: it is posted from what the grant's quotas still hold; then, as far as the grant was on the floor, as ``floor``; then, as far as it
-was billed before the newest grant, from what else the old gateway's quotas hold for who pays: it stood on one of them. What is left goes down the
-waterfall: as ``overrun`` what the grant never covered, as ``late`` the rest. Who pays is the account that the grant names, else its quotas'.
-A grant that names neither leaves it to the operator. A standing authorization holds nothing between readings: what its gateway's quotas hold
+Rule 3: what the newest grant held pays for what came after it, each quota and the floor no more than the grant held there, in the grant's order: so its
+gateway has it too, and what else it holds is for others. What was billed before that grant, and is not reported, stood on one of the gateway's quotas, and no
+grant says on which: it comes from what the grant's quotas hold beside, then from the others for who pays. What no grant covered comes from the grant's quotas.
+What is left goes down the waterfall: as ``overrun`` what the grant never covered, as ``late`` the rest. Who pays is the account that the grant names, else its
+quotas'. A grant that names neither leaves it to the operator. A standing authorization holds nothing between readings: what its gateway's quotas hold
 for who pays comes first, and what is left is ``overrun``.
 Rule 4: a claim that is final stays what its payer is billed. An end at or before its place says nothing new; what one further on adds is set aside, with a case.
 Its gateway holds nothing for a use that has ended, and spends what it let go on others: no hold is given back for what waits then.
@@ -16,7 +17,7 @@ that gateway's word alone. So it stands against its exposure until its own chain
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from farthing.ids import AccountId, AuthorizationId, GatewayId, QuotaId, SiteId
 from farthing.money import cut
@@ -41,8 +42,8 @@ class CarriedUse:
     register_from: int
     register_to: int
     parts: tuple[tuple[int, int, int], ...]
-    #: Quotas that the grant names, in its order, and what it holds on the floor; the incarnation that gave it.
-    quota_ids: tuple[QuotaId, ...]
+    #: The grant's hold: its quotas with what it holds of each, in its order, and what on the floor; the incarnation that gave it.
+    held: tuple[tuple[QuotaId, int], ...]
     floor_micros: int
     granted_incarnation: int
     #: Whether it is the last word. Readings of a standing authorization are not: it has no grant, and goes on.
@@ -67,6 +68,26 @@ class NotProven:
 
 
 Carried: TypeAlias = CarriedUse | NotProven
+
+
+class _Source(NamedTuple):
+    """What may pay a part of a carried use: a quota's hold, or the waterfall; and the cause of what goes beyond.
+
+    ``budgets``: each a sum, micros, that all sources which share it may pay; what one pays leaves it.
+    """
+
+    hold: Quota | None
+    cause: Cause
+    budgets: tuple[list[int], ...]
+
+    def most(self, book: Book, micros: int) -> int:
+        """How much of ``micros`` it may pay."""
+        most = min((micros, *(budget[0] for budget in self.budgets)))
+        return most if self.hold is None else min(most, book.held(self.hold))
+
+    def pays(self, micros: int) -> None:
+        for budget in self.budgets:
+            budget[0] -= micros
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,10 +187,11 @@ def _bill_one(
     )
     out.directives.append((use.granted_by, body))
     parts = _due_parts(use.parts, due)
+    sources = _sources(view, use, due_micros=due, claimed_micros=sum(before))
     if aside:
-        _set_aside(view, book, carrier, use, parts, overlap, ended, out)
+        _set_aside(view, book, carrier, use, parts, () if ended else sources, overlap, ended, out)
     else:
-        _post(view, book, carrier, use, parts, out)
+        _post(view, book, carrier, use, parts, sources, out)
 
 
 def _same(stored: Claimed, after: Claimed) -> bool:
@@ -206,26 +228,51 @@ def _due_parts(parts: tuple[tuple[int, int, int], ...], due: int) -> list[tuple[
 
 def _account_of(view: View, use: CarriedUse) -> str:
     named = [use.account_id] if use.account_id is not None else []
-    quotas = [view.quotas[quota_id] for quota_id in use.quota_ids if quota_id in view.quotas]
+    quotas = [view.quotas[quota_id] for quota_id, _ in use.held if quota_id in view.quotas]
     named += [quota.account_id for quota in quotas if quota.gateway_id == use.granted_by]
     return next((account_id for account_id in named if account_id in view.payers), "")
 
 
-def _holds(view: View, use: CarriedUse, account_id: str) -> list[Quota]:
-    quotas = [view.quotas[quota_id] for quota_id in use.quota_ids if quota_id in view.quotas]
-    return [quota for quota in quotas if (quota.gateway_id, quota.account_id) == (use.granted_by, account_id)]
+def _sources(view: View, use: CarriedUse, *, due_micros: int, claimed_micros: int) -> tuple[_Source, ...]:
+    """What pays for the use, in this order; of it ``claimed_micros`` were billed before."""
+    account_id = _account_of(view, use)
 
+    def is_theirs(quota: Quota) -> bool:
+        return (quota.gateway_id, quota.account_id) == (use.granted_by, account_id)
 
-def _other_holds(view: View, use: CarriedUse, account_id: str) -> list[Quota]:
-    """What else the journal that gave the grant had of the account, spent the way gateways spend: the earliest to end first."""
-    others = [
-        quota
-        for quota in view.quotas.values()
-        if (quota.gateway_id, quota.account_id) == (use.granted_by, account_id)
-        and quota.incarnation <= use.granted_incarnation
-        and quota.quota_id not in use.quota_ids
-    ]
-    return sorted(others, key=lambda quota: (quota.spend_until, quota.quota_id))
+    # Billed before the newest grant: no part of what that one held.
+    front = min(due_micros, max(0, use.billed_micros - claimed_micros))
+    since, before, uncovered = [due_micros - front], [front], [_not_covered(use)]
+    # A claim that came further than the grant has taken the first of its hold.
+    taken = max(0, claimed_micros - use.billed_micros)
+    named: list[Quota] = []
+    held: list[_Source] = []
+    for quota_id, micros in use.held:
+        left = max(0, micros - taken)
+        taken -= micros - left
+        quota = view.quotas.get(quota_id)
+        if quota is not None and is_theirs(quota):
+            named.append(quota)
+            held.append(_Source(quota, Cause.LATE, ([left], since)))
+    # What else the journal that gave the grant had of the account, spent the way gateways spend: the earliest to end first.
+    names = {quota_id for quota_id, _ in use.held}
+    others = sorted(
+        (
+            quota
+            for quota in view.quotas.values()
+            if is_theirs(quota) and quota.incarnation <= use.granted_incarnation and quota.quota_id not in names
+        ),
+        key=lambda quota: (quota.spend_until, quota.quota_id),
+    )
+    return (
+        *held,
+        _Source(None, Cause.FLOOR, ([max(0, use.floor_micros - taken)], since)),
+        *(_Source(quota, Cause.LATE, (before,)) for quota in (*named, *others)),
+        *(_Source(quota, Cause.LATE, (uncovered,)) for quota in named),
+        _Source(None, Cause.OVERRUN, (uncovered,)),
+        # A grant on the floor alone: what was billed before it was on the floor too.
+        _Source(None, Cause.FLOOR if use.floor_micros and not use.held else Cause.LATE, ()),
+    )
 
 
 def _site_of(view: View, use: CarriedUse) -> SiteId:
@@ -233,38 +280,25 @@ def _site_of(view: View, use: CarriedUse) -> SiteId:
 
 
 def _post(
-    view: View, book: Book, carrier: From, use: CarriedUse, parts: Sequence[tuple[int, int, int]], out: Outcome
+    view: View,
+    book: Book,
+    carrier: From,
+    use: CarriedUse,
+    parts: Sequence[tuple[int, int, int]],
+    sources: Sequence[_Source],
+    out: Outcome,
 ) -> None:
     account_id = _account_of(view, use)
     granter = view.gateways[use.granted_by]
     above: list[Aside] = []
-    floor, billed, overrun = use.floor_micros, use.billed_micros, _not_covered(use)
-    others = {quota.quota_id for quota in _other_holds(view, use, account_id)}
-    sources: tuple[tuple[Quota | None, Cause], ...] = (
-        *((quota, Cause.LATE) for quota in _holds(view, use, account_id)),
-        (None, Cause.FLOOR),
-        *((quota, Cause.LATE) for quota in _other_holds(view, use, account_id)),
-        (None, Cause.OVERRUN),
-        # A grant on the floor alone: what was billed before it was on the floor too.
-        (None, Cause.FLOOR if use.floor_micros and not use.quota_ids else Cause.LATE),
-    )
     for rate_ppm, net, tax in parts:
-        for place, (hold, cause) in enumerate(sources, start=1):
-            most = net + tax
-            if hold is not None:
-                most = min(book.held(hold), billed) if hold.quota_id in others else book.held(hold)
-            elif place < len(sources):
-                most = floor if cause is Cause.FLOOR else overrun
-            amount = min(most, net + tax)
+        for source in sources:
+            amount = source.most(book, net + tax)
             if amount <= 0:
                 continue
+            source.pays(amount)
             step_net, step_tax = cut(net, tax, amount)
             net, tax = net - step_net, tax - step_tax
-            if hold is not None:
-                billed -= amount if hold.quota_id in others else 0
-            else:
-                floor -= amount if cause is Cause.FLOOR else 0
-                overrun -= amount if cause is Cause.OVERRUN else 0
             poured = pour(
                 book,
                 Due(
@@ -277,8 +311,8 @@ def _post(
                     line=None,
                     authorization_id=use.authorization_id,
                 ),
-                hold=hold,
-                cause=cause,
+                hold=source.hold,
+                cause=source.cause,
                 room_micros=room_of(
                     book,
                     granter.gateway_id,
@@ -292,7 +326,7 @@ def _post(
             if poured.beyond_micros:
                 stood = out.stands.get(use.key, view.carried_beyond.get(use.key, 0))
                 out.stands[use.key] = stood + poured.beyond_micros
-            if cause is Cause.LATE and use.quota_ids:
+            if source.cause is Cause.LATE and use.held:
                 _add(out.late, granter.gateway_id, poured.beyond_micros)
             if poured.above_net_micros + poured.above_tax_micros:
                 above.append(
@@ -335,6 +369,7 @@ def _set_aside(
     carrier: From,
     use: CarriedUse,
     parts: Sequence[tuple[int, int, int]],
+    sources: Sequence[_Source],
     overlap: AuthorizationId | None,
     ended: bool,
     out: Outcome,
@@ -353,11 +388,11 @@ def _set_aside(
         left += net + tax
         asides.append(_aside(carrier, account_id, view.gateways[use.granted_by], rate_ppm, net, tax))
     out.aside_micros += left
-    if not ended:
+    for source in sources:
         # Its gateway hears of the end, and spends as much on a use that nobody is billed for.
-        for quota in (*_holds(view, use, account_id), *_other_holds(view, use, account_id)):
-            amount = min(left, book.held(quota))
-            book.void(quota, amount, Cause.SECOND_CLAIM)
+        if source.hold is not None and (amount := source.most(book, left)) > 0:
+            source.pays(amount)
+            book.void(source.hold, amount, Cause.SECOND_CLAIM)
             left -= amount
     if asides or overlap is not None:
         out.cases.append(
