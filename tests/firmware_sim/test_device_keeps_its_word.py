@@ -464,6 +464,24 @@ def test_what_a_journal_that_went_back_takes_no_receipt_of_before_speaks_of(
     assert not is_kept()
 
 
+def test_an_answer_that_was_not_decided_takes_nothing_and_leaves_what_was_seen_and_receipted(
+    life: Life, plan: Any
+) -> None:
+    end = left_behind(life, plan)
+    life.tick(real_s=18)
+    own = next(send for send in life.said if send.gateway == G1)
+    newer = replace(own, counter=end.counter + 1)
+    life.answer(G1, newer, AnswerStatus.RECORDED, position=4, receipted=end.counter + 1)
+    (before,) = [each for each in life.state.seen if each.gateway == G1]
+    for _ in range(2):
+        # Too busy, and a gateway that may have forgotten something: either says nothing of how far its journal is.
+        life.answer(G1, own, AnswerStatus.LATER, refusal=Refusal.OVERLOADED, position=0)
+        assert [each for each in life.state.seen if each.gateway == G1] == [before]
+    # It is taken at the very place that was seen last: an idle gateway has written nothing since.
+    life.answer(G1, own, AnswerStatus.RECORDED, position=4, receipted=end.counter + 1, closed=True)
+    assert end.counter not in {each.counter for each in life.state.kept}
+
+
 def test_a_carriers_receipt_counts_for_what_it_has_taken_only(life: Life, plan: Any) -> None:
     end = left_behind(life, plan)
     life.tick(real_s=18)

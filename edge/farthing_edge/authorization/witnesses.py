@@ -6,12 +6,15 @@ Rule 2: whoever is right about it, nothing is lost by believing: authorizing sto
 incarnation. So one active device's word is enough, over its own channel, beside a statement that it signed. Of one that is not active, its
 word stops nobody until it is active again; but nothing is called receipted to it, or it would forget what this journal has forgotten.
 Rule 3: an older incarnation's witness proves nothing about this one: that its journal is gone is known.
+Rule 4: devices keep the furthest witness. So an answer says how far this journal is only where its device's own has been held against it, and proved nothing:
+any other would take the place of what proves that it went backwards.
 """
 
 from farthing.device.messages import Witness
+from farthing.refusal import Refusal
 from farthing.v1 import directive_pb2
 from farthing_edge.authorization import commands, events
-from farthing_edge.authorization.commands import DeviceStatement
+from farthing_edge.authorization.commands import DeviceStatement, Reply
 from farthing_edge.authorization.decision import NOTHING, Decision
 from farthing_edge.authorization.state import GatewayState
 
@@ -63,8 +66,8 @@ def suspicion(state: GatewayState, command: DeviceStatement) -> events.RollbackS
     if witness is None and granted is None and not known:
         return None
     device = state.devices.get(statement.device)
-    if device is None or device.epoch != statement.device_epoch or statement.recipient != state.gateway_id:
-        # Nobody's word.
+    if device is None or device.epoch != statement.device_epoch:
+        # Nobody's word. (What is carried is: its device says it here, over its own channel, with what it has seen of this journal.)
         witness, known = None, ""
     seen = "" if witness is None else disagreement(state, witness)
     is_heard = device is None or device.status == directive_pb2.DEVICE_STATUS_ACTIVE
@@ -81,6 +84,18 @@ def suspicion(state: GatewayState, command: DeviceStatement) -> events.RollbackS
     if seen and not known:
         return events.SeenBeyond(device=statement.device, incarnation=state.incarnation, reason=seen)
     return None
+
+
+def vouches(state: GatewayState, reply: Reply) -> bool:
+    """Whether an answer may say how far this journal is. Not to whom it does not know, nor to ticks: they bring no witness."""
+    device = state.devices.get(reply.device)
+    return (
+        device is not None
+        and device.id not in state.seen_beyond
+        and reply.refusal is not Refusal.DEVICE_EPOCH_DIFFERS
+        and reply.answers is not None
+        and reply.ticked is None
+    )
 
 
 def decide_token_witness(state: GatewayState, command: commands.TokenWitnessed, now: object) -> Decision:  # noqa: ARG001  # every command has one shape

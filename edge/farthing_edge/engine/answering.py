@@ -8,7 +8,7 @@ and a signature costs more than everything else that an answer takes.
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import structlog
@@ -23,6 +23,7 @@ from farthing_edge.authorization.commands import DeviceStatement, Reply
 from farthing_edge.authorization.decision import status_of
 from farthing_edge.authorization.grants import grant_payload
 from farthing_edge.authorization.state import Authorization, GatewayState, Told
+from farthing_edge.authorization.witnesses import vouches
 from farthing_edge.engine.asked import EngineLimits, Item
 from farthing_edge.engine.signing import GrantSigner
 
@@ -38,6 +39,8 @@ class Draft:
     #: Whose latest grant goes with it.
     authorization: AuthorizationId | None
     receipted_counter: int
+    #: Whether it may say how far the journal is.
+    vouches: bool
 
 
 @dataclass(slots=True)
@@ -90,7 +93,8 @@ class Answering:
         self.count(refusal)
         return Answer(
             gateway=self._state().gateway_id,
-            witness=self._witness(),
+            # Nobody has held what its device has seen against the journal.
+            witness=replace(self._witness(), position=0),
             answers=answers,
             status=status,
             receipted_counter=0,
@@ -116,7 +120,7 @@ class Answering:
     def draft(self, drafts: Drafts, item: Item, reply: Reply | None) -> None:
         """Add to ``drafts`` what will be said to ``item``, as the state is now."""
         if reply is None:
-            drafts.answers.append(Draft(item, None, None, 0))
+            drafts.answers.append(Draft(item, None, None, 0, vouches=False))
             return
         state = self._state()
         granted = None
@@ -127,7 +131,7 @@ class Answering:
                 drafts.told[granted] = authorization, authorization.told
         device = state.devices.get(reply.device)
         receipted = 0 if device is None else state.receipted_counter(device)
-        drafts.answers.append(Draft(item, reply, granted, receipted))
+        drafts.answers.append(Draft(item, reply, granted, receipted, vouches=vouches(state, reply)))
 
     @property
     def is_full(self) -> bool:
@@ -207,7 +211,7 @@ class Answering:
             return None
         return Answer(
             gateway=self._state().gateway_id,
-            witness=witness,
+            witness=witness if draft.vouches else replace(witness, position=0),
             answers=reply.answers,
             status=reply.status,
             receipted_counter=draft.receipted_counter,

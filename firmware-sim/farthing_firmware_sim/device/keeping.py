@@ -5,7 +5,7 @@ Rule: what was signed is dropped by a receipt alone, and a receipt speaks of wha
 
 from dataclasses import replace
 
-from farthing.device.messages import Answer, End, Intent, decode_statement
+from farthing.device.messages import Answer, AnswerStatus, End, Intent, decode_statement
 from farthing.ids import GatewayId
 from farthing.refusal import Refusal
 from farthing_firmware_sim.device.draft import Draft, is_of_one_use
@@ -38,8 +38,11 @@ class Keeping(Draft):
                 # what a gateway takes to carry is older than what it had receipted, and puts its counter back until the cloud has that too.
                 receipted_counter, put_back = before.receipted_counter, before.put_back
                 said = 0 if answer.answers is None else answer.answers[1]
-                if (not witness.position or witness.start_id != last.start_id) and any(
-                    each.counter == said for each in self.state.outgoing
+                takes = answer.status not in (AnswerStatus.LATER, AnswerStatus.AGAIN)
+                if (
+                    takes
+                    and (not witness.position or witness.start_id != last.start_id)
+                    and any(each.counter == said for each in self.state.outgoing)
                 ):
                     # Perhaps of a journal that went back: the receipt of before does not speak of what this one has only now taken.
                     receipted_counter = min(receipted_counter, said - 1)

@@ -15,10 +15,11 @@ from farthing.device.messages import (
     Reading,
     RegisterValue,
     TariffVersion,
+    Witness,
     encode,
 )
 from farthing.evidence.batches import batch_hash
-from farthing.ids import DeviceId, GatewayId, RegisterId, TariffId
+from farthing.ids import DeviceId, GatewayId, RegisterId, StartId, TariffId
 from farthing.refusal import Refusal
 from farthing.v1 import batch_pb2, directive_pb2
 from farthing_edge.authorization import commands
@@ -163,6 +164,18 @@ def test_what_is_carried_speaks_of_one_authorization(
         shown = replace(shown, grant=replace(shown.grant, **how.get("grant", {})))
     assert say(neighbour, end, shown=shown).refusal is refusal
     assert len(neighbour.state.carried) == (refusal is None)
+
+
+def test_who_has_an_end_carried_says_what_it_has_seen_of_the_carriers_journal(
+    site: Gateway, neighbour: Gateway
+) -> None:
+    """It may be all that its device ever says to that gateway, which calls receipted what it has forgotten to carry."""
+    session = open_session(site)
+    witness = Witness(incarnation=1, start_id=StartId(b"x" * 16), position=1)
+    reply = say(neighbour, carried_to(neighbour, session, 1_700), shown=session.shown(), witness=witness)
+    assert (reply.status, len(neighbour.state.carried)) == (AnswerStatus.RECORDED, 1)
+    assert "c1 has seen a start that this journal does not know" in neighbour.state.rollback_suspected
+    assert neighbour.state.receipted_counter(neighbour.state.devices["c1"]) == 0
 
 
 def test_what_is_dated_years_ahead_of_a_trusted_clock_nobody_carries(site: Gateway, neighbour: Gateway) -> None:

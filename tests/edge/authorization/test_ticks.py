@@ -14,6 +14,7 @@ from farthing.evidence import payword
 from farthing.refusal import Refusal
 from farthing.v1 import directive_pb2
 from farthing_edge.authorization import commands, events
+from farthing_edge.authorization.witnesses import vouches
 
 SECRET = b"s" * 32
 WATER = {
@@ -59,6 +60,8 @@ def test_ticks_are_written_down_one_by_one_and_billed_together() -> None:
         if reply is not None:
             # A new limit: a record costs many ticks.
             assert (reply.status, reply.ticked, reply.answers) == (AnswerStatus.RECORDED, index, (1, use.chain.counter))
+            # It came without a witness: the answer must not take the place of the one that its device has.
+            assert not vouches(site.gateway.state, reply)
             assert use.told.limit == 500 + index + 120
     assert quiet > 190
     assert use.value == 699

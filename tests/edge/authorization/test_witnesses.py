@@ -30,6 +30,7 @@ from farthing_edge.authorization.events import (
     RollbackSuspected,
     SeenBeyond,
 )
+from farthing_edge.authorization.witnesses import vouches
 
 
 @pytest.mark.parametrize(
@@ -265,3 +266,45 @@ def test_a_meters_beginning_that_was_forgotten_is_billed_from(site: Gateway) -> 
     say(older, reading, witness=witness, shown=shown)
     (claim,) = prove(older).claims
     assert (claim.register_from, claim.register_to) == (5_000, 5_020)
+
+
+def test_who_is_not_known_yet_keeps_what_proves_that_the_journal_went_back(site: Gateway) -> None:
+    """The journal goes back to before the meter was enrolled, without an uplink: as long as it does not know the meter, it cannot hear it."""
+    meter = Meter("m9", 5_000)
+    older = Gateway("G1", "S1", at=site.at)
+    for each in site.policy.sent:
+        older.do(each)
+    older.policy = site.policy
+    older.do(commands.HeadArrived(version=older.state.directive_version, at=older.at))
+    enrolled = Policy.device("m9", profile="standing")
+    site.told(device=enrolled)
+    first = meter.reading(site, 5_000)
+    assert say(site, first).status is AnswerStatus.RECORDED
+    seen = Witness(incarnation=1, start_id=bytes(16), position=site.state.position)
+    for number in range(1, seen.position + 1):
+        restart(older, bytes([number]) * 16)
+    assert older.state.position > seen.position
+
+    reply = say(older, meter.reading(later(older), 5_010), witness=seen)
+    assert reply.refusal is Refusal.DEVICE_UNKNOWN
+    if vouches(older.state, reply):
+        seen = Witness(incarnation=1, start_id=older.state.start_id, position=older.state.position)
+    older.do(site.policy.sent[-1])
+    reply = say(older, meter.reading(later(older), 5_020), witness=seen)
+    # Where it began is not forgotten: nothing begins here before people have looked.
+    assert reply.refusal is Refusal.NOT_AUTHORIZING
+    assert older.state.rollback_suspected
+    assert not older.state.authorizations
+
+
+def test_an_answer_vouches_for_the_journal_where_its_devices_witness_was_held_against_it(site: Gateway) -> None:
+    session = open_session(site)
+    assert vouches(site.state, session.read(site, 1_100))
+    other_epoch = Meter("c2", 0).intent(site, device_epoch=7)
+    for unheard in (other_epoch, replace(other_epoch, device="nobody")):
+        assert not vouches(site.state, say(site, unheard))
+    site.told(device=Policy.device("c1", status=directive_pb2.DEVICE_STATUS_SUSPENDED))
+    assert vouches(site.state, session.read(site, 1_200))
+    assert not vouches(
+        site.state, session.read(site, 1_300, witness=Witness(incarnation=1, start_id=b"x" * 16, position=1))
+    )

@@ -80,6 +80,20 @@ async def test_a_journal_that_may_have_forgotten_vouches_for_nothing(bench) -> N
         assert answer.receipted_counter == 0
 
 
+async def test_who_was_not_heard_hears_nothing_of_how_far_the_journal_is(bench) -> None:
+    """What its device has seen was not held against the journal: it must go on showing it."""
+    async with bench.running() as engine:
+        await Site(engine).open(quota=10 * M)
+        first = await engine.submit(said(Meter("c1", 100).intent(Here()), "card"))
+        assert first.witness.position > 0
+        unknown = await engine.submit(said(Meter("nobody", 100).intent(Here()), "card"))
+        assert unknown.refusal is Refusal.NOT_AUTHORIZING
+        overloaded = engine.answer_refusal(answers=(1, 2), refusal=Refusal.OVERLOADED)
+        for answer in (unknown, overloaded):
+            assert (answer.witness.incarnation, answer.witness.start_id) == (1, first.witness.start_id)
+            assert (answer.witness.position, answer.receipted_counter) == (0, 0)
+
+
 async def test_a_session_survives_a_restart_and_repeats_are_answered_alike(bench) -> None:
     meter = Meter("c1", 1_000)
     async with bench.running() as engine:

@@ -34,6 +34,7 @@ from farthing_edge.authorization.events import (
     Settled,
 )
 from farthing_edge.authorization.state import CoreSettings, GatewayState
+from farthing_edge.authorization.witnesses import vouches
 from farthing_edge.metering.sealing import facts_of_record, leaves_of, sheet_of
 from simulation.actions import CrashGateway
 from simulation.cast import START
@@ -418,7 +419,7 @@ class GatewayNode:
                 witness=Witness(
                     incarnation=state.incarnation,
                     start_id=StartId(state.start_id or bytes(16)),
-                    position=state.vouched_position(state.position),
+                    position=state.vouched_position(state.position) if vouches(state, reply) else 0,
                 ),
                 answers=reply.answers,
                 status=reply.status,
