@@ -215,6 +215,23 @@ async def test_who_paid_for_what_was_carried_is_told_so(ledger_pool: Pool, kind:
     ]
 
 
+async def test_standing_readings_that_their_gateway_has_not_heard_are_missing_where_it_spends_on_others(
+    store: LedgerStore,
+) -> None:
+    """Nothing is held for them between readings, and nobody says how far they were heard: the sum is what was carried (ADR 29)."""
+    story = await opened(store)
+    await standing(story, "P")
+    await story.push(story.seal("G2", [], [], carried=(carried_readings(BEGAN, STANDS),)))
+    before = len(await store.transfers(OP))
+    others = [
+        ("o1", "x1", 10, 20, "4.00", "0", [(0, "4.00", "0")]),
+        ("o2", "x1", 20, 30, "2.00", "0", [(1, "2.00", "0")]),
+    ]
+    await story.push(story.seal("G1", others, [("P", "q1", CHG, "10:00"), ("P", "q3", CHG, "10:00")]))
+    assert await causes_of(store, before) == {"use": micros("4.20"), "late": micros("1.80")}
+    assert (await store.verify()).fault == ""
+
+
 async def test_readings_of_who_was_never_told_yes_once_and_for_all_prove_nothing(store: LedgerStore) -> None:
     story = await opened(store)
     before = len(await store.transfers(OP))

@@ -84,8 +84,9 @@ class Watch:
         self.late: defaultdict[str, Counter[BatchName]] = defaultdict(Counter)
         #: Quota → what carried ends took of its hold, of whatever quotas their gateway had held them on.
         self.carried: Counter[str] = Counter()
-        #: Gateway → what its carried ends cost beyond what their grants spoke of.
+        #: Gateway → what its carried ends cost beyond what their grants spoke of; and before them, where its own claims had not come as far.
         self.not_covered: Counter[str] = Counter()
+        self.not_reported: Counter[str] = Counter()
         #: Gateway → carrier's batch and cause → what its carried ends billed beyond holds: a restored ledger posts a batch once more.
         self.carried_beyond: defaultdict[str, Counter[tuple[BatchName, Cause]]] = defaultdict(Counter)
         #: Authorizations set aside because a rolled-back journal had given the same passage before.
@@ -342,9 +343,9 @@ class Watch:
     def _late(self, posting: Posting, late: list[Transfer]) -> None:
         """A quota pays more than the ledger holds for it: only after a forced void, or by a journal that was rolled back.
 
-        Bounded: what was ended by force, and once more the quota for each time that its gateway's disk went wrong. A carried end takes
-        from the grant's other quotas what was ended of one of them, and from any of them what the grant never covered or what was
-        on the floor before it (no grant says that): then their gateway finds that much missing there.
+        Bounded: what was ended by force, and once more the quota for each time that its gateway's disk went wrong. That a carried end came first
+        makes nobody late, but for what the grant never covered, and what was billed before it and not reported: no grant says on which of the
+        quotas, or on the floor, that was, and where it was ended of one of them it comes from another.
         """
         batch = posting.batch
         assert batch is not None
@@ -360,7 +361,7 @@ class Watch:
             faults = self.world.gateways[quota.gateway_id].disk_faults
             most = self.ended[quota_id] + faults * quota.amount_micros
             elsewhere = (
-                self._ended_beside(quota) + self.not_covered[quota.gateway_id] + self._floor_of(quota.gateway_id)
+                self._ended_beside(quota) + self.not_covered[quota.gateway_id] + self.not_reported[quota.gateway_id]
             )
             most += min(self.carried[quota_id], elsewhere)
             if self.late[quota_id].total() > most:
@@ -406,16 +407,20 @@ class Watch:
         return journals * self.world.story.cast.terms.floor_total_micros + self.resolved[gateway_id]
 
     def _carried_beyond_grants(self, posting: Posting) -> None:
-        """What carried ends cost beyond all that their grants spoke of: nobody held it, and a quota that is held pays it first."""
+        """What carried ends cost beyond all that their grants spoke of (nobody held it, and a quota that is held pays it first), or before them."""
         assert posting.batch is not None
         for end in batch_pb2.Batch.FromString(posting.batch.batch).carried:
             if not end.grant:
                 continue  # a standing authorization's: counted by what it took
             grant = m.decode_grant(cose.decode_sign1(end.grant).payload)
-            covered = grant.net_micros + grant.tax_micros + sum(part.amount_micros for part in grant.held)
+            billed = grant.net_micros + grant.tax_micros
+            covered = billed + sum(part.amount_micros for part in grant.held)
+            before = sum(self.claimed.get(grant.authorization, (0, 0)))
             for claim in posting.claims:
                 if claim.authorization_id == grant.authorization:
-                    self.not_covered[grant.gateway] += max(0, claim.net_micros + claim.tax_micros - covered)
+                    cost = claim.net_micros + claim.tax_micros
+                    self.not_covered[grant.gateway] += max(0, cost - covered)
+                    self.not_reported[grant.gateway] += max(0, min(cost, billed) - before)
 
     def _ended_beside(self, quota: Quota) -> int:
         """What was ended by force of the other quotas that a hold beside one on ``quota`` could stand on, micros."""
