@@ -445,7 +445,9 @@ async def test_a_gateway_that_is_given_up_holds_nobody_up_and_may_come_back(disk
         await story.ledger.hello(G2, incarnation=0, start_id=A, position=0, now=NOW)
     # Which incarnation comes next nobody knows before.
     decision = await story.ledger.propose(DecisionKind.INCARNATION, G2, reason="new", person="anna", now=NOW)
-    with pytest.raises(LedgerRestoring):
+    with pytest.raises(
+        LedgerRestoring, match=r"G2 has not yet shown what it was told: where its journal is lost, .* give-up propose"
+    ):
         await story.ledger.approve(decision.decision_id, content_hash=decision.content_hash, person="ben", now=NOW)
     decision = await story.ledger.propose(DecisionKind.GIVEN_UP, G2, reason="burnt", person="anna", now=NOW)
     assert await story.ledger.approve(decision.decision_id, content_hash=decision.content_hash, person="ben", now=NOW)
@@ -462,6 +464,35 @@ async def test_a_gateway_that_is_given_up_holds_nobody_up_and_may_come_back(disk
     assert [d.welcome.incarnation for d in gone.bodies("welcome")] == [1, 1_001]
     assert (await story.push(use)).step is ChainStep.NEXT
     assert (await gone.hello(story, 1_001)).standing is Standing.AGREED
+    assert (await story.store.verify()).fault == ""
+
+
+async def test_who_was_given_up_and_comes_back_sends_its_batches_also_where_no_directive_is_missing(disk: Disk) -> None:
+    story = Story(disk.store)
+    told, gone = Told(G1), Told(G2)
+    await story.open()
+    await story.fund("P", "10.00", "pay-1")
+    await story.grant("q2", "G2", "3.00")
+    use = story.seal("G2", [("t1", "x1", 0, 9, "2.50", "0.50", [(0, "2.50", "0.50")])], [("P", "q2", TOLL, "10:00")])
+    await disk.back_up()
+    await story.push(use)
+    await gone.hear(story)
+    await told.hear(story)
+    expected = await balances(story.store)
+
+    restore(story, disk)
+    await begin(story)
+    await told.show(story)
+    decision = await story.ledger.propose(DecisionKind.GIVEN_UP, G2, reason="burnt", person="anna", now=NOW)
+    assert await story.ledger.approve(decision.decision_id, content_hash=decision.content_hash, person="ben", now=NOW)
+    assert await story.ledger.restored.open_again(now=NOW)
+
+    assert (await gone.hello(story)).standing is Standing.BEGIN
+    greeting = await gone.hello(story, 1_001)
+    assert (greeting.standing, greeting.earlier is not None) == (Standing.AGREED, True)
+    assert (await story.push(use)).step is ChainStep.NEXT
+    assert (await gone.hello(story, 1_001)).earlier is None
+    assert await balances(story.store) == expected
     assert (await story.store.verify()).fault == ""
 
 
@@ -496,12 +527,132 @@ async def test_a_gateway_that_has_shown_and_whose_batches_do_not_come_holds_nobo
 
     # It was only away: what it has a receipt for is wanted still, and nothing of it is lost.
     greeting = await gone.hello(story)
-    assert (greeting.standing, greeting.gateway.incarnation) == (Standing.BEGIN, 2)
+    assert (greeting.standing, greeting.gateway.incarnation) == (Standing.BEGIN, 1_001)
     assert greeting.earlier is not None
     assert (await story.push(use)).step is ChainStep.NEXT
     assert (await gone.hello(story)).earlier is None
     assert await balances(story.store) == expected
     assert (await story.store.verify()).fault == ""
+
+
+async def decide(story: Story, gateway_id: GatewayId) -> None:
+    """Two persons let a gateway begin its next incarnation."""
+    decision = await story.ledger.propose(
+        DecisionKind.INCARNATION, gateway_id, reason="a new disk", person="anna", now=NOW
+    )
+    assert await story.ledger.approve(decision.decision_id, content_hash=decision.content_hash, person="ben", now=NOW)
+
+
+async def test_a_journal_that_is_lost_after_it_was_shown_wants_one_decision_and_no_other(disk: Disk) -> None:
+    story = Story(disk.store)
+    told, lost = Told(G1), Told(G2)
+    await story.open()
+    await story.fund("P", "10.00", "pay-1")
+    await story.grant("q2", "G2", "3.00")
+    use = story.seal("G2", [("t1", "x1", 0, 9, "2.50", "0.50", [(0, "2.50", "0.50")])], [("P", "q2", TOLL, "10:00")])
+    await disk.back_up()
+    await story.push(use)
+    await lost.hear(story)
+    await told.hear(story)
+    expected = await balances(story.store)
+
+    restore(story, disk)
+    await begin(story)
+    await told.show(story)
+    await lost.show(story)
+    # Its disk is lost now: the receipt that it has shown is for a batch that nobody has.
+    empty = Told(G2)
+    waits = await empty.hello(story, 0)
+    assert (waits.standing, "no journal" in waits.why) == (Standing.WAITS, True)
+    assert not await story.ledger.restored.open_again(now=NOW)
+    await decide(story, G2)
+    assert (await empty.hello(story, 0)).standing is Standing.BEGIN
+    # Until the new journal speaks: the old machine may still be there, with its batches.
+    assert not await story.ledger.restored.open_again(now=NOW)
+    await empty.hear(story)
+    assert (await empty.hello(story, 1_001)).standing is Standing.AGREED
+    assert await story.ledger.restored.open_again(now=NOW)
+    assert (await story.store.verify()).fault == ""
+
+    # The disk turns up: what it has a receipt for is wanted, and is billed once.
+    assert (await lost.hello(story)).standing is Standing.WAITS
+    await decide(story, G2)
+    greeting = await lost.hello(story, 1_002)
+    assert (greeting.standing, greeting.earlier is not None) == (Standing.AGREED, True)
+    assert (await story.push(use)).step is ChainStep.NEXT
+    assert (await lost.hello(story, 1_002)).earlier is None
+    assert await balances(story.store) == expected
+    assert (await story.store.verify()).fault == ""
+
+
+async def test_who_shows_less_than_it_has_shown_waits_for_people_and_is_then_waited_for_as_far_as_it_goes(
+    disk: Disk,
+) -> None:
+    story = Story(disk.store)
+    told, other = Told(G2), Told(G1)
+    await story.open()
+    await story.fund("P", "10.00", "pay-1")
+    await story.grant("q2", "G2", "3.00")
+    uses = [
+        story.seal(
+            "G2",
+            [(f"t{number}", "x1", number, number + 1, "1.00", "0.00", [(0, "1.00", "0.00")])],
+            [("P", "q2", TOLL, "10:00")],
+        )
+        for number in range(2)
+    ]
+    await disk.back_up()
+    await story.push(uses[0])
+    await told.hear(story)
+    before = told.receipt
+    await story.push(uses[1])
+    await told.hear(story)
+    await other.hear(story)
+
+    restore(story, disk)
+    await begin(story)
+    await other.show(story)
+    await told.show(story)
+    # Its disk is that of some time ago: nothing else that it says is behind what this ledger has seen.
+    copied = Told(G2, told.directives, before)
+    greeting = await copied.hello(story)
+    assert greeting.standing is Standing.WAITS
+    assert greeting.why == (
+        "its last receipt is for batch 1 of incarnation 1, and since the ledger was restored it has shown one for batch 2 of incarnation 1"
+    )
+    await decide(story, G2)
+    # It has begun the new incarnation, and its first batch goes after all earlier ones.
+    assert (await copied.hello(story, 1_001)).standing is Standing.AGREED
+    assert not await story.ledger.restored.open_again(now=NOW)
+    await story.push(uses[0])
+    assert await story.ledger.restored.open_again(now=NOW)
+    # Once in the new chain, nothing of this is asked again.
+    assert (await copied.hello(story, 1_001)).standing is Standing.AGREED
+
+
+async def test_no_two_journals_begin_one_incarnation_over_a_restore(disk: Disk) -> None:
+    """What was decided since the backup is lost with the database, and with a journal that is an older one: its number is not given again."""
+    story = Story(disk.store)
+    old, other = Told(G1), Told(G2)
+    await grants(story)
+    await old.hear(story)
+    await other.hear(story)
+    await disk.back_up()
+    await decide(story, G1)
+    first = Told(G1)
+    await first.hear(story)
+    assert [d.welcome.incarnation for d in first.bodies("welcome")] == [1, 2]
+
+    restore(story, disk)
+    await begin(story)
+    # The journal that began incarnation 2 is gone; an older one shows what it was told.
+    await old.show(story)
+    await decide(story, G1)
+    await old.hear(story)
+    assert [d.welcome.incarnation for d in old.bodies("welcome")] == [1, 1_001]
+    await decide(story, G1)
+    await old.hear(story)
+    assert [d.welcome.incarnation for d in old.bodies("welcome")] == [1, 1_001, 1_002]
 
 
 async def test_an_incarnation_decided_since_the_backup_is_taken_back(disk: Disk) -> None:

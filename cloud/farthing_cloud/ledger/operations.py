@@ -259,10 +259,8 @@ class Ledger:
             return Greeting(
                 gateway=gateway, chain=Chain(incarnation=gateway.incarnation), standing=Standing.REWIND, why=""
             )
-        earlier: tuple[Chain, ...] | None = None
-        if await self.restored.wants_batches(gateway_id):
-            chains = await self.store.chains(gateway_id)
-            earlier = tuple(chain for chain in chains if chain.incarnation < gateway.incarnation)
+        back = await self.restored.rewinding(gateway_id)
+        missing = back.unposted if back is not None else None
         chain = await self.store.chain(gateway_id, gateway.incarnation)
         hello = Hello(
             incarnation=incarnation,
@@ -271,6 +269,7 @@ class Ledger:
             sealed_sequence=sealed_sequence,
             suspects_rollback=suspects_rollback,
             salvaged=salvaged,
+            behind_shown=restoring.behind_shown(gateway, missing, proof) if missing is not None else "",
         )
         standing, why = incarnations.judge(gateway, chain, hello)
         if (standing is Standing.WAITS) != bool(gateway.waits_because):
@@ -298,8 +297,14 @@ class Ledger:
                 sealed_sequence=sealed_sequence or 0,
                 now=now,
             )
+            if back is not None:
+                back = await self.restored.go_on(gateway, back, proof, now=now)
         else:
             await self.store.contact(gateway_id, now=now)
+        earlier: tuple[Chain, ...] | None = None
+        if back is not None and back.wants_batches:
+            chains = await self.store.chains(gateway_id)
+            earlier = tuple(chain for chain in chains if chain.incarnation < gateway.incarnation)
         return Greeting(gateway=gateway, chain=chain, standing=standing, why=why, earlier=earlier)
 
     async def propose(

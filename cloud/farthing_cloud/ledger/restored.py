@@ -3,7 +3,7 @@
 What is decided about money is ``ledger.core.restoring``.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -14,7 +14,7 @@ from farthing_cloud.ledger.core.funds import LedgerRefusal, UnknownName
 from farthing_cloud.ledger.core.posting import Posting
 from farthing_cloud.ledger.core.restoring import LedgerRestoring, Link, Loss, Proof, Shown
 from farthing_cloud.ledger.core.rows import ZERO_HASH, Decision, Epoch, Gateway, LedgerState, Rewinding, Touch
-from farthing_cloud.ledger.store.interface import LedgerStore, Transaction
+from farthing_cloud.ledger.store.interface import GatewayRewinding, LedgerStore, Transaction
 
 #: Accounts looked at in one round; the next round takes the rest.
 ACCOUNTS_AT_ONCE: Final = 100
@@ -58,8 +58,7 @@ class RestoredLedger:
             return False
         if directive_version == 0 and gateway.directive_version > 0:
             raise LedgerRestoring(
-                f"the ledger was restored, and {gateway.gateway_id} has nothing to show of what it was told: its journal is empty. Two persons"
-                " decide that it is waited for no longer ('farthing-admin gateways give-up propose'); then it begins anew"
+                f"the ledger was restored, and {gateway.gateway_id} has nothing to show of what it was told, its journal is empty: {restoring.GIVE_UP}"
             )
         return True
 
@@ -194,15 +193,39 @@ class RestoredLedger:
             reinstated_micros=back.reinstated_micros,
         )
 
-    async def wants_batches(self, gateway_id: GatewayId) -> bool:
-        """Whether a gateway has receipts for batches that are not posted here yet."""
+    async def rewinding(self, gateway_id: GatewayId) -> GatewayRewinding | None:
+        """How far a gateway is in the present epoch; None in the first, where nothing was restored."""
         if (await self._store.epoch()).number == 1:
-            return False
-        # Also of one that was given up since: nobody waits for them, and nothing that it has is lost.
-        return any(
-            g.gateway_id == gateway_id and (not g.has_shown or g.unposted is not None)
-            for g in await self._store.rewindings()
-        )
+            return None
+        return of_gateway(await self._store.rewindings(), gateway_id)
+
+    async def go_on(self, gateway: Gateway, known: GatewayRewinding, proof: Proof, *, now: Instant) -> GatewayRewinding:
+        """Hear a journal that may have begun an incarnation which two persons decided; how far its gateway is, with that."""
+        gateway_id = gateway.gateway_id
+        posted = await self._store.batch(gateway_id, proof.incarnation, proof.sequence) if proof.sequence else None
+
+        def after(known: GatewayRewinding | None) -> Rewinding | None:
+            if known is None or known.rewinding is None:
+                return None
+            is_rewound = known.unposted is None
+            after = restoring.goes_on(
+                gateway, known.rewinding, proof, is_rewound=is_rewound, is_posted=posted is not None
+            )
+            return after if after != known.rewinding else None
+
+        if after(known) is None:
+            return known
+
+        async def work(tx: Transaction) -> None:
+            touch = Touch(operator_id=gateway.operator_id, currency=gateway.currency, gateway_ids=(gateway_id,))
+            view = await tx.load(touch)
+            # Asked again once the gateway's row is locked: what its accounts lack may have been counted since.
+            changed = after(of_gateway(await tx.rewindings(), gateway_id))
+            if changed is not None:
+                await tx.post(restoring.waits_for(view, changed, now=now))
+
+        await self._store.run(work)
+        return of_gateway(await self._store.rewindings(), gateway_id) or known
 
     # ---- over
 
@@ -257,6 +280,12 @@ async def _link(rows: LedgerStore | Transaction, gateway_id: GatewayId, version:
     return Link(version, found[0].body_hash) if found else None
 
 
+def of_gateway(rewindings: Iterable[GatewayRewinding], gateway_id: GatewayId) -> GatewayRewinding | None:
+    """That of one gateway."""
+    return next((each for each in rewindings if each.gateway_id == gateway_id), None)
+
+
 async def unposted(tx: Transaction, gateway_id: GatewayId) -> Rewinding | None:
     """What a gateway has shown in the present epoch, where batches are missing that it has receipts for."""
-    return next((g.unposted for g in await tx.rewindings() if g.gateway_id == gateway_id), None)
+    known = of_gateway(await tx.rewindings(), gateway_id)
+    return known.unposted if known is not None else None

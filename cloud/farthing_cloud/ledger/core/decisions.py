@@ -93,8 +93,8 @@ def approve(
     if decision.kind is DecisionKind.GIVEN_UP:
         posting = restoring.give_up(view, decision.gateway_id, unposted=unposted, receipt_keys=receipt_keys, now=now)
     elif decision.kind is DecisionKind.INCARNATION:
-        # Before its chain is whole again nobody knows which incarnation is its next.
-        restoring.must_have_shown((gateway,), view.epoch)
+        # Before its chain is whole again nobody knows what it was told.
+        restoring.must_have_shown((gateway,), view.epoch, otherwise=restoring.GIVE_UP)
         posting = incarnations.begin(view, decision.gateway_id, receipt_keys=receipt_keys, now=now)
     else:
         restoring.must_be_open(view.epoch)

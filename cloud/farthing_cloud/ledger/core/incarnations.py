@@ -28,6 +28,9 @@ from farthing_cloud.ledger.core.rows import (
 #: Open claims in a welcome: at 100 bytes each they stay below the 1 MiB that a gateway takes for one directive. What is left out costs
 #: nothing but bytes, as claims are cumulative.
 MAX_OPEN_CLAIMS: Final = 8_000
+#: Incarnations that two persons can have decided in one epoch of the ledger. A restored ledger does not know which of them it has lost, and a journal that
+#: shows what it was told may be an older one: the first that an epoch begins is beyond all of the epoch before, so that no two journals share one.
+INCARNATIONS_OF_AN_EPOCH: Final = 1_000
 
 
 class UnknownIncarnation(LedgerRefusal):
@@ -54,6 +57,8 @@ class Hello:
     sealed_sequence: int | None = None
     suspects_rollback: bool = False
     salvaged: bool = False
+    #: How it is behind what it has shown to a restored ledger; empty where it is not.
+    behind_shown: str = ""
 
 
 def judge(gateway: Gateway, chain: Chain, hello: Hello) -> tuple[Standing, str]:
@@ -77,7 +82,7 @@ def judge(gateway: Gateway, chain: Chain, hello: Hello) -> tuple[Standing, str]:
         return Standing.WAITS, "it says that its journal went backwards"
     if hello.salvaged:
         return Standing.WAITS, "it says that its journal was salvaged"
-    behind = _behind(gateway, chain, hello)
+    behind = hello.behind_shown or _behind(gateway, chain, hello)
     if behind:
         return Standing.WAITS, behind
     if gateway.waits_because and not _came_back(gateway, hello):
@@ -182,15 +187,15 @@ def equivocation(view: View, gateway_id: GatewayId, incarnation: int, detail: st
     )
 
 
-def begin(view: View, gateway_id: GatewayId, *, receipt_keys: list[bytes], now: Instant, step: int = 1) -> Posting:
-    """The next incarnation, ``step`` after this one: its welcome with the open claims, the old quotas frozen, the open cases closed.
+def begin(view: View, gateway_id: GatewayId, *, receipt_keys: list[bytes], now: Instant) -> Posting:
+    """The next incarnation: its welcome with the open claims, the old quotas frozen, the open cases closed.
 
     ``view`` was loaded with ``Touch.incarnations``. Whoever approved it is added by the caller.
     """
     before = view.gateways[gateway_id]
     after = replace(
         before,
-        incarnation=before.incarnation + step,
+        incarnation=max(before.incarnation + 1, first_of(view.epoch.number)),
         adopted=False,
         quarantined=False,
         witness_start_id=b"",
@@ -226,6 +231,11 @@ def begin(view: View, gateway_id: GatewayId, *, receipt_keys: list[bytes], now: 
         directives=(row,),
         gateway_cases_closed=closed,
     )
+
+
+def first_of(epoch: int) -> int:
+    """The first incarnation that is decided in an epoch of the ledger; one that only the epochs before it have decided is less."""
+    return INCARNATIONS_OF_AN_EPOCH * (epoch - 1) + 1
 
 
 def claim_message(claim: Claimed) -> batch_pb2.Claim:

@@ -35,9 +35,8 @@ from farthing_cloud.ledger.core.rows import (
     View,
 )
 
-#: A gateway that is given up before it has shown its chain may have begun incarnations that the restored ledger does not know: its next one is beyond all that two persons
-#: can have decided since the backup.
-GIVEN_UP_STEP: Final = 1_000
+#: What people do about a gateway that has nothing to show.
+GIVE_UP: Final = "where its journal is lost, two persons decide that it is waited for no longer ('farthing-admin gateways give-up propose'), and it begins anew"
 
 
 class LedgerRestoring(LedgerRefusal):
@@ -110,14 +109,14 @@ def why_not_open(epoch: Epoch) -> str:
     return ""
 
 
-def must_have_shown(gateways: Iterable[Gateway], epoch: Epoch) -> None:
-    """Batches are posted once the chains of all that they touch are whole: before, their quotas may be unknown."""
+def must_have_shown(gateways: Iterable[Gateway], epoch: Epoch, *, otherwise: str = "say hello again later") -> None:
+    """Batches are posted once the chains of all that they touch are whole: before, their quotas may be unknown. ``otherwise``: what to do."""
     if epoch.state is LedgerState.STOPPED:
         raise LedgerRestoring(why_not_open(epoch))
     for gateway in gateways:
         if gateway.epoch < epoch.number:
             raise LedgerRestoring(
-                f"the ledger was restored, and {gateway.gateway_id} has not yet shown what it was told: say hello again later"
+                f"the ledger was restored, and {gateway.gateway_id} has not yet shown what it was told: {otherwise}"
             )
 
 
@@ -481,13 +480,10 @@ def give_up(
     """
     epoch = view.epoch
     gateway = view.gateways[gateway_id]
-    has_shown = gateway.epoch >= epoch.number
-    if epoch.state is not LedgerState.RESTORING or (has_shown and unposted is None):
+    if epoch.state is not LedgerState.RESTORING or (gateway.epoch >= epoch.number and unposted is None):
         raise LedgerRefusal(f"the ledger does not wait for {gateway_id}")
     view = replace(view, gateways={**view.gateways, gateway_id: replace(gateway, epoch=epoch.number)})
-    # Whose chain is whole has begun no incarnation that the ledger does not know.
-    step = 1 if has_shown else GIVEN_UP_STEP
-    posting = incarnations.begin(view, gateway_id, receipt_keys=receipt_keys, now=now, step=step)
+    posting = incarnations.begin(view, gateway_id, receipt_keys=receipt_keys, now=now)
     # Its last receipt stays written down: should it come back, those batches are wanted still.
     shown = unposted or Rewinding(gateway_id=gateway_id, epoch=epoch.number, shown_at=now)
     return replace(
@@ -496,6 +492,54 @@ def give_up(
         gateway_epochs=((gateway_id, epoch.number),),
         rewinding=replace(shown, given_up=True),
     )
+
+
+def behind_shown(gateway: Gateway, back: Rewinding, proof: Proof) -> str:
+    """How a journal is behind what it has shown, while batches of that are missing; empty where it is not.
+
+    ``back``: what its gateway has shown in this epoch. One that has begun a new incarnation since is another journal, by a decision (:func:`goes_on`).
+    """
+    if back.given_up or _has_begun_anew(gateway, back) or _receipt(proof) >= _last(back):
+        return ""
+    return (
+        f"its last receipt is for batch {proof.sequence} of incarnation {proof.incarnation}, and since the ledger was restored it has shown"
+        f" one for batch {back.sequence} of incarnation {back.incarnation}"
+    )
+
+
+def goes_on(gateway: Gateway, back: Rewinding, proof: Proof, *, is_rewound: bool, is_posted: bool) -> Rewinding:
+    """What two persons decided has begun: from here on the ledger waits for what the journal has that speaks now, not for one that is gone.
+
+    ``back``: what the gateway has shown, ``is_rewound``: all of it is posted; ``is_posted``: the batch of the receipt that it has now is. Where it has
+    no receipt to show, or all that it has is posted (what it had of earlier incarnations went before), nobody waits; should the other journal come back,
+    its batches are wanted still.
+    """
+    if not _has_begun_anew(gateway, back):
+        return back
+    has, shown = _receipt(proof), _last(back)
+    if has == shown or (is_rewound and (has < shown or is_posted)):
+        return back
+    if proof.sequence and not is_posted:
+        return replace(back, incarnation=proof.incarnation, sequence=proof.sequence)
+    return replace(back, given_up=True)
+
+
+def waits_for(view: View, after: Rewinding, *, now: Instant) -> Posting:
+    """Write down what a restored ledger waits for."""
+    return replace(_posting(view, "shown", now), rewinding=after)
+
+
+def _has_begun_anew(gateway: Gateway, back: Rewinding) -> bool:
+    """Whether two persons have decided a new incarnation since the ledger was restored."""
+    return gateway.incarnation > max(back.incarnation, incarnations.first_of(back.epoch) - 1)
+
+
+def _receipt(proof: Proof) -> tuple[int, int]:
+    return proof.incarnation, proof.sequence
+
+
+def _last(rewinding: Rewinding) -> tuple[int, int]:
+    return rewinding.incarnation, rewinding.sequence
 
 
 def _posting(view: View, kind: str, now: Instant) -> Posting:

@@ -190,6 +190,11 @@ class GatewayRewinding:
         return back if back is not None and self.posted_sequence < back.sequence else None
 
     @property
+    def wants_batches(self) -> bool:
+        """Whether it may have receipts for batches that are not posted here yet; also of one that was given up: nothing that it has is lost."""
+        return not self.has_shown or self.unposted is not None
+
+    @property
     def is_done(self) -> bool:
         """Whether the ledger waits for it no longer."""
         back = self.unposted
