@@ -72,6 +72,8 @@ ONCE_IN = 100
         "ledgers restored",
         "quotas held again",
         "gateways given up",
+        "disks that went wrong beside a restored ledger",
+        "uses that only a database and a journal had, and both are lost",
         "incarnation posted",
         "Adopted journaled",
         "EndCarried journaled",

@@ -100,10 +100,11 @@ class RestoreDisk(Action):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoseDisk(Action):
-    """A gateway's journal is gone; it begins with an empty one. The lost one is kept somewhere."""
+    """A gateway's journal is gone; it begins with an empty one. The lost one is kept somewhere. ``token`` restored: as new, it remembers nothing."""
 
     gateway: str
     down_s: float
+    token: Token = "kept"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -309,7 +310,6 @@ def draw_actions(rng: Random, cast: Cast) -> tuple[Action, ...]:
         actions.append(Freeze(at_s=at(), account=rng.choice(purses), for_s=round(rng.uniform(20, 150), 3)))
     faults = (LoseDisk, RestoreDisk, FindDisk)
     gone_s = max((action.at_s for action in actions if isinstance(action, Gone)), default=None)
-    # One loss at a time: what two take together, a database and a journal that could show what it said, is nobody's to give back.
     if not any(isinstance(action, faults) for action in actions) and rng.random() < (0.9 if gone_s is None else 0.4):
         down_s, noticed = rng.choice((1.0, 30.0)), rng.random() < 0.5
         # So the database has all that a gateway was told and said which is gone.
@@ -317,7 +317,34 @@ def draw_actions(rng: Random, cast: Cast) -> tuple[Action, ...]:
         # Before the end, when everything is called back: a recall that is lost with the database is nobody's to say again.
         after_s = round(min(rng.choice((5, 60, length_s)) * rng.random(), length_s - at_s), 3)
         actions.append(RestoreLedger(at_s=at_s, after_s=after_s, down_s=down_s, noticed=noticed))
+    actions += _disks_beside_a_restore(rng, cast, actions, length_s)
     return tuple(sorted(actions, key=lambda action: action.at_s))
+
+
+def _disks_beside_a_restore(rng: Random, cast: Cast, actions: list[Action], length_s: int) -> list[Action]:
+    """A database and a disk go wrong at one time: most often while the restored ledger still waits for gateways."""
+    if any(isinstance(action, Gone) for action in actions) or rng.random() < 0.75:
+        return []
+    out: list[Action] = []
+    restored = next((action for action in actions if isinstance(action, RestoreLedger)), None)
+    if restored is None:
+        at_s = round(rng.uniform(0, 0.7) * length_s, 3)
+        after_s = round(min(rng.choice((1, 30, length_s)) * rng.random(), 0.8 * length_s - at_s), 3)
+        restored = RestoreLedger(at_s=at_s, after_s=after_s, down_s=rng.choice((1.0, 30.0)), noticed=rng.random() < 0.5)
+        out.append(restored)
+    for gateway in rng.sample(cast.gateways, rng.choice((1, 1, len(cast.gateways)))):
+        at_s = restored.at_s + restored.after_s + rng.choice((-5, 5, 40, 90)) * rng.random()
+        at_s, down_s = round(min(max(0.0, at_s), length_s), 3), rng.choice((1.0, 30.0))
+        token: Token = rng.choice(("kept", "restored"))
+        if rng.random() < 0.5:
+            out.append(LoseDisk(at_s=at_s, gateway=gateway, down_s=down_s, token=token))
+            if rng.random() < 0.4:
+                found_s = round(rng.uniform(at_s, length_s), 3)
+                out.append(FindDisk(at_s=found_s, gateway=gateway, down_s=rng.choice((1.0, 30.0))))
+        else:
+            back_s = round(rng.choice((5, 60, length_s)) * rng.random(), 3)
+            out.append(RestoreDisk(at_s=at_s, gateway=gateway, back_s=back_s, token=token, down_s=down_s))
+    return out
 
 
 def _may_be_gone(cast: Cast, actions: list[Action]) -> list[str]:

@@ -29,6 +29,10 @@ COPY_UNHEARD = "uses of a copied element under a counter that the other has used
 #: journal that has lost its use, is parked for people: at most one use for each register that was replaced, of one device. The ledger has it.
 REPLACED = "uses of a replaced register that are parked for people"
 
+#: What the ledger has receipted since its backup, and a gateway's journal loses before it has sent it again, is nowhere: its device was told
+#: that it may forget it (ADR 22). Each batch that both have lost is known, and what it billed.
+LOST_WITH_BOTH = "uses that only a database and a journal had, and both are lost"
+
 if TYPE_CHECKING:
     from simulation.world import World
 
@@ -103,6 +107,9 @@ def _check_delivered(world: World, device: DeviceNode, authorization: bytes, del
     ):
         world.watch.counted[REPLACED] += 1
         return
+    if delivered.end > delivered.start and _was_lost_with_both(world, authorization, delivered, claim):
+        world.watch.counted[LOST_WITH_BOTH] += 1
+        return
     if delivered.end > delivered.start:
         due = world.watch.prices.due(authorization, delivered.end, closing=delivered.closing)
         # Its sums were held against what is due when they were posted.
@@ -139,6 +146,17 @@ def _was_ended_by_people_where_it_stood(
     )
 
 
+def _was_lost_with_both(world: World, authorization: bytes, delivered: Delivered, claim: Any) -> bool:
+    """Whether batches that billed all of it were receipted, and neither the ledger that was restored nor a journal has them."""
+    if claim is not None and claim.register_to == delivered.end and (claim.final or not delivered.closing):
+        return False
+    return any(
+        (word.authorization, word.register_to) == (authorization, delivered.end)
+        and (word.final or not delivered.closing)
+        for word in world.ledger.lost_words()
+    )
+
+
 def _was_said_by_its_copy(world: World, device: DeviceNode, authorization: bytes) -> bool:
     state = device.state
     assert state is not None
@@ -165,9 +183,10 @@ def _check_books(world: World, claimed_micros: int) -> None:
     debt = total("debt", lambda b: b.debits_posted - b.credits_posted)
     risk = total("risk", lambda b: b.debits_posted - b.credits_posted)
     suspense = total("suspense", lambda b: b.debits_posted - b.credits_posted)
-    if claimed_micros != paid + debt + risk + suspense:
+    missing = world.watch.missing_micros
+    if claimed_micros != paid + debt + risk + suspense + missing:
         raise PromiseBroken(
-            f"P5: claimed {claimed_micros}, payers {paid} + debt {debt} + risk {risk} + suspense {suspense}"
+            f"P5: claimed {claimed_micros}, payers {paid} + debt {debt} + risk {risk} + suspense {suspense} + missing {missing}"
         )
     held = total("payer", lambda b: b.debits_pending)
     if held:

@@ -139,6 +139,8 @@ class GatewayNode:
         self._posted = 0
         #: Incarnation → what it has posted of it; None while it does not want batches of earlier ones again.
         self._earlier: dict[int, int] | None = None
+        #: Chains of earlier incarnations that it has refused for good in this session.
+        self._refused_earlier: set[int] = set()
         #: (incarnation, sequence) → what the journal has of it, kept decoded.
         self.sealed: dict[tuple[int, int], Sealing] = {}
         #: Merkle root → leaves, of every batch that any journal here has sealed.
@@ -221,10 +223,12 @@ class GatewayNode:
         if token == "restored":
             self.token = self._last_sealed()
 
-    def lose_disk(self, down_s: float) -> None:
+    def lose_disk(self, down_s: float, token: str = "kept") -> None:
         """The disk is gone, and an empty one there."""
-        self.crash("and its disk is lost", down_s)
+        self.crash(f"and its disk is lost (token {token})", down_s)
         self.put_disk(Disk())
+        if token == "restored":
+            self.token = None
 
     def find_disk(self, down_s: float) -> None:
         """The disk that was lost is back, instead of the one that began since."""
@@ -251,6 +255,7 @@ class GatewayNode:
         for _, event in self.disk.entries:
             self._tally(event, set())
         self.brought_back = set(self.holds)
+        self.world.watch.counted["disks that went wrong beside a restored ledger"] += self.world.ledger.is_restoring
         self.world.watch.journal_replaced(self)
 
     def _last_sealed(self) -> TokenMemory | None:
@@ -529,7 +534,7 @@ class GatewayNode:
         assert self._earlier is not None
         found: list[tuple[int, int]] = []
         for chain, sequence in sorted(self.sealed):
-            if chain < incarnation and sequence > self._earlier.get(chain, 0):
+            if chain < incarnation and chain not in self._refused_earlier and sequence > self._earlier.get(chain, 0):
                 before = found[-1] if found and found[-1][0] == chain else (chain, self._earlier.get(chain, 0))
                 if sequence == before[1] + 1:
                     found.append((chain, sequence))
@@ -554,7 +559,12 @@ class GatewayNode:
             self._posted = hello.posted_sequence
             posted = {chain.incarnation: chain.posted_sequence for chain in hello.earlier}
             self._earlier = posted if hello.wants_batches else None
+            self._refused_earlier.clear()
             self.submit(command)
+
+    def refuse_earlier(self, incarnation: int) -> None:
+        """Another journal has spoken in that incarnation: what this one has of it stays here, and holds nothing else up."""
+        self._refused_earlier.add(incarnation)
 
     def hang_up(self) -> None:
         """The ledger refused a call: the session is over, and the next begins with a hello."""
@@ -601,8 +611,10 @@ class GatewayNode:
             self.submit(commands.SealDue())
 
     def obey(self, arrived: commands.DirectiveArrived) -> None:
-        """A directive came."""
+        """A directive came. A new incarnation begins a new session, as the uplink's does: its hello shows what this journal has receipts for."""
         self.submit(arrived)
+        if self.state is not None and arrived.body.welcome.incarnation > self.state.incarnation > 0:
+            self.hang_up()
         if arrived.body.WhichOneof("body") == "quota_granted":
             self.wake_waiting(arrived.body.quota_granted.account_id)
 

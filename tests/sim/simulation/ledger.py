@@ -6,10 +6,11 @@ import copy
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Coroutine, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from farthing.clock import SECOND_US
 from farthing.device import cose
+from farthing.device.messages import decode_statement
 from farthing.evidence import detail
 from farthing.evidence.detail import RegisterFacts
 from farthing.ids import AccountId, GatewayId, SiteId
@@ -155,6 +156,15 @@ class WatchedStore(MemoryStore):
         return posted
 
 
+class LostWord(NamedTuple):
+    """What a lost batch says of an authorization: up to which place of its register, what that cost so far, and whether that is all."""
+
+    authorization: bytes
+    register_to: int
+    gross_micros: int
+    final: bool
+
+
 class LedgerNode:
     """The ledger, asked by message; what was committed outlives its process."""
 
@@ -167,6 +177,8 @@ class LedgerNode:
         self.receipts: dict[tuple[str, int, int], bytes] = {}
         #: What was posted, by its receipt.
         self.batches: dict[tuple[str, int, int], bytes] = {}
+        #: What was receipted, and is not there any more since the database was replaced.
+        self.lost: dict[tuple[str, int, int], bytes] = {}
         self._asked: set[str] = set()
         self._decisions = 0
         self.funds_micros: defaultdict[str, int] = defaultdict(int)
@@ -239,7 +251,8 @@ class LedgerNode:
         self.ledger = self._serve()
         for name in list(self.batches):
             if drive(self.store.batch(GatewayId(name[0]), name[1], name[2])) is None:
-                del self.batches[name], self.receipts[name]
+                self.lost[name] = self.batches.pop(name)
+                del self.receipts[name]
         world.watch.ledger_went_back(drive(self.store.claims(OP)), self.batches)
         for gateway in world.gateways.values():
             gateway.hang_up()
@@ -253,6 +266,25 @@ class LedgerNode:
         for number, gateway_id, body in list(self._wishes):
             if number > self._wished_before:
                 self._wish(number, gateway_id, body)
+
+    def lost_words(self) -> list[LostWord]:
+        """What batches say that were receipted, and that neither the database that was restored nor their gateway's journal has now."""
+        words: list[LostWord] = []
+        devices = {device.device_id: device for device in self.world.devices.values()}
+        for (gateway, incarnation, sequence), raw in self.lost.items():
+            sealing = self.world.gateways[gateway].sealed.get((incarnation, sequence))
+            if sealing is not None and sealing.batch == raw:
+                continue
+            batch = batch_pb2.Batch.FromString(raw)
+            words += [
+                LostWord(claim.authorization_id, claim.register_to, claim.net_micros + claim.tax_micros, claim.final)
+                for claim in batch.claims
+            ]
+            for end in batch.carried:
+                last = decode_statement(cose.decode_sign1(end.statements[-1]).payload)
+                name, ends = devices[last.device].authorization_of(last), last.kind != "reading"
+                words.append(LostWord(name, last.register.unrolled(MODULUS), 0, ends))
+        return words
 
     def _refused(self, gateway: GatewayNode, why: str) -> None:
         epoch = drive(self.store.epoch())
@@ -310,6 +342,9 @@ class LedgerNode:
             )
         except LedgerRestoring as err:
             self._refused(gateway, str(err))
+            if self.is_restoring and not said.directive_version:
+                # Its journal is empty, and it says so in every hello.
+                self._ask_to_give_up(gateway.id, "has nothing to show")
             return
         if greeting.standing is Standing.REWIND:
             self._say(gateway, "show what you were told", gateway.show)
@@ -387,16 +422,23 @@ class LedgerNode:
         if drive(self.store.epoch()).state is not LedgerState.RESTORING:
             return
         for gateway in drive(self.store.rewindings()):
-            name = f"{gateway.gateway_id} is gone"
-            if self.world.gateways[gateway.gateway_id].is_gone and not gateway.is_done and name not in self._asked:
-                self._asked.add(name)
-                self._decisions += 1
-                wait_s = 5.0 if self.world.calm else self.world.lots.between(f"people {self._decisions}", 5, 90)
-                self.world.after(wait_s, self._give_up, gateway.gateway_id, name)
+            if self.world.gateways[gateway.gateway_id].is_gone and not gateway.is_done:
+                self._ask_to_give_up(gateway.gateway_id, "is gone")
+
+    def _ask_to_give_up(self, gateway_id: str, why: str) -> None:
+        name = f"{gateway_id} {why}"
+        if name not in self._asked:
+            self._asked.add(name)
+            self.world.note("people are asked to give up {}: it {}", gateway_id, why)
+            self._decisions += 1
+            wait_s = 5.0 if self.world.calm else self.world.lots.between(f"people {self._decisions}", 5, 90)
+            self.world.after(wait_s, self._give_up, gateway_id, name)
 
     def _give_up(self, gateway_id: str, name: str) -> None:
         """Two persons decide that a restored ledger waits for a gateway no longer."""
         self._asked.discard(name)
+        if drive(self.store.epoch()).state is not LedgerState.RESTORING:
+            return
         if any(g.gateway_id == gateway_id and not g.is_done for g in drive(self.store.rewindings())):
             self._decide(DecisionKind.GIVEN_UP, gateway_id)
             self.world.watch.counted["gateways given up"] += 1
@@ -405,6 +447,11 @@ class LedgerNode:
     def is_open(self) -> bool:
         """Whether it runs, and money may go out."""
         return self.is_up and drive(self.store.epoch()).state is LedgerState.OPEN
+
+    @property
+    def is_restoring(self) -> bool:
+        """Whether it waits for people, or for gateways to show and send again what it has lost."""
+        return drive(self.store.epoch()).state is not LedgerState.OPEN
 
     def be_whole(self) -> None:
         """All that was said is there again: from now on its sums count."""
@@ -477,7 +524,10 @@ class LedgerNode:
             return
         name = f"batch {incarnation}/{sequence} of {gateway.id}"
         if outcome.receipt is None:
-            if outcome.step is ChainStep.FORK and gateway.disk_faults:
+            if outcome.step is ChainStep.FORK and gateway.disk_faults and incarnation < stored.incarnation:
+                self.world.watch.counted["earlier chains that forked"] += 1
+                self._say(gateway, f"never {name}", gateway.refuse_earlier, incarnation)
+            elif outcome.step is ChainStep.FORK and gateway.disk_faults:
                 # Two stories, from a journal that went back: people decide about the next incarnation.
                 self.world.watch.counted["two stories"] += 1
                 self.ask_people(gateway.id, f"{name} tells another story")
@@ -489,6 +539,8 @@ class LedgerNode:
         receipt = outcome.receipt.encode()
         first = self.receipts.setdefault((gateway.id, incarnation, sequence), receipt)
         self.batches[gateway.id, incarnation, sequence] = raw
+        if self.lost.get((gateway.id, incarnation, sequence)) == raw:
+            del self.lost[gateway.id, incarnation, sequence]
         if first != receipt:
             raise PromiseBroken(f"P3: another receipt for {name}")
         if outcome.step is ChainStep.NEXT:

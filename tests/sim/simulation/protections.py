@@ -18,7 +18,17 @@ from farthing_cloud.ledger.core.posting import Cause
 from farthing_cloud.ledger.core.rows import Quota, Touch, View
 from farthing_edge.authorization.decision import no
 from farthing_edge.authorization.usage import day_of
-from simulation.actions import Arrive, CrashGateway, Cut, Draw, Gone, JumpClock, LoseDisk, ReplaceRegister
+from simulation.actions import (
+    Arrive,
+    CrashGateway,
+    Cut,
+    Draw,
+    Gone,
+    JumpClock,
+    LoseDisk,
+    ReplaceRegister,
+    RestoreLedger,
+)
 from simulation.cast import Air, DeviceRole, M, PassRole
 from simulation.gateway import GatewayNode
 from simulation.ledger import LedgerNode, WatchedStore
@@ -510,6 +520,17 @@ def _loses_many(story: Story) -> Story:
     return replace(story, cast=cast, actions=tuple(sorted((*passages, *lost), key=lambda action: action.at_s)))
 
 
+def _loses_disks_again_and_again(story: Story) -> Story:
+    """Every gateway begins anew a few times, and nothing of it is gone for good: what was on its way to the journal before arrives at the next one."""
+    lost = [
+        LoseDisk(at_s=at_s, gateway=gateway, down_s=1.0)
+        for gateway in story.cast.gateways
+        for at_s in (40.0, 140.0, 240.0)
+    ]
+    stays = [action for action in story.actions if not isinstance(action, Gone | RestoreLedger)]
+    return replace(story, actions=tuple(sorted((*stays, *lost), key=lambda action: action.at_s)))
+
+
 def _all_registers_are_one(_stood: Any) -> Any:
     """What is read of a new register takes the place of what was read of the old one."""
     return lambda one, other: one.intent_counter == other.intent_counter
@@ -670,6 +691,7 @@ PROTECTIONS: dict[str, Protection] = {
             seams=(Seam(f"{_EDGE}.intents", "RULES_BY_POLICY", _speaks_to_nobody_in_particular),),
             breaks=("P3", "P4", "rest"),
             air=LATE,
+            worse=_loses_disks_again_and_again,
         ),
         Protection(
             name="new incarnation",

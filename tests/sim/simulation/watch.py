@@ -84,6 +84,8 @@ class Watch:
         self.late: defaultdict[str, Counter[BatchName]] = defaultdict(Counter)
         #: Quota → what carried ends took of its hold, of whatever quotas their gateway had held them on.
         self.carried: Counter[str] = Counter()
+        #: What cases say is missing since a ledger was restored, micros.
+        self.missing_micros = 0
         #: Gateway → what its carried ends cost beyond what their grants spoke of; and before them, where its own claims had not come as far.
         self.not_covered: Counter[str] = Counter()
         self.not_reported: Counter[str] = Counter()
@@ -322,6 +324,9 @@ class Watch:
             if case.kind is CaseKind.REGISTER_DIFFERS and self._is_of_two_elements(case):
                 self.told_by_two.add(case.authorization_id)
                 continue
+            if case.kind is CaseKind.SHARES_MISSING and self._was_billed_by_a_lost_batch(case):
+                self.missing_micros += case.missing_micros
+                continue
             if case.kind in (CaseKind.WENT_DOWN, CaseKind.REGISTER_DIFFERS, CaseKind.SHARES_MISSING, CaseKind.CARRIED):
                 raise PromiseBroken(f"P3: an honest gateway's claim is a {case.kind} case: {case}")
 
@@ -333,6 +338,13 @@ class Watch:
                 statement = decode_statement(cose.decode_sign1(each.statement).payload)
                 register = statement.register
                 self.parked.add((statement.device, register.register_epoch, register.unrolled(MODULUS)))
+
+    def _was_billed_by_a_lost_batch(self, case: CaseAdded) -> bool:
+        """Whether a new journal goes on from a claim that its welcome named, and what had billed so far is neither in the restored ledger nor in a
+        journal: nobody else knows of which quota that was, so it is people's."""
+        words = self.world.ledger.lost_words()
+        billed = max((word.gross_micros for word in words if word.authorization == case.authorization_id), default=0)
+        return case.missing_micros <= billed
 
     def _is_of_two_elements(self, case: CaseAdded) -> bool:
         """Whether two elements with one key have begun a use under one counter, the second with a journal that has lost the first: that proves the copy."""
@@ -570,6 +582,16 @@ class Watch:
             # Nothing was proven to the journal that is back; what another one, lost since, had parked the ledger has, or its device still keeps.
             if claimed == (0, 0) and claim.register_to == claim.register_from and lost:
                 stays = stays or self._was_parked(claim) or claim.authorization_id in self.disclaimed
+            # Its end was receipted, and is lost with the database and the journal that had it: an older journal asks for it, hears that the device
+            # knows nothing of it any more, and ends the use as far as it had proven it.
+            if claim.final and lost and claim.authorization_id in self.disclaimed:
+                told = any(
+                    word.final
+                    for word in self.world.ledger.lost_words()
+                    if word.authorization == claim.authorization_id
+                )
+                read = self.prices.due(claim.authorization_id, claim.register_to, closing=False)
+                stays = stays or (told and claimed in read)
             if not signed or not (claimed in due or stays):
                 points = [each.points for each in all_spoken]
                 raise PromiseBroken(

@@ -262,9 +262,10 @@ class World:
         """People close what a journal had open when it was put where another stood, and of which no device delivered anything: nobody ends it.
 
         Its device never heard the yes, and has told the other journal that it is over. It would be asked after it the next time that it
-        came; here it comes no more.
+        came; here it comes no more. Nor does one whose end was receipted, and is lost with a database and a journal.
         """
         final = self._final_claims()
+        forgotten = {word.authorization for word in self.ledger.lost_words() if word.final}
         delivered = {
             name
             for device in self.devices.values()
@@ -275,7 +276,7 @@ class World:
             state = gateway.state
             if state is None:
                 continue
-            for name in sorted(gateway.brought_back - final - delivered):
+            for name in sorted(gateway.brought_back - final - (delivered - forgotten)):
                 each = state.authorizations.get(name)
                 if each is not None and not each.closed and not each.standing:
                     self.note("people close {} of {} at {}", name.hex(), each.device_id, gateway.id)
@@ -362,8 +363,8 @@ class World:
                 self._cut(one, other, for_s)
             case actions.RestoreDisk(gateway=name, back_s=back_s, token=token, down_s=down_s):
                 self.gateways[name].restore_disk(back_s, token, down_s)
-            case actions.LoseDisk(gateway=name, down_s=down_s):
-                self.gateways[name].lose_disk(down_s)
+            case actions.LoseDisk(gateway=name, down_s=down_s, token=token):
+                self.gateways[name].lose_disk(down_s, token)
             case actions.FindDisk(gateway=name, down_s=down_s):
                 self.gateways[name].find_disk(down_s)
             case actions.Gone(gateway=name):
@@ -480,6 +481,7 @@ class World:
             found["yeses that lapsed on their way"] += device.lapsed
             found["ends handed over"] += device.handed_over
             found["disclaimers"] += device.disclaimed
+        found["stories with shares that only lost batches had"] += self.watch.missing_micros > 0
         for cause, micros in self.watch.exceeded_micros.items():
             found[f"stories with {cause}"] += micros > 0
         balances = self.ledger.balances()
