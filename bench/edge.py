@@ -109,7 +109,7 @@ def gateway() -> GatewayState:
 
 
 def tell(state: GatewayState, bodies: Sequence[directive_pb2.Directive]) -> None:
-    """Let a gateway's first directives arrive."""
+    """Let a gateway's first directives arrive, and the word that these are all."""
     previous = ZERO_HASH
     for version, directive in enumerate(bodies, start=1):
         directive.MergeFrom(
@@ -120,6 +120,8 @@ def tell(state: GatewayState, bodies: Sequence[directive_pb2.Directive]) -> None
         arrived = commands.DirectiveArrived(body=directive, raw=raw, signature=bytes(64), key_id=bytes(8))
         for event in decide(state, arrived, now=NOW).events:
             apply(state, event)
+    for event in decide(state, commands.HeadArrived(version=len(bodies), at=NOW), now=NOW).events:
+        apply(state, event)
 
 
 def intent(counter: int) -> DeviceStatement:

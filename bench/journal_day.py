@@ -163,6 +163,7 @@ class JournalDay:
                     body=directive, raw=raw, signature=self._rng.randbytes(64), key_id=self._rng.randbytes(8)
                 )
             )
+        self._do(commands.HeadArrived(version=self._state.directive_version, at=self._at))
         self._commit()
 
     def _directives(self) -> Iterator[directive_pb2.Directive]:

@@ -209,9 +209,19 @@ class CloudOfOne(GatewaySyncServicer):
             yield batch_pb2.SignedReceipt(receipt=raw, signature=signature, key_id=self._receipt_key)
 
     async def FollowDirectives(self, request: Any, context: Any) -> AsyncIterator[Any]:  # noqa: ARG002, N802 gRPC's signature
-        """The chain, then silence."""
+        """The chain, that it is whole, then silence."""
         for signed in self.chain[request.after_version :]:
             yield gateway_sync_pb2.FollowDirectivesResponse(directive=signed)
+        raw = directive_pb2.DirectiveHead(
+            gateway_id=GATEWAY,
+            version=len(self.chain),
+            hash=hashlib.sha256(self.chain[-1].directive).digest(),
+            at_us=time.time_ns() // 1_000,
+        ).SerializeToString()
+        signature = await self._token.sign("directive", to_be_signed("directive-head", GATEWAY, raw))
+        yield gateway_sync_pb2.FollowDirectivesResponse(
+            head=directive_pb2.SignedDirectiveHead(head=raw, signature=signature, key_id=self._directive_key)
+        )
         await asyncio.get_running_loop().create_future()
 
     async def RequestQuota(self, request: Any, context: Any) -> Any:  # noqa: ARG002, N802 gRPC's signature

@@ -63,7 +63,7 @@ class Refusal(IntEnum):
     # 13: later, the gateway cannot decide now
     OVERLOADED = 1300
     STORAGE_FULL = 1301
-    NOT_AUTHORIZING = 1302  # rollback suspected: a new incarnation is needed
+    NOT_AUTHORIZING = 1302  # rollback suspected: a new incarnation is needed; or directives are still to come
     DIRECTIVES_TOO_OLD = 1303
     CLOCK_UNTRUSTED = 1304  # priced by date or time of day, and nobody vouches for the gateway's clock
     # 14: again, after the device has learned something

@@ -20,7 +20,7 @@ from pathlib import Path
 import cbor2
 import structlog
 
-from farthing.clock import BusinessClock
+from farthing.clock import BusinessClock, Instant
 from farthing.device.messages import decode_statement, encode
 from farthing.v1 import batch_pb2, directive_pb2
 from farthing_edge.authorization import commands
@@ -110,6 +110,9 @@ async def handle(engine: Engine, wire: Wire, number: int, operation: str, argume
         body = directive_pb2.Directive.FromString(raw)
         await engine.submit(commands.DirectiveArrived(body=body, raw=raw, signature=bytes(64), key_id=bytes(8)))
         result = engine.view.directive_version
+    elif operation == "head":
+        version, at = arguments
+        await engine.submit(commands.HeadArrived(version=version, at=Instant(at)))
     elif operation == "receipt":
         (raw,) = arguments
         await engine.submit(commands.ReceiptArrived(receipt=batch_pb2.Receipt.FromString(raw), raw=raw))

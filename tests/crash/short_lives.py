@@ -241,6 +241,7 @@ class World:
         version, _, _ = await child.ask("status")
         for raw in self.directives[version:]:
             await child.ask("directive", raw)
+        await child.ask("head", len(self.directives), clock("09:00"))
 
     async def pull(self, child: Child, *, receipt: bool) -> None:
         """Batches after the last receipted; whatever was seen before must be the same bytes."""

@@ -247,6 +247,7 @@ class Gateway:
                 operator_id="op", site_id=self.site_id, incarnation=1, receipt_keys=[b"key"], time_zone="Europe/Berlin"
             )
         )
+        self.do(commands.HeadArrived(version=self.policy.version, at=self.at))
 
     def do(self, command: Command) -> Decision:
         self.last = decide(self.state, command, now=self.at)

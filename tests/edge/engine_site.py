@@ -4,7 +4,7 @@ from edge_playbook import M, Policy, clock, token_ref
 
 from farthing.device.messages import encode
 from farthing.v1 import directive_pb2
-from farthing_edge.authorization.commands import DeviceStatement
+from farthing_edge.authorization.commands import DeviceStatement, HeadArrived
 from farthing_edge.engine import Engine
 
 
@@ -35,6 +35,7 @@ class Site:
         )
         if quota:
             await self.told(quota_granted=Policy.quota("q1", "P", quota, clock("20:00")))
+        await self.engine.submit(HeadArrived(version=self.policy.version, at=clock("09:00")))
 
 
 class Here:

@@ -113,6 +113,7 @@ class EdgeCore:
                 stoppable=self.stoppable,
             )
         )
+        self._do(commands.HeadArrived(version=self.state.directive_version, at=self.now))
 
     def hear(self, payload: bytes) -> tuple[Answer, Grant | None]:
         statement = decode_statement(payload)

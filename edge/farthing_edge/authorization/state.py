@@ -1042,6 +1042,9 @@ class GatewayState:
             return "the cloud has not yet said which incarnation this is"
         if self.expected_incarnation is not None and self.expected_incarnation != self.incarnation:
             return f"the cloud knows incarnation {self.expected_incarnation}, this journal {self.incarnation}"
+        if not self.is_complete:
+            # What forbids may stand behind what allows: a token is denied, a limit set, by a later directive than the one that named it.
+            return "the cloud has more to say than this journal has heard"
         return ""
 
     @property

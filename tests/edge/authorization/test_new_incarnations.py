@@ -1,7 +1,7 @@
 """A new incarnation of a gateway: who waits, what was not receipted, and the quotas of the one before."""
 
-from edge_playbook import Gateway, M, Meter, Policy, clock
-from word_playbook import HOUR, hello, later, open_session, prove, reborn, receipt, say
+from edge_playbook import Gateway, M, Meter, Policy, clock, token_ref
+from word_playbook import HOUR, hello, later, open_session, prove, reborn, receipt, restart, say
 
 from farthing.clock import SECOND_US, Instant
 from farthing.device.messages import (
@@ -72,6 +72,31 @@ def test_a_journal_that_is_not_complete_says_later(site: Gateway) -> None:
     new.told(welcome=directive_pb2.Welcome(operator_id="op", site_id="S1", incarnation=2, time_zone="UTC"))
     new.do(commands.HeadArrived(version=new.state.directive_version, at=new.at))
     assert say(new, end, shown=session.shown()).closed
+
+
+def test_a_journal_that_is_not_complete_says_no_yes(site: Gateway) -> None:
+    """What forbids stands behind what allows: it has the token, and not yet that the token is denied, or what a use may cost."""
+    heard = len(site.policy.sent)
+    site.told(token_denied=directive_pb2.TokenDenied(token_ref=token_ref("card"), key_epoch=1, reason="stolen"))
+    new = Gateway("G1", "S1", at=site.at)
+    new.journal.clear()
+    new.state = type(new.state)(new.settings)
+    restart(new, b"2" * 16)
+    hello(new, 1)
+    for each in site.policy.sent[:heard]:
+        new.do(each)
+    assert (new.state.incarnation, new.state.expected_incarnation) == (1, 1)
+    intent = Meter("c1", 1_000).intent(new)
+    asked = say(new, intent, may_wait=True)
+    assert (asked.status, asked.refusal) == (AnswerStatus.LATER, Refusal.NOT_AUTHORIZING)
+    read = say(new, Meter("m1", 5_000).reading(new, 5_000))
+    assert (read.status, read.refusal) == (AnswerStatus.LATER, Refusal.NOT_AUTHORIZING)
+    for each in site.policy.sent[heard:]:
+        new.do(each)
+    new.do(commands.HeadArrived(version=new.state.directive_version, at=new.at))
+    assert say(new, intent).refusal is Refusal.TOKEN_DENIED
+    assert new.replayed().not_authorizing_reason == ""
+    assert say(new, Meter("m1", 5_000, counter=1).reading(new, 5_000)).status is AnswerStatus.RECORDED
 
 
 def test_a_journal_without_incarnation_begins_no_standing_authorization(site: Gateway) -> None:

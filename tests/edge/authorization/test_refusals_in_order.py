@@ -222,6 +222,7 @@ def test_a_device_that_may_not_ask_hears_why(site: Gateway, status: int, refusal
 
 def test_a_device_that_no_directive_named(site: Gateway) -> None:
     # While the chain of directives is still to be heard, the device may yet be in it.
+    site.state.recorded_head_at = Instant(0)
     later = site.say(Meter("nobody", 0).intent(site), "card")
     assert (later.status, later.refusal) == (AnswerStatus.LATER, Refusal.NOT_AUTHORIZING)
     site.do(HeadArrived(version=site.state.directive_version, at=site.at))

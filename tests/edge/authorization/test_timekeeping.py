@@ -9,7 +9,15 @@ from farthing.refusal import Refusal
 from farthing.v1 import directive_pb2
 from farthing_edge.authorization import commands
 from farthing_edge.authorization.applying import apply
-from farthing_edge.authorization.events import KIND_OF, ClockJudged, ClockStepped, QuotaStopped, Started, decode
+from farthing_edge.authorization.events import (
+    KIND_OF,
+    ClockJudged,
+    ClockStepped,
+    HeadRecorded,
+    QuotaStopped,
+    Started,
+    decode,
+)
 from farthing_edge.authorization.packing import pack
 from farthing_edge.authorization.state import CoreSettings, GatewayState
 from farthing_edge.authorization.timekeeping import AGREES_US, BELIEVED_AHEAD_US
@@ -40,6 +48,9 @@ class Site(Gateway):
         self.told(device=Policy.device("n1", tariff_id="noon-1"))
         self.told(device=Policy.device("s1", tariff_id="noon-1", profile="standing", standing_account_id="P"))
         self.told(quota_granted=Policy.quota("q1", "P", 50 * M, TEN))
+        # It has known all there was before: a head of today would vouch for its clock.
+        self.journal.append(HeadRecorded(version=self.policy.version, at=Instant(1)))
+        apply(self.state, self.journal[-1])
 
     def start(self, *, synchronised: bool = False, journal_at: int = 0) -> None:
         self.do(
@@ -217,8 +228,9 @@ def test_the_time_of_an_entry_proves_nothing_where_its_clock_was_not_trusted() -
 def test_a_pi_that_boots_years_ago_spends_nothing_after_the_deadline() -> None:
     site = Site()
     assert site.asks() is None
-    site.wait(HOUR)
-    site.head(TEN)
+    # Written down: heads in between are not (``_HEAD_RECORDS``).
+    site.wait(12 * HOUR)
+    site.head(Instant(NINE + 12 * HOUR))
     site.boot(Instant(NINE - 3 * YEAR))
     assert site.asks() is Refusal.QUOTA_EXHAUSTED
     # What is closed goes by what is proven, and this is.

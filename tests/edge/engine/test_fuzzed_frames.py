@@ -23,6 +23,7 @@ from farthing.device.cose import VerifyingKey, decode_sign1
 from farthing.device.messages import Answer, AnswerStatus, Envelope, Statement, decode_answer, decode_grant, encode
 from farthing.ids import GatewayId, token_commitment
 from farthing.v1 import directive_pb2
+from farthing_edge.authorization import commands
 from farthing_edge.config import LimitsSection
 from farthing_edge.engine import Engine, Waiting
 from farthing_edge.ingress.guard import RubbishRing
@@ -113,6 +114,7 @@ class Gateway:
         passes = {"profile": "one-shot", "unit": "passage", "rated_per_hour": 3_600, "tariff_id": "toll-1"}
         await told(device=Policy.device("x1", statement_key=self.signers["x1"].spki, **passes))
         await told(quota_granted=Policy.quota("q1", "P", 100 * M, clock("20:00")))
+        await self.engine.submit(commands.HeadArrived(version=policy.version, at=clock("09:00")))
 
         commitment = token_commitment(CARD, SALT)
         charger, toll = self.charger, Meter("x1", 0, tariff="toll-1")
