@@ -458,7 +458,8 @@ async def until_told(site: Site, version: int, process: "subprocess.Popen[bytes]
             if run_file.exists():
                 address = json.loads(run_file.read_text())["addresses"]["http"]
                 page: dict[str, Any] = (await http.get(f"http://{address}/status")).json()
-                if page["directives"]["version"] == version and page["broker"]["connected"]:
+                told = page["authorizing"] and page["directives"]["version"] == version
+                if told and page["broker"]["connected"]:
                     return
             await asyncio.sleep(0.01)
 

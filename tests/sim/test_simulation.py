@@ -207,3 +207,18 @@ def test_what_carried_ends_bill_counts_once_in_each_database_of_the_ledger(monke
     posted(after_restores=True)
     with pytest.raises(PromiseBroken, match=r"^P1: carried ends of"):
         posted(after_restores=False)
+
+
+@pytest.mark.parametrize(
+    "seed",
+    [
+        # The floor of one gateway has taken what another had yet to show a restored ledger.
+        pytest.param(200_895, id="short by a floor"),
+        # A carried passage was set aside, and its gateway had spent it on another of its quotas.
+        pytest.param(201_183, id="set aside from another quota"),
+        # A meter's last reading was refused by a gateway that had yet to hear that it is active again.
+        pytest.param(203_661, id="refused while suspended"),
+    ],
+)
+def test_what_the_watch_took_for_a_broken_promise(seed: int) -> None:
+    tell(draw(seed))

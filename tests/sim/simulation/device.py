@@ -32,6 +32,7 @@ from farthing.ids import (
     authorization_id,
     standing_authorization_id,
 )
+from farthing.refusal import Refusal
 from farthing_edge.authorization.commands import DeviceStatement, Shown, TicksArrived
 from farthing_firmware_sim.device.state import can_serve, is_finished, may_be_replaced, new_state, restored, served_at
 from farthing_firmware_sim.device.step import step
@@ -145,6 +146,8 @@ class DeviceNode:
         self.came_round = False
         self._payers: deque[actions.Arrive] = deque(maxlen=MOST_WAITING)
         self.delivered: dict[bytes, Delivered] = {}
+        #: Counters of what it said while it was suspended.
+        self._while_suspended: set[tuple[int, int]] = set()
         #: Every statement it ever signed, as it travels.
         self.said: dict[int, DeviceStatement] = {}
 
@@ -195,6 +198,8 @@ class DeviceNode:
     def hear(self, answer: Answer, grant: Grant | None) -> None:
         """An answer comes."""
         self.take(Answered(gateway=answer.gateway, answer=answer, grant=grant))
+        if answer.refusal is Refusal.DEVICE_SUSPENDED and answer.answers is not None:
+            self._while_suspended.add(answer.answers)
         if answer.status is AnswerStatus.RECORDED:
             self._serve()
 
@@ -413,6 +418,15 @@ class DeviceNode:
         """(device, register epoch, value) of the last words that it keeps until the ledger has them."""
         said = (decoded(each.payload) for each in (self.state or self.memory).kept if each.kind != "intent")
         return {(self.device_id, each.register.register_epoch, each.register.unrolled(MODULUS)) for each in said}
+
+    def reads_no_more(self, statement: Statement) -> bool:
+        """Whether a suspended meter said it, and has read nothing since that was recorded."""
+        standing = (self.state or self.memory).standing
+        return (
+            standing is not None
+            and (statement.device_epoch, statement.counter) in self._while_suspended
+            and statement.counter > standing.recorded_counter
+        )
 
     def authorization_of(self, statement: Statement) -> AuthorizationId:
         """Under which a statement is billed."""

@@ -78,11 +78,12 @@ class Watch:
         self.claimed: dict[bytes, tuple[int, int]] = {}
         #: Quota → what silence or people ended of its hold, and what was billed to it beyond its hold.
         self.ended: Counter[str] = Counter()
-        #: Account → what silence or people ended of its quotas' holds, and no restored ledger has taken back from others since, micros.
+        #: Account → what silence or people ended of its quotas' holds, or was billed to it beyond holds while gateways had yet to show a
+        #: restored ledger theirs; and no restored ledger has taken back from its holds since, micros.
         self.freed: Counter[str] = Counter()
         #: Quota → batch → so much: a restored ledger posts a batch once more.
         self.late: defaultdict[str, Counter[BatchName]] = defaultdict(Counter)
-        #: Quota → what carried ends took of its hold, of whatever quotas their gateway had held them on.
+        #: Quota → what carried ends took of its hold, billed or set aside, of whatever quotas their gateway had held them on.
         self.carried: Counter[str] = Counter()
         #: What cases say is missing since a ledger was restored, micros.
         self.missing_micros = 0
@@ -290,6 +291,10 @@ class Watch:
         for transfer in posting.transfers:
             if transfer.cause in EXCEPTIONS:
                 self.exceeded_micros[transfer.cause] += transfer.amount_micros
+                kind, _, account = transfer.debit.partition("/")
+                if kind == "payer" and not self.world.ledger.is_whole:
+                    # Nobody has shown yet that it is held: it is had, as far as anybody knows (DESIGN 5.7), and missing to whoever shows it (ADR 22).
+                    self.freed[account] += transfer.amount_micros
                 if transfer.line is None:
                     self.carried_end_beyond(posting, transfer)
                 elif transfer.cause is Cause.LATE:
@@ -302,7 +307,8 @@ class Watch:
                 self.ended[transfer.quota_id] += transfer.amount_micros
                 self.freed[self.granted[transfer.quota_id].account_id] += transfer.amount_micros
             elif transfer.cause is Cause.SHORT and transfer.quota_id is not None:
-                # A restored ledger has forgotten that it ended a hold, whose money another gateway has by now (ADR 22): so much, and no more.
+                # A restored ledger has forgotten that it ended a hold, whose money another gateway has by now, or another has billed beyond its own
+                # holds what this one had yet to show (ADR 22): so much, and no more.
                 account = self.granted[transfer.quota_id].account_id
                 taken = min(transfer.amount_micros, self.freed[account])
                 self.counted[f"holds ended by {transfer.cause}"] += 1
@@ -314,6 +320,14 @@ class Watch:
                 if self.world.profiles[claim.register.device_id] == "standing":
                     # Nothing is held for it between readings: what its gateway has not read, nobody set aside.
                     self.not_covered[claim.gateway_id] += transfer.amount_micros
+            elif (
+                transfer.cause is Cause.SECOND_CLAIM
+                and transfer.kind is TransferKind.VOID
+                and transfer.line is None
+                and transfer.quota_id is not None
+            ):
+                # What is set aside its gateway has spent like any other, and no grant of a passage says on which of its quotas.
+                self.carried[transfer.quota_id] += transfer.amount_micros
         if posting.batch is not None:
             self._carried_beyond_grants(posting)
             self._parked(posting.batch.batch)
@@ -357,7 +371,9 @@ class Watch:
 
         Bounded: what was ended by force, and once more the quota for each time that its gateway's disk went wrong. That a carried end came first
         makes nobody late, but for what the grant never covered, and what was billed before it and not reported: no grant says on which of the
-        quotas, or on the floor, that was, and where it was ended of one of them it comes from another.
+        quotas, or on the floor, that was, and where it was ended of one of them it comes from another. So it is with a carried passage that is set aside, as a copied
+        element had passed there before: as much of its gateway's holds is voided (DESIGN 5.8), and only that gateway knows which of its quotas it had
+        spent. What one has too little for the lines that name it, another has left.
         """
         batch = posting.batch
         assert batch is not None

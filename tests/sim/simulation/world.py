@@ -241,12 +241,13 @@ class World:
         self.watch.counted["rollbacks that nobody noticed"] += len(self.gateways) - len(asked)
         # A journal that went back may bill again what the ledger has: claims see to that (``audit``).
         before = {name: gateway.figures() for name, gateway in asked.items() if not gateway.disk_faults}
-        # What was parked is taken once what was the matter with it is mended: its gateway has heard of the new register since.
+        # What was parked is taken once what was the matter with it is mended: its gateway has heard of the new register since. A suspended meter's
+        # reading likewise, once it is active again: no is no word on what it counts, which its next reading bills; here it reads no more.
         again = [
             (device, said)
             for device in self.devices.values()
             for said in device.said.values()
-            if not self.watch.was_parked(said.statement)
+            if not self.watch.was_parked(said.statement) and not device.reads_no_more(said.statement)
         ] * 2
         self.lots.stream("again").shuffle(again)
         for device, said in again:
