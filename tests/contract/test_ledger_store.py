@@ -345,10 +345,19 @@ async def test_a_line_that_makes_no_sense_is_parked_and_the_rest_posted(store: L
     outcome = await story.push(batch.SerializeToString(deterministic=True))
     assert outcome.receipt is not None
     assert outcome.receipt.parked == ((0, "its quota belongs to another gateway"),)
-    assert len(await store.transfers(OP)) == 5 + 2
+    assert len(await store.transfers(OP)) == 5 + 2 + 1
     stored = await store.batch(GatewayId("G1"), 1, 1)
     assert stored is not None
     assert stored.receipt == outcome.receipt
+    assert (await store.verify()).fault == ""
+    (aside,) = [row for row in await story.rows() if row.endswith("unknown-name")]
+    amount = aside.split()[5]
+    # What it names is no quota of this gateway: people bill its account, late.
+    await story.ledger.decide_case(await case_id(store), release=True, now=NOW)
+    released = (await story.rows())[8:]
+    assert released[0] == f"post | unearned/S1 | suspense/S1 {amount} | reversed"
+    assert {row.split(" | ")[-1] for row in released[1:]} == {"late"}
+    assert sum(micros(row.split()[5]) for row in released[1:]) == micros(amount)
     assert (await store.verify()).fault == ""
 
 

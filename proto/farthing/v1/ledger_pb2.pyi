@@ -830,7 +830,7 @@ class BatchSummary(message.Message):
     tax_micros: builtins.int
     proven: builtins.bool
     parked_lines: builtins.int
-    """Lines that made no sense, why, and what was due of them or of claims without lines: billed to nobody."""
+    """Lines that made no sense, why, and what was due of them or of claims without lines: billed to nobody. (What only names somebody unknown waits in a case.)"""
     parked_micros: builtins.int
     @builtins.property
     def parked_reasons(self) -> containers.RepeatedScalarFieldContainer[builtins.str]: ...
@@ -873,7 +873,7 @@ class ListBatchesRequest(message.Message):
     limit: builtins.int
     """At most 1000."""
     parked_only: builtins.bool
-    """Only those of which something is due that was billed to nobody."""
+    """Only those of which a line was parked, or something is due that was billed to nobody."""
     @builtins.property
     def after(self) -> BatchName:
         """Go on after this one of the page before: in the order of gateway, incarnation and sequence."""
@@ -1156,7 +1156,7 @@ class OverlapCase(message.Message):
     status: builtins.str
     """"open", "released" or "voided"."""
     kind: builtins.str
-    """"overlap", "exposure", "carried", "after-final" or "evidence-class"; nothing is set aside of "went-down", "register-differs" and "shares-missing"."""
+    """"overlap", "exposure", "carried", "after-final", "evidence-class" or "unknown-name"; nothing is set aside of "went-down", "register-differs" and "shares-missing"."""
     detail: builtins.str
     """Where and why, for people."""
     missing_micros: builtins.int

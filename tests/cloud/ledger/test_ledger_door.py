@@ -223,10 +223,13 @@ async def test_what_was_billed_to_nobody_is_shown_with_its_reason(cloud: Cloud) 
     await push(cloud, gateway.sign(batch.SerializeToString(deterministic=True)))
     back = cloud.back_office
     (listed,) = (await back.ListBatches(ledger_pb2.ListBatchesRequest(operator_id=OP, parked_only=True))).batches
-    assert (listed.sequence, listed.parked_lines, listed.parked_micros) == (1, 1, NET + TAX)
+    assert (listed.sequence, listed.parked_lines, listed.parked_micros) == (1, 1, 0)
     assert list(listed.parked_reasons) == ["its account is unknown"]
+    (case,) = (await back.ListOverlapCases(ledger_pb2.ListOverlapCasesRequest(operator_id=OP))).cases
+    assert (case.kind, case.aside_micros) == ("unknown-name", NET + TAX)
+    assert case.detail.startswith("its account is unknown: account nobody, quota ")
     sums = await back.Reconcile(ledger_pb2.ReconcileRequest(operator_id=OP))
-    assert sums.claimed_micros == sums.parked_micros == NET + TAX
+    assert (sums.claimed_micros, sums.suspense_micros, sums.parked_micros) == (NET + TAX, NET + TAX, 0)
 
 
 async def test_directives_follow_signed_and_gapless_with_heads_between(cloud: Cloud) -> None:

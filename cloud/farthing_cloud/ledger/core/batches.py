@@ -139,6 +139,7 @@ def plan(view: View, batch: ReceivedBatch, carried: Sequence[Carried] = (), *, n
     parked: list[Parked] = []
     touched: set[str] = set()
     over: list[CaseAdded] = []
+    unknown: dict[tuple[str, str, QuotaId | None], list[Aside]] = {}
     asides: dict[AuthorizationId, list[Aside]] = {}
     seconds, post_use = due.seconds, book.post_use
     for index, (line, net, tax) in enumerate(zip(batch.lines, due.nets, due.taxes, strict=True)):
@@ -153,7 +154,19 @@ def plan(view: View, batch: ReceivedBatch, carried: Sequence[Carried] = (), *, n
         if fault or fault_of_names:
             for part in second or ():
                 net, tax = net + part.net_micros, tax + part.tax_micros
-            parked.append(Parked(line=index, reason=fault or fault_of_names, net_micros=net, tax_micros=tax))
+            if fault:
+                parked.append(Parked(line=index, reason=fault, net_micros=net, tax_micros=tax))
+                continue
+            # It adds up, but names what the ledger does not know (yet): people post it once it does.
+            parked.append(Parked(line=index, reason=fault_of_names, net_micros=0, tax_micros=0))
+            if gross := net + tax:
+                book.post(
+                    paths.suspense(batch.site_id), paths.unearned(batch.site_id), gross, Cause.UNKNOWN_NAME, line=index
+                )
+                aside_micros += gross
+                unknown.setdefault((fault_of_names, account_id, quota_id), []).append(
+                    _aside_of(batch, line, index, net, tax)
+                )
             continue
 
         if second:
@@ -257,6 +270,7 @@ def plan(view: View, batch: ReceivedBatch, carried: Sequence[Carried] = (), *, n
     events, in_use = _stop_and_close(view, batch, book, now)
     book.pay_debts()
 
+    over.extend(_unknown(*names, waiting) for names, waiting in unknown.items())
     cases = [*_with_asides(view, batch.gateway_id, opened, asides, raised), *over, *others.cases]
     clearing_micros = net_micros
     net_micros, tax_micros = net_micros + others.net_micros, tax_micros + others.tax_micros
@@ -402,6 +416,18 @@ def _below(batch: ReceivedBatch, line: Line, index: int, least: int, net_micros:
         other_authorization_id=b"",
         asides=(_aside_of(batch, line, index, net_micros, tax_micros),),
         detail=f"{classes.name_of(line.evidence_class)}; its site takes {classes.name_of(least)} or better",
+    )
+
+
+def _unknown(reason: str, account_id: str, quota_id: QuotaId | None, asides: list[Aside]) -> CaseAdded:
+    return CaseAdded(
+        case_id=None,
+        kind=CaseKind.UNKNOWN_NAME,
+        device_id="",
+        authorization_id=b"",
+        other_authorization_id=b"",
+        asides=tuple(asides),
+        detail=f"{reason}: account {account_id or '-'}, quota {quota_id or '-'}",
     )
 
 

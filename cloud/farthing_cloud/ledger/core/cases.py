@@ -5,7 +5,7 @@ from farthing_cloud.ledger.core import paths
 from farthing_cloud.ledger.core.book import Book
 from farthing_cloud.ledger.core.funds import LedgerRefusal, UnknownName
 from farthing_cloud.ledger.core.posting import BatchReleased, CaseDecided, Cause, Posting
-from farthing_cloud.ledger.core.rows import CaseStatus, View
+from farthing_cloud.ledger.core.rows import CaseKind, CaseStatus, View
 from farthing_cloud.ledger.core.waterfall import Due, pour
 
 
@@ -19,6 +19,10 @@ def decide(view: View, case_id: int, *, release: bool, now: Instant) -> Posting 
         if case.status is wanted:
             return None
         raise LedgerRefusal(f"case {case_id} was {case.status} before")
+    if release and case.kind is CaseKind.UNKNOWN_NAME:
+        for aside in case.asides:
+            if aside.account_id and aside.account_id not in view.payers:
+                raise LedgerRefusal(f"account {aside.account_id} is still unknown: put it first, or void the case")
     book = Book(view)
     for aside in case.asides:
         book.post(

@@ -57,6 +57,7 @@ class Cause(StrEnum):
     SECOND_CLAIM = "second-claim"
     EXPOSURE = "exposure"
     EVIDENCE_CLASS = "evidence-class"
+    UNKNOWN_NAME = "unknown-name"
     ABOVE_HELD = "above-held"
     CLOSED = "closed"
     SILENCE = "silence"
@@ -166,7 +167,7 @@ class DirectiveRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parked:
-    """A line that could not be understood, and how much of it is due."""
+    """A line that could not be understood, and how much of it is due and waits in no case."""
 
     line: int
     reason: str

@@ -214,6 +214,8 @@ class CaseKind(StrEnum):
     AFTER_FINAL = "after-final"
     #: A line whose evidence is of a lower class than its site takes.
     EVIDENCE_CLASS = "evidence-class"
+    #: Lines that name an account or quota that the ledger does not know, or that is not theirs: parked, until people post or void them.
+    UNKNOWN_NAME = "unknown-name"
 
 
 class CaseStatus(StrEnum):

@@ -7,7 +7,7 @@ WITH links AS (
 ), posted AS (
     SELECT t.posting_id,
         sum(t.amount_micros) FILTER (WHERE t.kind = 'post' AND t.cause IN ('use', 'overrun', 'late', 'floor')) AS billed,
-        sum(t.amount_micros) FILTER (WHERE t.kind = 'post' AND t.cause IN ('second-claim', 'exposure', 'evidence-class')) AS aside
+        sum(t.amount_micros) FILTER (WHERE t.kind = 'post' AND t.cause IN ('second-claim', 'exposure', 'evidence-class', 'unknown-name')) AS aside
     FROM transfers t GROUP BY t.posting_id
 )
 SELECT format('batch %%s of %%s, incarnation %%s: %%s', l.sequence, l.gateway_id, l.incarnation,
