@@ -87,7 +87,7 @@ async def test_who_was_not_heard_hears_nothing_of_how_far_the_journal_is(bench) 
         first = await engine.submit(said(Meter("c1", 100).intent(Here()), "card"))
         assert first.witness.position > 0
         unknown = await engine.submit(said(Meter("nobody", 100).intent(Here()), "card"))
-        assert unknown.refusal is Refusal.NOT_AUTHORIZING
+        assert unknown.refusal is Refusal.DEVICE_UNKNOWN
         overloaded = engine.answer_refusal(answers=(1, 2), refusal=Refusal.OVERLOADED)
         for answer in (unknown, overloaded):
             assert (answer.witness.incarnation, answer.witness.start_id) == (1, first.witness.start_id)
