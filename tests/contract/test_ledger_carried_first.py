@@ -127,10 +127,10 @@ def sealed(story: Story, records: list[Record], claimed: dict[bytes, int], *, cl
 
 
 async def late_micros(
-    amounts: list[int], before: list[tuple[str, int, int]], *, end: int, after: list[int], posted: int
+    amounts: list[int], before: list[tuple[str, int, int]], *, end: int, after: list[int], posted: int, above: int
 ) -> tuple[int, int]:
-    """What comes late in all where the ledger has ``posted`` of the journal's records when the end is carried, and so much of the use as the
-    newest grant had billed, and nobody reported."""
+    """What comes late in all where the ledger has ``posted`` of the journal's records when the end is carried, at a price ``above`` its gateway's own;
+    and so much of the use as the newest grant had billed, and nobody reported."""
     reader, story = Reader(), Story(MemoryStore())
     story.ledger = Ledger(story.store, terms=TERMS, receipt_keys=(), carried_ends=reader)
     await story.open()
@@ -172,7 +172,7 @@ async def late_micros(
         register=RegisterKey(device_id=USE.hex(), register_id="1", register_epoch=0),
         register_from=0,
         register_to=cost,
-        parts=((CHG[1], cost, 0),),
+        parts=((CHG[1], cost + above, 0),),
         held=tuple((QuotaId(name), amount) for name, amount in held.items()),
         floor_micros=0,
         granted_incarnation=1,
@@ -189,7 +189,8 @@ async def late_micros(
     transfers = await story.store.transfers(OP)
     assert (await story.store.verify()).fault == ""
     spent = sum(charge.net_micros for record in edge.journal for charge in record.charges)
-    assert sum(transfer.amount_micros for transfer in transfers if transfer.cause in (Cause.USE, Cause.LATE)) == spent
+    causes = (Cause.USE, Cause.LATE, Cause.OVERRUN)
+    assert sum(transfer.amount_micros for transfer in transfers if transfer.cause in causes) == spent + above
     return sum(transfer.amount_micros for transfer in transfers if transfer.cause is Cause.LATE), unreported
 
 
@@ -204,9 +205,14 @@ amount = st.integers(1, 9).map(lambda hundreds: 100 * hundreds)
     end=amount,
     after=st.lists(amount, max_size=3),
     unposted=st.integers(0, 7),
+    above=st.one_of(st.just(0), amount),
 )
 # Held on two quotas: each pays its part of it.
-@example(amounts=[400, 400], before=[("spend", 300, 100)], last=(100, 300), end=300, after=[400, 100], unposted=2)
+@example(
+    amounts=[400, 400], before=[("spend", 300, 100)], last=(100, 300), end=300, after=[400, 100], unposted=2, above=0
+)
+# What the price is above its gateway's own, that gateway has let go, and spent.
+@example(amounts=[500], before=[], last=(0, 300), end=100, after=[400], unposted=0, above=200)
 def test_nobodys_line_comes_late_because_a_carried_end_came_first(
     amounts: list[int],
     before: list[tuple[str, int, int]],
@@ -214,9 +220,11 @@ def test_nobodys_line_comes_late_because_a_carried_end_came_first(
     end: int,
     after: list[int],
     unposted: int,
+    above: int,
 ) -> None:
-    """Bounded by what was billed before the newest grant and is not reported: no grant says on which of the quotas that was."""
+    """Bounded by what was billed before the newest grant and is not reported, as no grant says on which of the quotas that was; and by what the ledger's
+    price is above that of its gateway, which lets that much of the hold go."""
     steps = [*before, ("read", *last)]
     posted = max(0, len(steps) - unposted)
-    late, unreported = asyncio.run(late_micros(amounts, steps, end=end, after=after, posted=posted))
-    assert late <= unreported
+    late, unreported = asyncio.run(late_micros(amounts, steps, end=end, after=after, posted=posted, above=above))
+    assert late <= unreported + above

@@ -218,6 +218,8 @@ def test_what_carried_ends_bill_counts_once_in_each_database_of_the_ledger(monke
         pytest.param(201_183, id="set aside from another quota"),
         # A meter's last reading was refused by a gateway that had yet to hear that it is active again.
         pytest.param(203_661, id="refused while suspended"),
+        # A carried end is priced by its first statement and its last; its gateway had heard of a reading that makes it cheaper.
+        pytest.param(210_241, id="priced above its gateway's own"),
     ],
 )
 def test_what_the_watch_took_for_a_broken_promise(seed: int) -> None:

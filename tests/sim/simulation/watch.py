@@ -83,13 +83,17 @@ class Watch:
         self.freed: Counter[str] = Counter()
         #: Quota → batch → so much: a restored ledger posts a batch once more.
         self.late: defaultdict[str, Counter[BatchName]] = defaultdict(Counter)
-        #: Quota → what carried ends took of its hold, billed or set aside, of whatever quotas their gateway had held them on.
-        self.carried: Counter[str] = Counter()
+        #: Quota → authorization → what carried ends took of its hold, billed or set aside, of whatever quotas their gateway had held them on.
+        self.carried: defaultdict[str, Counter[bytes]] = defaultdict(Counter)
         #: What cases say is missing since a ledger was restored, micros.
         self.missing_micros = 0
         #: Gateway → what its carried ends cost beyond what their grants spoke of; and before them, where its own claims had not come as far.
         self.not_covered: Counter[str] = Counter()
         self.not_reported: Counter[str] = Counter()
+        #: (gateway, authorization) → what its carried end cost by the newest grant, and in the end, as far as that grant held it; and what that
+        #: gateway's own last word says that it cost.
+        self.carried_costs: dict[tuple[str, bytes], tuple[int, int]] = {}
+        self.own_costs: dict[tuple[str, bytes], int] = {}
         #: Gateway → carrier's batch and cause → what its carried ends billed beyond holds: a restored ledger posts a batch once more.
         self.carried_beyond: defaultdict[str, Counter[tuple[BatchName, Cause]]] = defaultdict(Counter)
         #: Authorizations set aside because a rolled-back journal had given the same passage before.
@@ -315,7 +319,8 @@ class Watch:
                 self.freed[account] -= taken
                 self.ended[transfer.quota_id] += taken
             elif transfer.cause is Cause.USE and transfer.line is None and transfer.quota_id is not None:
-                self.carried[transfer.quota_id] += transfer.amount_micros
+                assert transfer.authorization_id is not None
+                self.carried[transfer.quota_id][transfer.authorization_id] += transfer.amount_micros
                 claim = next(each for each in posting.claims if each.authorization_id == transfer.authorization_id)
                 if self.world.profiles[claim.register.device_id] == "standing":
                     # Nothing is held for it between readings: what its gateway has not read, nobody set aside.
@@ -327,7 +332,7 @@ class Watch:
                 and transfer.quota_id is not None
             ):
                 # What is set aside its gateway has spent like any other, and no grant of a passage says on which of its quotas.
-                self.carried[transfer.quota_id] += transfer.amount_micros
+                self.carried[transfer.quota_id][b""] += transfer.amount_micros
         if posting.batch is not None:
             self._carried_beyond_grants(posting)
             self._parked(posting.batch.batch)
@@ -370,10 +375,11 @@ class Watch:
         """A quota pays more than the ledger holds for it: only after a forced void, or by a journal that was rolled back.
 
         Bounded: what was ended by force, and once more the quota for each time that its gateway's disk went wrong. That a carried end came first
-        makes nobody late, but for what the grant never covered, and what was billed before it and not reported: no grant says on which of the
-        quotas, or on the floor, that was, and where it was ended of one of them it comes from another. So it is with a carried passage that is set aside, as a copied
-        element had passed there before: as much of its gateway's holds is voided (DESIGN 5.8), and only that gateway knows which of its quotas it had
-        spent. What one has too little for the lines that name it, another has left.
+        makes nobody late, but for what the grant never covered, what its gateway bills less than it once it lets the hold go, and what was billed
+        before it and not reported: no grant says on which of the quotas, or on the floor, that was, and where it was ended of one of them it comes
+        from another. So it is with a carried passage that is set aside, as a copied element had passed there before: as much of its gateway's holds
+        is voided (DESIGN 5.8), and only that gateway knows which of its quotas it had spent. What one has too little for the lines that name it,
+        another has left.
         """
         batch = posting.batch
         assert batch is not None
@@ -389,9 +395,12 @@ class Watch:
             faults = self.world.gateways[quota.gateway_id].disk_faults
             most = self.ended[quota_id] + faults * quota.amount_micros
             elsewhere = (
-                self._ended_beside(quota) + self.not_covered[quota.gateway_id] + self.not_reported[quota.gateway_id]
+                self._ended_beside(quota)
+                + self._above_its_own(quota)
+                + self.not_covered[quota.gateway_id]
+                + self.not_reported[quota.gateway_id]
             )
-            most += min(self.carried[quota_id], elsewhere)
+            most += min(self.carried[quota_id].total(), elsewhere)
             if self.late[quota_id].total() > most:
                 raise PromiseBroken(
                     f"P1: {batch.gateway_id} bills {self.late[quota_id].total()} beyond the hold of {quota_id}, allowed is {most}"
@@ -435,9 +444,14 @@ class Watch:
         return journals * self.world.story.cast.terms.floor_total_micros + self.resolved[gateway_id]
 
     def _carried_beyond_grants(self, posting: Posting) -> None:
-        """What carried ends cost beyond all that their grants spoke of (nobody held it, and a quota that is held pays it first), or before them."""
+        """What carried ends cost beyond all that their grants spoke of (nobody held it, and a quota that is held pays it first), or before them;
+        and what their own gateways say that they cost."""
         assert posting.batch is not None
-        for end in batch_pb2.Batch.FromString(posting.batch.batch).carried:
+        batch = batch_pb2.Batch.FromString(posting.batch.batch)
+        for own in batch.claims:
+            if own.final:
+                self.own_costs[batch.gateway_id, own.authorization_id] = own.net_micros + own.tax_micros
+        for end in batch.carried:
             if not end.grant:
                 continue  # a standing authorization's: counted by what it took
             grant = m.decode_grant(cose.decode_sign1(end.grant).payload)
@@ -449,6 +463,21 @@ class Watch:
                     cost = claim.net_micros + claim.tax_micros
                     self.not_covered[grant.gateway] += max(0, cost - covered)
                     self.not_reported[grant.gateway] += max(0, min(cost, billed) - before)
+                    self.carried_costs[grant.gateway, grant.authorization] = billed, min(cost, covered)
+
+    def _above_its_own(self, quota: Quota) -> int:
+        """What carried ends took of the hold of ``quota`` beyond what their gateway has billed in the end, micros.
+
+        It heard of readings that the device had no more, by which time or place make the use cheaper (ADR 8), or closed it by a decision, of which
+        nobody had told the ledger (ADR 11). What it held for the rest it has let go, and spent on others. Before its last word, it holds it.
+        """
+        above = 0
+        for authorization, taken in self.carried[quota.quota_id].items():
+            name = quota.gateway_id, authorization
+            if name in self.carried_costs and name in self.own_costs:
+                billed, cost = self.carried_costs[name]
+                above += min(taken, max(0, cost - max(billed, self.own_costs[name])))
+        return above
 
     def _ended_beside(self, quota: Quota) -> int:
         """What was ended by force of the other quotas that a hold beside one on ``quota`` could stand on, micros."""
